@@ -1,0 +1,94 @@
+"""Sets of integers as sorted, disjoint, non-adjacent closed intervals: the field sets that flowgroups are made of. Pure.
+
+Above: flowgroup. Below: nothing. Invariant: the representation is canonical, so equal sets are equal values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalSet:
+    """A set of non-negative integers. Build it with `of`, `single` or `span`, which keep it canonical."""
+
+    spans: tuple[tuple[int, int], ...]
+
+    @staticmethod
+    def of(spans: Iterable[tuple[int, int]]) -> IntervalSet:
+        """The union of closed intervals (lo, hi); those with lo > hi are empty."""
+        merged: list[tuple[int, int]] = []
+        for lo, hi in sorted(span for span in spans if span[0] <= span[1]):
+            if merged and lo <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], hi))
+            else:
+                merged.append((lo, hi))
+        return IntervalSet(tuple(merged))
+
+    @staticmethod
+    def single(*values: int) -> IntervalSet:
+        return IntervalSet.of((value, value) for value in values)
+
+    @staticmethod
+    def span(lo: int, hi: int) -> IntervalSet:
+        return IntervalSet.of([(lo, hi)])
+
+    def __bool__(self) -> bool:
+        return bool(self.spans)
+
+    def __contains__(self, value: int) -> bool:
+        return any(lo <= value <= hi for lo, hi in self.spans)
+
+    def intersect(self, other: IntervalSet) -> IntervalSet:
+        out: list[tuple[int, int]] = []
+        i = j = 0
+        a, b = self.spans, other.spans
+        while i < len(a) and j < len(b):
+            lo, hi = max(a[i][0], b[j][0]), min(a[i][1], b[j][1])
+            if lo <= hi:
+                out.append((lo, hi))
+            if a[i][1] < b[j][1]:
+                i += 1
+            else:
+                j += 1
+        return IntervalSet(tuple(out))
+
+    def union(self, other: IntervalSet) -> IntervalSet:
+        return IntervalSet.of(self.spans + other.spans)
+
+    def subtract(self, other: IntervalSet) -> IntervalSet:
+        out: list[tuple[int, int]] = []
+        for lo, hi in self.spans:
+            for cut_lo, cut_hi in other.spans:
+                if cut_hi < lo or cut_lo > hi:
+                    continue
+                if cut_lo > lo:
+                    out.append((lo, cut_lo - 1))
+                lo = cut_hi + 1
+                if lo > hi:
+                    break
+            if lo <= hi:
+                out.append((lo, hi))
+        return IntervalSet(tuple(out))
+
+    def overlaps(self, other: IntervalSet) -> bool:
+        return bool(self.intersect(other))
+
+    def covers(self, other: IntervalSet) -> bool:
+        """True iff `other` is a subset."""
+        return self.intersect(other) == other
+
+    def prefixes(self, width: int) -> Iterator[tuple[int, int]]:
+        """The fewest disjoint (value, mask) prefixes of `width` bits whose union is this set."""
+        ones = (1 << width) - 1
+        for lo, hi in self.spans:
+            while lo <= hi:
+                bits = (lo & -lo).bit_length() - 1 if lo else width
+                while lo + (1 << bits) - 1 > hi:
+                    bits -= 1
+                yield lo, ones ^ ((1 << bits) - 1)
+                lo += 1 << bits
+
+
+EMPTY = IntervalSet(())

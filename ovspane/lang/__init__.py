@@ -1,0 +1,1 @@
+"""Text to values and back: tokens, parser, statements, replies, and the one verb table."""

@@ -1,0 +1,108 @@
+"""Replies and notices: values, and their text and JSON forms (ovspane(7), section 2). Pure.
+
+Above: admission and sessions make them; the shell and `ovspane send` print them. Below: nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Code(Enum):
+    OK = "OK"  # done, or answered
+    NO = "NO"  # understood and refused
+    ERR = "ERR"  # not understood
+
+
+Value = str | int | bool | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one statement.
+
+    OK: `fields` are the key=value pairs; a listing has `lines` (texts) and, for JSON, `items` (one dict per line).
+    NO: `text` is the reason, `reason_code` a stable word for programs. ERR: `text` is what was expected, at `line`:`column`.
+    """
+
+    code: Code
+    text: str = ""
+    fields: dict[str, Value] = field(default_factory=dict)
+    lines: tuple[str, ...] | None = None
+    items: tuple[dict[str, Value], ...] | None = None
+    reason_code: str = ""
+    line: int = 0
+    column: int = 0
+
+    def to_text(self) -> str:
+        """The reply as it goes over the wire in the text format, each line ending with a newline."""
+        match self.code:
+            case Code.ERR:
+                return f"ERR {self.line}:{self.column} {_one_line(self.text)}\n"
+            case Code.NO:
+                return f"NO {_one_line(self.text)}\n"
+            case Code.OK:
+                fields = dict(self.fields)
+                if self.lines is not None:
+                    fields = {"n": len(self.lines), **fields}
+                head = "".join(f" {key}={_value(value)}" for key, value in fields.items())
+                return f"OK{head}\n" + "".join(_one_line(text) + "\n" for text in self.lines or ())
+
+    def to_json(self) -> str:
+        """The reply as one JSON object on one line."""
+        out: dict[str, object] = {"reply": self.code.value}
+        match self.code:
+            case Code.ERR:
+                out |= {"line": self.line, "column": self.column, "expected": self.text}
+            case Code.NO:
+                out |= {"code": self.reason_code, "reason": self.text}
+            case Code.OK:
+                out |= self.fields
+                if self.lines is not None:
+                    out["items"] = list(self.items if self.items is not None else self.lines)
+        return json.dumps(out, ensure_ascii=False) + "\n"
+
+
+def ok(**fields: Value) -> Reply:
+    return Reply(Code.OK, fields=fields)
+
+
+def no(reason_code: str, text: str) -> Reply:
+    return Reply(Code.NO, text=text, reason_code=reason_code)
+
+
+def err(line: int, column: int, expected: str) -> Reply:
+    return Reply(Code.ERR, text=expected, line=line, column=column)
+
+
+def listing(lines: list[str], items: list[dict[str, Value]] | None = None, **fields: Value) -> Reply:
+    return Reply(Code.OK, fields=fields, lines=tuple(lines), items=None if items is None else tuple(items))
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An asynchronous line to subscribers. `event`: started, ended, cancelled, overridden, restored, degraded, …
+    `principals`: who is concerned (empty: everybody)."""
+
+    event: str
+    text: str
+    principals: frozenset[str] = frozenset()
+    fields: dict[str, Value] = field(default_factory=dict)
+
+    def to_text(self) -> str:
+        return f"* {self.event} {_one_line(self.text)}\n"
+
+    def to_json(self) -> str:
+        return json.dumps({"notice": self.event, "text": self.text, **self.fields}, ensure_ascii=False) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _value(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)

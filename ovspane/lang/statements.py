@@ -1,0 +1,259 @@
+"""What can be said: one frozen dataclass per statement of the language (ovspane(7), section 3). Pure values.
+
+Above: the parser makes them; admission, sessions and the shell read them. Below: flowgroup.
+Rates are integer bit/s, volumes integer bits, sizes integer bytes, times integer milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from ovspane.flowgroup import AddressSet, Flowgroup
+
+
+class Kind(Enum):
+    """What a request asks for."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    RESERVE = "reserve"
+    RATELIMIT = "ratelimit"
+    WAYPOINT = "waypoint"
+    AVOID = "avoid"
+
+
+class TimeKind(Enum):
+    RELATIVE = "relative"  # to the moment the statement is read; `now` is +0
+    ABSOLUTE = "absolute"  # milliseconds since the epoch (in a trace: since its start)
+    FOREVER = "forever"
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    kind: TimeKind
+    ms: int = 0
+
+    def at(self, now: int) -> int | None:
+        """The instant meant, in ms; None is forever."""
+        match self.kind:
+            case TimeKind.RELATIVE:
+                return now + self.ms
+            case TimeKind.ABSOLUTE:
+                return self.ms
+            case TimeKind.FOREVER:
+                return None
+
+
+NOW = Time(TimeKind.RELATIVE, 0)
+FOREVER = Time(TimeKind.FOREVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Base of all statements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Statement):
+    """A request: allow, deny, reserve, ratelimit, waypoint or avoid (grammar: request). `start` None: not given (now);
+    `end` None: not given (forever)."""
+
+    kind: Kind
+    flowgroup: Flowgroup
+    share: str
+    rate: int = 0  # bit/s; reserve and ratelimit only
+    place: str = ""  # waypoint and avoid only
+    partial: bool = False
+    start: Time = NOW
+    end: Time = FOREVER
+
+
+@dataclass(frozen=True, slots=True)
+class HintItem:
+    """One item of a hint. `name` is short, long, bursty, background, size (value: bytes), deadline (value: Time) or rate (bit/s)."""
+
+    name: str
+    value: int | Time | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GiveHint(Statement):
+    flowgroup: Flowgroup
+    items: tuple[HintItem, ...]
+    share: str
+    start: Time = NOW
+    end: Time = FOREVER
+
+
+# --- queries
+
+
+@dataclass(frozen=True, slots=True)
+class GetSchedule(Statement):
+    share: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListShares(Statement):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ListSharesByFlowGroup(Statement):
+    flowgroup: Flowgroup
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic(Statement):
+    flowgroup: Flowgroup
+    share: str
+    start: Time = NOW
+    end: Time = NOW
+
+
+@dataclass(frozen=True, slots=True)
+class Available(Statement):
+    flowgroup: Flowgroup
+    share: str
+    start: Time = NOW
+    end: Time = FOREVER
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequests(Statement):
+    share: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explain(Statement):
+    flowgroup: Flowgroup
+
+
+@dataclass(frozen=True, slots=True)
+class Show(Statement):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Whoami(Statement):
+    pass
+
+
+# --- shares
+
+
+@dataclass(frozen=True, slots=True)
+class PrivilegeSpec:
+    """The privileges as written in NewShare; None: not given (the defaults are language.md section 5's).
+
+    reserve_max, reserve_min, ratelimit_min, tb_fill in bit/s; tb_capacity in bits. waypoint and avoid are True, False
+    or the set of places.
+    """
+
+    reserve_max: int | None = None
+    reserve_min: int | None = None
+    ratelimit_min: int | None = None
+    tb_capacity: int | None = None
+    tb_fill: int | None = None
+    allow: bool | None = None
+    deny: bool | None = None
+    hint: bool | None = None
+    query: bool | None = None
+    waypoint: bool | frozenset[str] | None = None
+    avoid: bool | frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewShare(Statement):
+    name: str
+    flowgroup: Flowgroup
+    privileges: PrivilegeSpec
+    parent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant(Statement):
+    share: str
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
+class GrantDefault(Statement):
+    share: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke(Statement):
+    share: str
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropShare(Statement):
+    share: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Statement):
+    request: int
+
+
+# --- system
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What makes a connection speak as a principal: kind `uid`, `gid` (value: decimal text) or `cert` (value: its name)."""
+
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddUser(Statement):
+    name: str
+    binding: Binding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DropUser(Statement):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Locate(Statement):
+    name: str
+    addresses: AddressSet
+
+
+@dataclass(frozen=True, slots=True)
+class As(Statement):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Format(Statement):
+    name: str  # text or json
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe(Statement):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe(Statement):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Statement):
+    statement: Statement
+
+
+@dataclass(frozen=True, slots=True)
+class Tick(Statement):
+    """Moves the manual clock of a replay by `seconds`; refused elsewhere."""
+
+    seconds: int
