@@ -407,7 +407,7 @@ def render(group: Flowgroup) -> str:
         parts.append(f"user={group.src_user}")
     if group.dst_user is not None:
         parts.append(f"dstUser={group.dst_user}")
-    only = {(ETH_IPV4,): AddressSet(ANY_V4, EMPTY), (ETH_IPV6,): AddressSet(EMPTY, ANY_V6)}
+    only: dict[tuple[int, ...], AddressSet] = {(ETH_IPV4,): AddressSet(ANY_V4, EMPTY), (ETH_IPV6,): AddressSet(EMPTY, ANY_V6)}
     versions = tuple(value for value in (ETH_IPV4, ETH_IPV6) if value in group.eth_type)
     whole = only.get(versions, ANY_ADDRESS) if IP.covers(group.eth_type) else ANY_ADDRESS
     for name, hosts in (("srcHost", group.src), ("dstHost", group.dst)):
