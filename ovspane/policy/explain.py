@@ -1,0 +1,79 @@
+"""Why this verdict: what the active requests say of a flowgroup, and which of them decides (`Explain`). Pure.
+
+Above: queries. Below: honour, state. The answer is exact for the whole flowgroup, not for a sample packet: `access=mixed`
+means that some of its packets are denied and some are not, and the lines say by whom.
+"""
+
+from __future__ import annotations
+
+from ovspane.flowgroup import Flowgroup, overlap
+from ovspane.lang.replies import Reply, Value, listing
+from ovspane.lang.statements import Kind
+from ovspane.policy import honour
+from ovspane.policy.shares import Request
+from ovspane.policy.state import State
+from ovspane.units import rate_text, time_text
+
+
+def explain(state: State, group: Flowgroup, now: int) -> Reply:
+    """The verdict on the flowgroup at `now` (ms) and the requests that it comes from."""
+    active = [
+        request
+        for request in state.requests.values()
+        if request.during(now, now + 1) and overlap(request.flowgroup, group, state.locations)
+    ]
+    held = honour.denied_region(state, group, active)
+    deciders = {deny.id for deny, _ in held}
+    fields: dict[str, Value] = {"access": _access(state, group, active, [piece for _, region in held for piece in region])}
+    guarantees = [request for request in active if request.kind is Kind.RESERVE]
+    limits = [request for request in active if request.kind is Kind.RATELIMIT]
+    if guarantees:
+        fields["guarantee"] = rate_text(max(request.rate for request in guarantees))
+    if limits:
+        fields["limit"] = rate_text(min(request.rate for request in limits))
+    lost = sorted(user for user in group.users() if user not in state.locations)
+    if lost:
+        fields["not-located"] = ",".join(lost)
+    lines: list[str] = []
+    items: list[dict[str, Value]] = []
+    for request in active:
+        over = honour.overriding(state, request, active)
+        effect = _effect(request, deciders, over)
+        whole = request.flowgroup.covers(group)
+        unlocated = sorted(user for user in request.flowgroup.users() if user not in state.locations)
+        items.append(
+            {
+                "id": request.id,
+                "kind": request.kind.value,
+                "share": request.share,
+                "speaker": request.speaker,
+                "effect": effect,
+                "covers": "all" if whole else "part",
+                "until": time_text(request.end),
+            }
+        )
+        missing = f" (no packets: {', '.join(unlocated)} not located)" if unlocated else ""
+        rate = f" = {rate_text(request.rate)}" if request.rate else ""
+        lines.append(
+            f"{request.id} {request.kind.value}{request.flowgroup}{rate} on {request.share} by {request.speaker}"
+            f" until {time_text(request.end)}: {effect}, {'all' if whole else 'part'} of it{missing}"
+        )
+    return listing(lines, items, **fields)
+
+
+def _access(state: State, group: Flowgroup, active: list[Request], denied: list[Flowgroup]) -> str:
+    """deny, allow or default where all packets are decided alike, else mixed."""
+    if denied:
+        rest = honour.outside(state, group, denied)
+        return "mixed" if rest else "deny"
+    openers = [request.flowgroup for request in active if honour.allows(state, request)]
+    if not openers:
+        return "default"
+    return "mixed" if honour.outside(state, group, openers) else "allow"
+
+
+def _effect(request: Request, deciders: set[int], over: list[int]) -> str:
+    by = f"overridden in part by {','.join(map(str, over))}" if over else ""
+    if request.kind is Kind.DENY:
+        return "decides" if request.id in deciders and not by else by or "has no effect here"
+    return by or "in effect"

@@ -1,0 +1,182 @@
+"""The policy at work: state, policy tree and network flow table kept in step as statements and time change them. Pure.
+
+Above: the daemon and `ovspane replay` drive it, each with its own clock and store. Below: interpreter, state, tree, compile.
+
+The one way through: `execute` (reads only) -> the caller makes the changes durable -> `apply` -> `settle(now)` -> a `TableDelta` for
+the switches. Time: `overdue(now)` gives the changes that time alone makes (ends), which go the same way.
+Invariant after `settle(now)`: the tree holds exactly the requests with start <= now < end.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ovspane.lang.replies import Notice
+from ovspane.lang.statements import Kind, Statement
+from ovspane.policy import honour
+from ovspane.policy.compile import Compiler
+from ovspane.policy.interpreter import Outcome, ending, execute
+from ovspane.policy.shares import Principal, Request, Share
+from ovspane.policy.state import Change, Drop, Put, State, Value
+from ovspane.policy.table import TableDelta
+from ovspane.policy.tree import ActiveRequest, Delta, PolicyTree
+from ovspane.units import rate_text, time_text
+
+
+@dataclass(slots=True)
+class Settled:
+    """What `settle` did: the change of the network flow table, and what to tell subscribers."""
+
+    delta: TableDelta
+    notices: list[Notice] = field(default_factory=list)
+
+
+class Runtime:
+    def __init__(self, values: Iterable[Value] = (), default_deny: bool = False) -> None:
+        """Start from the values of a store (in the order of `State.values`)."""
+        self.state = State()
+        self.tree = PolicyTree()
+        self.compiler = Compiler(self.tree, default_deny)
+        self._starts: list[tuple[int, int]] = []
+        self._ends: list[tuple[int, int]] = []
+        self._gone: dict[int, ActiveRequest] = {}
+        self._gone_nodes: list[str] = []
+        self._moved: set[str] = set()
+        self._notices: list[Notice] = []
+        self._overridden: dict[int, set[int]] = {}
+        for value in values:
+            self.apply([Put(value)], quiet=True)
+
+    def execute(self, speaker: str, statement: Statement, now: int) -> Outcome:
+        """Judge a statement at `now` (ms); nothing changes."""
+        return execute(self.state, speaker, statement, now)
+
+    def overdue(self, now: int) -> list[Change]:
+        """The changes that bring the state to `now`: requests and hints that are over, in the order of their ends."""
+        changes: list[Change] = []
+        while self._ends and self._ends[0][0] <= now:
+            end, number = heapq.heappop(self._ends)
+            request, hint = self.state.requests.get(number), self.state.hints.get(number)
+            if request is not None and request.end == end:
+                changes += ending(self.state, request, end)
+            elif hint is not None and hint.end == end:
+                changes.append(Drop(hint))
+        return changes
+
+    def apply(self, changes: Iterable[Change], quiet: bool = False) -> None:
+        """Apply changes to the state and note what they mean for the tree. `quiet`: tell nobody."""
+        for change in changes:
+            value = change.value
+            fresh = isinstance(value, Share) and value.name not in self.state.shares
+            moved = isinstance(value, Principal) and self._moves(value, change)
+            self.state.apply(change)
+            match value:
+                case Share() if isinstance(change, Put):
+                    if fresh and value.parent is not None:
+                        self._add_node(value)
+                case Share():
+                    self._gone_nodes.append(value.name)
+                case Request():
+                    self._note_request(value, isinstance(change, Put), quiet)
+                case Principal():
+                    if moved:
+                        self._moved.add(value.name)
+                case _:
+                    end = getattr(value, "end", None)
+                    if end is not None and isinstance(change, Put):
+                        heapq.heappush(self._ends, (end, getattr(value, "id", 0)))
+
+    def _moves(self, principal: Principal, change: Change) -> bool:
+        known = self.state.locations.get(principal.name)
+        return known != (principal.addresses or None) if isinstance(change, Put) else known is not None
+
+    def _add_node(self, share: Share) -> None:
+        assert share.parent is not None
+        if share.name in self._gone_nodes:
+            raise RuntimeError(f"share {share.name} is made again before its end was settled")
+        self.tree.add_node(share.name, share.parent)
+
+    def _note_request(self, request: Request, put: bool, quiet: bool) -> None:
+        if put:
+            heapq.heappush(self._starts, (request.start, request.id))
+            if request.end is not None:
+                heapq.heappush(self._ends, (request.end, request.id))
+            if not quiet:
+                self._tell_overridden(request)
+            return
+        active = self.tree.requests.get(request.id)
+        if active is not None:
+            self._gone[request.id] = active
+        self._overridden.pop(request.id, None)
+        if not quiet:
+            self._notices.append(_notice("ended", request))
+            self._tell_restored(request)
+
+    def _tell_overridden(self, new: Request) -> None:
+        """Tell the holders of earlier requests that the new one overrides."""
+        for other in honour.affected(self.state, new):
+            self._overridden.setdefault(other.id, set()).add(new.id)
+            self._notices.append(_notice("overridden", other, f" by request {new.id} of {new.speaker}"))
+
+    def _tell_restored(self, gone: Request) -> None:
+        for number, by in list(self._overridden.items()):
+            by.discard(gone.id)
+            if not by:
+                del self._overridden[number]
+                self._notices.append(_notice("restored", self.state.requests[number]))
+
+    def settle(self, now: int) -> Settled:
+        """Bring the tree and the network flow table to `now` (ms)."""
+        removed = dict(self._gone)
+        added: dict[int, ActiveRequest] = {}
+        while self._starts and self._starts[0][0] <= now:
+            _, number = heapq.heappop(self._starts)
+            request = self.state.requests.get(number)
+            if request is not None and number not in self.tree.requests and (request.end is None or now < request.end):
+                added[number] = self._active(request)
+                self._notices.append(_notice("started", request))
+        for active in self.tree.requests.values() if self._moved else ():
+            if active.id not in removed and active.flowgroup.users() & self._moved:
+                removed[active.id] = added[active.id] = active
+        delta = Delta(tuple(removed.values()), tuple(added.values()))
+        self.tree.apply(delta)
+        change = self.compiler.update(delta, self.state.locations) if removed or added else TableDelta()
+        for name in self._gone_nodes:
+            self.tree.remove_node(name)
+        notices, self._notices = self._notices, []
+        self._gone, self._gone_nodes, self._moved = {}, [], set()
+        return Settled(change, notices)
+
+    def _active(self, request: Request) -> ActiveRequest:
+        return ActiveRequest(
+            request.id,
+            request.share,
+            request.kind,
+            request.flowgroup,
+            request.rate,
+            honour.allows(self.state, request),
+            request.slot,
+        )
+
+    def next_event(self) -> int | None:
+        """The next instant (ms) at which a request or hint starts or ends, or None."""
+        while self._starts and self._starts[0][1] not in self.state.requests:
+            heapq.heappop(self._starts)
+        while self._ends and self._ends[0][1] not in self.state.requests and self._ends[0][1] not in self.state.hints:
+            heapq.heappop(self._ends)
+        return min((heap[0][0] for heap in (self._starts, self._ends) if heap), default=None)
+
+    def needs_settling(self, changes: Iterable[Change]) -> bool:
+        """True iff `changes` make a share again whose end was not settled yet: settle first."""
+        return any(isinstance(change.value, Share) and change.value.name in self._gone_nodes for change in changes)
+
+
+def _notice(event: str, request: Request, more: str = "") -> Notice:
+    rate = f" = {rate_text(request.rate)}" if request.kind in (Kind.RESERVE, Kind.RATELIMIT) else ""
+    text = (
+        f"{request.id} {request.kind.value}{request.flowgroup}{rate} on {request.share} by {request.speaker}"
+        f" to {time_text(request.end)}{more}"
+    )
+    return Notice(event, text, frozenset({request.speaker}), {"id": request.id, "share": request.share})

@@ -1,0 +1,189 @@
+"""Reservations over time: the room in a share and the level of its token bucket (ovspane(7), section 5, rule 5).
+
+Above: admission asks, state keeps one `Schedule` per share. Below: nothing. Units: ms, bit/s; bucket levels in 1/1000 bit
+(bit/s times ms), so all arithmetic is exact on integers.
+
+Invariant: reservations lie after `level_at`; what was before is folded into `level` (`fold`).
+
+This is the plain version: each question is one sweep over the steps of the skyline, O(n log n). `Chain` asks a share and its
+ancestors together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+#: (start, end, rate); end None is forever
+Reservation = tuple[int, int | None, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """Why a reservation does not fit: in which share, when, and what is missing."""
+
+    share: str
+    at: int
+    free: int  # bit/s that are free at that instant
+    reason: str
+
+
+@dataclass(slots=True)
+class Schedule:
+    """The reservations of one share's subtree. None in `top`, `capacity` or `fill` is unlimited."""
+
+    share: str
+    top: int | None = None  # reserve <=
+    least: int = 0  # reserve >=
+    capacity: int | None = None  # bits
+    fill: int | None = None
+    level: int = 0
+    level_at: int = 0
+    reservations: dict[int, Reservation] = field(default_factory=dict)
+
+    @property
+    def bucket_matters(self) -> bool:
+        """False where the fill rate alone covers all that may be reserved."""
+        if self.fill is None or self.capacity is None:
+            return False
+        return self.top is None or self.fill < self.top
+
+    @property
+    def limits(self) -> bool:
+        """False where any reservation fits, so that nobody needs to look."""
+        return self.top is not None or self.least > 0 or self.bucket_matters
+
+    def steps(self, extra: Reservation | None = None) -> list[tuple[int, int]]:
+        """The skyline: (instant, total from then on), ascending, from `level_at` on."""
+        changes: dict[int, int] = {self.level_at: 0}
+        for start, end, rate in [*self.reservations.values(), *([extra] if extra else [])]:
+            start = max(start, self.level_at)
+            if end is not None and end <= start:
+                continue
+            changes[start] = changes.get(start, 0) + rate
+            if end is not None:
+                changes[end] = changes.get(end, 0) - rate
+        total, out = 0, []
+        for at in sorted(changes):
+            total += changes[at]
+            out.append((at, total))
+        return out
+
+    def shortfall(self, start: int, end: int | None, rate: int, floor: bool = True) -> Shortfall | None:
+        """Why `rate` does not fit into [start, end), or None. `floor`: whether `reserve >=` counts."""
+        steps = self.steps((start, end, rate))
+        for at, total in steps:
+            if at >= start and (end is None or at < end):
+                free = self.free(total - rate)
+                if self.top is not None and total > self.top:
+                    return Shortfall(self.share, at, free, "room")
+                if floor and total < self.least:
+                    return Shortfall(self.share, at, free, "minimum")
+        return self._dry(steps, start) if self.bucket_matters else None
+
+    def free(self, total: int) -> int:
+        return 2**62 if self.top is None else max(0, self.top - total)
+
+    def _dry(self, steps: list[tuple[int, int]], start: int) -> Shortfall | None:
+        """The first instant at which the bucket would run dry."""
+        for at, level, net in self._levels(steps):
+            if level < 0 or (net < 0 and at == steps[-1][0]):
+                return Shortfall(self.share, max(at, start), 0, "tokens")
+        return None
+
+    def _levels(self, steps: list[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+        """(instant, level then, net rate from then on) at each step."""
+        assert self.capacity is not None and self.fill is not None
+        level, cap = self.level, self.capacity * 1000
+        for (at, total), (until, last) in _pairs(steps):
+            net = self.fill - total
+            yield at, level, net
+            if not last:
+                level = min(cap, level + net * (until - at))
+
+    def level_then(self, now: int) -> int:
+        """The bucket's level at `now` (1/1000 bit)."""
+        if not self.bucket_matters:
+            return 0
+        assert self.capacity is not None
+        steps = [step for step in self.steps() if step[0] < now] + [(now, 0)]
+        *_, (_, level, _) = self._levels(steps)
+        return level
+
+    def fold(self, now: int) -> None:
+        """Forget what is before `now`, keeping the level."""
+        if now > self.level_at:
+            self.level, self.level_at = self.level_then(now), now
+
+
+def _pairs(steps: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[int, bool]]]:
+    """Each step with the instant of the next and whether it is the last."""
+    for i, step in enumerate(steps):
+        yield (step, (steps[i + 1][0], False)) if i + 1 < len(steps) else (step, (step[0], True))
+
+
+class Chain:
+    """A share and its ancestors: a reservation has to fit in all of them, from the share up."""
+
+    def __init__(self, schedules: Sequence[Schedule]) -> None:
+        self._schedules = [schedule for schedule in schedules if schedule.limits]
+
+    def shortfall(self, start: int, end: int | None, rate: int, floor: bool = True) -> Shortfall | None:
+        for schedule in self._schedules:
+            missing = schedule.shortfall(start, end, rate, floor)
+            if missing is not None:
+                return missing
+        return None
+
+    def largest(self, start: int, end: int | None, at_most: int) -> int:
+        """The largest rate up to `at_most` that fits into [start, end); 0 if none does."""
+        if self.shortfall(start, end, at_most) is None:
+            return at_most
+        low, high = 0, at_most  # room and tokens are monotone in the rate; only `reserve >=` is not
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.shortfall(start, end, middle, floor=False) is None:
+                low = middle
+            else:
+                high = middle
+        return low if low and self.shortfall(start, end, low) is None else 0
+
+    def earliest(self, rate: int, length: int | None, not_before: int) -> int | None:
+        """An early start, not before `not_before`, at which `rate` fits for `length` ms; None if there is none.
+
+        It is the earliest where only room counts; where tokens count, the earliest of those that the sweep looks at, refined by
+        bisection. Whatever it returns does fit.
+        """
+
+        def fits(start: int) -> bool:
+            return self.shortfall(start, None if length is None else start + length, rate) is None
+
+        before = not_before
+        for start in self._candidates(not_before):
+            if fits(start):
+                low, high = before, start
+                while self._tokens_matter and high - low > 1:
+                    middle = (low + high) // 2
+                    low, high = (low, middle) if fits(middle) else (middle, high)
+                return high if fits(high) else start
+            before = start
+        return None
+
+    @property
+    def _tokens_matter(self) -> bool:
+        return any(schedule.bucket_matters for schedule in self._schedules)
+
+    def _candidates(self, not_before: int, bound: int = 256) -> list[int]:
+        """Instants worth trying: now, each one at which room or tokens grow, and when the last bucket is full."""
+        instants = {not_before}
+        last = not_before
+        for schedule in self._schedules:
+            steps = schedule.steps()
+            drops = [at for (_, above), (at, total) in zip(steps, steps[1:], strict=False) if total < above]
+            instants.update(at for at in drops if at > not_before)
+            last = max(last, steps[-1][0])
+        for schedule in self._schedules:
+            if schedule.bucket_matters and schedule.fill and schedule.capacity is not None:
+                instants.add(last + -(-schedule.capacity * 1000 // schedule.fill))
+        ordered = sorted(instants)
+        return ordered if len(ordered) <= bound else ordered[: bound - 1] + ordered[-1:]

@@ -1,0 +1,206 @@
+"""The state of the policy: shares, principals, requests and hints by name, with the indexes that admission needs. Pure.
+
+Above: admission reads it, runtime changes it, the store keeps what it holds. Below: shares, schedule.
+
+It changes only by `apply`, one `Change` at a time; the same changes in the same order give the same state, so it is a cache of
+the database: load the database's values as `Put`s and it is there again.
+Invariants: each share's parent and each request's share exist; schedules hold exactly the reservations of requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bitarray import bitarray
+
+from ovspane.flowgroup import AddressSet
+from ovspane.lang.statements import Kind
+from ovspane.policy.schedule import Chain, Schedule
+from ovspane.policy.shares import ADMINISTRATOR, ROOT_SHARE, Bucket, Hint, Principal, Request, Share
+from ovspane.policy.tree import ROOT
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """The next free request id. Ids are never used twice."""
+
+    next_id: int
+
+
+Value = Share | Principal | Request | Hint | Counter | Bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Insert or replace a value (by name or id)."""
+
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Remove a value; the value is the one that was there."""
+
+    value: Share | Principal | Request | Hint
+
+
+Change = Put | Drop
+
+#: queue ids of linux-htb end below 0xf000 (ovs lib/netdev-linux.c, HTB_N_QUEUES); slot 0 means "none"
+SLOTS = 0xEFF0
+
+
+class State:
+    """All that was said and accepted."""
+
+    def __init__(self) -> None:
+        self.shares: dict[str, Share] = {}
+        self.children: dict[str, set[str]] = {}
+        self.principals: dict[str, Principal] = {}
+        self.requests: dict[int, Request] = {}
+        self.hints: dict[int, Hint] = {}
+        self.by_share: dict[str, dict[int, Request]] = {}
+        self.schedules: dict[str, Schedule] = {}
+        self.locations: dict[str, AddressSet] = {}
+        self.next_id = 1
+        #: what the network makes of active requests (installed, pending, degraded: reason); not kept in the database
+        self.status: dict[int, str] = {}
+        self._slots = bitarray(SLOTS)
+        self._slots.setall(False)
+        self._slots[0] = True
+        self._last_slot = 0
+        self.apply(Put(ROOT_SHARE))
+
+    def apply(self, change: Change) -> None:
+        value = change.value
+        put = isinstance(change, Put)
+        match value:
+            case Share():
+                (self._put_share if put else self._drop_share)(value)
+            case Principal():
+                (self._put_principal if put else self._drop_principal)(value)
+            case Request():
+                if value.id in self.requests:
+                    self._drop_request(self.requests[value.id])
+                if put:
+                    self._put_request(value)
+            case Hint():
+                if put:
+                    self.hints[value.id] = value
+                    self.next_id = max(self.next_id, value.id + 1)
+                else:
+                    del self.hints[value.id]
+            case Bucket():
+                schedule = self.schedules[value.share]
+                schedule.level, schedule.level_at = value.level, value.at
+            case Counter():
+                self.next_id = max(self.next_id, value.next_id)
+
+    def _put_share(self, share: Share) -> None:
+        if share.name not in self.shares:
+            self.children[share.name] = set()
+            self.by_share[share.name] = {}
+            if share.parent is not None:
+                self.children[share.parent].add(share.name)
+        self.shares[share.name] = share
+        granted = share.privileges
+        if share.name not in self.schedules:
+            self.schedules[share.name] = Schedule(
+                share.name,
+                granted.reserve_max,
+                granted.reserve_min,
+                granted.tb_capacity,
+                granted.tb_fill,
+                level_at=share.created,
+            )
+
+    def _drop_share(self, share: Share) -> None:
+        assert not self.children[share.name] and not self.by_share[share.name]
+        if share.parent is not None:
+            self.children[share.parent].discard(share.name)
+        del self.shares[share.name], self.children[share.name], self.by_share[share.name], self.schedules[share.name]
+
+    def _put_principal(self, principal: Principal) -> None:
+        self.principals[principal.name] = principal
+        if principal.addresses:
+            self.locations[principal.name] = principal.addresses
+        else:
+            self.locations.pop(principal.name, None)
+
+    def _drop_principal(self, principal: Principal) -> None:
+        self.principals.pop(principal.name, None)
+        self.locations.pop(principal.name, None)
+
+    def _put_request(self, request: Request) -> None:
+        self.requests[request.id] = request
+        self.by_share[request.share][request.id] = request
+        self.next_id = max(self.next_id, request.id + 1)
+        if request.kind is Kind.RESERVE:
+            for name in self.chain(request.share):
+                self.schedules[name].reservations[request.id] = (request.start, request.end, request.rate)
+        if request.slot:
+            self._slots[request.slot] = True
+            self._last_slot = request.slot
+
+    def _drop_request(self, request: Request) -> None:
+        del self.requests[request.id]
+        self.status.pop(request.id, None)
+        del self.by_share[request.share][request.id]
+        if request.kind is Kind.RESERVE:
+            for name in self.chain(request.share):
+                del self.schedules[name].reservations[request.id]
+        if request.slot:
+            self._slots[request.slot] = False
+
+    def chain(self, share: str) -> Iterator[str]:
+        """The share and its ancestors, up to the root."""
+        name: str | None = share
+        while name is not None:
+            yield name
+            name = self.shares[name].parent
+
+    def subtree(self, share: str) -> Iterator[str]:
+        """The share and all below it, each share before its children."""
+        pending = [share]
+        while pending:
+            name = pending.pop()
+            yield name
+            pending += sorted(self.children[name], reverse=True)
+
+    def ledger(self, share: str) -> Chain:
+        """The schedules that a reservation on the share has to fit in."""
+        return Chain([self.schedules[name] for name in self.chain(share)])
+
+    def free_slot(self) -> int | None:
+        """A slot that is free, used as late after its last use as possible; None if all are taken."""
+        found = self._slots.find(0, self._last_slot + 1)
+        if found < 0:
+            found = self._slots.find(0, 1)
+        return None if found < 0 else found
+
+    def folded(self, request: Request, at: int) -> list[Bucket]:
+        """The shares above a reservation with their buckets' levels at `at`, to be kept before the reservation is dropped."""
+        out: list[Bucket] = []
+        if request.kind is Kind.RESERVE and request.start < at:
+            for name in self.chain(request.share):
+                schedule = self.schedules[name]
+                if schedule.bucket_matters and schedule.level_at < at:
+                    out.append(Bucket(name, schedule.level_then(at), at))
+        return out
+
+    def knows(self, name: str) -> bool:
+        """True iff `name` is a principal: added, located, or holder of a share."""
+        return name == ADMINISTRATOR or name in self.principals or any(share.granted_to(name) for share in self.shares.values())
+
+    def values(self) -> Iterator[Value]:
+        """Everything, in an order in which a new state can apply it (the root share is always there)."""
+        yield Counter(self.next_id)
+        yield from self.principals.values()
+        for name in self.subtree(ROOT):
+            yield self.shares[name]
+            schedule = self.schedules[name]
+            if schedule.level_at > self.shares[name].created:
+                yield Bucket(name, schedule.level, schedule.level_at)
+        yield from self.requests.values()
+        yield from self.hints.values()

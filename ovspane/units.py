@@ -1,0 +1,44 @@
+"""Rates, volumes and times as text: exact, short, and readable by the parser again. Pure.
+
+Above: lang.render, policy's reasons, the command line. Below: nothing. Units: bit/s, bits, milliseconds.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+_UNITS = ((10**9, "Gb"), (10**6, "Mb"), (10**3, "kb"))
+#: instants before this one (in ms, about 1973) belong to a manual clock and are written as seconds
+_EPOCH_LIKE = 10**11
+
+
+def rate_text(bits: int | None) -> str:
+    """A rate (bit/s) or volume (bits) as the language writes it: 2Mb, 1.5Gb, 999b; None is unlimited."""
+    if bits is None:
+        return "unlimited"
+    for factor, unit in _UNITS:
+        if bits >= factor and bits % (factor // 1000) == 0:
+            whole, rest = divmod(bits, factor)
+            return (f"{whole}.{rest * 1000 // factor:03d}".rstrip("0").rstrip(".")) + unit
+    return f"{bits}b"
+
+
+def time_text(ms: int | None) -> str:
+    """An instant as the language reads it: ISO-8601 in UTC, or bare seconds on a manual clock; None is forever."""
+    if ms is None:
+        return "forever"
+    if abs(ms) < _EPOCH_LIKE:
+        seconds, rest = divmod(ms, 1000)
+        return f"{seconds}.{rest:03d}" if rest else str(seconds)
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
+    text = moment.isoformat(timespec="milliseconds" if ms % 1000 else "seconds")
+    return text.replace("+00:00", "Z")
+
+
+def length_text(ms: int) -> str:
+    """A length of time, rounded up to whole seconds: 20min, 2h, 90s."""
+    seconds = -(-ms // 1000)
+    for factor, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= factor and seconds % factor == 0:
+            return f"{seconds // factor}{unit}"
+    return f"{seconds}s"
