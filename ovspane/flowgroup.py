@@ -2,11 +2,13 @@
 
 Above: lang (parses them), policy (intersects and compares them), policy.compile (expands them to matches). Below: match, intervals.
 
-Invariants of a `Flowgroup` (made by `flowgroup`, `intersect` or `resolve`, never by hand):
+Invariants of a `Flowgroup` (made by the parser, `normalise`, `intersect` or `resolve`, never by hand):
 * it is not empty: a product with an empty factor is a `Contradiction`;
-* it is normal: what one field implies for another is written into both. A port implies TCP, UDP or SCTP; an address or a
-  transport implies IPv4 or IPv6; each address set holds only the families of `eth_type`. Hence inclusion and intersection are
-  exact field by field.
+* it is normal: what one field implies for another is written into both. A port implies TCP, UDP or SCTP; an address, user,
+  transport, port or DSCP implies IPv4 or IPv6; a group of one IP version holds addresses of that one only. Hence inclusion and
+  intersection are exact field by field.
+* no field says more than its set: protocol 1 over IPv6 is a packet like another (Open vSwitch can match it). That the *word*
+  ICMP means IPv4 is the parser's business (lang.predicates), or differences would lose packets.
 """
 
 from __future__ import annotations
@@ -240,19 +242,14 @@ class Flowgroup:
         fields = family | {
             f"{prefix}_src": list((self.src.v6 if v6 else self.src.v4).prefixes(width)),
             f"{prefix}_dst": list((self.dst.v6 if v6 else self.dst.v4).prefixes(width)),
-            "ip_dscp": [(0, 0)] if self.dscp == ANY_DSCP else list(self.dscp.prefixes(6)),
+            "ip_dscp": list(self.dscp.prefixes(6)),
         }
-        if self.transport == ANY_TRANSPORT:
-            yield from _product(fields)
+        if self.sport == ANY_PORT and self.dport == ANY_PORT:
+            yield from _product(fields | {"ip_proto": list(self.transport.prefixes(8))})
             return
-        transport = self.transport.subtract(IntervalSet.single(ICMP)) if v6 else self.transport
-        transport = transport if v6 else transport.subtract(IntervalSet.single(ICMPV6))
-        for proto in (value for lo, hi in transport.spans for value in range(lo, hi + 1)):
-            ports = (
-                {"tp_src": list(self.sport.prefixes(16)), "tp_dst": list(self.dport.prefixes(16))}
-                if proto in WITH_PORTS
-                else {}
-            )
+        # A match on a port needs the one transport it is of (ovs-fields(7), "tcp_src": prerequisite nw_proto).
+        for proto in (value for lo, hi in self.transport.spans for value in range(lo, hi + 1)):
+            ports = {"tp_src": list(self.sport.prefixes(16)), "tp_dst": list(self.dport.prefixes(16))}
             yield from _product(fields | {"ip_proto": [(proto, 0xFF)]} | ports)
 
     def __str__(self) -> str:
@@ -266,48 +263,49 @@ def _different(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and one != other
 
 
+_V4_ONLY, _V6_ONLY = IntervalSet.single(ETH_IPV4), IntervalSet.single(ETH_IPV6)
+_FAMILIES = {(True, True): IP, (True, False): _V4_ONLY, (False, True): _V6_ONLY, (False, False): EMPTY}
+
+
+def _about_ip(group: Flowgroup) -> bool:
+    """True iff a field that only IP packets have is restricted."""
+    return (
+        group.src_user is not None
+        or group.dst_user is not None
+        or group.src != ANY_ADDRESS
+        or group.dst != ANY_ADDRESS
+        or group.transport != ANY_TRANSPORT
+        or group.dscp != ANY_DSCP
+        or group.sport != ANY_PORT
+        or group.dport != ANY_PORT
+    )
+
+
 def normalise(group: Flowgroup) -> Flowgroup:
     """Write what one field implies for the others into them. Raises Contradiction if no packet is left."""
-    transport, eth_type = group.transport, group.eth_type
+    src, dst, transport, eth_type = group.src, group.dst, group.transport, group.eth_type
+    for name, factor in (("srcPort", group.sport), ("dstPort", group.dport), ("dscp", group.dscp), ("vlan", group.vlan)):
+        if not factor.spans:
+            raise Contradiction(f"no {name} is left")
     if group.sport != ANY_PORT or group.dport != ANY_PORT:
         transport = transport.intersect(WITH_PORTS)
         if not transport:
             raise Contradiction("a port needs the transport TCP, UDP or SCTP")
-    families = IntervalSet.single(
-        *([ETH_IPV4] if group.src.v4 and group.dst.v4 and transport.subtract(IntervalSet.single(ICMPV6)) else []),
-        *([ETH_IPV6] if group.src.v6 and group.dst.v6 and transport.subtract(IntervalSet.single(ICMP)) else []),
-    )
-    about_ip = (
-        group.src != ANY_ADDRESS
-        or group.dst != ANY_ADDRESS
-        or transport != ANY_TRANSPORT
-        or group.dscp != ANY_DSCP
-        or group.src_user is not None
-        or group.dst_user is not None
-    )
-    if about_ip:
+    if not transport:
+        raise Contradiction("no transport is left")
+    if _about_ip(group):
+        families = _FAMILIES[bool(src.v4 and dst.v4), bool(src.v6 and dst.v6)]
         if not families:
-            raise Contradiction("srcHost, dstHost and transport have no IP version in common")
+            raise Contradiction("srcHost and dstHost have no IP version in common")
         eth_type = eth_type.intersect(families)
         if not eth_type:
-            raise Contradiction("ethType is not that of the addresses, user, transport, port or dscp")
-    for name, factor in (
-        ("srcPort", group.sport),
-        ("dstPort", group.dport),
-        ("dscp", group.dscp),
-        ("vlan", group.vlan),
-        ("ethType", eth_type),
-    ):
-        if not factor:
-            raise Contradiction(f"no {name} is left")
-    src, dst = group.src, group.dst
-    if IP.covers(eth_type):  # only IP: drop the addresses of a family that cannot occur
-        keep = AddressSet(ANY_V4 if ETH_IPV4 in eth_type else EMPTY, ANY_V6 if ETH_IPV6 in eth_type else EMPTY)
-        src, dst = src.intersect(keep), dst.intersect(keep)
-        if eth_type == IntervalSet.single(ETH_IPV4):
-            transport = transport.subtract(IntervalSet.single(ICMPV6)) if transport != ANY_TRANSPORT else transport
-        elif eth_type == IntervalSet.single(ETH_IPV6):
-            transport = transport.subtract(IntervalSet.single(ICMP)) if transport != ANY_TRANSPORT else transport
+            raise Contradiction("ethType or transport and the other fields have no IP version in common")
+    if not eth_type:
+        raise Contradiction("no ethType is left")
+    if eth_type == _V4_ONLY:  # drop the addresses of a family that cannot occur
+        src, dst = AddressSet(src.v4, EMPTY), AddressSet(dst.v4, EMPTY)
+    elif eth_type == _V6_ONLY:
+        src, dst = AddressSet(EMPTY, src.v6), AddressSet(EMPTY, dst.v6)
     return replace(group, src=src, dst=dst, transport=transport, eth_type=eth_type)
 
 
@@ -340,7 +338,12 @@ _BOXES = ("eth_type", "src", "dst", "transport", "sport", "dport", "dscp", "vlan
 
 
 def subtract(one: Flowgroup, other: Flowgroup) -> list[Flowgroup]:
-    """Disjoint flowgroups whose union is `one` minus `other`. Users must be resolved or the same on both sides."""
+    """Disjoint flowgroups whose union is `one` minus `other`. A user of `other` must be resolved, or also be that of `one`.
+
+    Raises ValueError where it is not: "not of user A" is no flowgroup.
+    """
+    if other.src_user not in (None, one.src_user) or other.dst_user not in (None, one.dst_user):
+        raise ValueError("resolve the users of a flowgroup before subtracting it")
     common = one.intersect(other)
     if common is None:
         return [one]
@@ -381,8 +384,9 @@ def _vlan_matches(vlan: IntervalSet) -> list[tuple[int, int]]:
     return out
 
 
-def _intervals(name: str, values: IntervalSet) -> str:
-    texts = [str(lo) if lo == hi else f"{lo}-{hi}" for lo, hi in values.spans]
+def _intervals(name: str, values: IntervalSet, names: Mapping[int, str] | None = None) -> str:
+    """name=value, name=lo-hi or name={…}; `names` are the words for some single values."""
+    texts = [(names or {}).get(lo, str(lo)) if lo == hi else f"{lo}-{hi}" for lo, hi in values.spans]
     return f"{name}={texts[0]}" if len(texts) == 1 else f"{name}={{{', '.join(texts)}}}"
 
 
@@ -393,11 +397,38 @@ def _mac(name: str, mac: Ternary) -> str:
     return f"{name}={text(mac.value)}" + ("" if mac.mask == MAC_ONES else f"/{text(mac.mask)}")
 
 
-def _implied_eth_type(group: Flowgroup, whole: AddressSet) -> IntervalSet:
-    """The EtherTypes that the other fields leave when none is written."""
-    src = ANY_ADDRESS if group.src == whole else group.src
-    dst = ANY_ADDRESS if group.dst == whole else group.dst
-    return normalise(replace(group, src=src, dst=dst, eth_type=ANY_ETHTYPE)).eth_type
+def _transport_texts(group: Flowgroup) -> Iterator[str]:
+    """The transport predicate; the names ICMP and ICMPv6 also say the IP version, the numbers 1 and 58 do not."""
+    if group.transport == ANY_TRANSPORT or group.sport != ANY_PORT or group.dport != ANY_PORT:
+        if group.transport not in (ANY_TRANSPORT, WITH_PORTS):  # with a port, one of TCP, UDP and SCTP
+            yield _intervals("transport", group.transport, {TCP: "TCP", UDP: "UDP", SCTP: "SCTP"})
+    elif group.transport == WITH_PORTS:
+        yield "dstPort=0-65535"
+    else:
+        names = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP"}
+        names |= {ICMP: "ICMP"} if group.eth_type == _V4_ONLY else {}
+        names |= {ICMPV6: "ICMPv6"} if group.eth_type == _V6_ONLY else {}
+        yield _intervals("transport", group.transport, names)
+
+
+def _ip_version_texts(group: Flowgroup, written: list[str]) -> Iterator[str]:
+    """What says the EtherType when the other predicates, `written`, do not."""
+    if group.eth_type == ANY_ETHTYPE:
+        return
+    if group.eth_type == IP:
+        # Any predicate on an IP field says IP; without one, all addresses of both versions do.
+        if not written:
+            yield f"srcHost={ANY_ADDRESS}"
+        return
+    addresses = any(text.startswith(("srcHost=", "dstHost=")) for text in written)
+    icmp = any(text in ("transport=ICMP", "transport=ICMPv6") for text in written)
+    if not (addresses and group.eth_type in (_V4_ONLY, _V6_ONLY)) and not icmp:
+        yield _intervals("ethType", group.eth_type, {ETH_IPV4: "0x0800", ETH_IPV6: "0x86dd"})
+
+
+def _whole(hosts: AddressSet, eth_type: IntervalSet) -> bool:
+    """True iff the addresses are all that the EtherType's families have."""
+    return (hosts.v4 == ANY_V4 or ETH_IPV4 not in eth_type) and (hosts.v6 == ANY_V6 or ETH_IPV6 not in eth_type)
 
 
 def render(group: Flowgroup) -> str:
@@ -407,26 +438,16 @@ def render(group: Flowgroup) -> str:
         parts.append(f"user={group.src_user}")
     if group.dst_user is not None:
         parts.append(f"dstUser={group.dst_user}")
-    only: dict[tuple[int, ...], AddressSet] = {(ETH_IPV4,): AddressSet(ANY_V4, EMPTY), (ETH_IPV6,): AddressSet(EMPTY, ANY_V6)}
-    versions = tuple(value for value in (ETH_IPV4, ETH_IPV6) if value in group.eth_type)
-    whole = only.get(versions, ANY_ADDRESS) if IP.covers(group.eth_type) else ANY_ADDRESS
     for name, hosts in (("srcHost", group.src), ("dstHost", group.dst)):
-        if hosts != whole:
+        if not _whole(hosts, group.eth_type):
             parts.append(f"{name}={hosts}")
     for name, ports in (("srcPort", group.sport), ("dstPort", group.dport)):
         if ports != ANY_PORT:
             parts.append(_intervals(name, ports))
-    if group.transport == WITH_PORTS and group.sport == ANY_PORT and group.dport == ANY_PORT:
-        parts.append("dstPort=0-65535")
-    elif group.transport not in (ANY_TRANSPORT, WITH_PORTS):
-        names = {number: name for name, number in TRANSPORTS.items()}
-        parts += [
-            f"transport={names.get(value, value)}" for lo, hi in group.transport.spans for value in range(lo, hi + 1)
-        ]
+    parts += _transport_texts(group)
     if group.dscp != ANY_DSCP:
         parts.append(_intervals("dscp", group.dscp))
-    if group.eth_type != _implied_eth_type(group, whole):
-        parts.append(f"ethType={group.eth_type.spans[0][0]:#06x}")
+    parts += _ip_version_texts(group, parts)
     if group.vlan != ANY_VLAN:
         parts.append(_intervals("vlan", group.vlan))
     if group.eth_src.mask:
