@@ -1,0 +1,52 @@
+# make build         .venv with the command .venv/bin/ovspane        make deps      Debian packages (root; else says which)
+# make demo          the guided tour on a real Open vSwitch           make test      check + check-system
+# make check         unit, property, traces: no root, no switch but the dummy datapath
+# make check-system  root: the userspace datapath, Mininet, scapy     make check-kernel  the same and HTB, kernel datapath
+# make lint          ruff, mypy, the layer test                       make clean
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The first interpreter that is 3.11 or later; PYTHON=... overrides. Looked up when used: `deps` may install it.
+PYTHON ?= $(shell for p in python3 /usr/bin/python3 python3.11 python3.12 python3.13; do \
+	  "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+VENV := .venv
+STAMP := $(VENV)/.installed
+PYTEST := $(VENV)/bin/pytest
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+build: deps $(STAMP)
+
+deps:
+	@tools/debian-packages build run test
+
+$(STAMP): pyproject.toml setup.py $(wildcard ovspane/*.pyx ovspane/*.pxd ovspane/*.h)
+	@test -n "$(PYTHON)" || { echo "make build: no python3 of 3.11 or later with venv; see make deps" >&2; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q -e '.[test,lint]'
+	@touch $@
+
+TIERS = $(wildcard tests/unit tests/property tests/traces tests/dummy)
+check: build
+	$(PYTEST) -q $(TIERS)
+
+check-system: build
+	lab/sandbox $(PYTEST) -q tests/system
+
+check-kernel: build
+	lab/kernel $(PYTEST) -q tests/system $(wildcard tests/kernel)
+
+test: check check-system
+
+lint: build
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(PYTEST) -q tests/unit/test_layers.py
+
+demo: build
+	lab/kernel --else-userspace $(VENV)/bin/python lab/demo.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info ovspane/*.so ovspane/_fastmatch.c .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find ovspane tests lab -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: build deps check check-system check-kernel test lint demo clean
