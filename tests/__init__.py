@@ -1,0 +1,1 @@
+"""The tests of ovspane. A package so that the tiers share tests.lab; the tiers themselves are plain folders."""

@@ -1,0 +1,76 @@
+"""Mininet networks on the sandbox's Open vSwitch, as `Lan`s of the same `Host`s as topology's.
+
+Above: fixtures. Below: topology, Mininet (pip's 2.3.0.dev6 with Debian's mnexec). Invariants: Mininet's own clean-up,
+which ends processes by name, is never called; Mininet's raising of host-wide limits is left out.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+from mininet.log import setLogLevel
+from mininet.net import Mininet
+from mininet.node import OVSSwitch
+from mininet.topo import LinearTopo, SingleSwitchTopo, Topo
+
+from tests.lab.hosts import Host
+from tests.lab.switch import DATAPATH, PROTOCOLS, delete_bridge
+from tests.lab.topology import Lan, quiet, settle
+
+setLogLevel("error")
+
+
+class Switch(OVSSwitch):
+    """A learning bridge on the sandbox's datapath, without a controller."""
+
+    def __init__(self, name: str, **options: object) -> None:
+        datapath = "user" if DATAPATH == "netdev" else "kernel"
+        super().__init__(name, failMode="standalone", datapath=datapath, protocols=PROTOCOLS, **options)
+
+
+@contextlib.contextmanager
+def one_switch(hosts: int) -> Iterator[Lan]:
+    """Switch s1 with h1 to h<hosts>; ports as Mininet numbers them, from 1."""
+    with _network(SingleSwitchTopo(k=hosts)) as lan:
+        yield lan
+
+
+@contextlib.contextmanager
+def line(switches: int) -> Iterator[Lan]:
+    """s1 to s<switches> in a line, host h<N> on s<N>."""
+    with _network(LinearTopo(k=switches, n=1)) as lan:
+        yield lan
+
+
+@contextlib.contextmanager
+def _network(topology: Topo) -> Iterator[Lan]:
+    Mininet.inited = True  # init() would raise sysctl limits of the whole machine
+    net = Mininet(topology, switch=Switch, controller=None, autoSetMacs=True)
+    try:
+        net.start()
+        lan = Lan(tuple(switch.name for switch in net.switches), tuple(_host(node) for node in net.hosts))
+        for host in lan.hosts:
+            quiet(host)
+        settle(lan)
+        yield lan
+    finally:
+        net.stop()
+        for switch in net.switches:
+            delete_bridge(switch.name)
+
+
+def _host(node: object) -> Host:
+    """Our view of a Mininet host; its one link leads to its switch."""
+    inner = node.defaultIntf()
+    link = inner.link
+    outer = link.intf1 if link.intf2 is inner else link.intf2
+    return Host(
+        name=node.name,
+        ip=node.IP(),
+        mac=node.MAC(),
+        interface=inner.name,
+        bridge=outer.node.name,
+        device=outer.name,
+        port=outer.node.ports[outer],
+        enter=("mnexec", "-a", str(node.pid)),
+        namespace=f"/proc/{node.pid}/ns/net",
+    )
