@@ -1,0 +1,11 @@
+"""Durable state: records in an OVSDB database of our own schema, or in memory.
+
+Above: the daemon, replay. Below: nothing of ours. See records (what a store promises), database, memory, server.
+"""
+
+from ovspane.store.database import OvsdbStore
+from ovspane.store.memory import MemoryStore
+from ovspane.store.records import Key, Record, Store, StoreError, Value
+from ovspane.store.server import PrivateServer
+
+__all__ = ["Key", "MemoryStore", "OvsdbStore", "PrivateServer", "Record", "Store", "StoreError", "Value"]

@@ -1,0 +1,34 @@
+"""A store that forgets: for replay and for tests of the rooms above. No I/O.
+
+Above: `ovspane replay`, tests. Below: records.
+
+Invariant: what `load` gives equals what the database store would give after the same commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ovspane.store.records import Key, Record, checked, key_of, order
+
+
+class MemoryStore:
+    """Keeps records in a dict."""
+
+    def __init__(self) -> None:
+        self._records: dict[Key, Record] = {}
+
+    async def load(self) -> list[Record]:
+        return sorted(self._records.values(), key=order)
+
+    async def commit(self, puts: Sequence[Record], deletes: Sequence[Key] = ()) -> None:
+        """See records.Store. Raises ValueError, and then nothing is changed."""
+        new = [checked(record) for record in puts]
+        for table, key in deletes:
+            key_of(table, key)
+        self._records.update({(record.table, record.key): record for record in new})
+        for gone in deletes:
+            self._records.pop(gone, None)
+
+    async def close(self) -> None:
+        """Nothing to end."""
