@@ -35,10 +35,11 @@ DEEPEST = 64
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The reply to a statement and the changes that make it true."""
+    """The reply to a statement and the changes that make it true. `dry`: the statement only asked what would happen (Check)."""
 
     reply: Reply
     changes: tuple[Change, ...] = ()
+    dry: bool = False
 
 
 def execute(state: State, speaker: str, statement: said.Statement, now: int) -> Outcome:
@@ -76,8 +77,9 @@ def _refused(refused: Refused) -> Outcome:
 
 def _check(state: State, speaker: str, inner: said.Statement, now: int) -> Outcome:
     """What the statement would be answered, with nothing changed; the id is left out, since none is taken."""
-    reply = execute(state, speaker, inner, now).reply
-    return Outcome(replace(reply, fields={key: value for key, value in reply.fields.items() if key != "id"}))
+    outcome = execute(state, speaker, inner, now)
+    fields = {key: value for key, value in outcome.reply.fields.items() if key != "id"}
+    return Outcome(replace(outcome.reply, fields=fields), outcome.changes, dry=True)
 
 
 def _notes(state: State, group: Flowgroup) -> dict[str, Value]:

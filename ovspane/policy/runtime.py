@@ -13,14 +13,15 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ovspane.lang.replies import Notice
+from ovspane.lang.replies import Notice, no
 from ovspane.lang.statements import Kind, Statement
 from ovspane.policy import honour
 from ovspane.policy.compile import Compiler
+from ovspane.policy.expand import CannotCompile
 from ovspane.policy.interpreter import Outcome, ending, execute
 from ovspane.policy.shares import Principal, Request, Share
 from ovspane.policy.state import Change, Drop, Put, State, Value
-from ovspane.policy.table import TableDelta
+from ovspane.policy.table import TableDelta, joined
 from ovspane.policy.tree import ActiveRequest, Delta, PolicyTree
 from ovspane.units import rate_text, time_text
 
@@ -50,8 +51,15 @@ class Runtime:
             self.apply([Put(value)], quiet=True)
 
     def execute(self, speaker: str, statement: Statement, now: int) -> Outcome:
-        """Judge a statement at `now` (ms); nothing changes."""
-        return execute(self.state, speaker, statement, now)
+        """Judge a statement at `now` (ms); nothing changes. A request that cannot be compiled beside those in effect is refused."""
+        outcome = execute(self.state, speaker, statement, now)
+        for change in outcome.changes:
+            if isinstance(change, Put) and isinstance(change.value, Request):
+                try:
+                    self.compiler.check(Delta(added=(self._active(change.value),)), self.state.locations)
+                except CannotCompile as problem:
+                    return Outcome(no("cannot-compile", str(problem)))
+        return outcome
 
     def overdue(self, now: int) -> list[Change]:
         """The changes that bring the state to `now`: requests and hints that are over, in the order of their ends."""
@@ -140,14 +148,35 @@ class Runtime:
         for active in self.tree.requests.values() if self._moved else ():
             if active.id not in removed and active.flowgroup.users() & self._moved:
                 removed[active.id] = added[active.id] = active
-        delta = Delta(tuple(removed.values()), tuple(added.values()))
-        self.tree.apply(delta)
-        change = self.compiler.update(delta, self.state.locations) if removed or added else TableDelta()
+        change = self._compile(Delta(tuple(removed.values()), tuple(added.values())))
         for name in self._gone_nodes:
             self.tree.remove_node(name)
         notices, self._notices = self._notices, []
         self._gone, self._gone_nodes, self._moved = {}, [], set()
         return Settled(change, notices)
+
+    def _compile(self, delta: Delta) -> TableDelta:
+        """Take a delta into tree and table. What cannot be compiled (a user moved to too many addresses, say) stays out."""
+        if not delta.removed and not delta.added:
+            return TableDelta()
+        self.tree.apply(delta)
+        try:
+            return self.compiler.update(delta, self.state.locations)
+        except CannotCompile:
+            self.tree.apply(Delta(delta.added, delta.removed))
+        steps = [Delta(removed=delta.removed), *(Delta(added=(request,)) for request in delta.added)]
+        return joined(self._compile_one(step) for step in steps)
+
+    def _compile_one(self, step: Delta) -> TableDelta:
+        self.tree.apply(step)
+        try:
+            return self.compiler.update(step, self.state.locations)
+        except CannotCompile as problem:
+            self.tree.apply(Delta(removed=step.added))
+            for request in step.added:
+                self.state.status[request.id] = f"degraded: {problem}"
+                self._notices.append(_notice("degraded", self.state.requests[request.id], f": {problem}"))
+            return TableDelta()
 
     def _active(self, request: Request) -> ActiveRequest:
         return ActiveRequest(

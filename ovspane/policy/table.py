@@ -108,3 +108,17 @@ def difference(old: Table, new: Iterable[Rule]) -> TableDelta:
     wanted = {rule.key: rule for rule in new}
     added = tuple(rule for key, rule in wanted.items() if old.rules.get(key) != rule)
     return TableDelta(added, tuple(rule for key, rule in old.rules.items() if key not in wanted))
+
+
+def joined(deltas: Iterable[TableDelta]) -> TableDelta:
+    """One delta that does what the given ones do one after the other."""
+    added: dict[tuple[Stage, int, int, Match], Rule] = {}
+    removed: dict[tuple[Stage, int, int, Match], Rule] = {}
+    for delta in deltas:
+        for rule in delta.added:
+            removed.pop(rule.key, None)
+            added[rule.key] = rule
+        for rule in delta.removed:
+            added.pop(rule.key, None)
+            removed[rule.key] = rule
+    return TableDelta(tuple(added.values()), tuple(removed.values()))

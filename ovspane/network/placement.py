@@ -1,0 +1,172 @@
+"""Placement: the network flow table as the flows, meters and queues that a bridge must have. Pure.
+
+Above: reconcile realises it. Below: policy.table, network.values.
+
+The pipeline on a bridge (docs/architecture.md; table numbers from `Pipeline.first`, 100 by default):
+
+    0      entry   packets without our mark go to the first access table
+    +0..   access  drop, or go to the next; the table after the last stage in use has only its default, which goes to limit
+    +40    limit   through a meter or not
+    +41    queue   into a queue or not
+    +42    path    (reserved for waypoint and avoid)
+    +43    exit    set the mark and resubmit to table 0, where the bridge's own flows apply
+
+Each rule of access stage k goes on to table k+1, whether that stage is in use or not, so a stage that comes or goes changes
+only its own flows. A bridge that joins or leaves gets the same flows as the others: which switch of a path does what is the
+network model's business, later.
+
+Meters and queues exist exactly while a rule names them. A meter's id is its request's slot plus `meter_base`, so that the low
+numbers, which people choose by hand, stay free for others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ovspane.match import ANY, Match
+from ovspane.network.values import COOKIE_TAG, FlowRule, Instructions, Meter
+from ovspane.policy.table import Effect, Rule, Stage, TableDelta
+
+ENTRY_PRIORITY = 0xFFFF
+ACCESS_TABLES = 40
+FlowKey = tuple[int, int, Match]
+
+#: a burst below two full-sized Ethernet frames (bits) would stop a flow whatever its rate
+LEAST_BURST = 2 * 1518 * 8
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Where on a bridge our tables and meters lie."""
+
+    first: int = 100
+    meter_base: int = 0x4000
+
+    @property
+    def limit(self) -> int:
+        return self.first + ACCESS_TABLES
+
+    @property
+    def queue(self) -> int:
+        return self.first + ACCESS_TABLES + 1
+
+    @property
+    def exit(self) -> int:
+        return self.first + ACCESS_TABLES + 3
+
+    def table(self, rule: Rule) -> int:
+        match rule.stage:
+            case Stage.ACCESS:
+                return self.first + rule.index
+            case Stage.LIMIT:
+                return self.limit
+            case Stage.QUEUE:
+                return self.queue
+
+    def skeleton(self, stages: int) -> Iterator[FlowRule]:
+        """The flows of the pipeline itself, with `stages` access stages in use."""
+        yield FlowRule(0, ENTRY_PRIORITY, Match.of(mark=0), Instructions(goto=self.first))
+        for index in range(stages):
+            yield self._default(self.first + index, self.first + index + 1)
+        yield self._default(self.first + stages, self.limit)
+        yield self._default(self.limit, self.queue)
+        yield self._default(self.queue, self.exit)
+        yield FlowRule(self.exit, 0, ANY, Instructions(set_mark=True, resubmit=0))
+
+    def _default(self, table: int, goto: int) -> FlowRule:
+        return FlowRule(table, 0, ANY, Instructions(goto=goto))
+
+    def flow(self, rule: Rule) -> FlowRule:
+        """The flow that does what a rule of the network flow table says."""
+        table = self.table(rule)
+        match rule.effect:
+            case Effect.DROP:
+                instructions = Instructions()
+            case Effect.CONTINUE:
+                instructions = Instructions(goto=table + 1)
+            case Effect.LIMIT:
+                instructions = Instructions(meter=self.meter_id(rule.slot), goto=self.queue)
+            case Effect.QUEUE:
+                instructions = Instructions(set_queue=rule.slot, goto=self.exit)
+        return FlowRule(table, rule.priority, rule.match, instructions, COOKIE_TAG | rule.request & 0xFFFFFFFF)
+
+    def meter_id(self, slot: int) -> int:
+        return self.meter_base + slot
+
+    def meter(self, rule: Rule) -> Meter:
+        """The meter of a limit: a burst of one second, so that TCP reaches the rate (docs/measurements.md)."""
+        return Meter(self.meter_id(rule.slot), rule.rate, max(rule.rate, LEAST_BURST))
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """A queue that a rule names: `slot` is its id, `rate` its minimum in bit/s, `request` whose it is."""
+
+    slot: int
+    rate: int
+    request: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """What every bridge must have: the network flow table placed, kept by deltas."""
+
+    pipeline: Pipeline = field(default_factory=Pipeline)
+    flows: dict[FlowKey, FlowRule] = field(default_factory=dict)
+    meters: dict[int, Meter] = field(default_factory=dict)
+    guarantees: dict[int, Guarantee] = field(default_factory=dict)
+    _rules: dict[tuple[Stage, int, int, Match], Rule] = field(default_factory=dict)
+    _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
+    _stages: int = 0
+
+    def __post_init__(self) -> None:
+        self._put(self.pipeline.skeleton(0))
+
+    def apply(self, delta: TableDelta, stages: int) -> None:
+        """Take a change of the network flow table in; `stages` is the number of access stages in use after it."""
+        for rule in delta.added:
+            self._replace(rule.key, rule)
+        for rule in delta.removed:
+            self._replace(rule.key, None)
+        if stages != self._stages:
+            old = {rule.key for rule in self.pipeline.skeleton(self._stages)}
+            new = {rule.key: rule for rule in self.pipeline.skeleton(stages)}
+            for key in old - set(new):
+                del self.flows[key]
+            self._put(new.values())
+            self._stages = stages
+
+    def _put(self, rules: Iterable[FlowRule]) -> None:
+        for rule in rules:
+            self.flows[rule.key] = rule
+
+    def _replace(self, key: tuple[Stage, int, int, Match], rule: Rule | None) -> None:
+        old = self._rules.pop(key, None)
+        if rule is not None:
+            self._rules[key] = rule
+            flow = self.pipeline.flow(rule)
+            self.flows[flow.key] = flow
+            self._count(rule, 1)
+        elif old is not None:
+            del self.flows[self.pipeline.flow(old).key]
+        if old is not None:
+            self._count(old, -1)
+
+    def _count(self, rule: Rule, by: int) -> None:
+        """Keep meters and guarantees in step with the rules that name them."""
+        if rule.effect not in (Effect.LIMIT, Effect.QUEUE):
+            return
+        use = (rule.stage, rule.slot)
+        self._uses[use] = self._uses.get(use, 0) + by
+        if rule.effect is Effect.LIMIT:
+            if by > 0:
+                self.meters[self.pipeline.meter_id(rule.slot)] = self.pipeline.meter(rule)
+            elif not self._uses[use]:
+                del self.meters[self.pipeline.meter_id(rule.slot)]
+        elif by > 0:
+            self.guarantees[rule.slot] = Guarantee(rule.slot, rule.rate, rule.request)
+        elif not self._uses[use]:
+            del self.guarantees[rule.slot]
+        if not self._uses[use]:
+            del self._uses[use]
