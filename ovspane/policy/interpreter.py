@@ -107,10 +107,18 @@ def _hint(state: State, speaker: str, hint: said.GiveHint, now: int) -> Outcome:
     times = interval(hint.start, hint.end, now)
     if isinstance(times, Refused):
         return _refused(times)
-    value = Hint(state.next_id, share.name, speaker, hint.flowgroup, hint.items, *times)
+    items = tuple(_anchored(item, now) for item in hint.items)
+    value = Hint(state.next_id, share.name, speaker, hint.flowgroup, items, *times)
     return Outcome(
         ok(id=value.id, **_offer(state, share, hint, times, now), **_notes(state, hint.flowgroup)), (Put(value),)
     )
+
+
+def _anchored(item: said.HintItem, now: int) -> said.HintItem:
+    """A deadline that was said relative to now, as the instant that it is."""
+    if not isinstance(item.value, said.Time) or item.value.kind is not said.TimeKind.RELATIVE:
+        return item
+    return replace(item, value=said.Time(said.TimeKind.ABSOLUTE, now + item.value.ms))
 
 
 def _offer(

@@ -1,0 +1,136 @@
+"""Settings of the daemon: typed, from a TOML file and the command line. Read once, at the start.
+
+Above: daemon, cli. Below: lang (rates). An unknown key or a value of the wrong kind is an error with its name, never ignored:
+a setting that is silently not in force is worse than a daemon that does not start.
+
+    socket = "/run/ovspane/ovspane.sock"   # where clients connect
+    socket_mode = "0666"                   # who may do what is decided by the share tree
+    socket_group = "users"                 # unset: the daemon's own group
+    state_dir = "/var/lib/ovspane"
+    ovsdb = "unix:/var/run/openvswitch/db.sock"
+    rundir = "/var/run/openvswitch"        # where the bridges' .mgmt sockets are
+    db = "unix:/…"                         # an ovsdb-server with the database OVSPane; unset: a private one
+    bridges = ["br0"]                      # unset: all
+    default_deny = false
+    enforcement = "strict"                 # or "best-effort": accept reservations that no port can enforce
+    first_table = 100                      # our OpenFlow tables: first_table .. first_table + 43
+    meter_base = 16384                     # our meters: from meter_base + 1 on
+    [ports]
+    eth1 = "100Mb"                         # what a port can send, where the link speed does not tell
+    [compatibility]
+    listen = "127.0.0.1:4242"              # the wire protocol of the PANE prototype; unset: off
+    allow_root = false
+    force = false                          # permit an address that is not loopback
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ovspane.lang.parser import parse_rate
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the text names the setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compatibility:
+    listen: str = ""
+    allow_root: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """See the module's text for the meaning. `ports` in bit/s."""
+
+    socket: Path = Path("/run/ovspane/ovspane.sock")
+    socket_mode: int = 0o666
+    socket_group: str = ""
+    state_dir: Path = Path("/var/lib/ovspane")
+    ovsdb: str = "unix:/var/run/openvswitch/db.sock"
+    rundir: Path = Path("/var/run/openvswitch")
+    db: str = ""
+    bridges: tuple[str, ...] = ()
+    default_deny: bool = False
+    enforcement: str = "strict"
+    first_table: int = 100
+    meter_base: int = 0x4000
+    ports: Mapping[str, int] = field(default_factory=dict)
+    compatibility: Compatibility = Compatibility()
+
+
+def load(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
+    """Settings from a file (None: the defaults), with those of the command line (None values: not given) on top.
+
+    Raises ConfigError.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+            raise ConfigError(f"{path}: {problem}") from problem
+    raw |= {key: value for key, value in overrides.items() if value is not None}
+    known = {entry.name for entry in fields(Settings)}
+    unknown = sorted(set(raw) - known)
+    if unknown:
+        raise ConfigError(f"unknown setting {unknown[0]}; known are {', '.join(sorted(known))}")
+    settings = Settings(**{key: _typed(key, value) for key, value in raw.items()})
+    _check(settings)
+    return settings
+
+
+def _typed(key: str, value: Any) -> Any:
+    match key:
+        case "socket" | "state_dir" | "rundir":
+            return Path(_expect(key, value, str, Path))
+        case "socket_mode":
+            try:
+                return value if isinstance(value, int) else int(_expect(key, value, str), 8)
+            except ValueError as problem:
+                raise ConfigError(f"{key} must be an octal number such as 0660") from problem
+        case "bridges":
+            return tuple(_expect("bridges", name, str) for name in _expect(key, value, list, tuple))
+        case "ports":
+            return {name: _speed(name, speed) for name, speed in _expect(key, value, dict).items()}
+        case "compatibility":
+            table = _expect(key, value, dict)
+            unknown = sorted(set(table) - {entry.name for entry in fields(Compatibility)})
+            if unknown:
+                raise ConfigError(f"unknown setting compatibility.{unknown[0]}")
+            kinds = {"listen": str, "allow_root": bool, "force": bool}
+            return Compatibility(**{name: _expect(f"{key}.{name}", v, kinds[name]) for name, v in table.items()})
+        case "default_deny":
+            return _expect(key, value, bool)
+        case "first_table" | "meter_base":
+            return _expect(key, value, int)
+        case _:
+            return _expect(key, value, str)
+
+
+def _expect(key: str, value: Any, *kinds: type) -> Any:
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise ConfigError(f"{key} must be a {kinds[0].__name__}, not {value!r}")
+    return value
+
+
+def _speed(name: str, value: Any) -> int:
+    try:
+        return parse_rate(_expect(f"ports.{name}", value, str))
+    except ValueError as problem:
+        raise ConfigError(f"ports.{name}: {problem}") from problem
+
+
+def _check(settings: Settings) -> None:
+    if settings.enforcement not in ("strict", "best-effort"):
+        raise ConfigError('enforcement must be "strict" or "best-effort"')
+    if not 1 <= settings.first_table <= 210:
+        raise ConfigError("first_table must be from 1 to 210: 44 tables must fit below 254")
+    if not 0 <= settings.meter_base <= 0xFFFF0000 - 0xF000:
+        raise ConfigError("meter_base must leave room for 61 440 meters")

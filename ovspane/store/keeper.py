@@ -1,0 +1,235 @@
+"""The policy's values as records of the store, and back: what makes the state durable.
+
+Above: the daemon gives it to the service. Below: records (any store), policy.state, lang (flowgroups are kept as text).
+
+A request's row can be read by people: its flowgroup is in the language, its times are ms since the epoch. Token buckets and
+the next request id are rows of Setting. Invariant: `values(records(v)) == v` for every value (tests/unit/test_keeper.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from ovspane.flowgroup import AddressSet
+from ovspane.lang import render
+from ovspane.lang.parser import parse, parse_flowgroup
+from ovspane.lang.statements import Binding, GiveHint, Kind, Time, TimeKind
+from ovspane.policy.shares import Bucket, Hint, Principal, Privileges, Request, Share
+from ovspane.policy.state import Change, Counter, Drop, Put, Value
+from ovspane.store.records import Key, Record, Store, StoreError
+
+NEXT_ID: Final = "next-id"
+BUCKET: Final = "bucket:"
+_NUMBERS: Final = ("reserve_max", "reserve_min", "ratelimit_min", "tb_capacity", "tb_fill")
+_FLAGS: Final = ("allow", "deny", "hint", "query")
+_PLACES: Final = ("waypoint", "avoid")
+
+
+class StoreKeeper:
+    """Keeps changes of the state in a `Store`. Raises StoreError as that does; a record that cannot be read back is one too."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def load(self) -> Sequence[Value]:
+        """Everything that was kept, in an order in which a new state can apply it."""
+        records = await self._store.load()
+        try:
+            return list(_values(records))
+        except (ValueError, KeyError, TypeError) as problem:
+            raise StoreError(f"the database holds what this version cannot read: {problem}") from problem
+
+    async def keep(self, changes: Sequence[Change]) -> None:
+        puts: dict[Key, Record] = {}
+        drops: set[Key] = set()
+        for change in changes:
+            if isinstance(change, Put):
+                record = record_of(change.value)
+                puts[record.table, record.key] = record
+                drops.discard((record.table, record.key))
+                if isinstance(change.value, Request | Hint):  # ids are never used twice, not even after a crash
+                    puts["Setting", NEXT_ID] = record_of(Counter(change.value.id + 1))
+            else:
+                for key in _keys(change):
+                    puts.pop(key, None)
+                    drops.add(key)
+        await self._store.commit(list(puts.values()), sorted(drops))
+
+
+def _keys(change: Drop) -> Iterator[Key]:
+    match change.value:
+        case Share(name=name):
+            yield "Share", name
+            yield "Setting", BUCKET + name
+        case Principal(name=name):
+            yield "Principal", name
+        case Request(id=number):
+            yield "Request", str(number)
+        case Hint(id=number):
+            yield "Hint", str(number)
+
+
+def record_of(value: Value) -> Record:
+    """The row that keeps a value."""
+    match value:
+        case Share():
+            return Record("Share", value.name, _share_columns(value))
+        case Principal():
+            bindings = [f"{binding.kind} {binding.value}" for binding in value.bindings]
+            return Record("Principal", value.name, {"bindings": bindings, "locations": value.addresses.texts()})
+        case Request():
+            return Record("Request", str(value.id), _request_columns(value))
+        case Hint():
+            return Record("Hint", str(value.id), _hint_columns(value))
+        case Bucket():
+            return Record("Setting", BUCKET + value.share, {"value": f"{value.level} {value.at}"})
+        case Counter():
+            return Record("Setting", NEXT_ID, {"value": str(value.next_id)})
+
+
+def _share_columns(share: Share) -> dict[str, Any]:
+    granted = share.privileges
+    privileges = {name: str(getattr(granted, name)) for name in (*_NUMBERS, *_FLAGS) if getattr(granted, name) is not None}
+    for name in _PLACES:
+        places = getattr(granted, name)
+        privileges[name] = str(places) if isinstance(places, bool) else "{" + ",".join(sorted(places)) + "}"
+    return {
+        "parent": share.parent or "",
+        "flowgroup": str(share.flowgroup),
+        "privileges": privileges,
+        "holders": share.holders,
+        "granted": [f"{principal} {granter}" for principal, granter in share.grants],
+        "everybody": share.everybody,
+        "creator": share.creator,
+        "created": share.created,
+        "version": share.version,
+    }
+
+
+def _request_columns(request: Request) -> dict[str, Any]:
+    return {
+        "share": request.share,
+        "speaker": request.speaker,
+        "kind": request.kind.value,
+        "flowgroup": str(request.flowgroup),
+        "rate": request.rate or None,
+        "place": None,
+        "start_ms": request.start,
+        "end_ms": request.end,
+        "partial": request.partial,
+        "slot": request.slot,
+        "text": "",
+    }
+
+
+def _hint_columns(hint: Hint) -> dict[str, Any]:
+    statement = GiveHint(hint.flowgroup, hint.items, hint.share, _at(hint.start))
+    return {
+        "share": hint.share,
+        "speaker": hint.speaker,
+        "flowgroup": str(hint.flowgroup),
+        "items": [render.hint_item(item) for item in hint.items],
+        "text": render.render(statement),
+        "start_ms": hint.start,
+        "end_ms": hint.end,
+    }
+
+
+def _at(ms: int) -> Time:
+    return Time(TimeKind.ABSOLUTE, ms)
+
+
+# --- reading
+
+
+def _values(records: Sequence[Record]) -> Iterator[Value]:
+    """Principals, then shares from the root down with their buckets, then requests and hints by id."""
+    tables: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for record in records:
+        tables.setdefault(record.table, {})[record.key] = record.columns
+    settings = tables.get("Setting", {})
+    if NEXT_ID in settings:
+        yield Counter(int(settings[NEXT_ID]["value"]))
+    for name, columns in tables.get("Principal", {}).items():
+        yield Principal(name, tuple(_binding(text) for text in columns["bindings"]), AddressSet.parse(*columns["locations"]))
+    yield from _ordered_shares(tables.get("Share", {}), settings)
+    for number, columns in sorted(tables.get("Request", {}).items(), key=lambda row: int(row[0])):
+        yield _request(int(number), columns)
+    for number, columns in sorted(tables.get("Hint", {}).items(), key=lambda row: int(row[0])):
+        yield _hint(int(number), columns)
+
+
+def _binding(text: str) -> Binding:
+    kind, _, value = text.partition(" ")
+    return Binding(kind, value)
+
+
+def _ordered_shares(rows: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Mapping[str, Any]]) -> Iterator[Value]:
+    below: dict[str, list[str]] = {}
+    for name, columns in sorted(rows.items()):
+        below.setdefault(columns["parent"], []).append(name)
+    roots = below.pop("", [])  # the root share is only kept once it was changed
+    pending = [*roots, *([] if roots else below.pop("rootShare", []))]
+    seen = 0
+    while pending:
+        name = pending.pop()
+        seen += 1
+        yield _share(name, rows[name])
+        if BUCKET + name in settings:
+            level, at = settings[BUCKET + name]["value"].split()
+            yield Bucket(name, int(level), int(at))
+        pending += below.pop(name, [])
+    if seen != len(rows):
+        raise ValueError(f"shares without a parent: {', '.join(sorted(sum(below.values(), [])))}")
+
+
+def _share(name: str, columns: Mapping[str, Any]) -> Share:
+    texts = columns["privileges"]
+    places: dict[str, Any] = {}
+    for kind in _PLACES:
+        text = texts.get(kind, "False")
+        places[kind] = text == "True" if text in ("True", "False") else frozenset(text.strip("{}").split(","))
+    numbers = {kind: int(texts[kind]) if kind in texts else None for kind in _NUMBERS}
+    flags = {kind: texts.get(kind) == "True" for kind in _FLAGS}
+    pairs = (text.split(" ", 1) for text in columns["granted"])
+    return Share(
+        name,
+        columns["parent"] or None,
+        parse_flowgroup(columns["flowgroup"]),
+        Privileges(**numbers, **flags, **places),  # type: ignore[arg-type]
+        columns["creator"],
+        frozenset((principal, granter) for principal, granter in pairs),
+        columns["everybody"],
+        columns["created"],
+        columns["version"],
+    )
+
+
+def _request(number: int, columns: Mapping[str, Any]) -> Request:
+    return Request(
+        number,
+        columns["share"],
+        columns["speaker"],
+        Kind(columns["kind"]),
+        parse_flowgroup(columns["flowgroup"]),
+        columns["start_ms"],
+        columns.get("end_ms"),
+        columns.get("rate") or 0,
+        columns["partial"],
+        columns["slot"],
+    )
+
+
+def _hint(number: int, columns: Mapping[str, Any]) -> Hint:
+    statement = parse(columns["text"])
+    assert isinstance(statement, GiveHint)
+    return Hint(
+        number,
+        columns["share"],
+        columns["speaker"],
+        parse_flowgroup(columns["flowgroup"]),
+        statement.items,
+        columns["start_ms"],
+        columns.get("end_ms"),
+    )
