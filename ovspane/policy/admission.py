@@ -137,22 +137,20 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Re
     share = state.shares[missing.share].privileges
     ledger = state.ledger(request.share)
     length = None if request.end is None else request.end - request.start
-    what = {
+    why = {
         "room": f"{rate_text(missing.free)} free",
         "tokens": "its token bucket would run dry",
         "minimum": f"its total must be 0 or at least {rate_text(share.reserve_min)}",
     }[missing.reason]
     largest = ledger.largest(request.start, request.end, request.rate)
     earliest = ledger.earliest(request.rate, length, now)
-    offers = [f"{rate_text(largest)} fits from {time_text(request.start)} to {time_text(request.end)}"] if largest else []
-    if earliest is not None and earliest > now:
-        offers.append(f"{rate_text(request.rate)} fits from +{length_text(earliest - now)}")
-    elif earliest is not None and earliest != request.start:
-        offers.append(f"{rate_text(request.rate)} fits from now")
-    offer = "; ".join(offers) or "nothing fits"
+    offers = [f"{why} at {time_text(missing.at)}"]
+    if largest:
+        offers.append(f"{rate_text(largest)} free from {time_text(request.start)} to {time_text(request.end)}")
+    if earliest is not None and earliest != request.start:
+        offers.append("fits from now" if earliest == now else f"fits from +{length_text(earliest - now)}")
     return Refused(
-        "no-room",
-        f"{rate_text(request.rate)} does not fit share {missing.share} at {time_text(missing.at)}: {what}; {offer}",
+        "no-room", f"{rate_text(request.rate)} does not fit share {missing.share}: {'; '.join(offers)}"
     )
 
 
