@@ -1,0 +1,294 @@
+"""The flows and meters of one bridge over a persistent OpenFlow session: read back what is ours, push the difference.
+
+Above: reconcile (flows and meters), accounting (counters), probe (packet-out). Below: ofsession, openflow (bytes),
+network.values.
+
+How a push works (OpenFlow 1.4.1 section 7.3.9, and what Open vSwitch 3.1 was seen to do): OPEN, every flow-mod,
+BARRIER, and only when no error came back for any of them COMMIT, else DISCARD. Open vSwitch reports a flow-mod that it
+cannot stage but commits the rest when asked to, so the barrier between is what makes a bundle all or nothing. A failure
+during COMMIT is rolled back by the switch itself.
+
+Invariants:
+* only flows with our cookie are read, changed or deleted (but an add replaces any flow of the same table, priority and
+  match: our tables and our entry flow have to be ours alone);
+* after a SessionError what was under way is unknown: connect again and `sync`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ovspane import openflow
+from ovspane.match import Match
+from ovspane.network.values import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
+from ovspane.ofsession import Refused, Session, SessionError, VersionError
+from ovspane.openflow import FlowStats, MeterFeatures, PortDescription, SwitchError
+
+__all__ = [
+    "BUNDLE_LIMIT",
+    "BridgeSession",
+    "Difference",
+    "FlowKey",
+    "MeterError",
+    "PushError",
+    "Refused",
+    "SessionError",
+    "SyncCounts",
+    "VersionError",
+    "difference",
+]
+
+FlowKey = tuple[int, int, Match]
+
+#: Flow-mods in one bundle: COMMIT stalls ovs-vswitchd for 25 ms at this size, for longer above.
+BUNDLE_LIMIT = 10_000
+_SLICE = 1000  # flow-mods encoded before other tasks get their turn
+
+
+class PushError(SessionError):
+    """Nothing of the bundle was installed. `failed` names the flows at fault, as far as the switch or the codec told;
+    `committed` counts the flow-mods of earlier bundles of the same push, which are in. The session goes on."""
+
+    def __init__(
+        self, failed: Sequence[tuple[FlowRule, SwitchError | ValueError]], reason: str, committed: int
+    ) -> None:
+        shown = "; ".join(
+            f"table={rule.table},priority={rule.priority},{rule.match}: {error}" for rule, error in failed[:3]
+        )
+        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+        super().__init__(f"{reason}: {shown}{more}" if failed else reason)
+        self.failed = tuple(failed)
+        self.committed = committed
+
+
+class MeterError(SessionError):
+    """Meters that the switch (or the codec) refused, by id; the others are as asked. The session goes on."""
+
+    def __init__(self, failed: Mapping[int, SwitchError | ValueError]) -> None:
+        super().__init__("; ".join(f"meter {number}: {error}" for number, error in failed.items()))
+        self.failed = dict(failed)
+
+
+class Difference(NamedTuple):
+    """What turns `actual` into `desired`: flows to add (new or changed), to delete, and how many adds are changes."""
+
+    adds: list[FlowRule]
+    deletes: list[FlowRule]
+    changed: int
+
+
+def difference(desired: Mapping[FlowKey, FlowRule], actual: Mapping[FlowKey, FlowRule]) -> Difference:
+    """The flow-mods that turn `actual` into `desired`; a flow whose instructions or cookie differ is an add."""
+    adds = [rule for key, rule in desired.items() if actual.get(key) != rule]
+    deletes = [rule for key, rule in actual.items() if key not in desired]
+    return Difference(adds, deletes, sum(rule.key in actual for rule in adds))
+
+
+class SyncCounts(NamedTuple):
+    """What `sync` did, in flows. All but `kept` zero: the bridge had it all."""
+
+    added: int
+    changed: int
+    deleted: int
+    kept: int
+
+
+@dataclass(slots=True)
+class _Bundle:
+    """Flow-mods ready to go: message i has xid `first` + i and stands for rules[i]."""
+
+    id: int
+    first: int
+    rules: list[FlowRule] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
+
+
+class BridgeSession(Session):
+    """What ovspane does with a bridge: `async with BridgeSession("RUNDIR/BRIDGE.mgmt") as session` (see Session)."""
+
+    # --- reading
+
+    async def flow_stats(self) -> list[FlowStats]:
+        """Every flow with our cookie and its counters. Raises SessionError."""
+        found: list[FlowStats] = []
+        async with self._operation():
+            for part in await self._ask(*openflow.flow_stats_request()):
+                found += self._parsed(openflow.parse_flow_stats, part)
+                await asyncio.sleep(0)
+        return found
+
+    async def dump(self) -> dict[FlowKey, FlowRule]:
+        """Every flow with our cookie. One that does what we never write has openflow.FOREIGN instructions or an
+        OpaqueMatch, so it equals no rule of ours. Raises SessionError."""
+        return {stats.rule.key: stats.rule for stats in await self.flow_stats()}
+
+    async def _meter_table(self) -> dict[int, Meter | None]:
+        found: dict[int, Meter | None] = {}
+        for part in await self._ask(*openflow.meter_config_request()):
+            found |= self._parsed(openflow.parse_meter_config, part)
+        return found
+
+    async def meter_table(self) -> dict[int, Meter | None]:
+        """Every meter of the bridge by id, whoever made it (meters carry no cookie); None: one that we never make.
+        Raises SessionError."""
+        async with self._operation():
+            return await self._meter_table()
+
+    async def meters(self) -> dict[int, Meter]:
+        """The meters of the bridge that look like ours (one drop band, kbit/s with burst). Raises SessionError."""
+        return {number: meter for number, meter in (await self.meter_table()).items() if meter is not None}
+
+    async def meter_features(self) -> MeterFeatures:
+        """How many meters the bridge takes. Raises SessionError."""
+        async with self._operation():
+            parts = await self._ask(*openflow.meter_features_request())
+            return self._parsed(openflow.parse_meter_features, parts[0])
+
+    async def ports(self) -> list[PortDescription]:
+        """The bridge's ports. Raises SessionError."""
+        async with self._operation():
+            parts = await self._ask(*openflow.port_desc_request())
+            return [port for part in parts for port in self._parsed(openflow.parse_port_desc, part)]
+
+    # --- writing
+
+    async def sync(self, desired: Mapping[FlowKey, FlowRule]) -> SyncCounts:
+        """Make the flows with our cookie exactly `desired`: read, compare, push only the difference.
+
+        Raises PushError (also if a part could not be installed), SessionError.
+        """
+        actual = await self.dump()
+        adds, deletes, changed = difference(desired, actual)
+        await self.push(adds, deletes)
+        return SyncCounts(len(adds) - changed, changed, len(deletes), len(desired) - len(adds))
+
+    async def push(self, adds: Iterable[FlowRule], deletes: Iterable[FlowRule] = ()) -> None:
+        """Install `adds` (in their order) and remove `deletes`, all or nothing up to BUNDLE_LIMIT flow-mods.
+
+        An add of an existing (table, priority, match) changes that flow and keeps its counters. More flow-mods than the
+        limit go in several bundles, every add before the first delete, so nothing is missing in between.
+        Raises PushError naming the flows at fault, SessionError; after the latter the outcome is unknown.
+        """
+        bundles = await self._encode(list(adds), deletes)
+        async with self._operation():
+            committed = 0
+            for bundle in bundles:
+                await self._push_bundle(bundle, committed)
+                committed += len(bundle.rules)
+
+    async def _encode(self, adds: list[FlowRule], deletes: Iterable[FlowRule]) -> list[_Bundle]:
+        """Bundles ready to send; all of them before the first is sent, so that a flow that cannot be said stops all.
+
+        Deletes go by ascending priority: the classifier of ovs-vswitchd takes quadratic time for the opposite order.
+        """
+        kept = {rule.key for rule in adds}
+        doomed = sorted((rule for rule in deletes if rule.key not in kept), key=lambda rule: rule.priority)
+        work = [(openflow.ADD, rule) for rule in adds] + [(openflow.DELETE_STRICT, rule) for rule in doomed]
+        first = self._next_xid(len(work))
+        bundles: list[_Bundle] = []
+        failed: list[tuple[FlowRule, SwitchError | ValueError]] = []
+        for index, (command, rule) in enumerate(work):
+            if index % BUNDLE_LIMIT == 0:
+                self._bundle_id = self._bundle_id % 0xFFFFFFF0 + 1
+                bundles.append(_Bundle(self._bundle_id, first + index))
+            if index % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
+            bundle, xid = bundles[-1], first + index
+            try:
+                inner = openflow.flow_mod(command, rule, xid)
+            except ValueError as problem:
+                failed.append((rule, problem))
+                continue
+            bundle.rules.append(rule)
+            bundle.messages.append(openflow.bundle_add(bundle.id, inner, xid))
+        if failed:
+            raise PushError(failed, "cannot be said in OpenFlow", 0)
+        return bundles
+
+    async def _push_bundle(self, bundle: _Bundle, committed: int) -> None:
+        undecided = True
+        try:
+            reason = await self._stage(bundle)
+            if not self._errors and reason is None:
+                undecided = False
+                reason = await self._commit(bundle)
+                if reason is None:
+                    return
+        finally:
+            if undecided:  # also when we are cancelled: then nobody waits for the reply
+                kind, body = openflow.bundle_control(openflow.BUNDLE_DISCARD, bundle.id)
+                self._wire.write(openflow.message(kind, self._next_xid(), body))
+        if undecided:
+            await self._ask(openflow.BARRIER_REQUEST)
+        failed: list[tuple[FlowRule, SwitchError | ValueError]] = [
+            (bundle.rules[xid - bundle.first], error)
+            for xid, error in self._errors.items()
+            if 0 <= xid - bundle.first < len(bundle.rules)
+        ]
+        raise PushError(failed, f"{self.mgmt_path.stem}: bundle refused" + (f": {reason}" if reason else ""), committed)
+
+    async def _stage(self, bundle: _Bundle) -> SwitchError | None:
+        """Open the bundle and put all messages in; then every error has come. Gives that of the opening, if any."""
+        opening = await self._send(*openflow.bundle_control(openflow.BUNDLE_OPEN, bundle.id))
+        await self._write(bundle.messages)
+        await self._ask(openflow.BARRIER_REQUEST)
+        return self._errors.get(opening)
+
+    async def _commit(self, bundle: _Bundle) -> SwitchError | None:
+        try:
+            reply = await self._ask(*openflow.bundle_control(openflow.BUNDLE_COMMIT, bundle.id))
+        except Refused as refusal:
+            return refusal.error
+        if self._parsed(openflow.parse_bundle_control, reply[0]) != (bundle.id, openflow.BUNDLE_COMMITTED):
+            self._wire.end(None)
+            raise SessionError(f"{self.mgmt_path}: a commit was answered by something else")
+        return None
+
+    async def set_meters(self, add_or_modify: Iterable[Meter], delete: Iterable[int] = ()) -> None:
+        """Make these meters exist with these rates, and those not.
+
+        Meters cannot ride in bundles: set them before the flows that name them (which are refused otherwise), and
+        delete them after those flows are gone (the switch deletes flows that still name one).
+
+        Raises MeterError naming the ids that were refused, SessionError.
+        """
+        async with self._operation():
+            there = await self._meter_table()
+            sent: dict[int, int] = {}
+            failed: dict[int, SwitchError | ValueError] = {}
+            for meter in add_or_modify:
+                command = openflow.METER_MODIFY if meter.id in there else openflow.METER_ADD
+                try:
+                    request = openflow.meter_mod(command, meter)
+                except ValueError as problem:
+                    failed[meter.id] = problem
+                else:
+                    sent[await self._send(*request)] = meter.id
+            for number in delete:
+                sent[await self._send(*openflow.meter_delete(number))] = number
+            await self._ask(openflow.BARRIER_REQUEST)
+            failed |= {sent[xid]: error for xid, error in self._errors.items() if xid in sent}
+            if failed:
+                raise MeterError(failed)
+
+    async def packet_out(self, packet: bytes, in_port: int, out_port: int = openflow.TO_TABLES) -> None:
+        """Send a frame out of a port, or by default through the tables as if it had come in by `in_port`.
+
+        Raises Refused, SessionError.
+        """
+        async with self._operation():
+            xid = await self._send(*openflow.packet_out(packet, in_port, out_port))
+            await self._ask(openflow.BARRIER_REQUEST)
+            if xid in self._errors:
+                raise Refused(self._errors[xid])
+
+    async def cleanup(self) -> None:
+        """Delete every flow with our cookie, and nothing else. Raises Refused, SessionError."""
+        async with self._operation():
+            xid = await self._send(*openflow.delete_by_cookie(COOKIE_TAG, COOKIE_MASK))
+            await self._ask(openflow.BARRIER_REQUEST)
+            if xid in self._errors:
+                raise Refused(self._errors[xid])
