@@ -2,7 +2,9 @@
 
 Above: the daemon. Below: jsonrpc, records; the server is store.server's child or any `--db` remote.
 
-@@WHY@@
+Why not python-ovs's IDL: a store reads everything once and then only writes, so a replica that is kept up to date buys
+nothing, and the IDL has no durable commit. Measured side by side: a durable commit of one row 0.40 ms here and 0.60 ms
+through the IDL (p50), a load of 10 000 requests 0.32 s against 0.98 s (1.4 s with the library's own parser).
 
 How a commit stays right, whatever dies:
 * One transaction in flight; commits that arrive meanwhile are merged, in order, into the next one (group commit). Each

@@ -375,7 +375,7 @@ def test_kill_9_of_the_server_loses_nothing_acknowledged_and_fails_nothing(tmp_p
                     counts[number] += 1
 
             clients = [asyncio.create_task(client(number)) for number in range(4)]
-            while kills < 15:
+            while kills < 10:
                 before = sum(counts)
                 while sum(counts) < before + 20:  # in the middle of work, not of starting
                     await asyncio.sleep(0.001)
