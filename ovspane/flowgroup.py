@@ -1,14 +1,15 @@
 """Flowgroups: sets of packets as a product of one set per header field (ovspane(7), section 4). Pure.
 
-Above: lang (parses them), policy (intersects and compares them), policy.compile (expands them to matches). Below: match, intervals.
+Above: lang (parses them), policy (intersects and compares them), policy.compile (expands them to matches).
+Below: match, intervals.
 
 Invariants of a `Flowgroup` (made by the parser, `normalise`, `intersect` or `resolve`, never by hand):
 * it is not empty: a product with an empty factor is a `Contradiction`;
-* it is normal: what one field implies for another is written into both. A port implies TCP, UDP or SCTP; an address, user,
-  transport, port or DSCP implies IPv4 or IPv6; a group of one IP version holds addresses of that one only. Hence inclusion and
-  intersection are exact field by field.
-* no field says more than its set: protocol 1 over IPv6 is a packet like another (Open vSwitch can match it). That the *word*
-  ICMP means IPv4 is the parser's business (lang.predicates), or differences would lose packets.
+* it is normal: what one field implies for another is written into both. A port implies TCP, UDP or SCTP; an address,
+  user, transport, port or DSCP implies IPv4 or IPv6; a group of one IP version holds addresses of that one only. Hence
+  inclusion and intersection are exact field by field.
+* no field says more than its set: protocol 1 over IPv6 is a packet like another (Open vSwitch can match it). That the
+  *word* ICMP means IPv4 is the parser's business (lang.predicates), or differences would lose packets.
 """
 
 from __future__ import annotations
@@ -284,7 +285,8 @@ def _about_ip(group: Flowgroup) -> bool:
 def normalise(group: Flowgroup) -> Flowgroup:
     """Write what one field implies for the others into them. Raises Contradiction if no packet is left."""
     src, dst, transport, eth_type = group.src, group.dst, group.transport, group.eth_type
-    for name, factor in (("srcPort", group.sport), ("dstPort", group.dport), ("dscp", group.dscp), ("vlan", group.vlan)):
+    ranges = (("srcPort", group.sport), ("dstPort", group.dport), ("dscp", group.dscp), ("vlan", group.vlan))
+    for name, factor in ranges:
         if not factor.spans:
             raise Contradiction(f"no {name} is left")
     if group.sport != ANY_PORT or group.dport != ANY_PORT:
@@ -312,15 +314,15 @@ def normalise(group: Flowgroup) -> Flowgroup:
 def overlap(one: Flowgroup, other: Flowgroup, locations: Locations) -> bool:
     """True iff some packet is in both, today or as soon as users without a location get one.
 
-    Two different users overlap only where both are located and share addresses; a user without a location may turn up at
-    any address.
+    Two different users overlap only where both are located and share addresses; a user without a location may turn up
+    at any address.
     """
     one_ends, other_ends = _located(one, other, locations), _located(other, one, locations)
     return one_ends is not None and other_ends is not None and one_ends.intersect(other_ends) is not None
 
 
 def _located(group: Flowgroup, beside: Flowgroup, locations: Locations) -> Flowgroup | None:
-    """`group` with each located user replaced by its addresses, unless `beside` names the same user or an unlocated one."""
+    """`group` with each located user replaced by its addresses, unless `beside` names a user without a location."""
     src, dst = group.src_user, group.dst_user
 
     def symbolic(user: str | None, other: str | None) -> bool:
@@ -338,7 +340,7 @@ _BOXES = ("eth_type", "src", "dst", "transport", "sport", "dport", "dscp", "vlan
 
 
 def subtract(one: Flowgroup, other: Flowgroup) -> list[Flowgroup]:
-    """Disjoint flowgroups whose union is `one` minus `other`. A user of `other` must be resolved, or also be that of `one`.
+    """Disjoint flowgroups whose union is `one` minus `other`. A user of `other` must be resolved, or be that of `one`.
 
     Raises ValueError where it is not: "not of user A" is no flowgroup.
     """

@@ -1,4 +1,4 @@
-"""Sets of integers as sorted, disjoint, non-adjacent closed intervals: the field sets that flowgroups are made of. Pure.
+"""Sets of integers as sorted, disjoint, non-adjacent closed intervals: what flowgroups are made of. Pure.
 
 Above: flowgroup. Below: nothing. Invariant: the representation is canonical, so equal sets are equal values.
 """
@@ -59,15 +59,16 @@ class IntervalSet:
 
     def subtract(self, other: IntervalSet) -> IntervalSet:
         out: list[tuple[int, int]] = []
+        cuts, first = other.spans, 0
         for lo, hi in self.spans:
-            for cut_lo, cut_hi in other.spans:
-                if cut_hi < lo or cut_lo > hi:
-                    continue
-                if cut_lo > lo:
-                    out.append((lo, cut_lo - 1))
-                lo = cut_hi + 1
-                if lo > hi:
-                    break
+            while first < len(cuts) and cuts[first][1] < lo:
+                first += 1
+            at = first  # only the last cut of a span can also cut the next one, so the walk is linear
+            while at < len(cuts) and cuts[at][0] <= hi:
+                if cuts[at][0] > lo:
+                    out.append((lo, cuts[at][0] - 1))
+                lo = cuts[at][1] + 1
+                first, at = at, at + 1
             if lo <= hi:
                 out.append((lo, hi))
         return IntervalSet(tuple(out))

@@ -88,3 +88,11 @@ def parse_time(text: str) -> Time:
     time = values.time(cursor, forever=True)
     _finish(cursor, "the end of the time")
     return time
+
+
+def parse_rate(text: str) -> int:
+    """A rate as 20Mb, in bit/s. Raises SyntaxFault."""
+    cursor = Cursor(text)
+    rate = values.rate(cursor)
+    _finish(cursor, "the end of the rate")
+    return rate

@@ -2,9 +2,9 @@
 
 Above: productions, parser. Below: values, tokens, flowgroup.
 
-Several predicates on one field intersect. A predicate on an address, transport, port or DSCP says that the packet is IP, even
-when its set is the whole range; a port says TCP, UDP or SCTP; the *names* ICMP and ICMPv6 say IPv4 and IPv6 (the numbers 1
-and 58 do not). `user` and `srcUser` are one field.
+Several predicates on one field intersect. A predicate on an address, transport, port or DSCP says that the packet is
+IP, even when its set is the whole range; a port says TCP, UDP or SCTP; the *names* ICMP and ICMPv6 say IPv4 and IPv6
+(the numbers 1 and 58 do not). `user` and `srcUser` are one field.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from ovspane.lang import values
 from ovspane.lang.tokens import Cursor
 from ovspane.match import ETH_IPV4, ETH_IPV6
 
+ANY_MAC = Ternary()
 _VERSION_OF = {ICMP: IntervalSet.single(ETH_IPV4), ICMPV6: IntervalSet.single(ETH_IPV6)}
 
 
@@ -53,8 +54,8 @@ class _Draft:
     dscp: IntervalSet = ANY_DSCP
     eth_type: IntervalSet = ANY_ETHTYPE
     vlan: IntervalSet = ANY_VLAN
-    eth_src: Ternary = Ternary()
-    eth_dst: Ternary = Ternary()
+    eth_src: Ternary = ANY_MAC
+    eth_dst: Ternary = ANY_MAC
     refusal: str = ""
 
     def refuse(self, reason: str) -> None:
@@ -188,8 +189,8 @@ FIELDS: dict[str, Callable[[Cursor, _Draft, str], None]] = {
 
 
 def flowgroup(cursor: Cursor) -> Flowgroup:
-    """Read a flowgroup. An empty one is noted in `cursor.contradiction` and read as all packets: the statement may still
-    turn out to be wrong, which weighs more."""
+    """Read a flowgroup. An empty one is noted in `cursor.contradiction` and read as all packets: the statement may
+    still turn out to be wrong, which weighs more."""
     cursor.need("(", "a flowgroup: '('")
     if cursor.skip("*"):
         cursor.need(")")

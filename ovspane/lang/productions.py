@@ -20,10 +20,10 @@ def _share(cursor: Cursor) -> str:
     return cursor.name("a share's name")
 
 
-def _interval(cursor: Cursor, before: str, end: st.Time = st.FOREVER, *, forever: bool = True) -> tuple[st.Time, st.Time]:
-    """[from TIME] [to TIME|forever] and then the end of the statement; `before` says what else could have stood here."""
+def _interval(cursor: Cursor, end: st.Time = st.FOREVER, *, forever: bool = True) -> tuple[st.Time, st.Time]:
+    """[from TIME] [to TIME|forever] and then the end of the statement."""
     start = st.NOW
-    expected = before + "'from', 'to' or the final '.'"
+    expected = "'from', 'to' or the final '.'"
     if cursor.skip("from"):
         start = values.time(cursor)
         expected = "'to' or the final '.'"
@@ -41,7 +41,7 @@ def _tail(cursor: Cursor) -> tuple[bool, str, st.Time, st.Time]:
     partial = cursor.skip("partial")
     given = partial or cursor.skip("strict")
     cursor.need("on", "'on'" if given else "'on', 'strict' or 'partial'")
-    return partial, _share(cursor), *_interval(cursor, "")
+    return partial, _share(cursor), *_interval(cursor)
 
 
 def access(cursor: Cursor, verb: str) -> st.Statement:
@@ -94,7 +94,7 @@ def hint(cursor: Cursor, _verb: str) -> st.Statement:
         items.append(_hint_item(cursor))
     cursor.need("on", "',' or 'on'")
     share = _share(cursor)
-    start, end = _interval(cursor, "")
+    start, end = _interval(cursor)
     return st.GiveHint(group, tuple(items), share, start, end)
 
 
@@ -102,14 +102,14 @@ def traffic(cursor: Cursor, _verb: str) -> st.Statement:
     group = flowgroup(cursor)
     cursor.need("on")
     share = _share(cursor)
-    return st.Traffic(group, share, *_interval(cursor, "", st.NOW, forever=False))
+    return st.Traffic(group, share, *_interval(cursor, st.NOW, forever=False))
 
 
 def available(cursor: Cursor, _verb: str) -> st.Statement:
     group = flowgroup(cursor)
     cursor.need("on")
     share = _share(cursor)
-    return st.Available(group, share, *_interval(cursor, ""))
+    return st.Available(group, share, *_interval(cursor))
 
 
 def list_requests(cursor: Cursor, _verb: str) -> st.Statement:

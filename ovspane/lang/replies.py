@@ -24,7 +24,8 @@ class Reply:
     """The answer to one statement.
 
     OK: `fields` are the key=value pairs; a listing has `lines` (texts) and, for JSON, `items` (one dict per line).
-    NO: `text` is the reason, `reason_code` a stable word for programs. ERR: `text` is what was expected, at `line`:`column`.
+    NO: `text` is the reason, `reason_code` a stable word for programs. ERR: `text` is what was expected, at
+    `line`:`column`.
     """
 
     code: Code

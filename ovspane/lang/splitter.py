@@ -2,9 +2,9 @@
 
 Above: server sessions, replay, `ovspane send`. Below: tokens (the rules of dots, strings and comments are its rules).
 
-Invariants: any chunking of a stream gives the same pieces (but for a dot after a whole number at the very end of what came:
-see `settle`); at most MAX_STATEMENT bytes are kept; after a fault the next piece begins after the next `.` that would end a
-statement.
+Invariants: any chunking of a stream gives the same pieces (but for a dot after a whole number at the very end of what
+came: see `settle`); at most MAX_STATEMENT bytes are kept; after a fault the next piece begins after the next `.` that
+would end a statement.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Splitter:
         self._skipping = False
         self._line, self._line_start, self._seen = 1, 0, 0  # of the stream; offsets in bytes since its start
         self._start = (1, 1)  # line and column of the statement's first byte
-        self._fresh_line = True  # only blanks so far on this line: a # begins a comment
+        self._fresh_line = True  # only blanks so far on this line of the statement: a # begins a comment
         self._part_of_word = False
         self._digits_only = False  # the word so far has digits and dots only
         self._colon = False  # the first part of the word has a colon
@@ -75,7 +75,7 @@ class Splitter:
         return self._taken()
 
     def settle(self) -> list[Piece]:
-        """Decide an `undecided` dot as an end: for a client that waits for its answer after `Tick 5.` and no newline."""
+        """Decide an `undecided` dot as an end: for a client that awaits its answer after `Tick 5.` and no newline."""
         if self.undecided:
             self._scan(self._rest, final=True)
         return self._taken()
@@ -86,8 +86,9 @@ class Splitter:
         if self._kept and not self._skipping:
             text = self._kept.decode("utf-8", "replace").rstrip()
             self._fault(SyntaxFault(*position(text, len(text)), "the final '.'"))
-        self.__init__()  # type: ignore[misc]  # back to the beginning, with what was found
-        return self._taken()
+        pieces = self._taken()
+        self.__init__()  # type: ignore[misc]  # a new stream may follow
+        return pieces
 
     def _taken(self) -> list[Piece]:
         pieces, self._pieces = self._pieces, []
@@ -135,7 +136,7 @@ class Splitter:
             self._part_of_word = False
             self._fresh_line = self._fresh_line or b"\n" in found[0]
             return self._keep(data, at, found.end())
-        if byte == ord("#") and self._fresh_line:
+        if byte == ord("#") and (self._fresh_line or self._mode is _In.BLANK):
             return self._begin_comment(_In.LINE_COMMENT, data, at, 1)
         if byte == ord("/"):
             if at + 1 == len(data) and not final:

@@ -71,7 +71,8 @@ class Ask(Statement):
 
 @dataclass(frozen=True, slots=True)
 class HintItem:
-    """One item of a hint. `name` is short, long, bursty, background, size (value: bytes), deadline (value: Time) or rate (bit/s)."""
+    """One item of a hint. `name` is short, long, bursty, background, size (value: bytes), deadline (value: Time) or
+    rate (value: bit/s)."""
 
     name: str
     value: int | Time | None = None
@@ -204,7 +205,8 @@ class Cancel(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What makes a connection speak as a principal: kind `uid`, `gid` (value: decimal text) or `cert` (value: its name)."""
+    """What makes a connection speak as a principal: kind `uid`, `gid` (value: decimal text) or `cert` (value: its
+    name)."""
 
     kind: str
     value: str

@@ -2,15 +2,16 @@
 
 Above: values, predicates and productions read tokens; splitter cuts a stream by the same rules. Below: nothing.
 
-Tokens are words, strings and symbols. A word is a run of letters, digits, `_`, `$`, `-` and `:` that does not begin with
-`-`: names, keywords, numbers with their unit, addresses, port ranges, the date of a time.
+Tokens are words, strings and symbols. A word is a run of letters, digits, `_`, `$`, `-` and `:` that does not begin
+with `-`: names, keywords, numbers with their unit, addresses, port ranges, the date of a time.
 
 The dot. A `.` belongs to a word iff it stands between two digits and what the word has before its first dot is only
 digits, or contains a `:` (and then each part but the last is only digits, or the first contains a `:`): `2.5Mb`,
 `10.0.0.2`, `::ffff:10.0.0.1`, `2026-11-01T10:00:00.5Z`. Every other `.` outside strings and comments ends a statement.
 So `on net0.` ends at once, and only after a whole number (`Tick 5.`) the next character decides.
 
-Comments: `// …` and `/* … */` anywhere, `# …` where only blanks stand before it on the line (and at the text's start).
+Comments: `// …` and `/* … */` anywhere, `# …` where only blanks stand before it on the line or since the last
+statement's end.
 Strings are in double quotes on one line; `\\"` and `\\\\` stand for `"` and `\\`.
 """
 
@@ -22,16 +23,17 @@ import re
 MAX_STATEMENT = 64 * 1024  # bytes
 MAX_NAME = 63  # characters
 
-# Possessive quantifiers (++, *+) keep the scan linear on hostile input: no run is ever read again in another way.
+# Possessive quantifiers (++, *+) keep the scan linear on hostile input: no run is ever read again in another way. For
+# the same reason a comment that is not closed ends the scan (it is `bad`) instead of being read as two symbols.
 _TOKEN = re.compile(
     r"""
-      (?P<blank>   ^[ \t]*+\#[^\n]*+ | [ \t\r\f\v]++ | \n++ | //[^\n]*+ | /\*(?:[^*]++|\*(?!/))*+\*/ )
+      (?P<blank>   ^[ \t\r\f\v]*+\#[^\n]*+ | [ \t\r\f\v]++ | \n++ | //[^\n]*+ | /\*(?:[^*]++|\*(?!/))*+\*/ )
     | (?P<word>    [\w$][\w$-]*+:[\w$:-]*+(?:(?<=[0-9])\.(?=[0-9])[\w$:-]++)*+
                  | :[\w$:-]*+(?:(?<=[0-9])\.(?=[0-9])[\w$:-]++)*+
                  | [0-9]++(?:\.[0-9]++)*+[\w$:-]*+
                  | [\w$][\w$-]*+ )
     | (?P<string>  "(?:[^"\\\n]|\\[^\n])*+" )
-    | (?P<symbol>  <= | >= | [()\[\]{}=,/+.*-] )
+    | (?P<symbol>  <= | >= | /(?!\*) | [()\[\]{}=,+.*-] )
     | (?P<bad>     . )
     """,
     re.VERBOSE | re.ASCII | re.MULTILINE | re.DOTALL,
@@ -47,6 +49,12 @@ class SyntaxFault(Exception):
         self.line = line
         self.column = column
         self.expected = expected
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SyntaxFault) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
 
 
 def position(text: str, offset: int) -> tuple[int, int]:

@@ -73,7 +73,7 @@ def _quantity(cursor: Cursor, units: Mapping[str, int], bare: int, what: str, la
         raise cursor.fault(what)
     value = _small(whole, LARGEST)
     # Only the first `power` decimals can add a whole unit.
-    total = None if value is None else value * 10**power + int("0" + (fraction or "")[:power].ljust(power, "0"))
+    total = None if value is None else value * int(10**power) + int("0" + (fraction or "")[:power].ljust(power, "0"))
     if total is None or total > LARGEST:
         raise cursor.fault(f"{what.split(',')[0]} below {largest}")
     cursor.at += steps
@@ -139,7 +139,7 @@ def _iso(cursor: Cursor) -> Time:
     except ValueError:
         raise cursor.fault("a date and time that exist, as 2026-11-01T10:00:00Z", cursor.at - first) from None
     if moment.tzinfo is None:
-        raise cursor.fault("a zone with the time, as 2026-11-01T10:00:00Z or 2026-11-01T10:00:00+01:00", cursor.at - first)
+        raise cursor.fault("a zone with the time, as 2026-11-01T10:00:00Z or …+01:00", cursor.at - first)
     return Time(TimeKind.ABSOLUTE, (moment - _EPOCH) // timedelta(milliseconds=1))
 
 

@@ -2,8 +2,8 @@
 
 Above: parser (dispatches on it), completion (walks the synopses), the shell, the manual page. Below: productions.
 
-A synopsis is `words, slots and [optional | alternatives]`; slots are upper case and name what stands there (`SLOTS`). It
-leaves out the final `.`. Each example is a whole statement that parses.
+A synopsis is `words, slots and [optional | alternatives]`; slots are upper case and name what stands there (`SLOTS`).
+It leaves out the final `.`. Each example is a whole statement that parses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SLOTS: dict[str, str] = {
     "HINTS": "short, long, bursty, background, size=10MB, deadline=+5min, rate=5Mb, separated by commas",
     "PRIVILEGES": "[reserve <= 10Mb, deny = True, …]",
     "ADDRESSES": "an address or prefix, or {several, separated by commas}",
-    "BINDING": "uid N, gid N or cert \"NAME\"",
+    "BINDING": 'uid N, gid N or cert "NAME"',
     "REQUEST": "the number of a request, as OK id=17 said",
     "FORMAT": "text or json",
     "SECONDS": "a number of seconds",
@@ -106,12 +106,14 @@ VERBS: tuple[Verb, ...] = (
         "hint(user=Alice, dstPort=873) = background, size=10GB, deadline=+2h on aBW.",
         p.hint,
     ),
+    Verb("Cancel", "requests", "Cancel REQUEST", "end an own request (root: any)", "Cancel 17.", p.cancel),
     Verb(
-        "Cancel", "requests", "Cancel REQUEST", "end an own request (root: any)", "Cancel 17.", p.cancel
-    ),
-    Verb(
-        "Check", "requests", "Check STATEMENT", "say what a statement would get, and change nothing",
-        "Check reserve(user=Alice) = 5Mb on aBW.", None,
+        "Check",
+        "requests",
+        "Check STATEMENT",
+        "say what a statement would get, and change nothing",
+        "Check reserve(user=Alice) = 5Mb on aBW.",
+        None,
     ),
     Verb(
         "available",
@@ -163,10 +165,21 @@ VERBS: tuple[Verb, ...] = (
         p.of_flowgroup(st.Explain),
     ),
     Verb(
-        "Show", "queries", "Show SHARE", "all about one share, principal or request", "Show aBW.",
+        "Show",
+        "queries",
+        "Show SHARE",
+        "all about one share, principal or request",
+        "Show aBW.",
         p.of_name(st.Show, "the name of a share, a principal or a request"),
     ),
-    Verb("Whoami", "queries", "Whoami", "the principal that this connection speaks as", "Whoami.", p.of_nothing(st.Whoami)),
+    Verb(
+        "Whoami",
+        "queries",
+        "Whoami",
+        "the principal that this connection speaks as",
+        "Whoami.",
+        p.of_nothing(st.Whoami),
+    ),
     Verb(
         "NewShare",
         "shares",
@@ -240,7 +253,9 @@ VERBS: tuple[Verb, ...] = (
         p.of_name(st.As, "a principal's name"),
     ),
     Verb("Format", "system", "Format FORMAT", "choose text or JSON replies", "Format json.", p.set_format),
-    Verb("Subscribe", "system", "Subscribe", "get notices on this connection", "Subscribe.", p.of_nothing(st.Subscribe)),
+    Verb(
+        "Subscribe", "system", "Subscribe", "get notices on this connection", "Subscribe.", p.of_nothing(st.Subscribe)
+    ),
     Verb("Unsubscribe", "system", "Unsubscribe", "get no more notices", "Unsubscribe.", p.of_nothing(st.Unsubscribe)),
     Verb("Tick", "system", "Tick SECONDS", "move the manual clock of a replay", "Tick 60.", p.tick),
 )
@@ -260,7 +275,12 @@ def help_text(name: str = "") -> str:
         return "\n".join([*lines, "Each statement ends with a dot. `help VERB` says more."])
     slots = [slot for slot in SLOTS if slot in verb.synopsis.replace("[", " ").replace("]", " ").split()]
     return "\n".join(
-        [f"{verb.synopsis}.", f"  {verb.help}", *(f"  {slot}: {SLOTS[slot]}" for slot in slots), f"  Example: {verb.example}"]
+        [
+            f"{verb.synopsis}.",
+            f"  {verb.help}",
+            *(f"  {slot}: {SLOTS[slot]}" for slot in slots),
+            f"  Example: {verb.example}",
+        ]
     )
 
 
@@ -288,19 +308,19 @@ def _bash_lines() -> Iterator[str]:
     commands = "cleanup daemon doctor replay send shell show"
     yield "# bash completion for ovspane(8); made by `python -m ovspane.lang.verbs --bash` from the table of verbs"
     yield "_ovspane() {"
-    yield '    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}'
+    yield "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}"
     yield '    if [ "$COMP_CWORD" -eq 1 ]; then'
     yield f'        COMPREPLY=($(compgen -W "{commands}" -- "$cur")); return'
     yield "    fi"
-    yield '    case $prev in'
+    yield "    case $prev in"
     yield '        --format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;'
     yield '        --socket|--config|--state-dir) COMPREPLY=($(compgen -f -- "$cur")); return ;;'
     yield "    esac"
-    yield '    case $cur in'
+    yield "    case $cur in"
     yield '        -*) COMPREPLY=($(compgen -W "--socket --format --help" -- "$cur")); return ;;'
     yield "    esac"
     yield "    case $cmd in"
-    yield f"        send) COMPREPLY=($(compgen -W \"{verbs}\" -P \"${{cur%%[A-Za-z]*}}\" -- \"${{cur#[\\'\\\"]}}\")) ;;"
+    yield f'        send) COMPREPLY=($(compgen -W "{verbs}" -P "${{cur%%[A-Za-z]*}}" -- "${{cur#[\\\'\\"]}}")) ;;'
     yield '        replay) COMPREPLY=($(compgen -f -- "$cur")) ;;'
     yield "    esac"
     yield "}"
