@@ -158,7 +158,7 @@ class BridgeSession(Session):
     async def sync(self, desired: Mapping[FlowKey, FlowRule]) -> SyncCounts:
         """Make the flows with our cookie exactly `desired`: read, compare, push only the difference.
 
-        Raises PushError (also if a part could not be installed), SessionError.
+        Nobody else may push meanwhile. Raises PushError, SessionError.
         """
         actual = await self.dump()
         adds, deletes, changed = difference(desired, actual)
@@ -212,7 +212,7 @@ class BridgeSession(Session):
         undecided = True
         try:
             reason = await self._stage(bundle)
-            if not self._errors and reason is None:
+            if reason is None and not self._refused(bundle):
                 undecided = False
                 reason = await self._commit(bundle)
                 if reason is None:
@@ -223,12 +223,16 @@ class BridgeSession(Session):
                 self._wire.write(openflow.message(kind, self._next_xid(), body))
         if undecided:
             await self._ask(openflow.BARRIER_REQUEST)
-        failed: list[tuple[FlowRule, SwitchError | ValueError]] = [
+        text = f"{self.mgmt_path.stem}: bundle refused" + (f": {reason}" if reason else "")
+        raise PushError(self._refused(bundle), text, committed)
+
+    def _refused(self, bundle: _Bundle) -> list[tuple[FlowRule, SwitchError | ValueError]]:
+        """The bundle's flows that an error has come for (not those of an earlier bundle that was cancelled)."""
+        return [
             (bundle.rules[xid - bundle.first], error)
             for xid, error in self._errors.items()
             if 0 <= xid - bundle.first < len(bundle.rules)
         ]
-        raise PushError(failed, f"{self.mgmt_path.stem}: bundle refused" + (f": {reason}" if reason else ""), committed)
 
     async def _stage(self, bundle: _Bundle) -> SwitchError | None:
         """Open the bundle and put all messages in; then every error has come. Gives that of the opening, if any."""

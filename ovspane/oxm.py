@@ -40,6 +40,9 @@ class OpaqueMatch(Match):
 
     oxm: bytes = b""
 
+    def __str__(self) -> str:
+        return f"oxm:{self.oxm.hex()}"
+
 
 def _header(oxm_class: int, field: int, masked: bool, length: int) -> int:
     return oxm_class << 16 | field << 9 | masked << 8 | length << masked

@@ -94,6 +94,7 @@ def test_a_match_with_other_fields_is_kept_as_it_came() -> None:
     assert match != ANY
     assert match != Match.of(eth_type=0x0806)
     assert encode_oxm(match) == arp
+    assert str(match) == "oxm:80000a02080680002a020001"
     assert match == decode_oxm(bytes(arp))
     assert match != decode_oxm(bytes.fromhex("80000a02 0806 80002a02 0002"))
 
