@@ -1,0 +1,333 @@
+"""The compiler: deltas of the policy tree in, deltas of the network flow table out (PANE, section 4; engine.md). Pure.
+
+Above: runtime feeds it, placement spreads the rules over the bridges. Below: tree, access, ranks, expand, table.
+
+The three components of a verdict are compiled apart, so that flow counts add instead of multiply: access into the
+stages of `access`, limits into one stage where the lowest rate has the highest priority, guarantees into one where
+the highest has. A request contributes the rules of each of its matches (an entry); where several contribute the same
+(priority, match), OpenFlow can hold one: the lowest request id owns it, and when that goes the next is put in.
+
+Invariants, after each call: `table` is the sum of the deltas returned so far and equals what the entries contribute;
+it drops exactly the packets that semantics.evaluate denies; `update` and `check` either succeed or raise and change
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ovspane.flowgroup import ALL, Locations
+from ovspane.lang.statements import Kind
+from ovspane.match import ANY, Match
+from ovspane.policy.access import AccessStages, DenyNode, Place
+from ovspane.policy.actions import Access
+from ovspane.policy.expand import CannotCompile, located_matches
+from ovspane.policy.ranks import LAST_LABEL, Ranks
+from ovspane.policy.table import Effect, Rule, Stage, Table, TableDelta, difference
+from ovspane.policy.tree import ActiveRequest, Delta, PolicyTree
+
+#: access stages that fit before limits, queues and forwarding in Open vSwitch's 254 tables, with room to spare
+STAGE_LIMIT = 40
+#: the deepest node that may have requests: OpenFlow priorities have 16 bits
+DEPTH_LIMIT = 32_000
+#: the node of the administrator's default deny: not in the tree, above its root
+ABOVE_ROOT = ""
+#: the handle of its one deny, and the request id of its rule: nobody's
+VIRTUAL = 0
+
+Key = tuple[Stage, int, int, Match]
+
+
+class TooManyStages(CannotCompile):
+    """The overlapping shares need more access stages than there are tables for."""
+
+
+class TooManyRates(CannotCompile):
+    """There are more different rates than priorities."""
+
+
+def drop_priority(depth: int) -> int:
+    """The priority of a deny at a node of this depth."""
+    return 2 * depth + 1
+
+
+def exception_priority(level: int) -> int:
+    """The priority of an allow that lifts denies down to this depth: just above them, below those of deeper nodes."""
+    return 2 * level + 2
+
+
+def limit_key(rate: int) -> int:
+    """Orders limits: the lowest rate (bit/s) decides, so it is the greatest key."""
+    return -rate
+
+
+def queue_key(rate: int) -> int:
+    """Orders guarantees: the highest rate (bit/s) decides."""
+    return rate
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One match of one request, and the rules it contributes to the table now."""
+
+    request: ActiveRequest
+    match: Match
+    place: Place
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(slots=True)
+class _Step:
+    """A delta that has been applied to the access stages and can still be undone."""
+
+    delta: Delta
+    gone: list[int]
+    new: dict[int, _Entry]
+    dirty: set[int] = field(default_factory=set)
+    stages: dict[DenyNode, int] = field(default_factory=dict)
+
+
+class Compiler:
+    """Compiles one policy tree. `default_deny`: what no request allows is dropped (the administrator's choice)."""
+
+    def __init__(self, tree: PolicyTree, default_deny: bool = False, stage_limit: int = STAGE_LIMIT) -> None:
+        """Starts empty: `recompile` takes in what the tree has already."""
+        self.table = Table()
+        self._tree = tree
+        self._default_deny = default_deny
+        self._stage_limit = stage_limit
+        self._access = AccessStages()
+        self._ranks = {Stage.LIMIT: Ranks(), Stage.QUEUE: Ranks()}
+        self._ranked: dict[tuple[Stage, int], set[int]] = {}  # (stage, key) -> handles
+        self._entries: dict[int, _Entry] = {}  # by handle
+        self._handles: dict[int, list[int]] = {}  # by request id
+        self._claims: dict[Key, dict[int, Rule]] = {}  # who contributes a rule, by request id
+        self._next = VIRTUAL + 1
+        if default_deny:
+            self._entries[VIRTUAL] = virtual = _Entry(
+                ActiveRequest(VIRTUAL, ABOVE_ROOT, Kind.DENY, ALL), ANY, Place(ABOVE_ROOT, 0, {})
+            )
+            self._enter(VIRTUAL, virtual)
+            self._access.settle(self._access.recolour(stage_limit) or {})
+
+    @property
+    def stages(self) -> int:
+        """Number of access stages in use (their indices are 0 .. stages-1)."""
+        return self._access.stages
+
+    @property
+    def deny_stages(self) -> dict[str, int]:
+        """The access stage of each node that has denies now."""
+        return {name: node.stage for name, node in self._access.nodes.items() if node.stage is not None}
+
+    def check(self, delta: Delta, locations: Locations) -> None:
+        """Raise what `update` would raise, and change nothing. The tree need not have the delta, but must have its
+        nodes.
+
+        To know it for requests that start later, keep a second compiler over everything that has been accepted, without
+        regard to time: what fits there fits at every instant.
+        """
+        self._undo(self._apply(delta, locations))
+
+    def update(self, delta: Delta, locations: Locations) -> TableDelta:
+        """Take in a delta of the tree; returns what changes in the table. A user that moved: its requests in both
+        halves.
+
+        Raises TooManyMatches, TooManyStages or TooManyRates (CannotCompile), or ValueError or KeyError for a request
+        that is there already or not there; then nothing has changed.
+        """
+        return self._commit(self._apply(delta, locations))
+
+    def recompile(self, locations: Locations) -> TableDelta:
+        """Compile the whole tree anew, with the fewest stages that greedy colouring finds; returns what changes.
+
+        Raises CannotCompile as `update` does, and then changes nothing.
+        """
+        fresh = Compiler(self._tree, self._default_deny, self._stage_limit)
+        fresh.update(Delta(added=tuple(self._tree.requests.values())), locations)
+        change = difference(self.table, fresh.table.rules.values())
+        self._access, self._ranks, self._ranked = fresh._access, fresh._ranks, fresh._ranked
+        self._entries, self._handles, self._claims = fresh._entries, fresh._handles, fresh._claims
+        self._next = fresh._next
+        self.table.apply(change)
+        return _ordered(change)
+
+    # --- a delta, first half: access stages, undone if they do not fit
+
+    def _apply(self, delta: Delta, locations: Locations) -> _Step:
+        gone = [handle for request in delta.removed for handle in self._handles[request.id]]
+        step = _Step(delta, gone, self._expand(delta, locations))
+        self._check_rates(step)
+        for handle in step.gone:
+            step.dirty.update(self._leave(handle, self._entries[handle]))
+        for handle, entry in step.new.items():
+            step.dirty.update(self._enter(handle, entry))
+        stages = self._access.recolour(self._stage_limit)
+        if stages is None:
+            self._undo(step)
+            raise TooManyStages(f"overlapping shares would need more than {self._stage_limit} access stages")
+        step.stages = stages
+        return step
+
+    def _undo(self, step: _Step) -> None:
+        for handle, entry in step.new.items():
+            self._leave(handle, entry)
+        for handle in step.gone:
+            self._enter(handle, self._entries[handle])
+        self._access.settle({})
+
+    def _expand(self, delta: Delta, locations: Locations) -> dict[int, _Entry]:
+        for half in (delta.removed, delta.added):
+            if len({request.id for request in half}) < len(half):
+                raise ValueError("a request is twice in one half of a delta")
+        staying = self._handles.keys() - {request.id for request in delta.removed}
+        places: dict[str, Place] = {}
+        new: list[_Entry] = []
+        for request in delta.added:
+            if request.id in staying:
+                raise ValueError(f"request {request.id} is in the table already")
+            place = places.get(request.node) or places.setdefault(request.node, self._place(request.node))
+            new += [_Entry(request, match, place) for match in located_matches(request.flowgroup, locations)]
+        return dict(enumerate(new, start=self._next))
+
+    def _place(self, name: str) -> Place:
+        shift = int(self._default_deny)  # the node above the root has depth 0 then
+        nodes = self._tree.nodes
+        ancestors = {above: nodes[above].depth + shift for above in self._tree.ancestors(name)}
+        if self._default_deny:
+            ancestors[ABOVE_ROOT] = 0
+        depth = nodes[name].depth + shift
+        if depth > DEPTH_LIMIT:
+            raise CannotCompile(f"share {name} is deeper than {DEPTH_LIMIT}")
+        return Place(name, depth, ancestors)
+
+    def _check_rates(self, step: _Step) -> None:
+        wanted = {place for entry in step.new.values() for place in _rates(entry.request)}
+        for stage, ranks in self._ranks.items():
+            if len(ranks) + sum(1 for at, key in wanted if at is stage and key not in ranks) > LAST_LABEL:
+                raise TooManyRates(f"more than {LAST_LABEL} different rates")
+
+    def _enter(self, handle: int, entry: _Entry) -> list[int]:
+        """Put an entry into the access stages; returns the handles of the allows that this changes."""
+        match entry.request.verdict.access:
+            case Access.DENY:
+                return self._access.add_deny(handle, entry.match, entry.place)
+            case Access.ALLOW:
+                self._access.add_allow(handle, entry.match, entry.place)
+        return []
+
+    def _leave(self, handle: int, entry: _Entry) -> list[int]:
+        match entry.request.verdict.access:
+            case Access.DENY:
+                return self._access.remove_deny(handle)
+            case Access.ALLOW:
+                self._access.remove_allow(handle)
+        return []
+
+    # --- second half: ranks, entries, rules; cannot fail
+
+    def _commit(self, step: _Step) -> TableDelta:
+        dirty = step.dirty | self._access.settle(step.stages) | step.new.keys()
+        if self._default_deny:
+            dirty.add(VIRTUAL)
+        for handle, entry in step.new.items():  # before the old ones are dropped: a user that moves keeps its ranks
+            dirty |= self._take_ranks(handle, entry.request)
+        touched: dict[Key, None] = {}
+        for handle in step.gone:
+            entry = self._entries.pop(handle)
+            self._drop_ranks(handle, entry.request)
+            self._claim(entry, (), touched)
+        self._entries |= step.new
+        for request in step.delta.removed:
+            del self._handles[request.id]
+        for request in step.delta.added:
+            self._handles[request.id] = []
+        for handle, entry in step.new.items():
+            self._handles[entry.request.id].append(handle)
+        self._next += len(step.new)
+        for handle in sorted(dirty):
+            if handle in self._entries:
+                entry = self._entries[handle]
+                self._claim(entry, tuple(self._rules(handle, entry)), touched)
+        change = self._difference(touched)
+        self.table.apply(change)
+        return _ordered(change)
+
+    def _take_ranks(self, handle: int, request: ActiveRequest) -> set[int]:
+        """Returns the handles of the entries whose labels moved to make room."""
+        moved: set[int] = set()
+        for stage, key in _rates(request):
+            for other in self._ranks[stage].take(key):
+                moved |= self._ranked[stage, other]
+            self._ranked.setdefault((stage, key), set()).add(handle)
+        return moved
+
+    def _drop_ranks(self, handle: int, request: ActiveRequest) -> None:
+        for stage, key in _rates(request):
+            self._ranks[stage].drop(key)
+            self._ranked[stage, key].discard(handle)
+            if not self._ranked[stage, key]:
+                del self._ranked[stage, key]
+
+    def _rules(self, handle: int, entry: _Entry) -> Iterator[Rule]:
+        """What an entry contributes to the table, given the stages, levels and ranks of now."""
+        request, match = entry.request, entry.match
+        if handle in self._access.allows:
+            for stage, level in self._access.allows[handle].levels().items():
+                yield Rule(Stage.ACCESS, stage, exception_priority(level), match, Effect.CONTINUE, request.id)
+        elif request.verdict.access is Access.DENY:
+            node = self._access.nodes[request.node]
+            assert node.stage is not None
+            yield Rule(Stage.ACCESS, node.stage, drop_priority(node.depth), match, Effect.DROP, request.id)
+        for at, key in _rates(request):
+            effect = Effect.LIMIT if at is Stage.LIMIT else Effect.QUEUE
+            yield Rule(at, 0, self._ranks[at][key], match, effect, request.id, request.slot, request.rate)
+
+    def _claim(self, entry: _Entry, rules: tuple[Rule, ...], touched: dict[Key, None]) -> None:
+        """Replace what an entry contributes by `rules`."""
+        if rules == entry.rules:
+            return
+        for rule in entry.rules:
+            claims = self._claims[rule.key]
+            del claims[rule.request]
+            if not claims:
+                del self._claims[rule.key]
+            touched[rule.key] = None
+        for rule in rules:
+            self._claims.setdefault(rule.key, {})[rule.request] = rule
+            touched[rule.key] = None
+        entry.rules = rules
+
+    def _difference(self, touched: Iterable[Key]) -> TableDelta:
+        added, removed = [], []
+        for key in touched:
+            installed = self.table.rules.get(key)
+            claims = self._claims.get(key)
+            if claims:
+                owner = claims[min(claims)]
+                if owner != installed:
+                    added.append(owner)
+            elif installed is not None:
+                removed.append(installed)
+        return TableDelta(tuple(added), tuple(removed))
+
+
+def _rates(request: ActiveRequest) -> list[tuple[Stage, int]]:
+    """The (stage, rank key) pairs under which a request's rate is installed."""
+    verdict = request.verdict
+    places = []
+    if verdict.limit is not None:
+        places.append((Stage.LIMIT, limit_key(verdict.limit)))
+    if verdict.guarantee:
+        places.append((Stage.QUEUE, queue_key(verdict.guarantee)))
+    return places
+
+
+def _ordered(change: TableDelta) -> TableDelta:
+    """Exceptions come before the drops they lift and go after them, for a reader that does not apply a delta
+    atomically."""
+    return TableDelta(
+        tuple(sorted(change.added, key=lambda rule: rule.effect is Effect.DROP)),
+        tuple(sorted(change.removed, key=lambda rule: rule.effect is not Effect.DROP)),
+    )
