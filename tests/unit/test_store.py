@@ -90,9 +90,9 @@ safe_text = st.text(st.characters(exclude_characters="\0", exclude_categories=["
 
 @given(safe_text, st.lists(safe_text, max_size=4), st.dictionaries(safe_text, safe_text, max_size=4), st.booleans())
 def test_every_share_survives_its_ovsdb_form(
-    name: str, holders: list[str], granted: dict[str, str], everybody: bool
+    name: str, holders: list[str], privileges: dict[str, str], everybody: bool
 ) -> None:
-    record = checked(Record("Share", name, {"holders": holders, "granted": granted, "everybody": everybody}))
+    record = checked(Record("Share", name, {"holders": holders, "privileges": privileges, "everybody": everybody}))
     assert decoded("Share", json.loads(json.dumps(encoded(record, with_key=True)))) == record
 
 
@@ -107,7 +107,7 @@ def test_every_share_survives_its_ovsdb_form(
         Record("Share", "a", {"created": True}),
         Record("Share", "a", {"created": 1.5}),
         Record("Share", "a", {"holders": "Alice"}),
-        Record("Share", "a", {"granted": ["Alice"]}),
+        Record("Share", "a", {"privileges": ["Alice"]}),
         Record("Share", "a", {"flowgroup": "nul \0"}),
         Record("Setting", "writer:local", {"value": "stolen"}),
     ],
@@ -135,7 +135,7 @@ async def play(store: Store) -> list[Record]:
     await store.commit([request(2, end_ms=None, partial=True)], [("Request", "10"), ("Request", "99")])
     await store.commit([setting("next", "12")], [("Setting", "next")])  # a delete beats a put of the same commit
     share: dict[str, Value] = {"holders": ["Zoë", "Alice"], "privileges": {"reserve<=": "10000000"}}
-    share["granted"] = {"Alice": "root"}
+    share["granted"] = ["Zoë Alice", "Alice root"]
     await store.commit([Record("Share", "aBW", share), Record("Principal", "Alice", {"bindings": ["uid 1000"]})])
     await store.commit([Record("Hint", "3", {"items": ["short", "bursty"], "text": "\N{SNOWMAN} \"quoted\" \\ {["})])
     await asyncio.gather(*(store.commit([setting("counter", str(n))]) for n in range(50)))
