@@ -1,0 +1,10 @@
+"""Replay of written traces: deterministic tests of the language, without a switch (ovspane(7), section 9). Pure.
+
+Above: `ovspane replay`, tests/traces. Below: lang, policy. See trace (the format), runner (playing it), corners
+(which packets to look at).
+"""
+
+from ovspane.replay.runner import Difference, Replay, play
+from ovspane.replay.trace import TraceError, read_trace
+
+__all__ = ["Difference", "Replay", "TraceError", "play", "read_trace"]

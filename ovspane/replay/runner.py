@@ -1,0 +1,208 @@
+"""Plays a trace: a manual clock, the real parser, admission, policy tree and compiler, and a memory for a store. Pure.
+
+Above: `ovspane replay`, tests. Below: trace, corners, lang, policy.
+
+Invariants: the clock never goes back; before each entry, everything that is due has started or ended, in order of
+time. With `check_table`, after each entry and at each instant that a Tick passes: the network flow table made by
+deltas, the table compiled anew, and the table of a runtime loaded from the stored values all agree with the slow
+evaluator on every packet at a corner of an active request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ovspane.flowgroup import Contradiction
+from ovspane.lang.parser import Piece, SyntaxFault, parse
+from ovspane.lang.replies import Code, Notice, Reply, err, no, ok
+from ovspane.lang.statements import Statement, Tick
+from ovspane.match import Packet
+from ovspane.policy.actions import Access, Verdict
+from ovspane.policy.compile import Compiler
+from ovspane.policy.runtime import Runtime
+from ovspane.policy.semantics import evaluate, passes
+from ovspane.policy.shares import ADMINISTRATOR
+from ovspane.policy.state import Change
+from ovspane.policy.table import Outcome
+from ovspane.policy.tree import Delta
+from ovspane.replay.corners import corners, lowest
+from ovspane.replay.trace import Entry, Hear, Look, Say, glob_matches, read_trace
+from ovspane.units import rate_text
+
+_ACCESS = {"ALLOW": Access.ALLOW, "DENY": Access.DENY, "DEFAULT": Access.UNSET}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An entry that did not come out as expected."""
+
+    line: int
+    expected: str
+    got: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.line}: expected {self.expected} got {self.got}: {self.what}"
+
+
+class Disagreement(Exception):
+    """Table and policy differ, or state and store (a defect of ovspane, not of the trace)."""
+
+
+class Replay:
+    """One run: speak to it as the principals of a trace would. `now` in ms."""
+
+    def __init__(self, default_deny: bool = False, check_table: bool = False) -> None:
+        self.now = 0
+        self.runtime = Runtime(default_deny=default_deny)
+        self.notices: list[Notice] = []
+        self.checks = 0  # packets compared so far
+        self.default_deny = default_deny
+        self._check_table = check_table
+
+    def say(self, speaker: str, piece: Piece) -> Reply:
+        """The answer to one statement, which takes effect at once. Raises Disagreement."""
+        self.notices = []
+        if piece.fault is not None:
+            return err(piece.fault.line, piece.fault.column, piece.fault.expected)
+        try:
+            statement = parse(piece.text)
+        except SyntaxFault as fault:
+            return err(fault.line, fault.column, fault.expected)
+        except Contradiction as reason:
+            return no("contradiction", str(reason))
+        if isinstance(statement, Tick):
+            return self._tick(speaker, statement)
+        return self._judge(speaker, statement)
+
+    def _tick(self, speaker: str, tick: Tick) -> Reply:
+        if speaker != ADMINISTRATOR:
+            return no("not-root", f"only {ADMINISTRATOR} may say Tick")
+        until = self.now + tick.seconds * 1000
+        while (due := self.runtime.next_event()) is not None and due <= until:
+            self.now = max(self.now, due)
+            self._take(self.runtime.overdue(self.now))
+        self.now = until
+        self._take(())
+        return ok()
+
+    def _judge(self, speaker: str, statement: Statement) -> Reply:
+        outcome = self.runtime.execute(speaker, statement, self.now)
+        self._take(() if outcome.dry else outcome.changes)
+        return outcome.reply
+
+    def _take(self, changes: Iterable[Change]) -> None:
+        self.runtime.apply(changes)
+        self.notices += self.runtime.settle(self.now).notices
+        if self._check_table:
+            self._verify()
+
+    def look(self, packet: Packet) -> tuple[Verdict, Outcome]:
+        """What the slow evaluator and the network flow table say of a packet now."""
+        verdict = evaluate(self.runtime.tree, packet, self.runtime.state.locations)
+        return verdict, self.runtime.compiler.table.evaluate(packet.packed)
+
+    def _verify(self) -> None:
+        """Raises Disagreement where table, policy and what a store would give back are not the same."""
+        runtime = self.runtime
+        kept = Runtime(list(runtime.state.values()), self.default_deny)
+        kept.settle(self.now)
+        if list(kept.state.values()) != list(runtime.state.values()):
+            raise Disagreement("the state loaded from its stored values is another one")
+        if kept.tree.requests != runtime.tree.requests or kept.tree.nodes.keys() != runtime.tree.nodes.keys():
+            raise Disagreement("the policy tree made by deltas is not the one made from stored values")
+        anew = Compiler(runtime.tree, self.default_deny)
+        anew.update(Delta(added=tuple(runtime.tree.requests.values())), runtime.state.locations)
+        tables = {"deltas": runtime.compiler.table, "compiled anew": anew.table, "reloaded": kept.compiler.table}
+        groups = [request.flowgroup for request in runtime.tree.requests.values()]
+        for packet in corners(groups, runtime.state.locations):
+            verdict = evaluate(runtime.tree, packet, runtime.state.locations)
+            self.checks += 1
+            for name, table in tables.items():
+                if not agrees(verdict, table.evaluate(packet.packed), self.default_deny):
+                    raise Disagreement(f"the table ({name}) does not do {verdict} to {packet}")
+
+
+def agrees(verdict: Verdict, outcome: Outcome, default_deny: bool = False) -> bool:
+    """True iff the table's outcome is what the verdict says. The rates of a packet that is dropped do not matter."""
+    if outcome.dropped or not passes(verdict, default_deny):
+        return outcome.dropped and not passes(verdict, default_deny)
+    return outcome.limit == verdict.limit and outcome.guarantee == verdict.guarantee
+
+
+def play(text: str, default_deny: bool = False, check_table: bool = False) -> tuple[int, list[Difference]]:
+    """Run a whole trace: the number of its entries, and those that differ. Raises TraceError."""
+    entries = read_trace(text)
+    return len(entries), list(differences(entries, Replay(default_deny, check_table)))
+
+
+def differences(entries: Iterable[Entry], replay: Replay) -> Iterator[Difference]:
+    for entry in entries:
+        try:
+            match entry:
+                case Say():
+                    found = _said(entry, replay)
+                case Look():
+                    found = _looked(entry, replay)
+                case Hear():
+                    found = _heard(entry, replay)
+        except Disagreement as reason:
+            yield Difference(entry.line, "the table to agree", str(reason), _text(entry))
+            return
+        if found is not None:
+            yield found
+
+
+def _text(entry: Entry) -> str:
+    match entry:
+        case Say():
+            return " ".join(entry.piece.text.split()) or "(no statement)"
+        case Look():
+            return entry.text
+        case Hear():
+            return "notice"
+
+
+def _said(entry: Say, replay: Replay) -> Difference | None:
+    reply = replay.say(entry.speaker, entry.piece)
+    text = reply.to_text().rstrip("\n")
+    first, _, rest = text.partition(" ") if reply.lines is None else (reply.code.value, "", text[len("OK ") :])
+    done = reply.code is Code.OK
+    right = {"True": done, "False": not done}.get(entry.expected, first == entry.expected)
+    right = right and entry.code in ("", reply.reason_code) and (entry.glob is None or glob_matches(entry.glob, rest))
+    code = f" [{reply.reason_code}]" if reply.reason_code else ""
+    return None if right else Difference(entry.line, entry.wanted, text.replace("\n", " | ") + code, _text(entry))
+
+
+def _looked(entry: Look, replay: Replay) -> Difference | None:
+    packet = lowest(entry.group, replay.runtime.state.locations)
+    if packet is None:
+        return Difference(entry.line, entry.access, "no such packet: a user has no location", entry.text)
+    verdict, outcome = replay.look(packet)
+    rates = (verdict.guarantee, verdict.limit) == (entry.guarantee, entry.limit) or entry.access == "DENY"
+    if verdict.access is _ACCESS[entry.access] and rates and agrees(verdict, outcome, replay.default_deny):
+        return None
+    got = f"policy {_verdict_text(verdict)}, table {_outcome_text(outcome)}"
+    return Difference(entry.line, "that", got, entry.text)
+
+
+def _verdict_text(verdict: Verdict) -> str:
+    word = {value: name for name, value in _ACCESS.items()}[verdict.access]
+    limit = "none" if verdict.limit is None else rate_text(verdict.limit)
+    return f"{word} guarantee={rate_text(verdict.guarantee)} limit={limit}"
+
+
+def _outcome_text(outcome: Outcome) -> str:
+    if outcome.dropped:
+        return "drops it"
+    limit = "none" if outcome.limit is None else rate_text(outcome.limit)
+    return f"passes it guarantee={rate_text(outcome.guarantee)} limit={limit}"
+
+
+def _heard(entry: Hear, replay: Replay) -> Difference | None:
+    heard = [notice for notice in replay.notices if not notice.principals or entry.speaker in notice.principals]
+    texts = [notice.to_text().removeprefix("* ").rstrip("\n") for notice in heard]
+    if any(glob_matches(entry.glob, text) for text in texts):
+        return None
+    return Difference(entry.line, f'"{entry.glob}"', " | ".join(texts) or "nothing", f"notice to {entry.speaker}")
