@@ -6,8 +6,9 @@
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-# The first interpreter that is 3.11 or later; PYTHON=... overrides. Looked up when used: `deps` may install it.
-PYTHON ?= $(shell for p in python3 /usr/bin/python3 python3.11 python3.12 python3.13; do \
+# The first interpreter that is 3.11 or later; PYTHON=... overrides. Debian's own comes first: it is the one our users have
+# (and Debian 12's 3.11.2 differs, e.g. in possessive quantifiers of re). Looked up when used: `deps` may install it.
+PYTHON ?= $(shell for p in /usr/bin/python3 python3 python3.11 python3.12 python3.13; do \
 	  "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 VENV := .venv
 STAMP := $(VENV)/.installed
