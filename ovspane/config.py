@@ -14,7 +14,7 @@ a setting that is silently not in force is worse than a daemon that does not sta
     default_deny = false
     enforcement = "strict"                 # or "best-effort": accept reservations that no port can enforce
     first_table = 100                      # our OpenFlow tables: first_table .. first_table + 43
-    meter_base = 16384                     # our meters: from meter_base + 1 on
+    meter_base = 1000000                   # our meters: from meter_base + 1 on
     [ports]
     eth1 = "100Mb"                         # what a port can send, where the link speed does not tell
     [compatibility]
@@ -60,7 +60,7 @@ class Settings:
     default_deny: bool = False
     enforcement: str = "strict"
     first_table: int = 100
-    meter_base: int = 0x4000
+    meter_base: int = 1_000_000
     ports: Mapping[str, int] = field(default_factory=dict)
     compatibility: Compatibility = Compatibility()
 

@@ -41,7 +41,7 @@ class Pipeline:
     """Where on a bridge our tables and meters lie."""
 
     first: int = 100
-    meter_base: int = 0x4000
+    meter_base: int = 1_000_000
 
     @property
     def limit(self) -> int:
@@ -118,7 +118,7 @@ class Plan:
     guarantees: dict[int, Guarantee] = field(default_factory=dict)
     _rules: dict[tuple[Stage, int, int, Match], Rule] = field(default_factory=dict)
     _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
-    _stages: int = 0
+    stages: int = 0
 
     def __post_init__(self) -> None:
         self._put(self.pipeline.skeleton(0))
@@ -129,13 +129,13 @@ class Plan:
             self._replace(rule.key, rule)
         for rule in delta.removed:
             self._replace(rule.key, None)
-        if stages != self._stages:
-            old = {rule.key for rule in self.pipeline.skeleton(self._stages)}
+        if stages != self.stages:
+            old = {rule.key for rule in self.pipeline.skeleton(self.stages)}
             new = {rule.key: rule for rule in self.pipeline.skeleton(stages)}
             for key in old - set(new):
                 del self.flows[key]
             self._put(new.values())
-            self._stages = stages
+            self.stages = stages
 
     def _put(self, rules: Iterable[FlowRule]) -> None:
         for rule in rules:

@@ -1,0 +1,192 @@
+"""One bridge of ours: its OpenFlow session, what we know to be installed on it, and how to bring it to the plan.
+
+Above: reconcile (all bridges, queues, order between them). Below: flowpush, network.placement.
+
+Make before break on one bridge: `make` sets meters and pushes flows (adds and deletes in one atomic bundle); `tidy` then deletes
+meters that no flow names any more. Queues live in OVSDB and are reconcile's.
+Invariant: `installed` is None (unknown: read it back) or equals the flows with our cookie on the bridge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovspane.flowpush import BridgeSession, FlowKey, MeterError, PushError, SessionError, SyncCounts, difference
+from ovspane.network.placement import Pipeline, Plan
+from ovspane.network.values import COOKIE_MASK, FlowRule, Meter
+from ovspane.openflow import as_programmed
+from ovspane.policy.state import SLOTS
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5.0
+
+
+def our_meters(pipeline: Pipeline, ids: Iterable[int]) -> set[int]:
+    """Those ids that lie in the range that the configuration gives us."""
+    return {number for number in ids if pipeline.meter_base < number <= pipeline.meter_base + SLOTS}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a bridge shall have, as of one moment: a change that comes while it is pushed waits for the next pass, so flows
+    never name a meter or queue that was not made before. `flows`: by key, None: to be removed; `whole`: it is the whole plan."""
+
+    flows: dict[FlowKey, FlowRule | None]
+    meters: dict[int, Meter]
+    whole: bool
+
+
+class BridgeTwin:
+    """What we hold of one bridge. `on_lost` is called when its session ends by itself."""
+
+    def __init__(self, name: str, rundir: Path, pipeline: Pipeline, on_lost: Callable[[str], None]) -> None:
+        self.name = name
+        self._path = rundir / f"{name}.mgmt"
+        self._pipeline = pipeline
+        self._on_lost = on_lost
+        self._session: BridgeSession | None = None
+        self._installed: dict[FlowKey, FlowRule] | None = None
+        self._meters: dict[int, Meter | None] = {}
+        self._dirty: set[FlowKey] = set()
+        #: flows that the switch refused, and why; tried again when they change
+        self.refused: dict[FlowKey, tuple[FlowRule, str]] = {}
+        self.refused_meters: dict[int, str] = {}
+
+    @property
+    def connected(self) -> bool:
+        return self._session is not None and not self._session.closed.done()
+
+    def touch(self, keys: Iterable[FlowKey]) -> None:
+        """Note flows that may differ from the plan now."""
+        self._dirty.update(keys)
+
+    def forget(self) -> None:
+        """Read everything back at the next `make`."""
+        self._installed = None
+
+    def close(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.close()
+        self._installed = None
+
+    async def connect(self) -> None:
+        """Open the session if there is none. Raises SessionError (VersionError: no OpenFlow 1.4 on this bridge)."""
+        if self.connected:
+            return
+        self._installed = None
+        session = BridgeSession(self._path, timeout=CONNECT_SECONDS, on_closed=self._closed)
+        await session.connect()
+        self._session = session
+
+    def _closed(self, reason: Exception | None) -> None:
+        if self._session is not None and self._session.closed.done():
+            self._session = None
+            self._installed = None
+            self._on_lost(f"{reason or 'closed'}")
+
+    def take(self, plan: Plan) -> Work:
+        """What is to be done now."""
+        dirty, self._dirty = self._dirty, set()
+        whole = self._installed is None
+        flows: dict[FlowKey, FlowRule | None] = dict(plan.flows) if whole else {key: plan.flows.get(key) for key in dirty}
+        return Work(flows, dict(plan.meters), whole)
+
+    async def make(self, work: Work) -> SyncCounts:
+        """Install what the work has and the bridge lacks, and remove flows that it has no more. Raises SessionError; then the
+        work is still to be done."""
+        try:
+            return await self._make(work)
+        except (SessionError, TimeoutError):
+            self._installed = None
+            raise
+
+    async def _make(self, work: Work) -> SyncCounts:
+        session = self._session
+        if session is None:
+            raise SessionError(f"{self._path}: no session")
+        if self._installed is None:
+            if not work.whole:
+                raise SessionError(f"{self._path}: the session was lost")
+            self._meters = dict(await session.meter_table())
+            self._installed = await session.dump()
+            self.refused.clear()
+        await self._make_meters(session, work)
+        while True:
+            try:
+                return await self._make_flows(session, work, self._installed)
+            except PushError as problem:  # one bad flow must not hold up all others
+                log.warning("bridge %s refused flows: %s", self.name, problem)
+                if not problem.failed or problem.committed:
+                    raise
+                for rule, error in problem.failed:
+                    self.refused[rule.key] = (rule, str(error))
+
+    async def _make_meters(self, session: BridgeSession, work: Work) -> None:
+        wanted = [meter for number, meter in work.meters.items() if self._meters.get(number) != as_programmed(meter)]
+        if not wanted:
+            return
+        self.refused_meters = {}
+        try:
+            await session.set_meters(wanted)
+        except MeterError as problem:
+            self.refused_meters = {number: str(error) for number, error in problem.failed.items()}
+            log.warning("bridge %s refused meters: %s", self.name, problem)
+        self._meters.update({meter.id: as_programmed(meter) for meter in wanted if meter.id not in self.refused_meters})
+
+    async def _make_flows(self, session: BridgeSession, work: Work, installed: dict[FlowKey, FlowRule]) -> SyncCounts:
+        desired = {key: rule for key, rule in work.flows.items() if rule is not None and self._possible(key, rule)}
+        actual = installed if work.whole else {key: installed[key] for key in work.flows if key in installed}
+        adds, deletes, changed = difference(desired, actual)
+        if adds or deletes:
+            await session.push(adds, deletes)
+        for rule in adds:
+            installed[rule.key] = rule
+        for rule in deletes:
+            del installed[rule.key]
+        return SyncCounts(len(adds) - changed, changed, len(deletes), len(installed) - len(adds))
+
+    def _possible(self, key: FlowKey, rule: FlowRule) -> bool:
+        """False for what the switch refused already, as it is, or whose meter it refused."""
+        if key in self.refused and self.refused[key][0] == rule:
+            return False
+        self.refused.pop(key, None)
+        if rule.instructions.meter in self.refused_meters:
+            self.refused[key] = (rule, self.refused_meters[rule.instructions.meter or 0])
+            return False
+        return True
+
+    async def tidy(self, work: Work) -> None:
+        """Delete meters of ours that the work has no more; no flow names them now. Raises SessionError."""
+        stale = our_meters(self._pipeline, self._meters) - set(work.meters)
+        if stale and self._session is not None:
+            await self._session.set_meters((), sorted(stale))
+            for number in stale:
+                del self._meters[number]
+
+    async def clean(self) -> int:
+        """Remove every flow and meter of ours; returns how many flows there were. Raises SessionError."""
+        await self.connect()
+        assert self._session is not None
+        flows = len(await self._session.dump())
+        await self._session.cleanup()
+        meters = our_meters(self._pipeline, await self._session.meter_table())
+        if meters:
+            await self._session.set_meters((), sorted(meters))
+        return flows
+
+    def troubled(self) -> dict[int, str]:
+        """Requests that are not in effect on this bridge, and why."""
+        return {
+            rule.cookie & ~COOKIE_MASK: f"bridge {self.name} refused its flow: {why}" for rule, why in self.refused.values()
+        }
+
+
+async def gathered(tasks: Iterable[asyncio.Task[None]]) -> list[BaseException | None]:
+    """Wait for all; exceptions are returned, not raised."""
+    return await asyncio.gather(*tasks, return_exceptions=True)

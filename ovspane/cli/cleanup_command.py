@@ -1,0 +1,43 @@
+"""`ovspane cleanup`: remove all flows, meters and queues of ours from the bridges, and nothing else (ovspane(8)).
+
+Above: cli.main. Below: daemon. The durable state stays: a daemon that starts again installs everything again.
+Exit status: 0 done, 1 not reached, 2 bad settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from ovspane.cli.daemon_command import add_settings, settings_of
+from ovspane.config import ConfigError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the subparsers of `ovspane`."""
+    parser = subparsers.add_parser(
+        "cleanup",
+        help="remove all that is ovspane's from the bridges",
+        description="Remove the flows, meters and queues of ovspane, and nothing else. Stop the daemon first.",
+    )
+    add_settings(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ovspane.daemon import clean  # slow to import, and only needed here
+    from ovspane.flowpush import SessionError
+    from ovspane.ovsdb import OvsdbError
+
+    try:
+        flows, rows = asyncio.run(clean(settings_of(args)))
+    except ConfigError as problem:
+        print(f"ovspane: {problem}", file=sys.stderr)
+        return 2
+    except (OvsdbError, SessionError, OSError) as problem:
+        print(f"ovspane: {problem}", file=sys.stderr)
+        return 1
+    print(f"removed {flows} flows and {rows} queue rows")
+    return 0

@@ -1,0 +1,220 @@
+"""The daemon: the only place that wires the rooms together (docs/architecture.md).
+
+    clients -> server.listener -> server.service -> policy.runtime
+                                        |  store.keeper (durable before the reply)
+                                        v
+                              reconcile -> bridge (OpenFlow), ovsdb_queues (OVSDB)
+
+Life: take the state directory and start the store -> load the state, ending what is over -> connect to the host's OVSDB -> serve;
+the switches are brought to the plan by the difference, so a restart changes no flow that is right already. SIGTERM and SIGINT end
+it cleanly; flows, meters and queues stay in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from ovspane.config import Settings
+from ovspane.lang.replies import Code, Notice, Reply, no
+from ovspane.lang.statements import Kind
+from ovspane.network.placement import Pipeline
+from ovspane.ovsdb import Change as SwitchChange
+from ovspane.ovsdb import Event, SwitchDb
+from ovspane.policy.shares import Request
+from ovspane.policy.state import Change, Put
+from ovspane.policy.table import TableDelta
+from ovspane.reconcile import Reconciler, Scope
+from ovspane.server.compat import CompatListener
+from ovspane.server.listener import UnixListener
+from ovspane.server.service import Service
+from ovspane.store import OvsdbStore, PrivateServer
+from ovspane.store.keeper import StoreKeeper
+
+log = logging.getLogger(__name__)
+
+#: how long a clean end may take to push what was accepted last (seconds)
+LAST_PUSH = 2.0
+#: statements are served before the switch is reached, but wait this long for it, so that admission knows its ports (seconds)
+FIRST_LOOK = 1.0
+
+
+def clock() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def scope_of(settings: Settings) -> Scope:
+    """What of the switches the settings give us."""
+    return Scope(
+        settings.rundir,
+        frozenset(settings.bridges),
+        Pipeline(settings.first_table, settings.meter_base),
+        settings.ports,
+        settings.enforcement == "best-effort",
+    )
+
+
+class Daemon:
+    """One daemon; `run` serves until told to end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ending = asyncio.Event()
+        self._switch = SwitchDb(settings.ovsdb)
+        self._reconciler = Reconciler(self._switch, scope_of(settings), self._status)
+        self._switch.listen(self._tell_switch)
+
+    def end(self) -> None:
+        """Ask for a clean end."""
+        self._ending.set()
+
+    async def run(self) -> None:
+        """Serve. Raises StoreError, ListenError or OSError when it cannot start."""
+        async with contextlib.AsyncExitStack() as stack:
+            remote = self._settings.db or await stack.enter_async_context(self._private_store())
+            store = OvsdbStore(remote)
+            stack.push_async_callback(store.close)
+            self._service = Service(
+                StoreKeeper(store),
+                clock=clock,
+                on_delta=self._on_delta,
+                on_reload=self._on_reload,
+                gate=self._gate,
+                default_deny=self._settings.default_deny,
+            )
+            await self._service.load()
+            self._switch.start()
+            stack.push_async_callback(self._switch.close)
+            await self._switch.wait_until(lambda: self._switch.connected, FIRST_LOOK)
+            for work in (self._reconciler.run(), self._service.run()):
+                await stack.enter_async_context(self._task(work))
+            stack.callback(self._reconciler.close)
+            await self._listen(stack)
+            log.info("serving on %s, %d requests", self._settings.socket, len(self._service.state.requests))
+            await self._ending.wait()
+            log.info("ending; flows and queues stay in place")
+            await self._reconciler.settled(LAST_PUSH)
+
+    @contextlib.asynccontextmanager
+    async def _private_store(self) -> AsyncIterator[str]:
+        server = PrivateServer(self._settings.state_dir)
+        await server.start()
+        try:
+            yield server.remote
+        finally:
+            await server.stop()
+
+    @contextlib.asynccontextmanager
+    async def _task(self, work: object) -> AsyncIterator[None]:
+        """Run a coroutine beside; its failure ends the daemon (systemd starts it again), its end is awaited."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        task.add_done_callback(self._failed)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _failed(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("a part of the daemon failed", exc_info=task.exception())
+            self.end()
+
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self._settings
+        listeners: list[UnixListener | CompatListener] = [
+            UnixListener(self._service, settings.socket, mode=settings.socket_mode, group=settings.socket_group or None)
+        ]
+        if settings.compatibility.listen:
+            host, _, port = settings.compatibility.listen.rpartition(":")
+            listeners.append(
+                CompatListener(
+                    self._service,
+                    host.strip("[]"),
+                    int(port),
+                    force=settings.compatibility.force,
+                    allow_root=settings.compatibility.allow_root,
+                )
+            )
+        for listener in listeners:
+            await listener.start()
+            stack.push_async_callback(listener.close)
+
+    # --- policy to switch, switch to policy
+
+    def _on_delta(self, delta: TableDelta) -> None:
+        self._reconciler.change(delta, self._service.runtime.compiler.stages)
+
+    def _on_reload(self) -> None:
+        compiler = self._service.runtime.compiler
+        self._reconciler.reset(compiler.table, compiler.stages)
+
+    def _status(self, number: int, text: str) -> None:
+        state = self._service.state
+        request = state.requests.get(number)
+        if request is None or state.status.get(number) == text:
+            return
+        before = state.status.get(number, "")
+        state.status[number] = text
+        if text.startswith("degraded") != before.startswith("degraded"):
+            event = "degraded" if text.startswith("degraded") else "restored"
+            detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: {text}"
+            self._service.tell([Notice(event, detail, frozenset({request.speaker}), {"id": number})])
+
+    def _gate(self, changes: Sequence[Change], reply: Reply) -> Reply:
+        """Refuse a reservation that no port can enforce; with best effort say that nobody enforces it."""
+        if not any(
+            isinstance(change, Put) and isinstance(change.value, Request) and change.value.kind is Kind.RESERVE
+            for change in changes
+        ):
+            return reply
+        reason = self._reconciler.unenforced()
+        if reason is None or reply.code is not Code.OK:
+            return reply
+        if self._settings.enforcement == "best-effort":
+            return replace(reply, fields={**reply.fields, "note": _added(reply.fields.get("note"), "unenforced")})
+        return no("unenforceable", f'{reason}; with enforcement = "best-effort" in its configuration ovspane accepts it all the same')
+
+    def _tell_switch(self, event: Event) -> None:
+        if event.change is SwitchChange.CONNECTED:
+            log.info("connected to %s, Open vSwitch %s", self._settings.ovsdb, self._switch.ovs_version or "?")
+        elif event.change is SwitchChange.DISCONNECTED:
+            log.warning("the connection to %s is lost; flows stay, repairing when it is back", self._settings.ovsdb)
+
+
+def _added(note: object, word: str) -> str:
+    return f"{note},{word}" if note else word
+
+
+async def serve(settings: Settings) -> None:
+    """Run a daemon until SIGTERM or SIGINT."""
+    daemon = Daemon(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.end)
+    os.umask(0o077)
+    await daemon.run()
+
+
+async def clean(settings: Settings) -> tuple[int, int]:
+    """Remove every flow, meter and queue of ours from the bridges, and nothing else: (flows, queue rows) removed.
+
+    Raises OvsdbError, SessionError.
+    """
+    switch = SwitchDb(settings.ovsdb)
+    reconciler = Reconciler(switch, scope_of(settings), lambda number, text: None)
+    switch.start()
+    try:
+        if not await switch.wait_until(lambda: switch.connected, 5.0):
+            raise ConnectionError(f"no connection to {settings.ovsdb}")
+        return await reconciler.clean()
+    finally:
+        reconciler.close()
+        await switch.close()

@@ -1,0 +1,328 @@
+"""Desired against actual on all bridges: what changed, in which order, retries, and the status of each request.
+
+Above: the daemon. Below: bridge (one session each), ovsdb, ovsdb_queues, network.placement.
+
+One task brings the switches to the plan. A pass is: queues and meters that are new -> flows, one atomic bundle a bridge -> queues
+and meters that no flow names any more (make before break). What comes in meanwhile waits for the next pass. After any error
+the state of that bridge is unknown and is read back before the next change, so a switch that was away, restarted or was
+changed behind our back is repaired by the difference.
+
+Invariant: a request's status is `installed` only while the last pass went through on all managed bridges without it being
+refused anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from ovspane.bridge import BridgeTwin, Work, gathered
+from ovspane.flowpush import SessionError, VersionError
+from ovspane.network.placement import FlowKey, Pipeline, Plan
+from ovspane.network.values import COOKIE_MASK, Queue
+from ovspane.ovsdb import Bridge, Event, Interface, OvsdbError, SwitchDb
+from ovspane.ovsdb_queues import QueueSync, enforceable
+from ovspane.policy.table import Table, TableDelta
+
+log = logging.getLogger(__name__)
+
+#: seconds between attempts to reach a bridge that is away: first, last. vswitchd is back some 30 ms after a restart
+RETRY = (0.02, 1.0)
+#: how long to wait until vswitchd has applied queues before flows may name them (seconds)
+QUEUE_SECONDS = 5.0
+
+Queues = dict[str, dict[int, Queue]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What we may touch. `names`: the bridges (empty: all). `speeds`: what ports can send, in bit/s, where it was configured."""
+
+    rundir: Path
+    names: frozenset[str] = frozenset()
+    pipeline: Pipeline = field(default_factory=Pipeline)
+    speeds: Mapping[str, int] = field(default_factory=dict)
+    best_effort: bool = False
+
+    def manages(self, bridge: str) -> bool:
+        return not self.names or bridge in self.names
+
+
+class Reconciler:
+    """Keeps the switches as the plan says. `on_status(request id, text)` hears what became of each request."""
+
+    def __init__(self, switch: SwitchDb, scope: Scope, on_status: Callable[[int, str], None]) -> None:
+        self._switch = switch
+        self._scope = scope
+        self._on_status = on_status
+        self._queue_sync = QueueSync(switch)
+        self._queues: Queues | None = None
+        self._queue_trouble: dict[str, str] = {}
+        self._twins: dict[str, BridgeTwin] = {}
+        self._waiting: set[int] = set()
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._missing: set[str] = set()
+        self._away: dict[str, str] = {}
+        self.plan = Plan(scope.pipeline)
+        switch.listen(self._on_event)
+
+    # --- what the policy wants
+
+    def change(self, delta: TableDelta, stages: int) -> None:
+        """The network flow table changed by `delta`; it has `stages` access stages now."""
+        before = set(self.plan.flows)
+        skeleton = self.plan.stages != stages
+        self.plan.apply(delta, stages)
+        keys: set[FlowKey] = {self._scope.pipeline.flow(rule).key for rule in (*delta.added, *delta.removed)}
+        if skeleton:
+            keys |= before ^ set(self.plan.flows) | {rule.key for rule in self._scope.pipeline.skeleton(stages)}
+        self._note(keys, {rule.request for rule in delta.added})
+
+    def reset(self, table: Table, stages: int) -> None:
+        """The whole table may be another."""
+        old, self.plan = self.plan, Plan(self._scope.pipeline)
+        self.plan.apply(TableDelta(tuple(table.rules.values())), stages)
+        changed = {key for key in old.flows.keys() | self.plan.flows if old.flows.get(key) != self.plan.flows.get(key)}
+        self._note(changed, {rule.request for rule in table.rules.values()})
+
+    def _note(self, keys: Iterable[FlowKey], requests: set[int]) -> None:
+        for twin in self._twins.values():
+            twin.touch(keys)
+        for request in requests:
+            self._on_status(request, "pending")
+        self._waiting |= requests
+        self._poke()
+
+    def _poke(self) -> None:
+        self._settled.clear()
+        self._wake.set()
+
+    async def settled(self, seconds: float) -> bool:
+        """Wait until all bridges are as the plan says; False if that takes longer."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._settled.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # --- what the switches do
+
+    def _on_event(self, event: Event) -> None:
+        self._poke()
+
+    def _lost(self, name: str, reason: str) -> None:
+        if name in self._managed():
+            log.warning("bridge %s: OpenFlow connection lost (%s); unmodified traffic goes on, repairing when it is back", name, reason)
+            self._away[name] = reason
+        for request in self._all_requests():
+            self._on_status(request, f"degraded: bridge {name} is away")
+        self._waiting |= self._all_requests()
+        self._poke()
+
+    def _all_requests(self) -> set[int]:
+        return {number for rule in self.plan.flows.values() if (number := rule.cookie & ~COOKIE_MASK)}
+
+    def _managed(self) -> dict[str, Bridge]:
+        return {name: bridge for name, bridge in self._switch.bridges().items() if self._scope.manages(name)}
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        pause = RETRY[0]
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            clean = await self._pass()
+            if clean:
+                pause = RETRY[0]
+                if not self._wake.is_set():
+                    self._settled.set()
+                continue
+            self._settled.clear()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._wake.set()
+            pause = min(RETRY[1], pause * 2)
+
+    async def _pass(self) -> bool:
+        """Bring everything to the plan once. True iff it went through everywhere."""
+        bridges = self._managed()
+        self._follow(bridges)
+        if not self._switch.connected:
+            return False
+        wanted = self._wanted_queues(bridges)
+        requests, self._waiting = self._waiting, set()
+        work = {name: twin.take(self.plan) for name, twin in self._twins.items()}
+        good = await self._put_queues(_united(self._queues or {}, wanted)) if self._queues != wanted else True
+        twins = [twin for name, twin in self._twins.items() if name in bridges]
+        results = await gathered([asyncio.ensure_future(self._bring(twin, work[twin.name])) for twin in twins])
+        good = all([good, *(result is None for result in results)])
+        for result in results:
+            if result is not None and not isinstance(result, SessionError | TimeoutError | OvsdbError | OSError):
+                raise result
+        if good:
+            good = await self._tidy(wanted, work)
+        if good:
+            self._report(requests, bridges)
+        else:
+            self._waiting |= requests
+        return good
+
+    def _follow(self, bridges: Mapping[str, Bridge]) -> None:
+        """One twin for each managed bridge that is there."""
+        for name in list(self._twins):
+            if name not in bridges and self._switch.connected:
+                log.warning("bridge %s is gone", name)
+                self._twins.pop(name).close()
+        for name in bridges:
+            if name not in self._twins:
+                log.info("bridge %s found", name)
+                self._twins[name] = BridgeTwin(
+                    name, self._scope.rundir, self._scope.pipeline, partial(self._lost, name)
+                )
+        missing = set(self._scope.names) - set(bridges) if self._switch.connected else set()
+        for name in missing - self._missing:
+            log.warning("bridge %s is not there (yet)", name)
+        self._missing = missing
+
+    async def _bring(self, twin: BridgeTwin, work: Work) -> None:
+        try:
+            if not twin.connected:
+                await self._connect(twin)
+            counts = await twin.make(work)
+        except (SessionError, OvsdbError, OSError, TimeoutError) as problem:
+            if twin.name not in self._away:
+                log.warning("bridge %s: %s", twin.name, problem)
+                self._away[twin.name] = str(problem)
+            raise
+        if twin.name in self._away or counts.added + counts.deleted > 100:
+            log.info("bridge %s: %d flows added, %d changed, %d deleted, %d kept", twin.name, *counts)
+        self._away.pop(twin.name, None)
+
+    async def _connect(self, twin: BridgeTwin) -> None:
+        try:
+            await twin.connect()
+        except VersionError:
+            log.info("bridge %s: adding OpenFlow14 to its protocols", twin.name)
+            await self._switch.ensure_openflow14(twin.name)
+            await twin.connect()
+
+    # --- queues
+
+    def _ports(self, bridge: Bridge) -> list[str]:
+        """The ports of the bridge that get queues."""
+        return [
+            port.name
+            for port in bridge.ports.values()
+            if len(port.interfaces) == 1 and self.unable(port.interfaces[0], bridge) is None
+        ]
+
+    def unable(self, interface: Interface, bridge: Bridge) -> str | None:
+        """Why a port gets no queues. With best effort also ports of which only the datapath ignores them do."""
+        reason = enforceable(interface, bridge)
+        attached = interface.error is None and interface.ofport is not None and interface.ofport > 0
+        if reason is not None and self._scope.best_effort and attached and interface.type in ("", "system"):
+            return None
+        return reason
+
+    def unenforced(self) -> str | None:
+        """Why no port of any managed bridge can enforce a guarantee; None if one can."""
+        bridges = self._managed()
+        reasons = [
+            f"{interface.name}: {reason}" if (reason := enforceable(interface, bridge)) else None
+            for bridge in bridges.values()
+            for port in bridge.ports.values()
+            for interface in port.interfaces
+            if interface.type != "internal"
+        ]
+        if not bridges:
+            return "there is no bridge to enforce it on"
+        if None in reasons:
+            return None
+        return str(reasons[0]) if reasons else f"bridge {next(iter(bridges))} has no ports that could enforce it"
+
+    def _wanted_queues(self, bridges: Mapping[str, Bridge]) -> Queues:
+        """Each guarantee on each port that may get it: where a flow leaves is the bridge's business (NORMAL, other flows)."""
+        guarantees = self.plan.guarantees.values()
+        out: Queues = {}
+        if guarantees:
+            for bridge in bridges.values():
+                for port in self._ports(bridge):
+                    out[port] = {
+                        entry.slot: Queue(entry.slot, entry.rate, None, (port,), entry.request) for entry in guarantees
+                    }
+        return out
+
+    async def _put_queues(self, queues: Queues) -> bool:
+        try:
+            result = await self._queue_sync.sync(queues, self._scope.speeds, seconds=QUEUE_SECONDS)
+        except OvsdbError as problem:
+            log.warning("queues: %s", problem)
+            return False
+        for port, reason in result.refused.items():
+            if self._queue_trouble.get(port) != reason:
+                log.warning("no queues on port %s: %s", port, reason)
+        self._queue_trouble = dict(result.refused)
+        self._queues = queues
+        return result.applied
+
+    async def _tidy(self, wanted: Queues, work: Mapping[str, Work]) -> bool:
+        """Take away what no flow names any more."""
+        try:
+            for name, twin in self._twins.items():
+                if name in work:
+                    await twin.tidy(work[name])
+        except (SessionError, TimeoutError) as problem:
+            log.warning("meters: %s", problem)
+            return False
+        return await self._put_queues(wanted) if self._queues != wanted else True
+
+    # --- status
+
+    def _report(self, requests: set[int], bridges: Mapping[str, Bridge]) -> None:
+        troubled: dict[int, str] = {}
+        for twin in self._twins.values():
+            troubled |= twin.troubled()
+        guarantees = {entry.request for entry in self.plan.guarantees.values()}
+        ports = [port for bridge in bridges.values() for port in self._ports(bridge)]
+        refused = [f"{port}: {self._queue_trouble[port]}" for port in ports if port in self._queue_trouble]
+        no_queue = refused[0] if ports and len(refused) == len(ports) else self.unenforced()
+        for request in requests:
+            if not bridges:
+                status = "degraded: there is no bridge"
+            elif request in troubled:
+                status = f"degraded: {troubled[request]}"
+            elif request in guarantees and no_queue is not None:
+                status = f"degraded: unenforced, {no_queue}"
+            else:
+                status = "installed"
+            self._on_status(request, status)
+
+    def close(self) -> None:
+        """End the sessions; flows, meters and queues stay where they are."""
+        for twin in self._twins.values():
+            twin.close()
+        self._twins = {}
+
+    async def clean(self) -> tuple[int, int]:
+        """Remove all that is ours from the managed bridges: (flows, queue rows). Raises SessionError, OvsdbError."""
+        bridges = self._managed()
+        self._follow(bridges)
+        flows = 0
+        for twin in self._twins.values():
+            await self._connect(twin)
+            flows += await twin.clean()
+        rows = await self._queue_sync.collect(everything=True)
+        return flows, rows
+
+
+def _united(one: Queues, other: Queues) -> Queues:
+    """Both; where they differ, `other`."""
+    return {port: one.get(port, {}) | other.get(port, {}) for port in one.keys() | other.keys()}
