@@ -218,7 +218,20 @@ class SwitchDb(Database):
 
     def _snapshot(self) -> dict[str, Bridge]:
         root = self._root
-        return {row.name: _bridge(row) for row in root.bridges} if root else {}
+        return {row.name: self._bridge(row) for row in root.bridges} if root else {}
+
+    def _bridge(self, row: Any) -> Bridge:
+        ports = {port.name: self._port(port) for port in row.ports}
+        identity = next(iter(row.datapath_id), None)
+        return Bridge(
+            row.name, row.uuid, row.datapath_type, int(identity, 16) if identity else None, frozenset(row.protocols),
+            next(iter(row.fail_mode), None), ports, dict(row.external_ids), dict(row.other_config),
+        )  # fmt: skip
+
+    def _port(self, row: Any) -> Port:
+        interfaces = sorted((self.derived(interface, _interface) for interface in row.interfaces), key=lambda i: i.name)
+        qos = next(iter(row.qos), None)
+        return Port(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids))
 
 
 def _differences(old: Mapping[str, Bridge], new: Mapping[str, Bridge]) -> list[Event]:
@@ -227,21 +240,6 @@ def _differences(old: Mapping[str, Bridge], new: Mapping[str, Bridge]) -> list[E
     removed = [Event(Change.BRIDGE_REMOVED, name) for name in old if name not in same]
     added = [Event(Change.BRIDGE_ADDED, name) for name in new if name not in same]
     return removed + added + [Event(Change.BRIDGE_CHANGED, name) for name in sorted(same) if old[name] != new[name]]
-
-
-def _bridge(row: Any) -> Bridge:
-    ports = {port.name: _port(port) for port in row.ports}
-    identity = next(iter(row.datapath_id), None)
-    return Bridge(
-        row.name, row.uuid, row.datapath_type, int(identity, 16) if identity else None, frozenset(row.protocols),
-        next(iter(row.fail_mode), None), ports, dict(row.external_ids), dict(row.other_config),
-    )  # fmt: skip
-
-
-def _port(row: Any) -> Port:
-    interfaces = sorted((_interface(interface) for interface in row.interfaces), key=lambda i: i.name)
-    qos = next(iter(row.qos), None)
-    return Port(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids))
 
 
 def _interface(row: Any) -> Interface:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ovspane.network.values import Queue
-from ovspane.ovsdb import Bridge, Interface, SwitchDb, Transaction
+from ovspane.ovsdb import Bridge, Interface, Port, SwitchDb, Transaction
 
 MARK: Final = "ovspane"  # external_ids of our rows: ovspane="1"
 REQUEST: Final = "ovspane-request"
@@ -284,12 +284,24 @@ class QueueSync:
 
     def actual(self) -> dict[str, PortQos]:
         """What every port of every bridge has now, by port name."""
-        rows = self._db.rows("QoS")
         return {
-            port.name: _port_qos(bridge.name, port, rows.get(port.qos) if port.qos else None)
+            port.name: self._port_qos(bridge.name, port)
             for bridge in self._db.bridges().values()
             for port in bridge.ports.values()
         }
+
+    def _port_qos(self, bridge: str, port: Port) -> PortQos:
+        interfaces = tuple(interface.name for interface in port.interfaces)
+        speeds = [interface.link_speed for interface in port.interfaces if interface.link_speed]
+        speed = min(speeds) if speeds else None
+        row = self._db.rows("QoS").get(port.qos) if port.qos is not None else None
+        if row is None:
+            return PortQos(bridge, speed=speed, interfaces=interfaces)
+        rows = self._db.rows("Queue")
+        ids = self._db.derived(row, _queue_ids)
+        queues = {number: self._db.derived(rows[queue], _held) for number, queue in ids.items() if queue in rows}
+        ours = _is_ours(row) and row.type == TYPE
+        return PortQos(bridge, row.uuid, ours, _integer(row.other_config.get("max-rate")), queues, speed, interfaces)
 
 
 class _Writer:
@@ -380,15 +392,8 @@ def _is_ours(row: Any) -> bool:
     return bool(row.external_ids.get(MARK) == "1")
 
 
-def _port_qos(bridge: str, port: Any, row: Any) -> PortQos:
-    interfaces = tuple(interface.name for interface in port.interfaces)
-    speeds = [interface.link_speed for interface in port.interfaces if interface.link_speed]
-    speed = min(speeds) if speeds else None
-    if row is None:
-        return PortQos(bridge, speed=speed, interfaces=interfaces)
-    queues = {number: _held(queue) for number, queue in row.queues.items()}
-    ours = _is_ours(row) and row.type == TYPE
-    return PortQos(bridge, row.uuid, ours, _integer(row.other_config.get("max-rate")), queues, speed, interfaces)
+def _queue_ids(row: Any) -> dict[int, UUID]:
+    return {number: queue.uuid for number, queue in row.queues.items()}
 
 
 def _held(row: Any) -> Held:

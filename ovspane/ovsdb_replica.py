@@ -18,7 +18,7 @@ import logging
 import select
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import ovs.db.idl
@@ -29,6 +29,7 @@ from ovspane.store.jsonrpc import Framer
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 BACKOFF_MS: Final = (50, 500)  # between attempts to connect; Reconnect.set_backoff would clamp both to 1 s and more
 
 
@@ -84,18 +85,18 @@ class _Session(ovs.jsonrpc.Session):  # type: ignore[misc]
 
 
 class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
-    """The IDL, remembering which tables changed."""
+    """The IDL, remembering which rows changed, by table."""
 
     _session: Any
 
     def __init__(self, remote: str, helper: Any) -> None:
-        self.touched: set[str] = set()
+        self.touched: dict[str, set[UUID]] = {}
         super().__init__(remote, helper)
         self._session = _Session(self._session.reconnect, None, self._session.remotes)
         self._session.reconnect.min_backoff, self._session.reconnect.max_backoff = BACKOFF_MS
 
     def notify(self, event: str, row: Any, updates: Any = None) -> None:
-        self.touched.add(row._table.name)
+        self.touched.setdefault(row._table.name, set()).add(row.uuid)
 
     @property
     def connected(self) -> bool:
@@ -168,6 +169,7 @@ class Database:
         self._timer: asyncio.TimerHandle | None = None
         self._transactions: dict[Transaction, asyncio.Future[None]] = {}
         self._waiters: set[asyncio.Future[None]] = set()
+        self._derived: dict[UUID, dict[Any, Any]] = {}
         self._was_connected = False
         self._closed = False
 
@@ -193,6 +195,15 @@ class Database:
     def rows(self, table: str) -> dict[UUID, Any]:
         """python-ovs rows by UUID; valid until the next await."""
         return self._idl.tables[table].rows  # type: ignore[no-any-return]
+
+    def derived(self, row: Any, make: Callable[[Any], T]) -> T:
+        """`make(row)`, remembered until the row changes: reading columns of the IDL is slow (some 20 us each). `make` may
+        look at the row's own columns only. Not for rows that the transaction being built has written."""
+        known = self._derived.setdefault(row.uuid, {})
+        if make not in known:
+            known[make] = make(row)
+        value: T = known[make]
+        return value
 
     def table(self, name: str) -> Any:
         """What Transaction.insert needs."""
@@ -276,6 +287,11 @@ class Database:
         if flipped:
             self._was_connected = self.connected
             log.info("%s: %s", self._remote, "connected" if self.connected else "connection lost")
+        if flipped:
+            self._derived.clear()
+        for rows in self._idl.touched.values():
+            for row in rows:
+                self._derived.pop(row, None)
         if flipped or before != self._idl.change_seqno:
             for waiter in self._waiters:
                 if not waiter.done():

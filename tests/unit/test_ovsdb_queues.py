@@ -321,12 +321,13 @@ def test_vswitchd_down_is_reported_and_the_rows_are_there_for_its_return(ovs: Du
     asyncio.run(run())
 
 
+Wanted = dict[str, dict[int, tuple[int, int | None]]]
 table_changes = st.lists(tables, min_size=2, max_size=6)
 
 
 @settings(max_examples=10, deadline=None)
 @given(table_changes)
-def test_the_database_follows_any_sequence(ovs: DummyOvs, steps: list[dict[str, dict[int, tuple[int, int | None]]]]) -> None:
+def test_the_database_follows_any_sequence(ovs: DummyOvs, steps: list[Wanted]) -> None:
     async def run() -> None:
         async with syncing(ovs) as (db, sync):
             for table in steps:
