@@ -69,6 +69,11 @@ class Splitter:
         """True iff the last byte is a `.` after a whole number: an end, unless a digit follows."""
         return self._rest == b"." and self._mode is _In.CODE
 
+    @property
+    def begun(self) -> bool:
+        """True iff a statement was begun and not ended."""
+        return self._in_statement()
+
     def feed(self, data: bytes) -> list[Piece]:
         """Take more of the stream; return the statements and faults that it completes."""
         self._scan(self._rest + data, final=False)

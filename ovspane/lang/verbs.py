@@ -24,6 +24,7 @@ SLOTS: dict[str, str] = {
     "FLOWGROUP": "(predicate, …) or (*) for all packets, as (user=Alice, dstPort=80)",
     "RATE": "a number with b, kb, Mb or Gb (bit/s); a bare number is Mb",
     "TIME": "now, +10min, seconds since the epoch, or ISO-8601 with a zone",
+    "END": "a TIME, or forever",
     "HINTS": "short, long, bursty, background, size=10MB, deadline=+5min, rate=5Mb, separated by commas",
     "PRIVILEGES": "[reserve <= 10Mb, deny = True, …]",
     "ADDRESSES": "an address or prefix, or {several, separated by commas}",
@@ -47,7 +48,7 @@ class Verb:
     read: p.Production | None
 
 
-_TAIL = "[strict | partial] on SHARE [from TIME] [to TIME]"
+_TAIL = "[strict | partial] on SHARE [from TIME] [to END]"
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -101,7 +102,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "hint",
         "requests",
-        "hint FLOWGROUP = HINTS on SHARE [from TIME] [to TIME]",
+        "hint FLOWGROUP = HINTS on SHARE [from TIME] [to END]",
         "tell the network about traffic; asks for nothing",
         "hint(user=Alice, dstPort=873) = background, size=10GB, deadline=+2h on aBW.",
         p.hint,
@@ -118,7 +119,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "available",
         "queries",
-        "available FLOWGROUP on SHARE [from TIME] [to TIME]",
+        "available FLOWGROUP on SHARE [from TIME] [to END]",
         "how much a reservation could get",
         "available(user=Alice) on aBW from now to +30min.",
         p.available,
@@ -253,9 +254,7 @@ VERBS: tuple[Verb, ...] = (
         p.of_name(st.As, "a principal's name"),
     ),
     Verb("Format", "system", "Format FORMAT", "choose text or JSON replies", "Format json.", p.set_format),
-    Verb(
-        "Subscribe", "system", "Subscribe", "get notices on this connection", "Subscribe.", p.of_nothing(st.Subscribe)
-    ),
+    Verb("Subscribe", "system", "Subscribe", "get notices on this connection", "Subscribe.", p.of_nothing(st.Subscribe)),
     Verb("Unsubscribe", "system", "Unsubscribe", "get no more notices", "Unsubscribe.", p.of_nothing(st.Unsubscribe)),
     Verb("Tick", "system", "Tick SECONDS", "move the manual clock of a replay", "Tick 60.", p.tick),
 )
