@@ -9,18 +9,7 @@ the limit.
 
 from __future__ import annotations
 
-from ovspane.flowgroup import (
-    ANY_DSCP,
-    ANY_ETHTYPE,
-    ANY_TRANSPORT,
-    ANY_VLAN,
-    ICMP,
-    ICMPV6,
-    IP,
-    WITH_PORTS,
-    Flowgroup,
-    Locations,
-)
+from ovspane.flowgroup import ANY_ETHTYPE, ANY_PORT, ANY_VLAN, IP, Flowgroup, Locations
 from ovspane.intervals import IntervalSet
 from ovspane.match import ETH_IPV6, Match
 
@@ -77,16 +66,12 @@ def _vlan_count(vlan: IntervalSet) -> int:
 
 
 def _ip_count(flowgroup: Flowgroup, v6: bool) -> int:
-    width = 128 if v6 else 32
-    count = 1 if flowgroup.dscp == ANY_DSCP else _prefixes(flowgroup.dscp, 6)
+    count = _prefixes(flowgroup.dscp, 6)
     for hosts in (flowgroup.src, flowgroup.dst):
-        count *= _prefixes(hosts.v6 if v6 else hosts.v4, width)
-    if flowgroup.transport == ANY_TRANSPORT:
-        return count
-    transport = flowgroup.transport.subtract(IntervalSet.single(ICMP if v6 else ICMPV6))
-    with_ports = _size(transport.intersect(WITH_PORTS))
-    ports = _prefixes(flowgroup.sport, 16) * _prefixes(flowgroup.dport, 16)
-    return count * (_size(transport) - with_ports + with_ports * ports)
+        count *= _prefixes(hosts.v6 if v6 else hosts.v4, 128 if v6 else 32)
+    if flowgroup.sport == ANY_PORT and flowgroup.dport == ANY_PORT:
+        return count * _prefixes(flowgroup.transport, 8)
+    return count * _size(flowgroup.transport) * _prefixes(flowgroup.sport, 16) * _prefixes(flowgroup.dport, 16)
 
 
 def _size(values: IntervalSet) -> int:

@@ -66,19 +66,25 @@ class Ranks:
         return self._labels[self._keys[index]] if index < len(self._keys) else LAST_LABEL + 1
 
     def _spread(self, at: int) -> list[int]:
-        """Relabel the smallest neighbourhood of `at` that has twice the room it needs, evenly (all keys, if none
-        has)."""
+        """Relabel a neighbourhood of `at` evenly: the smallest with half the average room of all keys, at least 2 each."""
+        count_all = len(self._keys)
+        enough = max(2, LAST_LABEL // (2 * count_all))
         reach = 1
         while True:
-            first, last = max(0, at - reach), min(len(self._keys) - 1, at + reach)
+            first, last = max(0, at - reach), min(count_all - 1, at + reach)
             low, high = self._label_at(first - 1), self._label_at(last + 1)
             count = last - first + 1
-            if high - low > 2 * (count + 1) or count == len(self._keys):
+            if count == count_all or high - low > enough * (count + 1):
                 break
             reach *= 2
+        # Rates that come in order go on beyond the last one: leave half of the room there, if there is so much.
+        before = count if at == 0 else 0
+        after = count if at == count_all - 1 else 0
+        if high - low <= before + count + after + 1:
+            before = after = 0
         moved = []
-        for offset, key in enumerate(self._keys[first : last + 1], start=1):
-            label = low + (high - low) * offset // (count + 1)
+        for offset, key in enumerate(self._keys[first : last + 1], start=before + 1):
+            label = low + (high - low) * offset // (before + count + after + 1)
             if self._labels.get(key, label) != label:
                 moved.append(key)
             self._labels[key] = label

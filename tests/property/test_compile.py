@@ -54,9 +54,7 @@ def run_tree(seed: int, compiler_class: type[Compiler] = Compiler, count: int = 
     wide = workload.wide(rng)
     tree, where = workload.shares(rng, rng.randint(1, 8) + 2 * wide), workload.locations(rng)
     nodes = sorted(tree.nodes)
-    requests = [
-        workload.request(rng, number, rng.choice(nodes), wide) for number in range(1, rng.randint(3, 16 + 8 * wide))
-    ]
+    requests = [workload.request(rng, number, rng.choice(nodes), wide) for number in range(1, rng.randint(3, 16 + 8 * wide))]
     tree.apply(Delta(added=tuple(requests)))
     default_deny = rng.random() < 0.25
     compiler = compiler_class(tree, default_deny)
@@ -365,8 +363,10 @@ def test_a_request_cannot_be_added_twice_or_removed_unknown() -> None:
     assert malformed(policy.compiler, policy.tree, {}) is None
 
 
-@pytest.mark.parametrize("order", ["random", "rising", "falling", "inward"])
-def test_ranks_stay_in_order_and_seldom_move(order: str) -> None:
+@pytest.mark.parametrize(("order", "most"), [("random", 1), ("rising", 6), ("falling", 6), ("inward", 80)])
+def test_ranks_stay_in_order_and_seldom_move(order: str, most: int) -> None:
+    """`most`: labels moved for each new rate, in the mean. Inward (the worst for a bisecting scheme) is not what
+    people do."""
     rng = Random(order)
     keys = list(range(4_000))
     if order == "random":
@@ -388,7 +388,7 @@ def test_ranks_stay_in_order_and_seldom_move(order: str) -> None:
     assert len(set(labels.values())) == len(keys)
     assert min(labels.values()) >= 1
     assert max(labels.values()) <= LAST_LABEL
-    assert moves < 30 * len(keys)
+    assert moves < most * len(keys)
     for key in keys:
         ranks.take(key)
         ranks.drop(key)
