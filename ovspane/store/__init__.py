@@ -5,7 +5,7 @@ Above: the daemon, replay. Below: nothing of ours. See records (what a store pro
 
 from ovspane.store.database import OvsdbStore
 from ovspane.store.memory import MemoryStore
-from ovspane.store.records import Key, Record, Store, StoreError, Value
+from ovspane.store.records import Key, Record, Store, StoreError, TakenOver, Value
 from ovspane.store.server import PrivateServer
 
-__all__ = ["Key", "MemoryStore", "OvsdbStore", "PrivateServer", "Record", "Store", "StoreError", "Value"]
+__all__ = ["Key", "MemoryStore", "OvsdbStore", "PrivateServer", "Record", "Store", "StoreError", "TakenOver", "Value"]

@@ -33,6 +33,7 @@ from ovspane.store.records import (
     Key,
     Record,
     StoreError,
+    TakenOver,
     checked,
     decoded,
     encoded,
@@ -239,7 +240,7 @@ class OvsdbStore:
             return (await _call(connection, [guard, *operations]))[1:]
         except _Refused as refused:
             if refused.index == 0:
-                raise StoreError("another ovspane daemon took this state over") from None
+                raise TakenOver("another ovspane daemon took this state over") from None
             raise
 
     async def _ready(self) -> Connection:
@@ -261,7 +262,7 @@ class OvsdbStore:
         where = [["name", "==", self._writer]]
         rows = (await _call(connection, [{"op": "select", "table": "Setting", "where": where}]))[0]["rows"]
         if self._tokens and not (rows and rows[0]["value"] in self._tokens):
-            raise StoreError("another ovspane daemon took this state over, or the database was replaced")
+            raise TakenOver("another ovspane daemon took this state over, or the database was replaced")
         token = secrets.token_hex(8)
         self._tokens.append(token)
         if not rows:

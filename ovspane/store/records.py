@@ -29,6 +29,10 @@ class StoreError(Exception):
     """The state could not be made durable, or it is not known whether it was; or the store cannot be used at all."""
 
 
+class TakenOver(StoreError):
+    """Another daemon writes this state now: this one must not go on. Trying again does not help."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One row: `key` is the text of the table's key column (`name`, or `id` in decimal)."""

@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"daemon", "cli", "__main__"}),
     frozenset({"server", "control", "probe", "explain", "metrics", "notify"}),
     frozenset({"reconcile", "timers", "accounting", "replay"}),
-    frozenset({"flowpush", "ovsdb_queues", "openflow", "oxm", "ofsession", "ovsdb", "store", "config"}),
+    frozenset({"flowpush", "ovsdb_queues", "openflow", "oxm", "ofsession", "ovsdb", "ovsdb_replica", "store", "config"}),
     frozenset({"network"}),
     frozenset({"policy"}),
     frozenset({"lang", "flowgroup", "overlap", "match", "intervals", "units", "_fastmatch", "_fastmatch_py"}),

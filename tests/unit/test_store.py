@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovspane.store import MemoryStore, OvsdbStore, PrivateServer, Record, Store, StoreError, Value
+from ovspane.store import MemoryStore, OvsdbStore, PrivateServer, Record, Store, StoreError, TakenOver, Value
 from ovspane.store.jsonrpc import Framer, connect, split_remotes
 from ovspane.store.records import checked, decoded, encoded, schema_text, tables
 from ovspane.store.server import database_holder
@@ -296,10 +296,10 @@ def test_the_store_that_was_taken_over_stops(tmp_path: Path) -> None:
             await store.commit([setting("a", "old")])
             other = OvsdbStore(server.remote)
             await other.commit([setting("a", "new")])
-            with pytest.raises(StoreError, match="took this state over"):
+            with pytest.raises(TakenOver, match="took this state over"):
                 await store.commit([setting("a", "late")])
             store._drop()  # not even after a reconnect
-            with pytest.raises(StoreError, match="took this state over"):
+            with pytest.raises(TakenOver, match="took this state over"):
                 await store.commit([setting("a", "late")])
             assert [r.columns["value"] for r in await other.load()] == ["new"]
             await other.close()
