@@ -143,7 +143,7 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Re
         "minimum": f"its total must be 0 or at least {rate_text(share.reserve_min)}",
     }[missing.reason]
     largest = ledger.largest(request.start, request.end, request.rate)
-    earliest = ledger.earliest(request.rate, length, now)
+    earliest = ledger.earliest(request.rate, length, now, grain=1000)  # offered in whole seconds from now
     offers = [f"{why} at {time_text(missing.at)}"]
     if largest:
         offers.append(f"{rate_text(largest)} free from {time_text(request.start)} to {time_text(request.end)}")

@@ -85,11 +85,13 @@ class Schedule:
         return 2**62 if self.top is None else max(0, self.top - total)
 
     def _dry(self, steps: list[tuple[int, int]], start: int) -> Shortfall | None:
-        """The first instant at which the bucket would run dry."""
-        for at, level, net in self._levels(steps):
-            if level < 0 or (net < 0 and at == steps[-1][0]):
-                return Shortfall(self.share, max(at, start), 0, "tokens")
-        return None
+        """The first instant at which the bucket is dry and still drained."""
+        level, at, net = 0, start, 0
+        for then, after, slope in self._levels(steps):
+            if after < 0:
+                return Shortfall(self.share, max(at + level // -net, start), 0, "tokens")
+            level, at, net = after, then, slope
+        return Shortfall(self.share, max(at + level // -net, start), 0, "tokens") if net < 0 else None
 
     def _levels(self, steps: list[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
         """(instant, level then, net rate from then on) at each step."""
@@ -148,40 +150,43 @@ class Chain:
                 high = middle
         return low if low and self.shortfall(start, end, low) is None else 0
 
-    def earliest(self, rate: int, length: int | None, not_before: int) -> int | None:
-        """An early start, not before `not_before`, at which `rate` fits for `length` ms; None if there is none.
+    def earliest(self, rate: int, length: int | None, not_before: int, grain: int = 1) -> int | None:
+        """An early start at which `rate` fits for `length` ms, a multiple of `grain` ms after `not_before`; None if none is found.
 
-        It is the earliest where only room counts; where tokens count, the earliest of those that the sweep looks at, refined by
-        bisection. Whatever it returns does fit.
+        It is the earliest where only room counts; where tokens count, it is found by bisection between the instants at which
+        the sweep's shape changes, so it is the earliest but in rare shapes. Whatever it returns does fit.
         """
 
-        def fits(start: int) -> bool:
+        def fits(units: int) -> bool:
+            start = not_before + units * grain
             return self.shortfall(start, None if length is None else start + length, rate) is None
 
-        before = not_before
-        for start in self._candidates(not_before):
-            if fits(start):
-                low, high = before, start
+        low = -1
+        for instant in self._candidates(not_before, length):
+            high = -(-(instant - not_before) // grain)
+            if high > low and fits(high):
                 while self._tokens_matter and high - low > 1:
                     middle = (low + high) // 2
                     low, high = (low, middle) if fits(middle) else (middle, high)
-                return high if fits(high) else start
-            before = start
+                return not_before + high * grain
+            low = max(low, high)
         return None
 
     @property
     def _tokens_matter(self) -> bool:
         return any(schedule.bucket_matters for schedule in self._schedules)
 
-    def _candidates(self, not_before: int, bound: int = 256) -> list[int]:
-        """Instants worth trying: now, each one at which room or tokens grow, and when the last bucket is full."""
+    def _candidates(self, not_before: int, length: int | None, bound: int = 256) -> list[int]:
+        """Instants worth trying: now, each step (room grows, or a minimum is met), starts that end at a step where tokens count,
+        and when the last bucket is full."""
         instants = {not_before}
         last = not_before
         for schedule in self._schedules:
-            steps = schedule.steps()
-            drops = [at for (_, above), (at, total) in zip(steps, steps[1:], strict=False) if total < above]
-            instants.update(at for at in drops if at > not_before)
-            last = max(last, steps[-1][0])
+            steps = [at for at, _ in schedule.steps()]
+            instants.update(at for at in steps if at > not_before)
+            if length is not None and schedule.bucket_matters:
+                instants.update(at - length for at in steps if at - length > not_before)
+            last = max(last, steps[-1])
         for schedule in self._schedules:
             if schedule.bucket_matters and schedule.fill and schedule.capacity is not None:
                 instants.add(last + -(-schedule.capacity * 1000 // schedule.fill))

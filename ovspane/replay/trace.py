@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from ovspane.flowgroup import Contradiction, Flowgroup
 from ovspane.lang.parser import Piece, Splitter, SyntaxFault, parse_flowgroup
 
+HEAD_LINES = 64  # the longest head of an entry
 EXPECTED = ("True", "False", "OK", "NO", "ERR")
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
@@ -103,12 +104,14 @@ def read_trace(text: str) -> list[Entry]:
     at = 0
     while at < len(lines):
         line = lines[at]
+        head = _head(lines, at)
         if _BLANK.match(line):
             at += 1
         elif line.lstrip().startswith("/*"):
             at = _after_comment(lines, at)
-        elif head := _HEAD.match(line):
-            pieces, after = _statements(lines, at, head.end())
+        elif head is not None:
+            above = head[0].count("\n")
+            pieces, after = _statements(lines, at + above, len(head[0]) - head[0].rfind("\n") - 1)
             entries += _says(at + 1, head, pieces)
             at = after
         elif packet := _PACKET.match(line):
@@ -120,6 +123,13 @@ def read_trace(text: str) -> list[Entry]:
         else:
             raise TraceError(at + 1, "neither EXPECTED <- SPEAKER : STATEMENT. nor packet … <- (…) nor notice …")
     return entries
+
+
+def _head(lines: list[str], at: int) -> re.Match[str] | None:
+    """The beginning of an entry with a statement, up to its colon; a listing's GLOB makes it longer than one line."""
+    if not lines[at].lstrip().startswith(EXPECTED):
+        return None
+    return _HEAD.match("\n".join(lines[at : at + HEAD_LINES]))
 
 
 def _after_comment(lines: list[str], first: int) -> int:
