@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "ovspane"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"daemon", "cli", "__main__"}),
     frozenset({"server", "control", "probe", "explain", "metrics", "notify"}),
-    frozenset({"reconcile", "timers", "accounting", "replay"}),
+    frozenset({"reconcile", "bridge", "timers", "accounting", "replay"}),
     frozenset({"flowpush", "ovsdb_queues", "openflow", "oxm", "ofsession", "ovsdb", "ovsdb_replica", "store", "config"}),
     frozenset({"network"}),
     frozenset({"policy"}),
