@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,12 @@ LONGEST_LINE = 16 * 2**20  # bytes; a JSON listing is one line
 def default_socket() -> str:
     """The socket's path: OVSPANE_SOCKET, or the daemon's default."""
     return os.environ.get("OVSPANE_SOCKET") or DEFAULT_SOCKET
+
+
+def say(line: object) -> None:
+    """Print a whole line at once: two threads speak, and print() writes the newline by itself."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 class ConnectionLost(Exception):

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from ovspane.cli.client import Client, ConnectionLost, Counted, complete_statements, default_socket
+from ovspane.cli.client import Client, ConnectionLost, Counted, complete_statements, default_socket, say
 from ovspane.lang.replies import Code
 from ovspane.lang.tokens import SyntaxFault
 
@@ -44,7 +44,7 @@ def add_connection_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     try:
-        with Client(options.socket, lambda heard: print(heard.line, flush=True)) as client:
+        with Client(options.socket, lambda heard: say(heard.line)) as client:
             if options.format == "json":
                 client.ask("Format json.")
             source = _from_arguments(options.statements) if options.statements else from_stdin()
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     except ConnectionLost as lost:
         print(f"ovspane: {lost}", file=sys.stderr)
     except SyntaxFault as fault:
-        print(f"ERR {fault}")
+        say(f"ERR {fault}")
     return 1
 
 
@@ -79,7 +79,7 @@ def converse(client: Client, source: Iterator[Batch]) -> int:
         try:
             while due.get():
                 answer = client.answer()
-                print(answer, flush=True)
+                say(answer)
                 worst = max(worst, answer.code, key=_severity)
         except ConnectionLost as reason:
             lost.append(reason)

@@ -15,9 +15,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ovspane.cli.client import Client, ConnectionLost, Counted, Heard
+from ovspane.cli.client import Client, ConnectionLost, Counted, Heard, say
 from ovspane.cli.send_command import add_connection_options
 from ovspane.lang.completion import complete
+from ovspane.lang.predicates import FIELDS
 from ovspane.lang.replies import Code
 from ovspane.lang.tokens import SyntaxFault
 from ovspane.lang.verbs import help_text
@@ -60,7 +61,9 @@ class Shell:
         self._interactive = interactive
         self._prompt = ""
         self._begun = ""  # the statement that was begun and not ended
-        self._reading = threading.Event()  # the prompt is on the screen: a notice must not garble it
+        self._lock = threading.Lock()  # of the next two
+        self._reading = False  # the prompt is on the screen: a notice must not garble it
+        self._unsaid: list[str] = []  # notices that came while replies were due: they are said after them
         self._side = Client(socket)
         try:
             self._client = Client(socket, self._notice)
@@ -101,7 +104,9 @@ class Shell:
         while True:
             self._prompt = "" if not self._interactive else "... " if self._begun else f"{self._speaker}> "
             try:
-                self._reading.set()
+                with self._lock:
+                    self._say_notices()
+                    self._reading = True
                 # input() edits lines on a terminal only; a pipe is read as it is.
                 line = input(self._prompt) if self._interactive else sys.stdin.readline()
             except EOFError:
@@ -111,7 +116,8 @@ class Shell:
                 print("\n(Ctrl-D leaves; a statement that was begun goes on until its '.')")
                 continue
             finally:
-                self._reading.clear()
+                with self._lock:
+                    self._reading = False
             if not line and not self._interactive:
                 return
             yield line.rstrip("\n")
@@ -139,7 +145,7 @@ class Shell:
         done = []
         for _ in range(due):
             answer = self._client.answer()
-            print(answer, flush=True)
+            say(answer)
             done.append(answer.code)
         # Only after `As` may the speaker be another one; all answers are in, so the next one is Whoami's.
         if Code.OK in done and re.search(r"\bAs\b", self._begun):
@@ -154,14 +160,22 @@ class Shell:
         return words.get("principal", "?")
 
     def _notice(self, heard: Heard) -> None:
-        """Show a notice at once, above the prompt and what was typed after it."""
-        if not (self._interactive and self._reading.is_set()):
-            print(heard.line, flush=True)
-            return
-        import readline
+        """Show a notice at once while the shell waits for input, above the prompt and what was typed after it."""
+        with self._lock:
+            self._unsaid.append(heard.line)
+            if self._reading:
+                self._say_notices()
 
-        sys.stdout.write(f"\r\x1b[K{heard.line}\n{self._prompt}{readline.get_line_buffer()}")
-        sys.stdout.flush()
+    def _say_notices(self) -> None:
+        for line in self._unsaid:
+            if self._reading and self._interactive:
+                import readline
+
+                sys.stdout.write(f"\r\x1b[K{line}\n{self._prompt}{readline.get_line_buffer()}")
+                sys.stdout.flush()
+            else:
+                say(line)
+        self._unsaid.clear()
 
     def _candidates(self, text: str) -> list[str]:
         """What may stand at the end of the text, with the shares and principals that there are now."""
@@ -183,7 +197,9 @@ def _line_editing(candidates: Callable[[str], list[str]]) -> Iterator[None]:
     def completer(_text: str, state: int) -> str | None:
         if state == 0:
             try:
-                found[:] = candidates(readline.get_line_buffer()[: readline.get_endidx()])
+                words = candidates(readline.get_line_buffer()[: readline.get_endidx()])
+                # A blank follows a word, unless `=` must.
+                found[:] = [f"{word} " if word[0].isalnum() and word not in FIELDS else word for word in words]
             except ConnectionLost:
                 found[:] = []
         return found[state] if state < len(found) else None
