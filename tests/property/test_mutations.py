@@ -53,9 +53,7 @@ def lowest_level_instead_of_deepest(patch: Patch) -> None:
 
 
 def allows_lift_their_own_node(patch: Patch) -> None:
-    patch.setattr(
-        AllowEntry, "above", lambda self, node: node.name in self.place.ancestors or node.name == self.place.node
-    )
+    patch.setattr(AllowEntry, "above", lambda self, node: node.name in self.place.ancestors or node.name == self.place.node)
 
 
 def everything_in_one_stage(patch: Patch) -> None:

@@ -89,7 +89,7 @@ def _with_field(rng: Random, group: Flowgroup) -> Flowgroup:
         case 13:
             return replace(group, eth_type=IntervalSet.single(rng.choice((ETH_IPV4, ETH_IPV6, ARP))))
         case 14:
-            return replace(group, dscp=IntervalSet.span(*rng.choice(((0, 0), (46, 46), (8, 15)))))
+            return replace(group, dscp=IntervalSet.single(rng.choice((0, 8, 46))))
         case _:
             if rng.random() < 0.5:
                 return replace(group, vlan=rng.choice((IntervalSet.single(0), IntervalSet.span(5, 6))))
