@@ -37,6 +37,8 @@ class _In(Enum):
 
 _SPACE = re.compile(rb"[ \t\r\n\f\v]+")
 _WORD = re.compile(rb"[0-9A-Za-z_$:-]+")
+#: words and symbols up to a symbol or blank: nothing in them, nor the word before, matters to what follows
+_PLAIN = re.compile(rb"[^\n\".#/]*[][ \t(){},=<>*+]")
 _OTHER = re.compile(rb"[^0-9A-Za-z_$:\n\".#/ \t\r\f\v]+")
 _IN_STRING = re.compile(rb'[^"\\\n]+')
 _IN_COMMENT = re.compile(rb"[^*]+")
@@ -155,6 +157,10 @@ class Splitter:
         if byte == ord("."):
             return self._dot(data, at, final)
         self._begin()
+        plain = _PLAIN.match(data, at)
+        if plain:
+            self._part_of_word = False
+            return self._keep(data, at, plain.end())
         if byte in _WORDS or (byte == ord("-") and self._part_of_word):
             return self._word(data, at)
         self._part_of_word = False
