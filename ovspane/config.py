@@ -31,7 +31,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ovspane.lang.parser import parse_rate
+from ovspane.lang.parser import SyntaxFault, parse_rate
 
 
 class ConfigError(ValueError):
@@ -123,8 +123,8 @@ def _expect(key: str, value: Any, *kinds: type) -> Any:
 def _speed(name: str, value: Any) -> int:
     try:
         return parse_rate(_expect(f"ports.{name}", value, str))
-    except ValueError as problem:
-        raise ConfigError(f"ports.{name}: {problem}") from problem
+    except SyntaxFault as fault:
+        raise ConfigError(f"ports.{name}: expected {fault.expected}") from fault
 
 
 def _check(settings: Settings) -> None:

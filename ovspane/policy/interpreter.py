@@ -14,7 +14,7 @@ from ovspane.flowgroup import Flowgroup
 from ovspane.lang import statements as said
 from ovspane.lang.replies import Reply, Value, no, ok
 from ovspane.policy import queries
-from ovspane.policy.admission import Accepted, Refused, admit, interval, on_share
+from ovspane.policy.admission import Refused, admit, interval, on_share
 from ovspane.policy.shares import (
     ADMINISTRATOR,
     EVERYBODY,
@@ -182,27 +182,21 @@ def _delegate(state: State, speaker: str, order: said.Grant | said.GrantDefault 
     if speaker != ADMINISTRATOR and not share.held_by(speaker):
         return _no("not-holder", f"{speaker} does not hold share {share.name}")
     if isinstance(order, said.GrantDefault):
-        return Outcome(ok(), (Put(share.with_grants(share.grants, True)),))
+        return Outcome(ok(), (Put(share.with_grants(share.grants | {(EVERYBODY, speaker)})),))
     if order.principal == EVERYBODY:
         return _no("bad-name", f"say GrantDefault {share.name}")
     note: dict[str, Value] = {} if state.knows(order.principal) else {"note": "user-unknown"}
-    return Outcome(ok(**note), (Put(share.with_grants(share.grants | {(order.principal, speaker)}, share.everybody)),))
+    return Outcome(ok(**note), (Put(share.with_grants(share.grants | {(order.principal, speaker)})),))
 
 
 def _revoke(share: Share, speaker: str, principal: str) -> Outcome:
     """Take back what the speaker granted (root: whoever granted it), and what was granted on by virtue of it."""
-    if principal == EVERYBODY:
-        if speaker not in (ADMINISTRATOR, share.creator):
-            return _no("not-granter", f"{speaker} may not revoke share {share.name} from everybody")
-        if not share.everybody:
-            return _no("not-granted", f"share {share.name} is not granted to everybody")
-        return Outcome(ok(), (Put(share.with_grants(share.grants, False)),))
     if not share.granted_to(principal):
-        return _no("not-granted", f"{principal} does not hold share {share.name}")
+        return _no("not-granted", f"share {share.name} is not granted to {principal}")
     mine = {pair for pair in share.grants if pair[0] == principal and speaker in (ADMINISTRATOR, pair[1])}
     if not mine or (share.parent is None and principal == ADMINISTRATOR):
         return _no("not-granter", f"{speaker} did not grant share {share.name} to {principal}")
-    return Outcome(ok(), (Put(share.with_grants(share.grants - mine, share.everybody)),))
+    return Outcome(ok(), (Put(share.with_grants(share.grants - mine)),))
 
 
 def _drop_share(state: State, speaker: str, name: str, now: int) -> Outcome:
@@ -261,7 +255,7 @@ def _principals(
 ) -> Outcome:
     if speaker != ADMINISTRATOR:
         return _no("not-root", f"only {ADMINISTRATOR} may say {type(order).__name__}")
-    if order.name in (ADMINISTRATOR, EVERYBODY) and not isinstance(order, said.Locate):
+    if order.name == EVERYBODY or (order.name == ADMINISTRATOR and not isinstance(order, said.Locate)):
         return _no("bad-name", f"{order.name} is always there")
     known = state.principals.get(order.name)
     if isinstance(order, said.Locate):
@@ -286,7 +280,7 @@ def _add_user(state: State, order: said.AddUser, known: Principal | None) -> Out
     if known is not None and (binding is None or binding in known.bindings):
         return _no("name-taken", f"there is a user {order.name} already")
     base = known or Principal(order.name)
-    bindings = base.bindings if binding is None else (*base.bindings, binding)
+    bindings = base.bindings | ({binding} if binding else set())
     return Outcome(ok(), (Put(replace(base, bindings=bindings)),))
 
 
@@ -296,7 +290,7 @@ def _drop_user(state: State, name: str, known: Principal | None, now: int) -> Ou
     for share in state.shares.values():
         grants = frozenset(pair for pair in share.grants if pair[0] != name)
         if grants != share.grants:
-            changes.append(Put(share.with_grants(grants, share.everybody)))
+            changes.append(Put(share.with_grants(grants)))
     requests = [request for request in state.requests.values() if request.speaker == name]
     for request in requests:
         changes += ending(state, request, now)

@@ -209,7 +209,7 @@ def _show_principal(state: State, speaker: str, name: str) -> Reply:
     principal = state.principals.get(name)
     item: Item = {
         "name": name,
-        "bindings": ",".join(f"{b.kind} {b.value}" for b in principal.bindings) if principal else "",
+        "bindings": ",".join(f"{b.kind} {b.value}" for b in sorted(principal.bindings, key=repr)) if principal else "",
         "at": str(principal.addresses) if principal and principal.addresses else "",
         "shares": ",".join(share.name for share in state.shares.values() if share.granted_to(name)),
     }

@@ -3,8 +3,9 @@
 Above: state keeps them, admission judges by them, store writes them down. Below: lang, flowgroup. Frozen values; a change
 makes a new value.
 
-Delegation: `Share.grants` holds (principal, granter) pairs. A principal holds the share iff a pair names it, or the share
-is granted to everybody. Invariant: each pair's granter holds authority itself (`with_grants` drops those that lost it).
+Delegation: `Share.grants` holds (principal, granter) pairs; the principal `everybody` is all of them. A principal holds the share
+iff a pair names it or everybody. Invariant: each pair goes back, from granter to granter, to the administrator or to who made
+the share (`with_grants` drops those that do not any more), so that nobody outlives a revoke by granting to itself.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ class Share:
 
     @property
     def holders(self) -> list[str]:
-        return sorted({principal for principal, _ in self.grants})
+        """Who holds it by name."""
+        return sorted({principal for principal, _ in self.grants} - {EVERYBODY})
 
     def held_by(self, speaker: str) -> bool:
         """True iff `speaker` may speak on it."""
@@ -113,16 +115,20 @@ class Share:
     def granted_to(self, name: str) -> bool:
         return any(principal == name for principal, _ in self.grants)
 
-    def with_grants(self, grants: frozenset[tuple[str, str]], everybody: bool) -> Share:
+    def with_grants(self, grants: frozenset[tuple[str, str]]) -> Share:
         """The share with these grants, less those whose granter has no authority any more."""
-        authority = {ADMINISTRATOR} | {principal for principal, granter in grants if principal == granter}
+        authority = {ADMINISTRATOR}
+        if (self.creator, self.creator) in grants:
+            authority.add(self.creator)
         kept: set[tuple[str, str]] = set()
         while True:
-            more = {pair for pair in grants - kept if everybody or pair[0] == pair[1] or pair[1] in authority}
+            more = {pair for pair in grants - kept if EVERYBODY in authority or pair[1] in authority}
             if not more:
-                return replace(self, grants=frozenset(kept), everybody=everybody, version=self.version + 1)
+                break
             kept |= more
             authority |= {principal for principal, _ in more}
+        everybody = any(principal == EVERYBODY for principal, _ in kept)
+        return replace(self, grants=frozenset(kept), everybody=everybody, version=self.version + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,7 @@ class Principal:
     """Somebody who may speak. `bindings` say which connections are theirs; `addresses` where their packets come from."""
 
     name: str
-    bindings: tuple[Binding, ...] = ()
+    bindings: frozenset[Binding] = frozenset()
     addresses: AddressSet = NO_ADDRESS
 
 
@@ -192,8 +198,9 @@ def grown_beyond(child: Privileges, parent: Privileges) -> str | None:
     if child.ratelimit_min is not None and (
         parent.ratelimit_min is None or child.ratelimit_min < parent.ratelimit_min
     ):
-        floor = "has no rate limits" if parent.ratelimit_min is None else f"allows rate limits from {rate_text(parent.ratelimit_min)}"
-        return f"{floor} only" if parent.ratelimit_min is not None else floor
+        if parent.ratelimit_min is None:
+            return "has no rate limits"
+        return f"allows rate limits from {rate_text(parent.ratelimit_min)} only"
     if parent.tb_capacity is not None and (child.tb_capacity is None or child.tb_capacity > parent.tb_capacity):
         return f"has a token capacity of {rate_text(parent.tb_capacity)}"
     for name in ("waypoint", "avoid"):

@@ -152,7 +152,7 @@ def _values(records: Sequence[Record]) -> Iterator[Value]:
     if NEXT_ID in settings:
         yield Counter(int(settings[NEXT_ID]["value"]))
     for name, columns in tables.get("Principal", {}).items():
-        yield Principal(name, tuple(_binding(text) for text in columns["bindings"]), AddressSet.parse(*columns["locations"]))
+        yield Principal(name, frozenset(_binding(text) for text in columns["bindings"]), AddressSet.parse(*columns["locations"]))
     yield from _ordered_shares(tables.get("Share", {}), settings)
     for number, columns in sorted(tables.get("Request", {}).items(), key=lambda row: int(row[0])):
         yield _request(int(number), columns)

@@ -1,0 +1,88 @@
+"""Settings: every key is understood, overridden by the command line, and refused by name when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ovspane.config import Compatibility, ConfigError, Settings, load
+
+FULL = """
+socket = "/tmp/o.sock"
+socket_mode = "0660"
+socket_group = "users"
+state_dir = "/tmp/state"
+ovsdb = "tcp:127.0.0.1:6640"
+rundir = "/tmp/run"
+db = "unix:/tmp/db.sock"
+bridges = ["br0", "br1"]
+default_deny = true
+enforcement = "best-effort"
+first_table = 20
+meter_base = 500
+[ports]
+eth1 = "100Mb"
+eth2 = "2.5Gb"
+[compatibility]
+listen = "127.0.0.1:4242"
+allow_root = true
+"""
+
+
+def test_every_setting(tmp_path: Path) -> None:
+    path = tmp_path / "ovspane.toml"
+    path.write_text(FULL)
+    assert load(path, {"bridges": None, "socket": "/tmp/other.sock"}) == Settings(
+        socket=Path("/tmp/other.sock"),
+        socket_mode=0o660,
+        socket_group="users",
+        state_dir=Path("/tmp/state"),
+        ovsdb="tcp:127.0.0.1:6640",
+        rundir=Path("/tmp/run"),
+        db="unix:/tmp/db.sock",
+        bridges=("br0", "br1"),
+        default_deny=True,
+        enforcement="best-effort",
+        first_table=20,
+        meter_base=500,
+        ports={"eth1": 100_000_000, "eth2": 2_500_000_000},
+        compatibility=Compatibility("127.0.0.1:4242", True, False),
+    )
+
+
+def test_defaults() -> None:
+    settings = load(None, {})
+    assert settings.socket == Path("/run/ovspane/ovspane.sock") and settings.state_dir == Path("/var/lib/ovspane")
+    assert settings.socket_mode == 0o666 and not settings.compatibility.listen
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("sockt = 'x'", "sockt"),
+        ("socket_mode = 'rw'", "socket_mode"),
+        ("default_deny = 'yes'", "default_deny"),
+        ("first_table = 250", "first_table"),
+        ("first_table = true", "first_table"),
+        ("meter_base = -1", "meter_base"),
+        ("enforcement = 'maybe'", "enforcement"),
+        ("bridges = 'br0'", "bridges"),
+        ("bridges = [1]", "bridges"),
+        ("[ports]\neth0 = 5", "ports.eth0"),
+        ("[ports]\neth0 = 'fast'", "ports.eth0"),
+        ("[compatibility]\nlisten = 4242", "compatibility.listen"),
+        ("[compatibility]\npassword = 'x'", "compatibility.password"),
+        ("socket = ", "ovspane.toml"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "ovspane.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=named):
+        load(path, {})
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        load(tmp_path / "nowhere.toml", {})
