@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="after each line, also compare the compiled table with the policy at the corners of all requests (slow)",
     )
-    parser.set_defaults(func=run)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
