@@ -48,9 +48,9 @@ def overriding(state: State, request: Request, others: Iterable[Request] | None 
 def _beside(state: State, request: Request, others: Iterable[Request]) -> Iterator[Request]:
     """Those of `others` that share packets and an instant with the request."""
     for other in others:
-        if other.id != request.id and other.during(request.start, request.end):
-            if overlap(other.flowgroup, request.flowgroup, state.locations):
-                yield other
+        together = other.id != request.id and other.during(request.start, request.end)
+        if together and overlap(other.flowgroup, request.flowgroup, state.locations):
+            yield other
 
 
 def _matters(state: State, request: Request, other: Request) -> bool:

@@ -2,8 +2,8 @@
 
 Above: the daemon and `ovspane replay` drive it, each with its own clock and store. Below: interpreter, state, tree, compile.
 
-The one way through: `execute` (reads only) -> the caller makes the changes durable -> `apply` -> `settle(now)` -> a `TableDelta` for
-the switches. Time: `overdue(now)` gives the changes that time alone makes (ends), which go the same way.
+The one way through: `execute` (reads only) -> the caller makes the changes durable -> `apply` -> `settle(now)` -> a
+`TableDelta` for the switches. Time: `overdue(now)` gives the changes that time alone makes (ends), which go the same way.
 Invariant after `settle(now)`: the tree holds exactly the requests with start <= now < end.
 """
 

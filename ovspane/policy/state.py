@@ -17,7 +17,7 @@ from bitarray import bitarray
 from ovspane.flowgroup import AddressSet
 from ovspane.lang.statements import Kind
 from ovspane.policy.schedule import Chain, Schedule
-from ovspane.policy.shares import ADMINISTRATOR, ROOT_SHARE, Bucket, Hint, Principal, Request, Share
+from ovspane.policy.shares import ADMINISTRATOR, EVERYBODY, ROOT_SHARE, Bucket, Hint, Principal, Request, Share
 from ovspane.policy.tree import ROOT
 
 
@@ -191,7 +191,9 @@ class State:
 
     def knows(self, name: str) -> bool:
         """True iff `name` is a principal: added, located, or holder of a share."""
-        return name == ADMINISTRATOR or name in self.principals or any(share.granted_to(name) for share in self.shares.values())
+        if name == ADMINISTRATOR or name in self.principals:
+            return True
+        return name != EVERYBODY and any(share.granted_to(name) for share in self.shares.values())
 
     def values(self) -> Iterator[Value]:
         """Everything, in an order in which a new state can apply it (the root share is always there)."""

@@ -1,6 +1,6 @@
 """Plays a trace: a manual clock, the real parser, admission, policy tree and compiler, and a memory for a store. Pure.
 
-Above: `ovspane replay`, tests. Below: trace, corners, lang, policy.
+Above: `ovspane replay`, tests. Below: trace, corners, lang, policy, store (in memory).
 
 Invariants: the clock never goes back; before each entry, everything that is due has started or ended, in order of
 time. With `check_table`, after each entry and at each instant that a Tick passes: the network flow table made by
@@ -10,8 +10,9 @@ evaluator on every packet at a corner of an active request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ovspane.flowgroup import Contradiction
 from ovspane.lang.parser import Piece, SyntaxFault, parse
@@ -23,12 +24,16 @@ from ovspane.policy.compile import Compiler
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.semantics import evaluate, passes
 from ovspane.policy.shares import ADMINISTRATOR
-from ovspane.policy.state import Change
+from ovspane.policy.state import Change, State
 from ovspane.policy.table import Outcome
 from ovspane.policy.tree import Delta
 from ovspane.replay.corners import corners, lowest
 from ovspane.replay.trace import Entry, Hear, Look, Say, glob_matches, read_trace
+from ovspane.store.keeper import StoreKeeper
+from ovspane.store.memory import MemoryStore
 from ovspane.units import rate_text
+
+T = TypeVar("T")
 
 _ACCESS = {"ALLOW": Access.ALLOW, "DENY": Access.DENY, "DEFAULT": Access.UNSET}
 
@@ -59,6 +64,7 @@ class Replay:
         self.notices: list[Notice] = []
         self.checks = 0  # packets compared so far
         self.default_deny = default_deny
+        self._keeper = StoreKeeper(MemoryStore())
         self._check_table = check_table
 
     def say(self, speaker: str, piece: Piece) -> Reply:
@@ -93,6 +99,8 @@ class Replay:
         return outcome.reply
 
     def _take(self, changes: Iterable[Change]) -> None:
+        changes = list(changes)
+        _now(self._keeper.keep(changes))
         self.runtime.apply(changes)
         self.notices += self.runtime.settle(self.now).notices
         if self._check_table:
@@ -106,12 +114,13 @@ class Replay:
     def _verify(self) -> None:
         """Raises Disagreement where table, policy and what a store would give back are not the same."""
         runtime = self.runtime
-        kept = Runtime(list(runtime.state.values()), self.default_deny)
+        kept = Runtime(_now(self._keeper.load()), self.default_deny)
         kept.settle(self.now)
-        if list(kept.state.values()) != list(runtime.state.values()):
-            raise Disagreement("the state loaded from its stored values is another one")
+        for name, mine, stored in zip(_STATE, _held(runtime.state), _held(kept.state), strict=True):
+            if mine != stored:
+                raise Disagreement(f"the {name} loaded from the store are others")
         if kept.tree.requests != runtime.tree.requests or kept.tree.nodes.keys() != runtime.tree.nodes.keys():
-            raise Disagreement("the policy tree made by deltas is not the one made from stored values")
+            raise Disagreement("the policy tree made by deltas is not the one loaded from the store")
         anew = Compiler(runtime.tree, self.default_deny)
         anew.update(Delta(added=tuple(runtime.tree.requests.values())), runtime.state.locations)
         tables = {"deltas": runtime.compiler.table, "compiled anew": anew.table, "reloaded": kept.compiler.table}
@@ -122,6 +131,23 @@ class Replay:
             for name, table in tables.items():
                 if not agrees(verdict, table.evaluate(packet.packed), self.default_deny):
                     raise Disagreement(f"the table ({name}) does not do {verdict} to {packet}")
+
+
+_STATE = ("shares", "principals", "requests", "hints", "next id", "schedules")
+
+
+def _held(state: State) -> tuple[object, ...]:
+    schedules = {name: (of.reservations, of.level, of.level_at) for name, of in state.schedules.items() if of.bucket_matters}
+    return state.shares, state.principals, state.requests, state.hints, state.next_id, schedules
+
+
+def _now(work: Coroutine[object, None, T]) -> T:
+    """The result of a coroutine that never waits (the store is in memory)."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    raise RuntimeError("the store in memory waits for something")
 
 
 def agrees(verdict: Verdict, outcome: Outcome, default_deny: bool = False) -> bool:
