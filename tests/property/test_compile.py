@@ -5,6 +5,7 @@ Above: pytest. Below: workload (random trees), oracle (what must hold).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 
 import pytest
@@ -13,6 +14,8 @@ from ovspane.flowgroup import AddressSet, Flowgroup, normalise
 from ovspane.intervals import IntervalSet
 from ovspane.lang.statements import Kind
 from ovspane.match import Packet
+from ovspane.policy import access
+from ovspane.policy.access import DenyNode
 from ovspane.policy.compile import Compiler, TooManyStages
 from ovspane.policy.expand import MATCH_LIMIT, TooManyMatches, expansion
 from ovspane.policy.ranks import LAST_LABEL, Ranks
@@ -211,6 +214,34 @@ def test_disjoint_siblings_need_one_stage() -> None:
     assert policy.compiler.stages == 1
     assert not policy.dropped(Packet(src=0x0A000105, proto=6, dport=80))
     assert policy.dropped(Packet(src=0x0A000105, proto=6, dport=81))
+
+
+def test_all_are_coloured_anew_before_a_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moving one node of a clashing pair can run out of stages where another colouring of all nodes does not."""
+    anew = []
+    true = access.greedy_colouring
+
+    def counted(nodes: Iterable[DenyNode]) -> dict[DenyNode, int]:
+        anew.append(max((found := true(nodes)).values()))
+        return found
+
+    monkeypatch.setattr(access, "greedy_colouring", counted)
+    nodes = ["a", "b", "c", "d"]
+    for seed in range(150):
+        rng = Random(seed)
+        policy = Policy(*[(name, ROOT) for name in nodes], *[(f"under-{name}", name) for name in nodes])
+        policy.compiler = Compiler(policy.tree, stage_limit=2)
+        try:
+            for _ in range(14):
+                host = AddressSet.parse(f"10.0.0.{rng.randint(1, 6)}")
+                if rng.random() < 0.6:
+                    policy.add(rng.choice(nodes), Kind.DENY, Flowgroup(src=host))
+                else:
+                    policy.add(f"under-{rng.choice(nodes)}", Kind.ALLOW, Flowgroup(src=host, dst=B))
+        except TooManyStages:
+            continue
+    assert anew.count(1) >= 3  # saved by it
+    assert len(anew) > anew.count(1)  # and refused in spite of it
 
 
 def test_more_stages_than_tables_is_refused_before_anything_changes() -> None:

@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from ovspane.overlap import MatchIndex
 from ovspane.policy import access
 from ovspane.policy import compile as compiler_module
 from ovspane.policy.access import AccessStages, AllowEntry, DenyNode
@@ -131,7 +132,7 @@ def overlaps_missed(patch: Patch) -> None:
 
     class Narrow:
         def __init__(self) -> None:
-            self._index = TrueIndex()
+            self._index = MatchIndex()
 
         def __getattr__(self, name: str) -> object:
             return getattr(self._index, name)
@@ -139,7 +140,6 @@ def overlaps_missed(patch: Patch) -> None:
         def overlapping(self, value: int, mask: int) -> list[int]:
             return self._index.covered_by(value, mask)
 
-    TrueIndex = access.MatchIndex
     patch.setattr(access, "MatchIndex", Narrow)
 
 

@@ -79,7 +79,8 @@ def random_match(rng: Random) -> Match:
 def test_random_additions_and_removals_over_many_blocks(make: Any) -> None:
     """Several thousand slots: growth, holes filled by the last one, shrinking, down to nothing and up again."""
     rng = Random(3)
-    index, known = make(), {}
+    index = make()
+    known: dict[int, Match] = {}
     for target in (1500, 700, 2000, 63, 64, 65, 0, 130, 1):
         while len(known) != target:
             if len(known) < target:
