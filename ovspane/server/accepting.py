@@ -1,0 +1,275 @@
+"""Accepting connections on one socket: limits, shortage of file descriptors, and an orderly end.
+
+Above: the Unix, TLS and compatibility listeners, which say what is bound and who a connection counts for. Below: channel.
+
+Invariants: at most `Caps.total` connections in all and `Caps.each` for one owner; root's are not counted, for the administrator
+must get in when others have taken all there is. A client decides neither how much is logged nor whether the loop spins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import resource
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from ovspane.server.channel import DEFAULT_LIMITS, Channel, Limits
+from ovspane.server.quietly import Quietly
+
+log = logging.getLogger(__name__)
+
+#: connections accepted in one go before those that are there get a turn
+BURST = 16
+#: seconds without accepting after file descriptors ran out
+REST = 0.25
+#: seconds between looks for peers that have not read for too long
+SWEEP = 5.0
+#: file descriptors that connections leave for the rest of the daemon
+RESERVED_FDS = 64
+_SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_TOO_MANY = b"NO too many connections\n"
+
+
+class ListenError(Exception):
+    """A listener could not be started; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How many connections: in all, for one owner, and waiting to be accepted."""
+
+    total: int = 1024
+    each: int = 128
+    backlog: int = 256
+
+
+DEFAULT_CAPS = Caps()
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """For whom a connection counts. `unlimited`: root's."""
+
+    name: Hashable
+    unlimited: bool = False
+
+
+class Acceptor(ABC):
+    """Base of the listeners. start, then close."""
+
+    def __init__(self, caps: Caps = DEFAULT_CAPS, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._caps = caps
+        self._limits = limits
+        self._socket: socket.socket | None = None
+        self._spare: int | None = None
+        self._owners: Counter[Owner] = Counter()
+        self._channels: dict[Channel, Owner] = {}
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._quietly = Quietly(log)
+        self._all_gone = asyncio.Event()
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """The address, for people."""
+
+    @abstractmethod
+    def bind(self) -> socket.socket:
+        """The bound socket that listens, non-blocking. Raises ListenError, OSError."""
+
+    @abstractmethod
+    def owner(self, connection: socket.socket) -> Owner:
+        """For whom an accepted connection counts. Raises OSError."""
+
+    @abstractmethod
+    async def begin(self, connection: socket.socket) -> Channel:
+        """Make its conversation and give it to the event loop. Raises OSError."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """What `bind` made beside the socket goes."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return sum(self._owners.values())
+
+    @property
+    def channels(self) -> list[Channel]:
+        return list(self._channels)
+
+    async def start(self) -> None:
+        """Listen. Raises ListenError."""
+        try:
+            self._socket = self.bind()
+        except OSError as error:
+            raise ListenError(f"cannot listen on {self.where}: {error.strerror or error}") from error
+        self._spare = _spare_descriptor()
+        self._sweep()
+        self._listen()
+        log.info("listening on %s", self.where)
+
+    async def close(self, grace: float = 1.0) -> None:
+        """Accept nothing more, give answers that are due for up to `grace` seconds, then end all connections."""
+        if self._socket is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+        self._socket = None
+        self.release()
+        for task in self._beginning:
+            task.cancel()
+        for channel in self.channels:
+            channel.finish()
+        if not await self._emptied(grace):
+            log.info("%d connections to %s were cut", len(self._channels), self.where)
+            for channel in self.channels:
+                channel.abort()
+            await self._emptied(grace)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._spare is not None:
+            os.close(self._spare)
+
+    async def _emptied(self, seconds: float) -> bool:
+        self._all_gone.clear()
+        if self._channels:
+            try:
+                await asyncio.wait_for(self._all_gone.wait(), seconds)
+            except TimeoutError:
+                return False
+        return True
+
+    # --- accepting
+
+    def _listen(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        assert self._socket is not None
+        for _ in range(BURST):
+            try:
+                connection, _address = self._socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionError:  # it went away while it waited
+                continue
+            except OSError as error:
+                self._short(error)
+                return
+            self._welcome(connection)
+
+    def _short(self, error: OSError) -> None:
+        """accept failed: turn the one at the head of the queue away with the spare descriptor, then rest."""
+        if error.errno not in _SHORTAGE:
+            self._quietly.error("accepting on %s failed: %s", self.where, error)
+        else:
+            self._quietly.error("no more connections to %s for now: %s", self.where, error)
+        assert self._socket is not None
+        if self._spare is not None:
+            os.close(self._spare)
+            try:
+                turn_away(self._socket.accept()[0])
+            except OSError as again:
+                log.debug("nor with the spare descriptor: %s", again)
+            self._spare = _spare_descriptor()
+        # The queue is still readable: without a rest the loop would do nothing else.
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket)
+        loop.call_later(REST, self._listen)
+
+    def _welcome(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        try:
+            owner = self.owner(connection)
+        except OSError as error:
+            log.debug("a peer left at once: %s", error)
+            connection.close()
+            return
+        reason = self._full(owner)
+        if reason:
+            self._quietly.warning("turning connections to %s away: %s", self.where, reason)
+            turn_away(connection)
+            return
+        self._owners[owner] += 1
+        task = asyncio.get_running_loop().create_task(self._begin(connection, owner))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+
+    def _full(self, owner: Owner) -> str:
+        """Why there is no room for another connection of this owner, or ''."""
+        if owner.unlimited:
+            return ""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        total = self._caps.total if soft == resource.RLIM_INFINITY else min(self._caps.total, soft - RESERVED_FDS)
+        limited = sum(number for other, number in self._owners.items() if not other.unlimited)
+        if limited >= total:
+            return f"{limited} are open"
+        if self._owners[owner] >= self._caps.each:
+            return f"{owner.name} has {self._owners[owner]} open"
+        return ""
+
+    async def _begin(self, connection: socket.socket, owner: Owner) -> None:
+        try:
+            channel = await self.begin(connection)
+        except BaseException as error:
+            connection.close()
+            self._leave(owner)
+            if not isinstance(error, OSError):
+                raise
+            self._quietly.warning("a connection to %s failed: %s", self.where, error)
+            return
+        if channel.lost:
+            self._leave(owner)
+        elif self._socket is None:
+            self._channels[channel] = owner
+            channel.finish()
+        else:
+            self._channels[channel] = owner
+
+    def lost(self, channel: Channel) -> None:
+        """For `Channel.on_lost`."""
+        owner = self._channels.pop(channel, None)
+        if owner is not None:  # else `_begin` has not seen it yet, and will
+            self._leave(owner)
+        if not self._channels:
+            self._all_gone.set()
+
+    def _leave(self, owner: Owner) -> None:
+        self._owners[owner] -= 1
+        if not self._owners[owner]:
+            del self._owners[owner]
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for channel in self.channels:
+            if channel.overstayed(now):
+                self._quietly.warning("closing a connection to %s that does not read its answers", self.where)
+                channel.abort()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+
+def turn_away(connection: socket.socket) -> None:
+    """Say that there are too many, without waiting, and close."""
+    with connection:
+        try:
+            connection.setblocking(False)
+            connection.send(_TOO_MANY)
+        except OSError as error:
+            log.debug("not even that could be said: %s", error)
+
+
+def _spare_descriptor() -> int | None:
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None

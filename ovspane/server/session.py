@@ -1,0 +1,196 @@
+"""A conversation in the language: statements from the stream to the service, what is about the connection itself answered here.
+
+Above: the Unix and TLS listeners make one for each connection. Below: channel (order and bounds), lang.parser, service.
+
+As, Format, Subscribe, Unsubscribe and Whoami are the session's own. `As` holds from the next statement on, though earlier ones
+are still being worked on; Format and Subscribe take effect when their own answer is given, so all answers before it keep the old
+form. The principal is looked at again whenever shares or principals changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from ovspane.flowgroup import Contradiction
+from ovspane.lang import statements as said
+from ovspane.lang.parser import parse
+from ovspane.lang.replies import Notice, Reply, Value, err, no, ok
+from ovspane.lang.splitter import Piece, Splitter
+from ovspane.lang.tokens import SyntaxFault
+from ovspane.policy.shares import ADMINISTRATOR, EVERYBODY
+from ovspane.server.channel import DEFAULT_LIMITS, HEAVY_TEXT, Answer, Channel, Limits
+from ovspane.server.peers import Peer
+from ovspane.server.quietly import Quietly
+from ovspane.server.service import Service
+
+log = logging.getLogger(__name__)
+quietly = Quietly(log)
+
+#: after so many seconds without another byte, `Cancel 17.` at the end of what came is a whole statement
+SETTLE = 0.05
+#: the weight of a statement with an answer as long as the state is large
+HEAVY = 16
+_LISTINGS = (
+    said.ListShares,
+    said.ListSharesByFlowGroup,
+    said.ListRequests,
+    said.GetSchedule,
+    said.Show,
+)
+
+
+class Session(Channel):
+    """One connection of a peer."""
+
+    def __init__(
+        self,
+        service: Service,
+        peer: Peer | None,
+        account: str | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        on_lost: Callable[[Channel], None] = lambda channel: None,
+    ) -> None:
+        super().__init__(limits, on_lost)
+        self._service = service
+        self._peer = peer
+        self._account = account
+        self._splitter = Splitter()
+        self._principal = ""
+        self._seen = -1  # the service's generation that `_principal` is of
+        self._as: str | None = None
+        self._json = False
+        self._unsubscribe: Callable[[], None] | None = None
+        self._settling: asyncio.TimerHandle | None = None
+
+    @property
+    def principal(self) -> str:
+        """Whose connection it is, now."""
+        if self._seen != self._service.generation:
+            assert self._peer is not None
+            self._principal = self._peer.principal(self._service.committed, self._account)
+            self._seen = self._service.generation
+        return self._principal
+
+    @property
+    def speaker(self) -> str:
+        """As whom it speaks: the principal, or for root the one named by As."""
+        principal = self.principal
+        return self._as if self._as is not None and principal == ADMINISTRATOR else principal
+
+    # --- Channel
+
+    def cut(self, data: bytes) -> Sequence[Piece]:
+        return self._splitter.feed(data)
+
+    def cut_end(self) -> Sequence[Piece]:
+        return self._splitter.finish()
+
+    def idle(self) -> None:
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        if self._splitter.undecided:
+            self._settling = asyncio.get_running_loop().call_later(SETTLE, self._settle)
+
+    def _settle(self) -> None:
+        self._settling = None
+        self._pieces.extend(self._splitter.settle())
+        self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._settling is not None:
+            self._settling.cancel()
+        self._subscribe(False)
+        super().connection_lost(exc)
+
+    def take(self, piece: Piece) -> None:
+        fault = piece.fault
+        if fault is None:
+            try:
+                statement = parse(piece.text)
+            except SyntaxFault as found:
+                fault = found
+            except Contradiction as contradiction:
+                self._reply(no("contradiction", str(contradiction)))
+                return
+            except Exception:  # a defect in the parser must not cost the peer its connection
+                quietly.error("parsing a statement of %s failed: %.200r", self._peer, piece.text)
+                log.debug("parsing failed", exc_info=True)
+                self._reply(no("internal", "ovspane has a defect here; its log says more"))
+                return
+            else:
+                self._said(statement, 1 + len(piece.text) // HEAVY_TEXT)
+                return
+        self._reply(err(fault.line, fault.column, fault.expected))
+
+    # --- statements
+
+    def _said(self, statement: said.Statement, weight: int) -> None:
+        match statement:
+            case said.As(name=name):
+                self._speak_as(name)
+            case said.Format(name=name):
+                self._when_due(lambda: self._format(name))
+            case said.Subscribe():
+                self._when_due(lambda: self._subscribe(True))
+            case said.Unsubscribe():
+                self._when_due(lambda: self._subscribe(False))
+            case said.Whoami():
+                self._reply(self._whoami())
+            case said.Tick():
+                self._reply(no("not-here", "Tick moves the clock of a replay; here time passes by itself"))
+            case _:
+                if isinstance(statement, _LISTINGS):
+                    weight += HEAVY
+                self.answer(self._service.submit(self.speaker, statement), self._show, weight)
+
+    def _reply(self, reply: Reply) -> None:
+        self._when_due(lambda: reply)
+
+    def _when_due(self, answer: Answer) -> None:
+        self.answer(answer, self._show)
+
+    def _show(self, reply: Reply) -> str:
+        return reply.to_json() if self._json else reply.to_text()
+
+    def _speak_as(self, name: str) -> None:
+        if self.principal != ADMINISTRATOR:
+            self._reply(no("not-root", f"only {ADMINISTRATOR} may speak as another"))
+        elif name == EVERYBODY:
+            self._reply(no("bad-name", f"{EVERYBODY} is nobody in particular"))
+        else:
+            self._as = None if name == ADMINISTRATOR else name
+            # Looked at when the answer is due: an AddUser may be on its way.
+            self._when_due(lambda: ok() if self._service.committed.knows(name) else ok(note="user-unknown"))
+
+    def _whoami(self) -> Reply:
+        fields: dict[str, Value] = {"principal": self.principal}
+        if self.speaker != self.principal:
+            fields["as"] = self.speaker
+        return ok(**fields)
+
+    def _format(self, name: str) -> Reply:
+        self._json = name == "json"
+        return ok()
+
+    # --- notices
+
+    def _subscribe(self, wanted: bool) -> Reply:
+        if wanted and self._unsubscribe is None:
+            self._unsubscribe = self._service.subscribe(self._hear)
+        elif not wanted and self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        return ok()
+
+    def _hear(self, notices: Sequence[Notice]) -> None:
+        speaker = self.speaker
+        for notice in notices:
+            if speaker == ADMINISTRATOR or not notice.principals or speaker in notice.principals:
+                self.notify(notice.to_json() if self._json else notice.to_text())
+
+    def told_dropped(self, count: int) -> str:
+        notice = Notice("dropped", f"{count} notices that were not read in time", fields={"count": count})
+        return notice.to_json() if self._json else notice.to_text()
