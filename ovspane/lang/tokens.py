@@ -23,16 +23,17 @@ import re
 MAX_STATEMENT = 64 * 1024  # bytes
 MAX_NAME = 63  # characters
 
-# Possessive quantifiers (++, *+) keep the scan linear on hostile input: no run is ever read again in another way. For
+# No run is ever read again in another way, which keeps the scan linear on hostile input; possessive quantifiers of groups
+# are not used, since Python before 3.11.4 gets them wrong (github.com/python/cpython/issues/101955). For
 # the same reason a comment that is not closed ends the scan (it is `bad`) instead of being read as two symbols.
 _TOKEN = re.compile(
     r"""
-      (?P<blank>   ^[ \t\r\f\v]*+\#[^\n]*+ | [ \t\r\f\v]++ | \n++ | //[^\n]*+ | /\*(?:[^*]++|\*(?!/))*+\*/ )
-    | (?P<word>    [\w$][\w$-]*+:[\w$:-]*+(?:(?<=[0-9])\.(?=[0-9])[\w$:-]++)*+
-                 | :[\w$:-]*+(?:(?<=[0-9])\.(?=[0-9])[\w$:-]++)*+
-                 | [0-9]++(?:\.[0-9]++)*+[\w$:-]*+
+      (?P<blank>   ^[ \t\r\f\v]*+\#[^\n]*+ | [ \t\r\f\v]++ | \n++ | //[^\n]*+ | /\*[^*]*\*+(?:[^*/][^*]*\*+)*/ )
+    | (?P<word>    [\w$][\w$-]*+:[\w$:-]*+(?:(?<=[0-9])\.(?=[0-9])[\w$:-]+)*
+                 | :[\w$:-]*+(?:(?<=[0-9])\.(?=[0-9])[\w$:-]+)*
+                 | [0-9]++(?:\.[0-9]+)*[\w$:-]*+
                  | [\w$][\w$-]*+ )
-    | (?P<string>  "(?:[^"\\\n]|\\[^\n])*+" )
+    | (?P<string>  "[^"\\\n]*(?:\\[^\n][^"\\\n]*)*" )
     | (?P<symbol>  <= | >= | /(?!\*) | [()\[\]{}=,+.*-] )
     | (?P<bad>     . )
     """,

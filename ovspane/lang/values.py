@@ -24,10 +24,10 @@ RATE_UNITS = {"b": 0, "kb": 3, "Kb": 3, "Mb": 6, "Gb": 9}
 BYTE_UNITS = {"B": 0, "kB": 3, "MB": 6, "GB": 9, "TB": 12}
 TIME_UNITS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}  # seconds
 
-_NUMBER = re.compile(r"([0-9]++)(?:\.([0-9]++))?+([A-Za-z]*+)", re.ASCII)
-_INTEGER = re.compile(r"[0-9]++", re.ASCII)
-_LENGTH = re.compile(r"([0-9]++)([A-Za-z]*+)", re.ASCII)
-_SPAN = re.compile(r"([0-9]++)(-?+)([0-9]*+)", re.ASCII)
+_NUMBER = re.compile(r"([0-9]+)(?:\.([0-9]+))?([A-Za-z]*)", re.ASCII)
+_INTEGER = re.compile(r"[0-9]+", re.ASCII)
+_LENGTH = re.compile(r"([0-9]+)([A-Za-z]*)", re.ASCII)
+_SPAN = re.compile(r"([0-9]+)(-?)([0-9]*)", re.ASCII)
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}", re.ASCII)
 _ISO = re.compile(r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9:]+)?", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 # Up to the next brace outside of strings, or the quote of a string whose end has not arrived. A JSON-RPC message is an
-# object, so the braces alone tell where it ends; possessive, so it is one pass in C.
-_TOKEN: Final = re.compile(rb'(?:[^"{}]++|"(?:[^"\\]++|\\.)*+")*+([{}"])', re.DOTALL)
+# object, so the braces alone tell where it ends; nothing follows the repeats, so it is one pass in C.
+_SKIP: Final = re.compile(rb'[^"{}]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"{}]*)*', re.DOTALL)
 _UNIX_PATH_MAX: Final = 107  # sun_path of unix(7), without the closing NUL
 MESSAGE_MAX: Final = 256 * 1024 * 1024  # bytes; a message beyond this is not one of ovsdb-server's
 
@@ -49,21 +49,23 @@ class Framer:
         texts: list[bytes] = []
         start, position, depth = 0, self._scanned, self._depth
         buffer = bytes(self._buffer)
-        while token := _TOKEN.match(buffer, position):  # anchored: a search would begin inside a string
-            found = token[1]
+        while position < len(buffer):
+            skipped = _SKIP.match(buffer, position)
+            if skipped is not None:
+                position = skipped.end()
+            found = buffer[position : position + 1]
             if found == b"{":
                 depth += 1
             elif found == b"}":
                 depth -= 1
                 if depth == 0:
-                    texts.append(buffer[start : token.end()])
-                    start = token.end()
+                    texts.append(buffer[start : position + 1])
+                    start = position + 1
                 elif depth < 0:
                     raise ValueError("unbalanced braces in a JSON-RPC stream")
             else:
-                position = token.start(1)
-                break
-            position = token.end()
+                break  # the end, or the quote of a string whose end has not arrived
+            position += 1
         if len(buffer) - start > MESSAGE_MAX:
             raise ValueError("JSON-RPC message too long")
         del self._buffer[:start]
