@@ -150,3 +150,4 @@ async def serving(
         finally:
             await served.close_clients()
             await listener.close()
+            assert Channel._busy == 0

@@ -6,7 +6,8 @@ Invariants, for each connection:
 * Answers leave in the order of the pieces; a notice stands between answers, never inside one.
 * What is being worked on has at most the weight `Limits.outstanding`. Beyond it, and while the peer leaves more than
   `high_water` bytes of answers unread, nothing more is taken and the socket is not read: the peer waits, not we.
-* A turn of the event loop takes at most TURN pieces, so that a flood from one peer is interleaved with the others.
+* A turn of the event loop takes at most TURN pieces of each peer, and all peers together have about CROWD pieces in the works: the
+  queue before a modest peer is short, however many others pour theirs in.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ovspane.lang.replies import Reply
 from ovspane.lang.splitter import Piece
 
 #: pieces taken in one go before others get a turn
 TURN = 16
+#: what the busy connections may have in the works together; each has an equal part of it, but 2 in any case
+CROWD = 256
 #: bytes cut at a time: a byte can be a statement (and a fault) of its own
 SLICE = 1024
 #: bytes of text that weigh as much as a statement
@@ -63,6 +67,9 @@ class _Entry:
 class Channel(asyncio.BufferedProtocol):
     """Base of the conversations. They implement `cut`, `cut_end` and `take`, and may extend `greet` and `idle`."""
 
+    #: connections, of all listeners, that wait for answers
+    _busy: ClassVar[int] = 0
+
     def __init__(self, limits: Limits = DEFAULT_LIMITS, on_lost: Callable[[Channel], None] = lambda channel: None) -> None:
         self._limits = limits
         self._on_lost = on_lost
@@ -102,6 +109,8 @@ class Channel(asyncio.BufferedProtocol):
 
     def answer(self, answer: Answer, show: Callable[[Reply], str], weight: int = 1) -> None:
         """Give this answer after all before it. `weight` counts towards `Limits.outstanding` until it is given."""
+        if not self._entries:
+            Channel._busy += 1
         self._entries.append(_Entry(answer, show, weight))
         self._weight += weight
 
@@ -188,6 +197,7 @@ class Channel(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._eof = self._ended = self.lost = True
+        Channel._busy -= bool(self._entries)
         for left in (self._entries, self._pieces, self._notices, self._unread):
             left.clear()
         self._on_lost(self)
@@ -197,8 +207,9 @@ class Channel(asyncio.BufferedProtocol):
     def _advance(self) -> None:
         """Take what may be taken, give what is ready, and read on only when all that came is taken."""
         self._give()
-        left = TURN
-        while left > 0 and self._weight < self._limits.outstanding and self._stalled_since is None:
+        part = max(2, CROWD // max(1, Channel._busy))
+        left, most = min(TURN, part), min(self._limits.outstanding, part)
+        while left > 0 and self._weight < most and self._stalled_since is None:
             piece = self._next()
             if piece is None:
                 break
@@ -241,6 +252,7 @@ class Channel(asyncio.BufferedProtocol):
             size = 0
             while self._entries and self._entries[0].ready and size < self._limits.high_water:
                 entry = self._entries.popleft()
+                Channel._busy -= not self._entries
                 self._weight -= entry.weight
                 answer = entry.answer
                 out.append(entry.show(answer.result() if isinstance(answer, asyncio.Future) else answer()))

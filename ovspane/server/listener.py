@@ -92,7 +92,7 @@ class UnixListener(Acceptor):
     # --- the socket in the file system
 
     def bind(self) -> socket.socket:
-        self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _make(self._path.parent)
         self._lock = self._locked()
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -152,6 +152,14 @@ class UnixListener(Acceptor):
             # The file stays: removed, another daemon could hold a lock on a file that a third one does not see.
             os.close(self._lock)
             self._lock = None
+
+
+def _make(directory: Path) -> None:
+    """Make it, and what is above it, for everybody to enter, whatever the umask: `mode` says who may use the socket."""
+    if not directory.exists():
+        _make(directory.parent)
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o755)
 
 
 def _gid(group: str) -> int:

@@ -27,7 +27,7 @@ async def refused(listener: UnixListener) -> str:
 
 def test_it_makes_its_directory_and_leaves_no_socket(tmp_path: Path) -> None:
     async def main() -> None:
-        group = grp.getgrgid(os.getegid()).gr_name
+        group = next((each.gr_name for each in grp.getgrall() if each.gr_gid == os.getegid()), str(os.getegid()))
         async with running(FileKeeper(tmp_path / "kept")) as service:
             path = tmp_path / "a" / "b" / "ovspane.sock"
             for mode, wanted in ((0o666, group), (0o660, str(os.getegid()))):
@@ -36,12 +36,17 @@ def test_it_makes_its_directory_and_leaves_no_socket(tmp_path: Path) -> None:
                 found = path.stat()
                 assert stat.S_ISSOCK(found.st_mode)
                 assert (stat.S_IMODE(found.st_mode), found.st_gid) == (mode, os.getegid())
+                assert [stat.S_IMODE(above.stat().st_mode) for above in (path.parent, path.parent.parent)] == [0o755] * 2
                 await listener.close()
                 assert not path.exists()
             assert "there is no group" in await refused(UnixListener(service, path, group="no-such-group"))
             assert not path.exists()
 
-    asyncio.run(main())
+    umask = os.umask(0o077)  # as the daemon's
+    try:
+        asyncio.run(main())
+    finally:
+        os.umask(umask)
 
 
 def test_a_stale_socket_is_replaced_a_living_one_never(tmp_path: Path) -> None:

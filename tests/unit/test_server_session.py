@@ -173,6 +173,35 @@ def test_only_dots_do_not_hold_the_others_up(tmp_path: Path) -> None:
     served(tmp_path, talk)
 
 
+def test_a_modest_client_does_not_wait_for_thirty_greedy_ones(tmp_path: Path) -> None:
+    async def talk(there: Served, client: Client) -> None:
+        answered = 0
+
+        async def count(greedy: Client) -> None:
+            nonlocal answered
+            for _ in range(400):
+                assert (await greedy.line()).startswith("OK")
+                answered += 1
+
+        crowd = [await there.client() for _ in range(30)]
+        for greedy in crowd:
+            greedy.send(b"available(*) on rootShare.\n" * 400)
+        readers = [asyncio.create_task(count(greedy)) for greedy in crowd]
+        while not answered:
+            await asyncio.sleep(0)
+        worst = 0
+        for number in range(5):
+            before = answered
+            assert await client.ask(f"AddUser u{number}.") == "OK"
+            worst = max(worst, answered - before)
+        # A fixed amount of work of the others stands before a statement, not all that they said (11 000 then).
+        assert worst < 1000
+        await asyncio.gather(*readers)
+        assert answered == 12_000
+
+    served(tmp_path, talk)
+
+
 def test_half_a_statement_costs_its_bytes_and_can_be_ended_later(tmp_path: Path) -> None:
     async def talk(there: Served, client: Client) -> None:
         other = await there.client()
