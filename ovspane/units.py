@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 _UNITS = ((10**9, "Gb"), (10**6, "Mb"), (10**3, "kb"))
 #: instants before this one (in ms, about 1973) belong to a manual clock and are written as seconds
 _EPOCH_LIKE = 10**11
+#: instants from this one on (the year 10000) have no ISO-8601 date and are written as seconds too
+_LAST_DATE = 253_402_300_800_000
 
 
 def rate_text(bits: int | None) -> str:
@@ -27,7 +29,7 @@ def time_text(ms: int | None) -> str:
     """An instant as the language reads it: ISO-8601 in UTC, or bare seconds on a manual clock; None is forever."""
     if ms is None:
         return "forever"
-    if abs(ms) < _EPOCH_LIKE:
+    if ms < _EPOCH_LIKE or ms >= _LAST_DATE:
         seconds, rest = divmod(ms, 1000)
         return f"{seconds}.{rest:03d}" if rest else str(seconds)
     moment = datetime.fromtimestamp(ms / 1000, UTC)

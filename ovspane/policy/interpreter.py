@@ -14,7 +14,7 @@ from ovspane.flowgroup import Flowgroup
 from ovspane.lang import statements as said
 from ovspane.lang.replies import Reply, Value, no, ok
 from ovspane.policy import queries
-from ovspane.policy.admission import Refused, admit, interval, on_share
+from ovspane.policy.admission import LARGEST_RATE, Refused, admit, interval, on_share
 from ovspane.policy.shares import (
     ADMINISTRATOR,
     EVERYBODY,
@@ -132,9 +132,10 @@ def _offer(
     start, end = times[0], deadline.at(now)
     if end is None or end <= start:
         return {"offer": "none"}
-    rate = max(-(-size * 8000 // (end - start)), share.privileges.reserve_min)
-    if state.ledger(share.name).shortfall(start, end, rate) is not None:
+    found = state.ledger(share.name).soonest(size * 8, start, end, max(1, share.privileges.reserve_min))
+    if found is None or found[1] > LARGEST_RATE:
         return {"offer": "none"}
+    start, rate = found
     return {"offer": rate_text(rate), "from": time_text(start), "to": time_text(end)}
 
 

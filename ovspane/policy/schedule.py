@@ -172,6 +172,16 @@ class Chain:
             low = max(low, high)
         return None
 
+    def soonest(self, bits: int, start: int, end: int, least: int) -> tuple[int, int] | None:
+        """The first (start, rate), with a rate of at least `least`, at which `bits` get through by `end`; None if none is found."""
+        for at in self._candidates(start, None):
+            if at >= end:
+                break
+            rate = max(least, -(-bits * 1000 // (end - at)))
+            if self.shortfall(at, end, rate) is None:
+                return at, rate
+        return None
+
     @property
     def _tokens_matter(self) -> bool:
         return any(schedule.bucket_matters for schedule in self._schedules)
