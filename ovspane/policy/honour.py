@@ -13,13 +13,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ovspane.flowgroup import Flowgroup, Locations, overlap, subtract
+from ovspane.flowgroup import Flowgroup, overlap, subtract
 from ovspane.lang.statements import Kind
+from ovspane.policy.nearby import located
 from ovspane.policy.shares import Request
 from ovspane.policy.state import State
 
 #: pieces of a region beyond which the careful answer is given instead of the exact one
 PIECES = 2000
+
+#: kind of a request -> the kinds of others that may override it
+_DECISIVE: dict[Kind, tuple[Kind, ...]] = {
+    Kind.ALLOW: (Kind.DENY,),
+    Kind.RESERVE: (Kind.DENY, Kind.RATELIMIT),
+    Kind.DENY: (Kind.ALLOW, Kind.RESERVE),
+}
 
 
 def allows(state: State, request: Request) -> bool:
@@ -31,8 +39,12 @@ def allows(state: State, request: Request) -> bool:
 
 def overriding(state: State, request: Request, others: Iterable[Request] | None = None) -> list[int]:
     """The ids of accepted requests because of which `request` would not be honoured in full, ascending."""
-    others = list(state.requests.values() if others is None else others)
-    if not any(True for _ in _beside(state, request, (other for other in others if _matters(state, request, other)))):
+    if others is None:
+        decisive = state.nearby.near(request.flowgroup, state.locations, _DECISIVE.get(request.kind, ()))
+        others = state.nearby.near(request.flowgroup, state.locations, Kind)
+    else:
+        decisive = iter(others := list(others))
+    if not any(True for _ in _beside(state, request, (other for other in decisive if _matters(state, request, other)))):
         return []
     rivals = list(_beside(state, request, others))
     found: set[int] = set()
@@ -105,7 +117,7 @@ def _lets_through(state: State, other: Request, deny: Request) -> bool:
 
 def _effective(state: State, deny: Request, group: Flowgroup, active: list[Request]) -> list[Flowgroup]:
     """The part of `group` that `deny` holds back, less what active allow-type requests strictly below it open."""
-    region = _common(_locate(group, state.locations), _located(deny, state))
+    region = _common(located(group, state.locations), _located(deny, state))
     for other in active:
         if region and _lets_through(state, other, deny):
             region = _cut(region, _located(other, state))
@@ -120,9 +132,9 @@ def denied_region(state: State, group: Flowgroup, active: list[Request]) -> list
 
 def outside(state: State, group: Flowgroup, parts: Iterable[Flowgroup]) -> list[Flowgroup]:
     """What of `group` is in none of `parts`."""
-    rest = [_locate(group, state.locations)]
+    rest = [located(group, state.locations)]
     for part in parts:
-        rest = _cut(rest, _locate(part, state.locations))
+        rest = _cut(rest, located(part, state.locations))
     return rest
 
 
@@ -144,20 +156,8 @@ def _instants(request: Request, rivals: list[Request]) -> Iterator[_At]:
             yield _At(at)
 
 
-def _locate(group: Flowgroup, locations: Locations) -> Flowgroup:
-    """The flowgroup with its located users replaced by their addresses; unlocated ones stay symbolic."""
-    src = group.src_user if group.src_user not in locations else None
-    dst = group.dst_user if group.dst_user not in locations else None
-    known = replace(
-        group,
-        src_user=group.src_user if src is None else None,
-        dst_user=group.dst_user if dst is None else None,
-    ).resolve(locations)
-    return group if known is None else replace(known, src_user=src, dst_user=dst)
-
-
 def _located(request: Request, state: State) -> Flowgroup:
-    return _locate(request.flowgroup, state.locations)
+    return located(request.flowgroup, state.locations)
 
 
 def _common(one: Flowgroup, other: Flowgroup) -> list[Flowgroup]:
@@ -176,16 +176,15 @@ def _cut(region: list[Flowgroup], other: Flowgroup) -> list[Flowgroup]:
 
 def partly(state: State, request: Request) -> tuple[int, list[int]]:
     """For a partial reserve: the largest rate up to its own that limits beside it allow, and who overrides it at that rate."""
-    limits = [
-        other.rate
-        for other in _beside(state, request, state.requests.values())
-        if other.kind is Kind.RATELIMIT
-    ]
+    near = state.nearby.near(request.flowgroup, state.locations, (Kind.RATELIMIT,))
+    limits = [other.rate for other in _beside(state, request, near)]
     rate = min([request.rate, *limits])
     return rate, overriding(state, replace(request, rate=rate))
 
 
 def affected(state: State, new: Request) -> list[Request]:
     """The earlier requests that `new` overrides, wholly or in part."""
-    candidates = (other for other in state.requests.values() if _matters(state, other, new))
+    kinds = tuple(kind for kind, decisive in _DECISIVE.items() if new.kind in decisive)
+    near = state.nearby.near(new.flowgroup, state.locations, kinds)
+    candidates = (other for other in near if _matters(state, other, new))
     return [other for other in _beside(state, new, candidates) if new.id in overriding(state, other)]

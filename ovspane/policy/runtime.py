@@ -40,6 +40,7 @@ class Runtime:
         self.state = State()
         self.tree = PolicyTree()
         self.compiler = Compiler(self.tree, default_deny)
+        self.compiler.update(Delta(), {})  # the default deny is a rule that no request brings
         self._starts: list[tuple[int, int]] = []
         self._ends: list[tuple[int, int]] = []
         self._gone: dict[int, ActiveRequest] = {}

@@ -16,6 +16,7 @@ from bitarray import bitarray
 
 from ovspane.flowgroup import AddressSet
 from ovspane.lang.statements import Kind
+from ovspane.policy.nearby import Nearby
 from ovspane.policy.schedule import Chain, Schedule
 from ovspane.policy.shares import ADMINISTRATOR, EVERYBODY, ROOT_SHARE, Bucket, Hint, Principal, Request, Share
 from ovspane.policy.tree import ROOT
@@ -63,6 +64,7 @@ class State:
         self.by_share: dict[str, dict[int, Request]] = {}
         self.schedules: dict[str, Schedule] = {}
         self.locations: dict[str, AddressSet] = {}
+        self.nearby = Nearby()
         self.next_id = 1
         #: what the network makes of active requests (installed, pending, degraded: reason); not kept in the database
         self.status: dict[int, str] = {}
@@ -127,14 +129,17 @@ class State:
             self.locations[principal.name] = principal.addresses
         else:
             self.locations.pop(principal.name, None)
+        self.nearby.moved(principal.name, self.locations)
 
     def _drop_principal(self, principal: Principal) -> None:
         self.principals.pop(principal.name, None)
         self.locations.pop(principal.name, None)
+        self.nearby.moved(principal.name, self.locations)
 
     def _put_request(self, request: Request) -> None:
         self.requests[request.id] = request
         self.by_share[request.share][request.id] = request
+        self.nearby.put(request, self.locations)
         self.next_id = max(self.next_id, request.id + 1)
         if request.kind is Kind.RESERVE:
             for name in self.chain(request.share):
@@ -145,6 +150,7 @@ class State:
 
     def _drop_request(self, request: Request) -> None:
         del self.requests[request.id]
+        self.nearby.drop(request.id)
         self.status.pop(request.id, None)
         del self.by_share[request.share][request.id]
         if request.kind is Kind.RESERVE:
