@@ -10,6 +10,7 @@ form. The principal is looked at again whenever shares or principals changed.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Callable, Sequence
 
@@ -30,6 +31,8 @@ quietly = Quietly(log)
 
 #: after so many seconds without another byte, `Cancel 17.` at the end of what came is a whole statement
 SETTLE = 0.05
+#: but only one of at most so many characters: it is parsed to see, maybe again and again
+LONGEST_SETTLED = 4096
 #: the weight of a statement with an answer as long as the state is large
 HEAVY = 16
 _LISTINGS = (
@@ -96,8 +99,23 @@ class Session(Channel):
 
     def _settle(self) -> None:
         self._settling = None
-        self._pieces.extend(self._splitter.settle())
-        self._advance()
+        if self._whole():
+            self._pieces.extend(self._splitter.settle())
+            self._advance()
+
+    def _whole(self) -> bool:
+        """True iff what came is a statement if its dot is the final one. Else the peer (or its network) only stalled after
+        `10.` of `10.0.0.2`: no statement is whole where a number or an address may be cut."""
+        [piece] = copy.deepcopy(self._splitter).settle() or [Piece()]
+        if not piece.text or len(piece.text) > LONGEST_SETTLED:
+            return False
+        try:
+            parse(piece.text)
+        except SyntaxFault:
+            return False
+        except Contradiction:
+            return True
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._settling is not None:

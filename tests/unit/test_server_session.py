@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ovspane.server.session import SETTLE
 from tests.serving import Client, Served, serving
 
 
@@ -222,6 +223,19 @@ def test_a_number_and_a_dot_without_a_newline_are_answered(tmp_path: Path) -> No
         assert await client.line() == "NO there is no request 17"
         client.send("AddUser Alice as uid 4711.")
         assert await client.line() == "OK"
+
+    served(tmp_path, talk)
+
+
+def test_a_stall_within_an_address_is_no_end(tmp_path: Path) -> None:
+    async def talk(there: Served, client: Client) -> None:
+        for part in ("AddUser Alice. Locate Alice at 10.", "0.", "0.2", ".\nreserve(*) = 2.", "5Mb on rootShare.\n"):
+            client.send(part)
+            await client.writer.drain()
+            await asyncio.sleep(3 * SETTLE)
+        assert [await client.line() for _ in range(3)] == ["OK", "OK", "OK id=1"]
+        assert str(there.service.committed.principals["Alice"].addresses) == "10.0.0.2"
+        assert there.service.committed.requests[1].rate == 2_500_000
 
     served(tmp_path, talk)
 
