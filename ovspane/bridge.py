@@ -53,9 +53,12 @@ class BridgeTwin:
         self._installed: dict[FlowKey, FlowRule] | None = None
         self._meters: dict[int, Meter | None] = {}
         self._dirty: set[FlowKey] = set()
-        #: flows that the switch refused, and why; tried again when they change
+        #: flows and meters that the switch refused, and why; tried again when they change, and on a new connection
         self.refused: dict[FlowKey, tuple[FlowRule, str]] = {}
-        self.refused_meters: dict[int, str] = {}
+        self.refused_meters: dict[int, tuple[Meter, str]] = {}
+        #: the last `make` read everything back and found the bridge otherwise than we had left it
+        self.read_back = False
+        self._known = False
 
     @property
     def connected(self) -> bool:
@@ -80,9 +83,12 @@ class BridgeTwin:
         if self.connected:
             return
         self._installed = None
+        self._known = False
         session = BridgeSession(self._path, timeout=CONNECT_SECONDS, on_closed=self._closed)
         await session.connect()
         self._session = session
+        self.refused = {}
+        self.refused_meters = {}
 
     def _closed(self, reason: Exception | None) -> None:
         if self._session is not None and self._session.closed.done():
@@ -110,34 +116,47 @@ class BridgeTwin:
         session = self._session
         if session is None:
             raise SessionError(f"{self._path}: no session")
+        fresh = self._installed is None
         if self._installed is None:
             if not work.whole:
                 raise SessionError(f"{self._path}: the session was lost")
             self._meters = dict(await session.meter_table())
             self._installed = await session.dump()
-            self.refused.clear()
         await self._make_meters(session, work)
         while True:
             try:
-                return await self._make_flows(session, work, self._installed)
+                counts = await self._make_flows(session, work, self._installed)
             except PushError as problem:  # one bad flow must not hold up all others
-                log.warning("bridge %s refused flows: %s", self.name, problem)
+                if problem.failed:
+                    log.warning("bridge %s refused flows: %s", self.name, problem)
+                self.refused.update({rule.key: (rule, str(error)) for rule, error in problem.failed})
                 if not problem.failed or problem.committed:
                     raise
-                for rule, error in problem.failed:
-                    self.refused[rule.key] = (rule, str(error))
+            else:
+                self.read_back = fresh and self._known and counts[:3] != (0, 0, 0)
+                self._known = True
+                return counts
 
     async def _make_meters(self, session: BridgeSession, work: Work) -> None:
-        wanted = [meter for number, meter in work.meters.items() if self._meters.get(number) != as_programmed(meter)]
+        wanted = [
+            meter
+            for number, meter in work.meters.items()
+            if self._meters.get(number) != as_programmed(meter) and self.refused_meters.get(number, (None,))[0] != meter
+        ]
         if not wanted:
             return
-        self.refused_meters = {}
+        refused: dict[int, tuple[Meter, str]] = {}
         try:
             await session.set_meters(wanted)
         except MeterError as problem:
-            self.refused_meters = {number: str(error) for number, error in problem.failed.items()}
             log.warning("bridge %s refused meters: %s", self.name, problem)
-        self._meters.update({meter.id: as_programmed(meter) for meter in wanted if meter.id not in self.refused_meters})
+            asked = {meter.id: meter for meter in wanted}
+            refused = {number: (asked[number], str(error)) for number, error in problem.failed.items()}
+        for meter in wanted:
+            self.refused_meters.pop(meter.id, None)
+            if meter.id not in refused:
+                self._meters[meter.id] = as_programmed(meter)
+        self.refused_meters |= refused
 
     async def _make_flows(self, session: BridgeSession, work: Work, installed: dict[FlowKey, FlowRule]) -> SyncCounts:
         desired = {key: rule for key, rule in work.flows.items() if rule is not None and self._possible(key, rule)}
@@ -157,7 +176,7 @@ class BridgeTwin:
             return False
         self.refused.pop(key, None)
         if rule.instructions.meter in self.refused_meters:
-            self.refused[key] = (rule, self.refused_meters[rule.instructions.meter or 0])
+            self.refused[key] = (rule, self.refused_meters[rule.instructions.meter or 0][1])
             return False
         return True
 

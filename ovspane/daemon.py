@@ -18,8 +18,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ovspane.config import Settings
 from ovspane.lang.replies import Code, Notice, Reply, no
@@ -45,6 +46,10 @@ LAST_PUSH = 2.0
 FIRST_LOOK = 1.0
 
 
+class PartFailed(Exception):
+    """A task of the daemon ended by a defect, so the daemon ended; systemd starts it again."""
+
+
 def clock() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
@@ -67,6 +72,7 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ending = asyncio.Event()
+        self._failure: BaseException | None = None
         self._switch = SwitchDb(settings.ovsdb)
         self._reconciler = Reconciler(self._switch, scope_of(settings), self._status)
         self._switch.listen(self._tell_switch)
@@ -76,7 +82,7 @@ class Daemon:
         self._ending.set()
 
     async def run(self) -> None:
-        """Serve. Raises StoreError, ListenError or OSError when it cannot start."""
+        """Serve. Raises StoreError, ListenError or OSError when it cannot start, PartFailed when it had to end."""
         async with contextlib.AsyncExitStack() as stack:
             remote = self._settings.db or await stack.enter_async_context(self._private_store())
             store = OvsdbStore(remote)
@@ -93,14 +99,19 @@ class Daemon:
             self._switch.start()
             stack.push_async_callback(self._switch.close)
             await self._switch.wait_until(lambda: self._switch.connected, FIRST_LOOK)
-            for work in (self._reconciler.run(), self._service.run()):
-                await stack.enter_async_context(self._task(work))
+            await stack.enter_async_context(self._task(self._service.run()))
+            listeners = await self._listen(stack)
+            # Only now the switch: a daemon whose socket is in use ends without having touched it.
             stack.callback(self._reconciler.close)
-            await self._listen(stack)
+            await stack.enter_async_context(self._task(self._reconciler.run()))
             log.info("serving on %s, %d requests", self._settings.socket, len(self._service.state.requests))
             await self._ending.wait()
             log.info("ending; flows and queues stay in place")
+            for listener in listeners:
+                await listener.close()
             await self._reconciler.settled(LAST_PUSH)
+        if self._failure is not None:
+            raise PartFailed(str(self._failure)) from self._failure
 
     @contextlib.asynccontextmanager
     async def _private_store(self) -> AsyncIterator[str]:
@@ -112,9 +123,9 @@ class Daemon:
             await server.stop()
 
     @contextlib.asynccontextmanager
-    async def _task(self, work: object) -> AsyncIterator[None]:
+    async def _task(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         """Run a coroutine beside; its failure ends the daemon (systemd starts it again), its end is awaited."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        task: asyncio.Task[None] = asyncio.create_task(work)
         task.add_done_callback(self._failed)
         try:
             yield
@@ -125,9 +136,10 @@ class Daemon:
     def _failed(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.critical("a part of the daemon failed", exc_info=task.exception())
+            self._failure = task.exception()
             self.end()
 
-    async def _listen(self, stack: contextlib.AsyncExitStack) -> None:
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> list[UnixListener | CompatListener]:
         settings = self._settings
         listeners: list[UnixListener | CompatListener] = [
             UnixListener(self._service, settings.socket, mode=settings.socket_mode, group=settings.socket_group or None)
@@ -140,12 +152,13 @@ class Daemon:
                     host.strip("[]"),
                     int(port),
                     force=settings.compatibility.force,
-                    allow_root=settings.compatibility.allow_root,
+                    root_allowed=settings.compatibility.allow_root,
                 )
             )
         for listener in listeners:
             await listener.start()
             stack.push_async_callback(listener.close)
+        return listeners
 
     # --- policy to switch, switch to policy
 
@@ -180,7 +193,7 @@ class Daemon:
             return reply
         if self._settings.enforcement == "best-effort":
             return replace(reply, fields={**reply.fields, "note": _added(reply.fields.get("note"), "unenforced")})
-        return no("unenforceable", f'{reason}; with enforcement = "best-effort" in its configuration ovspane accepts it all the same')
+        return no("unenforceable", f'{reason}; enforcement = "best-effort" in the configuration would accept it all the same')
 
     def _tell_switch(self, event: Event) -> None:
         if event.change is SwitchChange.CONNECTED:

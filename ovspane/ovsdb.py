@@ -20,6 +20,7 @@ from ovspane.ovsdb_replica import Database, OvsdbError, Transaction
 __all__ = ["Applied", "Bridge", "Change", "Event", "Interface", "OvsdbError", "Port", "SwitchDb", "Transaction"]
 
 OPENFLOW14: Final = "OpenFlow14"
+_ADDED: Final = "ovspane-added"  # Bridge.external_ids: the protocol that we added, to be taken back by cleanup
 
 _TEXTS: Final = {"type": {"key": "string", "value": "string", "min": 0, "max": "unlimited"}}
 _TEXT: Final = {"type": "string"}
@@ -188,8 +189,10 @@ class SwitchDb(Database):
         return Applied(changed=True, applied=done)
 
     async def ensure_openflow14(self, bridge: str, *, seconds: float = 10.0) -> bool:
-        """Adds OpenFlow14 to a bridge whose `protocols` is set without it; removes nothing. True: it was added (and
-        ovs-vswitchd drops the bridge's management connections). Raises OvsdbError: no such bridge, or as `transact`."""
+        """Adds OpenFlow14 to a bridge whose `protocols` is set without it, and a mark to its external_ids; removes
+        nothing. True: it was added (and ovs-vswitchd drops the bridge's management connections).
+
+        Raises OvsdbError: no such bridge, or as `transact`."""
 
         def add(_: Transaction) -> None:
             row = next((row for row in self.rows("Bridge").values() if row.name == bridge), None)
@@ -198,8 +201,25 @@ class SwitchDb(Database):
             if row.protocols and OPENFLOW14 not in row.protocols:
                 row.verify("protocols")
                 row.addvalue("protocols", OPENFLOW14)
+                row.setkey("external_ids", _ADDED, OPENFLOW14)
 
         return (await self.apply(add, seconds=seconds)).changed
+
+    async def withdraw_openflow14(self, bridge: str, *, seconds: float = 10.0) -> bool:
+        """Takes OpenFlow14 out of a bridge's `protocols` if we added it and other protocols are left (none would mean
+        Open vSwitch's default, another setting than the administrator's). True: something was changed. Raises OvsdbError."""
+
+        def take(_: Transaction) -> None:
+            row = next((row for row in self.rows("Bridge").values() if row.name == bridge), None)
+            if row is None or row.external_ids.get(_ADDED) != OPENFLOW14:
+                return
+            row.verify("protocols")
+            row.verify("external_ids")
+            row.delkey("external_ids", _ADDED)
+            if set(row.protocols) > {OPENFLOW14}:
+                row.delvalue("protocols", OPENFLOW14)
+
+        return (await self.apply(take, seconds=seconds)).changed
 
     @property
     def _root(self) -> Any:

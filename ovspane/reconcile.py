@@ -5,7 +5,9 @@ Above: the daemon. Below: bridge (one session each), ovsdb, ovsdb_queues, networ
 One task brings the switches to the plan. A pass is: queues and meters that are new -> flows, one atomic bundle a bridge -> queues
 and meters that no flow names any more (make before break). What comes in meanwhile waits for the next pass. After any error
 the state of that bridge is unknown and is read back before the next change, so a switch that was away, restarted or was
-changed behind our back is repaired by the difference.
+changed behind our back is repaired by the difference; READ_BACK seconds after the last pass it is read back in any case.
+While the host's OVSDB is away nothing is tried: ovs-vswitchd answers no OpenFlow then either (vswitchd/bridge.c, bridge_run: it
+does nothing without its lock on the database), and a session that waits for it would be given up.
 
 Invariant: a request's status is `installed` only while the last pass went through on all managed bridges without it being
 refused anywhere.
@@ -24,14 +26,17 @@ from ovspane.bridge import BridgeTwin, Work, gathered
 from ovspane.flowpush import SessionError, VersionError
 from ovspane.network.placement import FlowKey, Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, Queue
-from ovspane.ovsdb import Bridge, Event, Interface, OvsdbError, SwitchDb
-from ovspane.ovsdb_queues import QueueSync, enforceable
+from ovspane.ovsdb import Bridge, Change, Event, Interface, OvsdbError, SwitchDb
+from ovspane.ovsdb_queues import QueueSync, SyncResult, enforceable
 from ovspane.policy.table import Table, TableDelta
 
 log = logging.getLogger(__name__)
 
-#: seconds between attempts to reach a bridge that is away: first, last. vswitchd is back some 30 ms after a restart
-RETRY = (0.02, 1.0)
+#: seconds between attempts to reach a bridge that is away: first, last. vswitchd is back some 30 ms after a restart, and an
+#: attempt on a socket that is not there costs 0.1 ms
+RETRY = (0.02, 0.25)
+#: seconds after which flows, meters and queues are read back though nothing happened: somebody else may have changed them
+READ_BACK = 30.0
 #: how long to wait until vswitchd has applied queues before flows may name them (seconds)
 QUEUE_SECONDS = 5.0
 
@@ -61,6 +66,9 @@ class Reconciler:
         self._on_status = on_status
         self._queue_sync = QueueSync(switch)
         self._queues: Queues | None = None
+        self._queues_unsure = False
+        self._queue_task: asyncio.Task[SyncResult] | None = None
+        self._said: dict[str, str] = {}
         self._queue_trouble: dict[str, str] = {}
         self._twins: dict[str, BridgeTwin] = {}
         self._waiting: set[int] = set()
@@ -75,8 +83,8 @@ class Reconciler:
 
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
-        before = set(self.plan.flows)
         skeleton = self.plan.stages != stages
+        before = set(self.plan.flows) if skeleton else set()
         self.plan.apply(delta, stages)
         keys: set[FlowKey] = {self._scope.pipeline.flow(rule).key for rule in (*delta.added, *delta.removed)}
         if skeleton:
@@ -114,11 +122,15 @@ class Reconciler:
     # --- what the switches do
 
     def _on_event(self, event: Event) -> None:
+        if event.change is Change.DISCONNECTED and self._queue_task is not None:
+            self._queue_task.cancel()  # the pass is over
+        if event.change in (Change.CONNECTED, Change.BRIDGE_CHANGED):  # a port's QoS may be another one
+            self._queues_unsure = True
         self._poke()
 
     def _lost(self, name: str, reason: str) -> None:
         if name in self._managed():
-            log.warning("bridge %s: OpenFlow connection lost (%s); unmodified traffic goes on, repairing when it is back", name, reason)
+            log.warning("bridge %s: OpenFlow connection lost (%s); repairing when it is back", name, reason)
             self._away[name] = reason
         for request in self._all_requests():
             self._on_status(request, f"degraded: bridge {name} is away")
@@ -135,10 +147,13 @@ class Reconciler:
         """Reconcile until cancelled."""
         pause = RETRY[0]
         while True:
-            await self._wake.wait()
+            try:
+                async with asyncio.timeout(READ_BACK):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._doubt()
             self._wake.clear()
-            clean = await self._pass()
-            if clean:
+            if await self._pass():
                 pause = RETRY[0]
                 if not self._wake.is_set():
                     self._settled.set()
@@ -151,6 +166,12 @@ class Reconciler:
                 self._wake.set()
             pause = min(RETRY[1], pause * 2)
 
+    def _doubt(self) -> None:
+        """Read everything back in the next pass."""
+        self._queues_unsure = True
+        for twin in self._twins.values():
+            twin.forget()
+
     async def _pass(self) -> bool:
         """Bring everything to the plan once. True iff it went through everywhere."""
         bridges = self._managed()
@@ -160,7 +181,7 @@ class Reconciler:
         wanted = self._wanted_queues(bridges)
         requests, self._waiting = self._waiting, set()
         work = {name: twin.take(self.plan) for name, twin in self._twins.items()}
-        good = await self._put_queues(_united(self._queues or {}, wanted)) if self._queues != wanted else True
+        good = await self._make_queues(wanted)
         twins = [twin for name, twin in self._twins.items() if name in bridges]
         results = await gathered([asyncio.ensure_future(self._bring(twin, work[twin.name])) for twin in twins])
         good = all([good, *(result is None for result in results)])
@@ -202,7 +223,7 @@ class Reconciler:
                 log.warning("bridge %s: %s", twin.name, problem)
                 self._away[twin.name] = str(problem)
             raise
-        if twin.name in self._away or counts.added + counts.deleted > 100:
+        if twin.name in self._away or twin.read_back or counts.added + counts.deleted > 100:
             log.info("bridge %s: %d flows added, %d changed, %d deleted, %d kept", twin.name, *counts)
         self._away.pop(twin.name, None)
 
@@ -260,18 +281,52 @@ class Reconciler:
                     }
         return out
 
+    async def _make_queues(self, wanted: Queues) -> bool:
+        """New queues beside those of before, which flows may still name."""
+        if self._queues == wanted and not self._queues_unsure:
+            return True
+        return await self._put_queues(_united(self._queues or {}, wanted))
+
     async def _put_queues(self, queues: Queues) -> bool:
+        self._queues_unsure = False  # before the rows are looked at: what changes meanwhile makes it unsure again
         try:
-            result = await self._queue_sync.sync(queues, self._scope.speeds, seconds=QUEUE_SECONDS)
+            result = await self._sync_queues(queues)
         except OvsdbError as problem:
-            log.warning("queues: %s", problem)
+            self._queues_unsure = True
+            self._say("queues", str(problem))
             return False
+        if not result.applied:
+            self._queues_unsure = True
+            self._say("queues", f"Open vSwitch has not applied them within {QUEUE_SECONDS:g} s")
+            return False
+        self._said.pop("queues", None)
         for port, reason in result.refused.items():
             if self._queue_trouble.get(port) != reason:
                 log.warning("no queues on port %s: %s", port, reason)
         self._queue_trouble = dict(result.refused)
         self._queues = queues
-        return result.applied
+        return True
+
+    async def _sync_queues(self, queues: Queues) -> SyncResult:
+        """Raises OvsdbError, also when the connection is lost meanwhile."""
+        self._queue_task = asyncio.create_task(
+            self._queue_sync.sync(queues, self._scope.speeds, seconds=QUEUE_SECONDS), name="queues"
+        )
+        try:
+            return await self._queue_task
+        except asyncio.CancelledError:
+            if self._switch.connected:
+                self._queue_task.cancel()  # it is we who are being cancelled
+                raise
+            raise OvsdbError("the connection to the database was lost") from None
+        finally:
+            self._queue_task = None
+
+    def _say(self, what: str, trouble: str) -> None:
+        """Log a trouble once, not at every attempt."""
+        if self._said.get(what) != trouble:
+            self._said[what] = trouble
+            log.warning("%s: %s; trying again", what, trouble)
 
     async def _tidy(self, wanted: Queues, work: Mapping[str, Work]) -> bool:
         """Take away what no flow names any more."""
@@ -280,8 +335,9 @@ class Reconciler:
                 if name in work:
                     await twin.tidy(work[name])
         except (SessionError, TimeoutError) as problem:
-            log.warning("meters: %s", problem)
+            self._say("meters", str(problem))
             return False
+        self._said.pop("meters", None)
         return await self._put_queues(wanted) if self._queues != wanted else True
 
     # --- status
@@ -320,6 +376,10 @@ class Reconciler:
             await self._connect(twin)
             flows += await twin.clean()
         rows = await self._queue_sync.collect(everything=True)
+        self.close()  # taking the protocol back ends the sessions
+        for name in bridges:
+            if await self._switch.withdraw_openflow14(name):
+                log.info("bridge %s: OpenFlow14 taken out of its protocols again", name)
         return flows, rows
 
 

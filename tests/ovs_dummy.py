@@ -164,7 +164,8 @@ class DummyOvs:
 
     def _start_server(self) -> None:
         database = self.rundir / "conf.db"
-        self.run("ovsdb-tool", "create", str(database), SCHEMA)
+        if not database.exists():
+            self.run("ovsdb-tool", "create", str(database), SCHEMA)
         self._server = self._spawn(
             "ovsdb-server",
             str(database),
@@ -210,6 +211,14 @@ class DummyOvs:
         """End and start ovs-vswitchd: every flow, meter and connection is gone, the configuration is as before."""
         self.stop_vswitchd(kill)
         self.start_vswitchd()
+
+    def stop_server(self, kill: bool = False) -> None:
+        """End ovsdb-server, gently or with SIGKILL. ovs-vswitchd goes on forwarding."""
+        self._server = self._end(self._server, kill)
+
+    def start_server(self) -> None:
+        """Start ovsdb-server on the database as it is."""
+        self._start_server()
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes] | None, kill: bool = False) -> None:

@@ -46,7 +46,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ovspane.daemon import serve  # slow to import, and only needed here
+    from ovspane.daemon import PartFailed, serve  # slow to import, and only needed here
     from ovspane.server.accepting import ListenError
     from ovspane.store import StoreError
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     try:
         asyncio.run(serve(settings))
-    except (StoreError, ListenError, OSError) as problem:
+    except (StoreError, ListenError, PartFailed, OSError) as problem:
         print(f"ovspane: {problem}", file=sys.stderr)
         return 1
     return 0

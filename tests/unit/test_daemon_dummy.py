@@ -1,0 +1,236 @@
+"""The whole daemon on the dummy datapath: statements become flows, meters and queue rows, beside those of others."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.daemon_bridges import (
+    ALICE,
+    COOKIE,
+    RATES,
+    TREE,
+    bridge,
+    daemon_on,
+    drops,
+    flows,
+    make_foreign,
+    others,
+    rows,
+    wait_verdict,
+)
+from tests.ovs_dummy import DummyOvs, wait_for
+
+
+@pytest.fixture
+def switch() -> Iterator[DummyOvs]:
+    with DummyOvs() as ovs:
+        bridge(ovs, "br0")
+        yield ovs
+
+
+def test_statements_become_verdicts(switch: DummyOvs) -> None:
+    before = flows(switch, ours=False)
+    with daemon_on(switch) as daemon:
+        daemon.do(*TREE)
+        assert not drops(switch, f"in_port=1,tcp,{ALICE},tp_dst=80")
+        denied = daemon.request("deny(user=Alice, dstPort=80, transport=TCP) on aAC to +1h.")
+        limited = daemon.request("ratelimit(user=Alice, dstPort=81) = 2Mb on aBW to +1h.")
+        daemon.settle()
+        assert daemon.requests()[denied].startswith("installed deny(")
+        assert daemon.requests()[limited].startswith("installed ratelimit(")
+        assert drops(switch, f"in_port=1,tcp,{ALICE},tp_dst=80")
+        for passed in (f"in_port=1,tcp,{ALICE},tp_dst=79", f"in_port=1,tcp,{ALICE},tp_dst=82",
+                       f"in_port=1,udp,{ALICE},udp_dst=80", "in_port=1,tcp,nw_src=10.0.0.3,nw_dst=10.0.0.2,tp_dst=80"):  # fmt: skip
+            assert switch.actions("br0", passed) == "2"
+        assert "meter(0),2" in switch.actions("br0", f"in_port=1,udp,{ALICE},udp_dst=81")
+        assert "rate=2000 " in switch.ofctl("dump-meters", "br0")
+        daemon.do(f"Cancel {denied}.", f"Cancel {limited}.")
+        wait_verdict(switch, f"in_port=1,tcp,{ALICE},tp_dst=80", dropped=False)
+        wait_for(lambda: "rate=" not in switch.ofctl("dump-meters", "br0"), "end of the meter")
+        assert flows(switch, ours=False) == before
+
+
+def test_a_request_starts_and_ends_at_its_times(switch: DummyOvs) -> None:
+    packet = f"in_port=1,udp,{ALICE},udp_dst=53"
+    with daemon_on(switch) as daemon:
+        daemon.do(*TREE)
+        said = time.time()
+        number = daemon.request("deny(user=Alice, dstPort=53) on aAC from +1s to +2s.")
+        assert not drops(switch, packet)
+        wait_verdict(switch, packet, dropped=True)
+        assert 0.95 <= time.time() - said <= 1.5
+        wait_verdict(switch, packet, dropped=False)
+        assert 1.95 <= time.time() - said <= 2.5
+        assert number not in daemon.requests()
+        assert daemon.stop() == 0
+
+
+def test_every_bridge_or_those_named_also_later_ones(switch: DummyOvs) -> None:
+    bridge(switch, "br1")
+    packet = f"in_port=1,udp,{ALICE},udp_dst=53"
+    with daemon_on(switch) as daemon:
+        daemon.do(*TREE)
+        daemon.request("deny(user=Alice) on aAC to +1h.")
+        daemon.settle()
+        assert drops(switch, packet)
+        assert drops(switch, packet, "br1")
+        bridge(switch, "br2")
+        wait_verdict(switch, packet, dropped=True, name="br2")
+        assert flows(switch, "br0") == flows(switch, "br1") == flows(switch, "br2")
+        daemon.settle()
+        switch.vsctl("del-br", "br1")
+        daemon.wait_for_log("bridge br1 is gone")
+        assert drops(switch, packet, "br2")
+        bridge(switch, "br1")
+        wait_verdict(switch, packet, dropped=True, name="br1")
+        switch.vsctl("del-br", "br0", "--", "add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=dummy")
+        wait_verdict(switch, packet, dropped=True, name="br0")
+        daemon.settle()
+        assert daemon.stop() == 0
+    with daemon_on(switch, "", "--bridge", "br1", "--bridge", "nowhere") as daemon:
+        daemon.wait_for_log("bridge nowhere is not there (yet)")
+        wait_for(lambda: not drops(switch, packet, "br1"), "another daemon's plan on br1")
+        assert drops(switch, packet, "br2")  # not ours to touch
+        bridge(switch, "nowhere")
+        wait_for(lambda: flows(switch, "nowhere") == flows(switch, "br1"), "pipeline on the bridge that came")
+
+
+def test_protocols_are_added_and_taken_back(switch: DummyOvs) -> None:
+    bridge(switch, "old", "OpenFlow10,OpenFlow13")
+    bridge(switch, "new", "OpenFlow13,OpenFlow14")
+    switch.vsctl("set", "bridge", "old", "external_ids:theirs=1")
+
+    def protocols(name: str) -> str:
+        return switch.vsctl("get", "bridge", name, "protocols").strip()
+
+    with daemon_on(switch) as daemon:
+        daemon.do(*TREE)
+        daemon.request("deny(user=Alice) on aAC to +1h.")
+        wait_verdict(switch, f"in_port=1,udp,{ALICE}", dropped=True, name="old")
+        assert protocols("old") == "[OpenFlow10, OpenFlow13, OpenFlow14]"
+        assert daemon.stop() == 0
+        for _ in range(2):  # a second time there is nothing left to do
+            done = daemon.run("cleanup")
+            assert done.returncode == 0, done.stderr
+            assert protocols("old") == "[OpenFlow10, OpenFlow13]"
+            assert protocols("new") == "[OpenFlow13, OpenFlow14]"
+            assert switch.vsctl("get", "bridge", "old", "external_ids").strip() == '{theirs="1"}'
+    assert COOKIE not in switch.run("ovs-ofctl", "-O", "OpenFlow13", "dump-flows", "old")
+
+
+def test_cleanup_removes_what_is_ours_and_nothing_else(switch: DummyOvs) -> None:
+    make_foreign(switch)
+    before = others(switch)
+    with daemon_on(switch, RATES) as daemon:
+        daemon.do(*TREE)
+        daemon.request("deny(user=Alice, dstPort=80) on aAC to +1h.")
+        daemon.request("ratelimit(user=Alice, dstPort=81) = 2Mb on aBW to +1h.")
+        assert "note=unenforced" in daemon.ask("reserve(user=Alice, dstPort=82) = 3Mb on aBW to +1h.")
+        wait_for(lambda: len(rows(switch, "qos")) == 2, "QoS rows of two ports")
+        daemon.settle()
+        daemon.wait_for_log("no queues on port br0p3: it has a QoS row of another owner")
+        assert len(flows(switch)) > 8
+        assert len(rows(switch, "queue")) == 4
+        assert "set(skb_priority(" in switch.actions("br0", f"in_port=1,udp,{ALICE},udp_dst=82")
+        assert daemon.stop() == 0
+        assert len(flows(switch)) > 8  # the daemon ended, its flows stay
+        assert len(rows(switch, "qos")) == 2
+        done = daemon.run("cleanup")
+        assert done.returncode == 0, done.stderr
+    assert flows(switch) == []
+    assert others(switch) == before
+    assert rows(switch, "qos") + rows(switch, "queue") == []
+
+
+def test_strict_enforcement_refuses_with_the_reason(switch: DummyOvs) -> None:
+    with daemon_on(switch) as daemon:
+        daemon.do(*TREE)
+        answer = daemon.ask("reserve(user=Alice, dstPort=82) = 3Mb on aBW to +1h.")
+        assert answer.startswith("NO ")
+        assert "datapath of br0 ignores set_queue" in answer
+        assert daemon.requests() == {}
+
+
+def test_what_somebody_else_deletes_comes_back(switch: DummyOvs) -> None:
+    """Queue rows at once (the port's row tells), by a new connection at the latest."""
+    with daemon_on(switch, RATES) as daemon:
+        daemon.do(*TREE)
+        daemon.request("reserve(user=Alice, dstPort=82) = 3Mb on aBW to +1h.")
+        daemon.settle()
+        assert len(rows(switch, "queue")) == 4
+        switch.vsctl("clear", "port", "br0p1", "qos")
+        wait_for(lambda: switch.vsctl("get", "port", "br0p1", "qos").strip() != "[]", "QoS on the port again")
+
+
+def test_two_daemons(switch: DummyOvs) -> None:
+    with daemon_on(switch) as daemon:
+        daemon.do(*TREE)
+        daemon.request("deny(user=Alice) on aAC to +1h.")
+        daemon.settle()
+        before = flows(switch)
+        second = daemon_on(switch)
+        try:
+            second.state_dir = daemon.state_dir
+            second.launch()
+            assert second.process is not None
+            assert second.process.wait(10) == 1
+            assert f"{daemon.state_dir} is in use by another ovspane daemon (pid {daemon.pid})" in second.log
+            second.log_file.unlink()
+            second.state_dir, second.socket = second.folder / "other", daemon.socket
+            second.launch()
+            assert second.process.wait(10) == 1
+            assert f"{daemon.socket} belongs to another ovspane daemon that is running" in second.log
+        finally:
+            second.kill()
+        assert daemon.requests()
+        assert flows(switch) == before
+
+
+def test_a_socket_path_in_use_is_left_alone(switch: DummyOvs) -> None:
+    daemon = daemon_on(switch)
+    with socket.socket(socket.AF_UNIX) as somebody:
+        somebody.bind(str(daemon.socket))
+        somebody.listen()
+        daemon.launch()
+        assert daemon.process is not None
+        assert daemon.process.wait(10) == 1
+        assert f"somebody listens on {daemon.socket}" in daemon.log
+        assert stat.S_ISSOCK(daemon.socket.lstat().st_mode)
+    daemon.start()  # nobody listens there any more
+    assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o666
+    assert daemon.stop() == 0
+    assert not daemon.socket.exists()
+    daemon.kill()
+    daemon.socket.write_text("a file")
+    daemon.launch()
+    assert daemon.process is not None
+    assert daemon.process.wait(10) == 1
+    assert daemon.socket.read_text() == "a file"
+
+
+def test_bad_settings_are_named(switch: DummyOvs) -> None:
+    daemon = daemon_on(switch, "colour = 3")
+    daemon.launch()
+    assert daemon.process is not None
+    assert daemon.process.wait(10) == 2
+    assert "unknown setting colour" in daemon.log
+    daemon.kill()
+
+
+def test_a_daemon_without_a_switch_serves_and_waits_for_it(switch: DummyOvs) -> None:
+    switch.stop_vswitchd()
+    switch.stop_server()
+    with daemon_on(switch) as daemon:
+        daemon.do(*TREE)
+        number = daemon.request("deny(user=Alice) on aAC to +1h.")
+        switch.start_server()
+        switch.start_vswitchd()
+        wait_verdict(switch, f"in_port=1,udp,{ALICE}", dropped=True)
+        daemon.settle()
+        assert daemon.requests()[number].startswith("installed")
+        assert daemon.stop() == 0
