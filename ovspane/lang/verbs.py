@@ -145,7 +145,7 @@ VERBS: tuple[Verb, ...] = (
         "ListSharesByFlowGroup",
         "queries",
         "ListSharesByFlowGroup FLOWGROUP",
-        "the shares whose flowgroup has packets in common with this one",
+        "the shares whose flowgroup contains this one",
         "ListSharesByFlowGroup(srcHost=10.0.0.1).",
         p.of_flowgroup(st.ListSharesByFlowGroup),
     ),
@@ -169,9 +169,9 @@ VERBS: tuple[Verb, ...] = (
         "Show",
         "queries",
         "Show SHARE",
-        "all about one share, principal or request",
+        "all about one share or principal",
         "Show aBW.",
-        p.of_name(st.Show, "the name of a share, a principal or a request"),
+        p.of_name(st.Show, "the name of a share or a principal"),
     ),
     Verb(
         "Whoami",
@@ -284,27 +284,27 @@ def help_text(name: str = "") -> str:
 
 
 def manual() -> str:
-    """The section VERBS of ovspane(7) in troff man macros."""
-
-    def plain(text: str) -> str:
-        return text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...")
-
-    lines = [".SH VERBS"]
+    """The reference of the verbs in ovspane(7), in reStructuredText: definition lists under a heading for each group."""
+    lines: list[str] = []
     for group in GROUPS:
-        lines.append(f".SS {group.capitalize()}")
+        lines += _heading(group.capitalize())
         for verb in (verb for verb in VERBS if verb.group == group):
-            words = plain(verb.synopsis).split(" ", 1)
-            rest = f" {words[1]}" if len(words) > 1 else ""
-            lines += [".TP", f"\\fB{words[0]}\\fR{rest}\\fB.\\fR", plain(verb.help) + ".", ".br", plain(verb.example)]
-    lines.append(".SS Arguments")
+            name, _, rest = verb.synopsis.partition(" ")
+            lines += [f"**{name}** {rest}".rstrip() + "\\ **.**", f"    {verb.help[0].upper()}{verb.help[1:]}."]
+            lines += ["", f"    ``{verb.example}``", ""]
+    lines += _heading("Arguments")
     for slot, meaning in SLOTS.items():
-        lines += [".TP", f".I {slot}", plain(meaning) + "."]
-    return "\n".join(lines) + "\n"
+        lines += [slot, f"    {meaning.replace('*', chr(92) + '*')}.", ""]
+    return "\n".join(lines)
+
+
+def _heading(text: str) -> list[str]:
+    return [text, "-" * len(text), ""]
 
 
 def _bash_lines() -> Iterator[str]:
     verbs = " ".join(verb.name for verb in VERBS)
-    commands = "cleanup daemon doctor replay send shell show"
+    commands = "daemon send shell show replay cleanup"
     yield "# bash completion for ovspane(8); made by `python -m ovspane.lang.verbs --bash` from the table of verbs"
     yield "_ovspane() {"
     yield "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}"
@@ -332,4 +332,4 @@ def bash_completion() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(manual() if "--man" in sys.argv[1:] else bash_completion())
+    sys.stdout.write(bash_completion() if "--bash" in sys.argv[1:] else manual())

@@ -69,7 +69,7 @@ class Say:
     @property
     def wanted(self) -> str:
         """What was expected, as the trace has it."""
-        glob = "" if self.glob is None else f' "{self.glob}"'
+        glob = "" if self.glob is None else f' "{self.glob}"'.replace("\n", " | ")
         return self.expected + (f" {self.code}" if self.code else "") + glob
 
 

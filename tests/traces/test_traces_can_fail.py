@@ -1,0 +1,292 @@
+"""A test of the tests: break a rule of the language on purpose, and some trace must fail.
+
+Each mutation replaces one function of the policy rooms by one with a plausible mistake in it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovspane.flowgroup import Flowgroup
+from ovspane.lang.statements import Kind
+from ovspane.policy import actions, admission, honour, interpreter, schedule, semantics
+from ovspane.policy.access import AccessStages
+from ovspane.policy.actions import Access, Operators
+from ovspane.policy.runtime import Runtime
+from ovspane.policy.shares import Privileges, Request, Share
+from ovspane.policy.state import State
+from ovspane.policy.table import Table
+from ovspane.replay import TraceError, play
+
+TRACES = sorted(Path(__file__).parent.glob("*.trace"))
+Patch = pytest.MonkeyPatch
+
+
+def failing() -> Iterator[str]:
+    """The traces that do not come out as expected any more."""
+    for trace in TRACES:
+        try:
+            _, differences = play(trace.read_text(encoding="utf-8"), check_table=True)
+        except TraceError:
+            raise
+        except Exception:  # noqa: BLE001 - a broken rule may also break an assertion further down
+            yield trace.stem
+        else:
+            if differences:
+                yield trace.stem
+
+
+MUTATIONS: dict[str, Callable[[Patch], None]] = {}
+
+
+def mutation(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    MUTATIONS[apply.__name__] = apply
+    return apply
+
+
+# --- room and tokens
+
+
+@mutation
+def buckets_are_ignored(patch: Patch) -> None:
+    patch.setattr(schedule.Schedule, "bucket_matters", property(lambda self: False))
+
+
+@mutation
+def buckets_start_full(patch: Patch) -> None:
+    put_share = State._put_share
+
+    def full(self: State, share: Share) -> None:
+        put_share(self, share)
+        if share.privileges.tb_capacity and not self.schedules[share.name].level:
+            self.schedules[share.name].level = share.privileges.tb_capacity * 1000
+
+    patch.setattr(State, "_put_share", full)
+
+
+@mutation
+def buckets_have_no_cap(patch: Patch) -> None:
+    patch.setattr(
+        Privileges, "of", staticmethod(lambda spec, of=Privileges.of: replace(of(spec), tb_capacity=10**12))
+    )
+
+
+@mutation
+def a_bucket_may_run_dry_for_ever(patch: Patch) -> None:
+    def dry(self: schedule.Schedule, steps: Any, start: int) -> schedule.Shortfall | None:
+        below = [at for at, level, _ in self._levels(steps) if level < 0]
+        return schedule.Shortfall(self.share, below[0], 0, "tokens") if below else None
+
+    patch.setattr(schedule.Schedule, "_dry", dry)
+
+
+@mutation
+def a_cancelled_reservation_gives_all_its_tokens_back(patch: Patch) -> None:
+    patch.setattr(State, "folded", lambda self, request, at: [])
+
+
+@mutation
+def ancestors_are_ignored(patch: Patch) -> None:
+    patch.setattr(State, "ledger", lambda self, share: schedule.Chain([self.schedules[share]]))
+
+
+@mutation
+def only_the_first_instant_is_looked_at(patch: Patch) -> None:
+    shortfall = schedule.Chain.shortfall
+    patch.setattr(
+        schedule.Chain,
+        "shortfall",
+        lambda self, start, end, rate, floor=True: shortfall(self, start, start + 1, rate, floor),
+    )
+
+
+@mutation
+def the_minimum_is_ignored(patch: Patch) -> None:
+    shortfall = schedule.Schedule.shortfall
+    patch.setattr(
+        schedule.Schedule, "shortfall", lambda self, start, end, rate, floor=True: shortfall(self, start, end, rate, False)
+    )
+
+
+@mutation
+def the_largest_rate_is_not_the_largest(patch: Patch) -> None:
+    largest = schedule.Chain.largest
+    patch.setattr(schedule.Chain, "largest", lambda self, *args: largest(self, *args) // 2)
+
+
+@mutation
+def the_earliest_start_is_late(patch: Patch) -> None:
+    earliest = schedule.Chain.earliest
+
+    def late(self: schedule.Chain, *args: Any, **more: Any) -> int | None:
+        found = earliest(self, *args, **more)
+        return None if found is None else found + 1000
+
+    patch.setattr(schedule.Chain, "earliest", late)
+
+
+# --- admission
+
+
+@mutation
+def strictness_is_ignored(patch: Patch) -> None:
+    patch.setattr(honour, "overriding", lambda state, request, others=None: [])
+
+
+@mutation
+def strictness_ignores_times(patch: Patch) -> None:
+    patch.setattr(Request, "during", lambda self, start, end: True)
+
+
+@mutation
+def strictness_takes_a_sibling_for_a_parent(patch: Patch) -> None:
+    patch.setattr(
+        State,
+        "chain",
+        lambda self, name, chain=State.chain: iter([*chain(self, name), *self.children[self.shares[name].parent or name]]),
+    )
+
+
+@mutation
+def a_lower_limit_does_not_hold_a_reservation_back(patch: Patch) -> None:
+    matters = honour._matters
+    patch.setattr(
+        honour, "_matters", lambda state, one, other: other.kind is not Kind.RATELIMIT and matters(state, one, other)
+    )
+
+
+@mutation
+def a_reservation_never_allows(patch: Patch) -> None:
+    patch.setattr(honour, "allows", lambda state, request: request.kind is Kind.ALLOW)
+
+
+@mutation
+def a_reservation_always_allows(patch: Patch) -> None:
+    patch.setattr(honour, "allows", lambda state, request: request.kind in (Kind.ALLOW, Kind.RESERVE))
+
+
+@mutation
+def everybody_holds_everything(patch: Patch) -> None:
+    patch.setattr(Share, "held_by", lambda self, speaker: True)
+
+
+@mutation
+def requests_may_leave_their_share(patch: Patch) -> None:
+    patch.setattr(Flowgroup, "covers", lambda self, other: self.intersect(other) is not None)
+
+
+@mutation
+def the_past_may_be_asked_for(patch: Patch) -> None:
+    patch.setattr(admission, "GRACE", 10**12)
+
+
+@mutation
+def there_is_no_grace(patch: Patch) -> None:
+    patch.setattr(admission, "GRACE", 0)
+
+
+@mutation
+def privileges_are_ignored(patch: Patch) -> None:
+    patch.setattr(admission, "privilege", lambda share, ask: None)
+
+
+@mutation
+def children_may_have_more_than_parents(patch: Patch) -> None:
+    patch.setattr(interpreter, "grown_beyond", lambda child, parent: None)
+
+
+@mutation
+def revokes_do_not_cascade(patch: Patch) -> None:
+    patch.setattr(Share, "with_grants", lambda self, grants: replace(self, grants=grants))
+
+
+@mutation
+def anybody_may_cancel(patch: Patch) -> None:
+    patch.setattr(
+        interpreter, "_cancel", lambda state, speaker, number, now, cancel=interpreter._cancel: cancel(state, "root", number, now)
+    )
+
+
+@mutation
+def check_changes_things(patch: Patch) -> None:
+    patch.setattr(interpreter, "_check", interpreter.execute)
+
+
+@mutation
+def dropped_shares_leave_their_requests(patch: Patch) -> None:
+    patch.setattr(interpreter, "ending", lambda state, request, now, gone=None: iter(()))
+
+
+# --- conflicts, the table, time
+
+
+@mutation
+def allow_beats_deny(patch: Patch) -> None:
+    rank = {Access.UNSET: 0, Access.DENY: 1, Access.ALLOW: 2}
+    best = lambda one, other: max(one, other, key=rank.__getitem__)  # noqa: E731
+    patch.setattr(actions, "ACCESS", Operators(Access.UNSET, best, best, actions.ACCESS.p))
+
+
+@mutation
+def parents_beat_children(patch: Patch) -> None:
+    wrong = lambda node, children: children if node is Access.UNSET else node  # noqa: E731
+    patch.setattr(actions, "ACCESS", Operators(Access.UNSET, actions.ACCESS.d, actions.ACCESS.s, wrong))
+
+
+@mutation
+def the_higher_limit_counts(patch: Patch) -> None:
+    wrong = lambda one, other: max((rate for rate in (one, other) if rate is not None), default=None)  # noqa: E731
+    patch.setattr(actions, "LIMIT", Operators(None, wrong, wrong, wrong))
+
+
+@mutation
+def the_nearest_guarantee_counts(patch: Patch) -> None:
+    nearest = lambda node, children: children or node  # noqa: E731
+    patch.setattr(actions, "GUARANTEE", Operators(0, max, max, nearest))
+
+
+@mutation
+def the_table_forgets_exceptions(patch: Patch) -> None:
+    patch.setattr(AccessStages, "add_allow", lambda self, handle, match, place: None)
+    patch.setattr(AccessStages, "remove_allow", lambda self, handle: [])
+
+
+@mutation
+def the_table_keeps_what_ended(patch: Patch) -> None:
+    apply = Table.apply
+    patch.setattr(Table, "apply", lambda self, delta: apply(self, replace(delta, removed=())))
+
+
+@mutation
+def users_do_not_move(patch: Patch) -> None:
+    patch.setattr(Runtime, "_moves", lambda self, principal, change: False)
+
+
+@mutation
+def requests_do_not_end(patch: Patch) -> None:
+    patch.setattr(Runtime, "overdue", lambda self, now: [])
+
+
+@mutation
+def nobody_is_told(patch: Patch) -> None:
+    patch.setattr(honour, "affected", lambda state, new: [])
+
+
+@mutation
+def the_evaluator_forgets_grandchildren(patch: Patch) -> None:
+    evaluate = semantics.evaluate
+
+    def shallow(tree: Any, packet: Any, locations: Any, node: str = "rootShare") -> actions.Verdict:
+        return actions.NEUTRAL if tree.nodes[node].depth > 1 else evaluate(tree, packet, locations, node)
+
+    patch.setattr(semantics, "evaluate", shallow)
+    patch.setattr("ovspane.replay.runner.evaluate", shallow)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_some_trace_notices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MUTATIONS[name](monkeypatch)
+    assert next(failing(), None) is not None, f"no trace fails although {name.replace('_', ' ')}"
