@@ -24,6 +24,8 @@ from ovspane.policy.state import SLOTS
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
+#: refusals remembered as logged
+TOLD = 1000
 
 
 def our_meters(pipeline: Pipeline, ids: Iterable[int]) -> set[int]:
@@ -53,11 +55,12 @@ class BridgeTwin:
         self._installed: dict[FlowKey, FlowRule] | None = None
         self._meters: dict[int, Meter | None] = {}
         self._dirty: set[FlowKey] = set()
-        #: flows and meters that the switch refused, and why; tried again when they change, and on a new connection
+        #: flows and meters that the switch refused, and why; tried again when they change and whenever all is read back
         self.refused: dict[FlowKey, tuple[FlowRule, str]] = {}
         self.refused_meters: dict[int, tuple[Meter, str]] = {}
         #: the last `make` read everything back and found the bridge otherwise than we had left it
         self.read_back = False
+        self._told: set[str] = set()
         self._known = False
 
     @property
@@ -87,8 +90,6 @@ class BridgeTwin:
         session = BridgeSession(self._path, timeout=CONNECT_SECONDS, on_closed=self._closed)
         await session.connect()
         self._session = session
-        self.refused = {}
-        self.refused_meters = {}
 
     def _closed(self, reason: Exception | None) -> None:
         if self._session is not None and self._session.closed.done():
@@ -122,16 +123,18 @@ class BridgeTwin:
                 raise SessionError(f"{self._path}: the session was lost")
             self._meters = dict(await session.meter_table())
             self._installed = await session.dump()
+            self.refused, self.refused_meters = {}, {}
         await self._make_meters(session, work)
         while True:
             try:
                 counts = await self._make_flows(session, work, self._installed)
             except PushError as problem:  # one bad flow must not hold up all others
-                if problem.failed:
-                    log.warning("bridge %s refused flows: %s", self.name, problem)
-                self.refused.update({rule.key: (rule, str(error)) for rule, error in problem.failed})
-                if not problem.failed or problem.committed:
+                if not problem.failed:
                     raise
+                self._tell("flows", problem)
+                self.refused.update({rule.key: (rule, str(error)) for rule, error in problem.failed})
+                if problem.committed:  # which of several bundles are in
+                    self._installed = await session.dump()
             else:
                 self.read_back = fresh and self._known and counts[:3] != (0, 0, 0)
                 self._known = True
@@ -149,11 +152,14 @@ class BridgeTwin:
         try:
             await session.set_meters(wanted)
         except MeterError as problem:
-            log.warning("bridge %s refused meters: %s", self.name, problem)
+            self._tell("meters", problem)
             asked = {meter.id: meter for meter in wanted}
             refused = {number: (asked[number], str(error)) for number, error in problem.failed.items()}
         for meter in wanted:
-            self.refused_meters.pop(meter.id, None)
+            if self.refused_meters.pop(meter.id, None) is not None:  # flows that name it may try again
+                named = [key for key, (rule, _) in self.refused.items() if rule.instructions.meter == meter.id]
+                for key in named:
+                    del self.refused[key]
             if meter.id not in refused:
                 self._meters[meter.id] = as_programmed(meter)
         self.refused_meters |= refused
@@ -169,6 +175,15 @@ class BridgeTwin:
         for rule in deletes:
             del installed[rule.key]
         return SyncCounts(len(adds) - changed, changed, len(deletes), len(installed) - len(adds))
+
+    def _tell(self, what: str, problem: SessionError) -> None:
+        """Log a refusal, once."""
+        text = f"refused {what}: {problem}"
+        if text not in self._told:
+            if len(self._told) >= TOLD:
+                self._told.clear()
+            self._told.add(text)
+            log.warning("bridge %s %s", self.name, text)
 
     def _possible(self, key: FlowKey, rule: FlowRule) -> bool:
         """False for what the switch refused already, as it is, or whose meter it refused."""

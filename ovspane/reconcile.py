@@ -151,7 +151,7 @@ class Reconciler:
                 async with asyncio.timeout(READ_BACK):
                     await self._wake.wait()
             except TimeoutError:
-                self._doubt()
+                self.look()
             self._wake.clear()
             if await self._pass():
                 pause = RETRY[0]
@@ -166,11 +166,13 @@ class Reconciler:
                 self._wake.set()
             pause = min(RETRY[1], pause * 2)
 
-    def _doubt(self) -> None:
-        """Read everything back in the next pass."""
+    def look(self) -> None:
+        """Read everything back now, and repair what is not as planned."""
         self._queues_unsure = True
+        self._waiting |= {request for twin in self._twins.values() for request in twin.troubled()}
         for twin in self._twins.values():
             twin.forget()
+        self._poke()
 
     async def _pass(self) -> bool:
         """Bring everything to the plan once. True iff it went through everywhere."""
@@ -258,8 +260,8 @@ class Reconciler:
         bridges = self._managed()
         reasons = [
             f"{interface.name}: {reason}" if (reason := enforceable(interface, bridge)) else None
-            for bridge in bridges.values()
-            for port in bridge.ports.values()
+            for _, bridge in sorted(bridges.items())
+            for _, port in sorted(bridge.ports.items())
             for interface in port.interfaces
             if interface.type != "internal"
         ]

@@ -71,8 +71,8 @@ def others(ovs: DummyOvs) -> dict[str, str]:
     return {
         "flows": "\n".join(flows(ovs, ours=False)),
         "meters": "\n".join(sorted(meter.strip() for meter in meters if meter.startswith("7"))),
-        "qos": ovs.vsctl("find", "qos", "external_ids:name=theirs"),
-        "queues": ovs.vsctl("find", "queue", "external_ids:name=theirs"),
+        **{table: "\n\n".join(sorted(ovs.vsctl("find", table, "external_ids:name=theirs").strip().split("\n\n")))
+           for table in ("qos", "queue")},
         "bridge": ovs.vsctl("--columns=protocols,fail_mode,external_ids,other_config", "list", "bridge", "br0"),
         "port": ovs.vsctl("--columns=name,qos,external_ids", "list", "port", "br0p3"),
     }

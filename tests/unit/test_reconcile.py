@@ -1,0 +1,260 @@
+"""The reconciler on a real switch, without store and clients: order, refusals, repair, read-back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from ovspane import reconcile
+from ovspane.bridge import our_meters
+from ovspane.flowpush import BridgeSession
+from ovspane.match import Match
+from ovspane.network.placement import Pipeline
+from ovspane.openflow import as_programmed
+from ovspane.ovsdb import SwitchDb
+from ovspane.policy.table import Effect, Rule, Stage, TableDelta
+from ovspane.reconcile import Reconciler, Scope
+from tests.daemon_bridges import bridge, flows, make_foreign, others, rows
+from tests.ovs_dummy import DummyOvs
+
+M = 1_000_000
+PIPELINE = Pipeline()
+SPEEDS = {"br0p1": 20 * M, "br0p2": 20 * M}
+
+
+@pytest.fixture
+def switch() -> Iterator[DummyOvs]:
+    with DummyOvs() as ovs:
+        bridge(ovs, "br0")
+        yield ovs
+
+
+class Running:
+    """A reconciler at work and what it said of each request."""
+
+    def __init__(self, ovs: DummyOvs, pipeline: Pipeline) -> None:
+        self.status: dict[int, str] = {}
+        self.switch = SwitchDb(f"unix:{ovs.database}")
+        scope = Scope(ovs.rundir, pipeline=pipeline, speeds=SPEEDS, best_effort=True)
+        self.reconciler = Reconciler(self.switch, scope, self._on_status)
+
+    def _on_status(self, request: int, text: str) -> None:
+        self.status[request] = text
+
+    def change(self, added: tuple[Rule, ...] = (), removed: tuple[Rule, ...] = (), stages: int = 1) -> None:
+        self.reconciler.change(TableDelta(added, removed), stages)
+
+    async def settled(self, seconds: float = 5) -> None:
+        assert await self.reconciler.settled(seconds)
+
+
+@contextlib.asynccontextmanager
+async def running(ovs: DummyOvs, pipeline: Pipeline = PIPELINE) -> AsyncIterator[Running]:
+    made = Running(ovs, pipeline)
+    made.switch.start()
+    task = asyncio.create_task(made.reconciler.run())
+    try:
+        assert await made.switch.wait_until(lambda: made.switch.connected, 5)
+        await made.settled()
+        yield made
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        made.reconciler.close()
+        await made.switch.close()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def deny(request: int, port: int) -> Rule:
+    return Rule(Stage.ACCESS, 0, 5, udp(port), Effect.DROP, request)
+
+
+def udp(port: int) -> Match:
+    return Match.of(eth_type=0x800, ip_proto=17, tp_dst=port)
+
+
+def limit(request: int, port: int, slot: int, rate: int) -> Rule:
+    return Rule(Stage.LIMIT, 0, 7, udp(port), Effect.LIMIT, request, slot, rate)
+
+
+def queue(request: int, port: int, slot: int, rate: int) -> Rule:
+    return Rule(Stage.QUEUE, 0, 7, udp(port), Effect.QUEUE, request, slot, rate)
+
+
+async def is_as_planned(ovs: DummyOvs, made: Running) -> bool:
+    """The flows with our cookie are exactly the plan's, as another session reads them."""
+    async with BridgeSession(ovs.mgmt("br0")) as session:
+        planned = made.reconciler.plan
+        return await session.dump() == planned.flows and {
+            number: as_programmed(meter) for number, meter in planned.meters.items()
+        } == {number: meter for number, meter in (await session.meter_table()).items() if number in our_meters(PIPELINE, (number,))}
+
+
+def test_random_changes_in_quick_succession_end_as_planned(switch: DummyOvs) -> None:
+    """Changes come while others are being pushed; stages come and go; every rule comes and goes several times."""
+    dice = random.Random(7)
+
+    async def play() -> None:
+        async with running(switch) as made:
+            there: dict[object, Rule] = {}
+            for step in range(300):
+                port = dice.randrange(40)
+                make = dice.choice((deny, lambda r, p: limit(r, p, p + 1, 1000 * dice.randrange(1, 9)),
+                                    lambda r, p: queue(r, p, p + 1, 1000 * dice.randrange(1, 9))))  # fmt: skip
+                rule = make(step + 1, port)
+                stages = dice.randrange(4) if dice.random() < 0.1 else made.reconciler.plan.stages
+                if rule.key in there and dice.random() < 0.7:
+                    made.change(removed=(there.pop(rule.key),), stages=stages)
+                else:
+                    there[rule.key] = rule
+                    made.change(added=(rule,), stages=stages)
+                if dice.random() < 0.5:
+                    await asyncio.sleep(dice.choice((0, 0.001, 0.01)))
+            await made.settled()
+            assert await is_as_planned(switch, made)
+            queues = {rule.slot for rule in there.values() if rule.effect is Effect.QUEUE}
+            assert len(rows(switch, "queue")) == 2 * (len(queues) + 1)  # on two ports, and the default queue on each
+
+    asyncio.run(play())
+
+
+def test_one_flow_that_is_refused_does_not_hold_up_others(switch: DummyOvs, caplog: pytest.LogCaptureFixture) -> None:
+    bad = Rule(Stage.ACCESS, 0, 5, Match.of(ip_proto=17, tp_dst=9), Effect.DROP, 2)  # a port without its eth_type
+
+    async def play() -> None:
+        async with running(switch) as made:
+            made.change(added=(deny(1, 53), bad, deny(3, 54)))
+            await made.settled()
+            for port in range(100, 110):
+                made.change(added=(deny(port, port),))
+                await made.settled()
+            assert made.status[1] == made.status[3] == made.status[109] == "installed"
+            assert made.status[2].startswith("degraded: bridge br0 refused its flow: ")
+            assert len([flow for flow in flows(switch) if "actions=drop" in flow]) == 12
+            made.change(removed=(bad,))
+            await made.settled()
+            assert await is_as_planned(switch, made)
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(play())
+    assert caplog.text.count("refused") == 1, caplog.text
+
+
+def test_a_refused_flow_behind_a_full_bundle(switch: DummyOvs, caplog: pytest.LogCaptureFixture) -> None:
+    """The first bundle is in when the switch refuses the second, whose meter somebody deleted; a look repairs also that."""
+    many = tuple(Rule(Stage.ACCESS, 0, 5, Match.of(eth_type=0x800, ipv4_src=n), Effect.DROP, 1) for n in range(10_100))
+
+    async def play() -> None:
+        async with running(switch) as made:
+            made.change(added=(limit(2, 53, 1, M),))
+            await made.settled()
+            switch.ofctl("del-meters", "br0")
+            made.change(added=(*many, limit(3, 54, 1, M)))
+            await made.settled(30)
+            assert made.status[1] == "installed"
+            assert made.status[3].startswith("degraded: bridge br0 refused its flow: ")
+            assert len([flow for flow in flows(switch) if "actions=drop" in flow]) == 10_100
+            made.reconciler.look()
+            await made.settled()
+            assert await is_as_planned(switch, made)
+            assert made.status[3] == "installed"
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(play())
+    assert caplog.text.count("refused flows") == 1, caplog.text
+
+
+def test_a_refused_meter_is_named_once(switch: DummyOvs, caplog: pytest.LogCaptureFixture) -> None:
+    async def play() -> None:
+        async with running(switch) as made:
+            made.change(added=(limit(1, 53, 1, M), limit(2, 54, 2, 10**16)))  # 32 bits of kbit/s are less
+            await made.settled()
+            for port in range(100, 105):
+                made.change(added=(deny(port, port),))
+                await made.settled()
+            assert made.status[1] == made.status[104] == "installed"
+            assert made.status[2].startswith("degraded: ")
+            made.change(added=(limit(2, 54, 2, 2 * M),))  # one that can be
+            await made.settled()
+            assert made.status[2] == "installed"
+            assert await is_as_planned(switch, made)
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(play())
+    assert caplog.text.count("refused meters") == 1, caplog.text
+
+
+def test_what_others_changed_is_read_back_and_repaired(
+    switch: DummyOvs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reconcile, "READ_BACK", 0.2)
+    make_foreign(switch)
+    before = others(switch)
+
+    async def play() -> None:
+        async with running(switch) as made:
+            made.change(added=(deny(1, 53), limit(2, 54, 2, M), queue(3, 55, 3, M)))
+            await made.settled()
+            good = flows(switch)
+            for damage in (
+                lambda: switch.ofctl("del-flows", "br0", "cookie=0x70616e6500000000/0xffffffff00000000"),
+                lambda: switch.ofctl("mod-flows", "br0", "table=100,udp,actions=output:1"),
+                lambda: switch.ofctl("del-meter", "br0", "meter=1000002"),
+                lambda: switch.ofctl("mod-meter", "br0", "meter=1000002,kbps,band=type=drop,rate=3"),
+                lambda: switch.ofctl("add-flow", "br0", "table=100,cookie=0x70616e6500000063,priority=9,icmp,actions=drop"),
+            ):
+                damage()
+                await until(lambda: flows(switch) == good and "rate=1000 " in switch.ofctl("dump-meters", "br0"))
+            for uuid in rows(switch, "queue"):
+                switch.vsctl("set", "queue", uuid, "other_config:min-rate=77")
+            await until(lambda: "min-rate=\"77\"" not in switch.vsctl("list", "queue"))
+            await made.settled()
+            assert await is_as_planned(switch, made)
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(play())
+    assert others(switch) == before
+    assert 4 <= caplog.text.count("flows added") <= 6, caplog.text  # said when something was repaired, not at each look
+
+
+def test_the_status_follows_the_switch(switch: DummyOvs) -> None:
+    async def play() -> None:
+        async with running(switch) as made:
+            made.change(added=(deny(1, 53), queue(3, 55, 3, M)))
+            await made.settled()
+            assert made.status[1] == "installed"
+            assert made.status[3].startswith("degraded: unenforced, br0p1: the dummy datapath of br0 ignores set_queue")
+            await asyncio.to_thread(switch.stop_vswitchd, True)
+            await until(lambda: made.status[1] == "degraded: bridge br0 is away")
+            await asyncio.to_thread(switch.start_vswitchd)
+            await until(lambda: made.status[1] == "installed")
+            await made.settled()
+            switch.vsctl("del-br", "br0")
+            await until(lambda: made.status[1].startswith("degraded"))
+
+    asyncio.run(play())
+
+
+def test_our_tables_may_lie_elsewhere(switch: DummyOvs) -> None:
+    """Flows of the old place go, those of the new one come, in one bundle."""
+
+    async def play() -> None:
+        for first in (100, 10):
+            async with running(switch, Pipeline(first, 2_000_000)) as made:
+                made.change(added=(deny(1, 53),))
+                await made.settled()
+                tables = {int(flow.split("table=")[1].split(",")[0]) for flow in flows(switch) if "table=" in flow}
+                assert tables - {0} == {first, first + 1, first + 40, first + 41, first + 43}
+
+    asyncio.run(play())
