@@ -1,0 +1,151 @@
+"""Verdicts in packets: what the daemon was asked to drop does not arrive, what lies just beside it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP
+from scapy.packet import Packet
+
+from tests.daemon_process import DaemonProcess
+from tests.lab.hosts import Host
+from tests.lab.packets import arrivals, packet_between
+from tests.lab.switch import DATAPATH, appctl, flows
+from tests.lab.throughput import Stream, measure
+from tests.lab.topology import Lan
+from tests.ovs_dummy import wait_for
+
+OVSDB = "unix:/var/run/openvswitch/db.sock"
+RUNDIR = "/var/run/openvswitch"
+MBIT = 10**6
+KERNEL = DATAPATH == "system"
+
+
+@pytest.fixture(params=["lan", "mininet_one", "mininet_line"])
+def network(request: pytest.FixtureRequest) -> Lan:
+    """Each of the lab's networks in turn."""
+    found: Lan = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def daemon() -> Iterator[DaemonProcess]:
+    with DaemonProcess(OVSDB, RUNDIR) as process:
+        yield process
+
+
+def arrived(src: Host, dst: Host, packets: Sequence[Packet]) -> list[bool]:
+    """For each packet, without its Ethernet header, whether it came from one host to the other."""
+    link = packet_between(src, dst)
+    return [bool(found) for found in arrivals([(src, link / packet) for packet in packets], at=[dst])]
+
+
+def udp(source: str, target: str, port: int) -> Packet:
+    return IP(src=source, dst=target) / UDP(sport=4000, dport=port)
+
+
+def test_a_deny_ends_at_its_edges(network: Lan, daemon: DaemonProcess) -> None:
+    """Ports 1000 to 1010 of UDP from 10.0.1.0/30 to one address: inside, and one step outside in each dimension."""
+    first, *_, last = network.hosts
+    to = last.ip
+    inside = [udp(source, to, port) for source in ("10.0.1.0", "10.0.1.3") for port in (1000, 1005, 1010)]
+    tcp = IP(src="10.0.1.1", dst=to) / TCP(sport=4000, dport=1005, flags="S")
+    outside = [
+        udp("10.0.1.1", to, 999), udp("10.0.1.1", to, 1011),  # port
+        udp("10.0.0.255", to, 1005), udp("10.0.1.4", to, 1005),  # source prefix
+        udp("10.0.1.1", "10.0.0.99", 1005),  # target
+        tcp, IP(src="10.0.1.1", dst=to) / ICMP(),  # protocol
+        IPv6(src="fd00::1", dst="fd00::2") / UDP(sport=4000, dport=1005),
+        ARP(op=2, psrc="10.0.1.1", pdst=to, hwsrc=first.mac, hwdst=last.mac),
+    ]  # fmt: skip
+    daemon.do("NewShare edge for (srcHost=10.0.1.0/24) [deny = True] on rootShare.")
+    assert arrived(first, last, inside + outside) == [True] * (len(inside) + len(outside))
+    number = daemon.request(f"deny(srcHost=10.0.1.0/30, dstHost={to}, dstPort=1000-1010, transport=UDP) on edge to +10min.")
+    daemon.settle()
+    assert daemon.requests()[number].startswith("installed")
+    assert arrived(first, last, inside + outside) == [False] * len(inside) + [True] * len(outside)
+    daemon.do(f"Cancel {number}.")
+    wait_for(lambda: all("actions=drop" not in flow for name in network.bridges for flow in flows(name)), "no drop")
+    assert arrived(first, last, inside + outside) == [True] * (len(inside) + len(outside))
+
+
+def test_an_allow_opens_what_its_parent_denies(network: Lan, daemon: DaemonProcess) -> None:
+    first, *_, last = network.hosts
+    daemon.do(
+        f"NewShare site for (dstHost={last.ip}) [deny = True] on rootShare.",
+        f"NewShare web for (dstHost={last.ip}, dstPort=80-81) [allow = True, deny = True] on site.",
+        f"deny(dstHost={last.ip}) on site to +10min.",
+    )
+    packets = [IP(src=first.ip, dst=last.ip) / TCP(sport=4000, dport=port, flags="S") for port in (79, 80, 81, 82)]
+    packets += [udp(first.ip, last.ip, 80), IP(src=first.ip, dst=last.ip) / ICMP()]
+    daemon.settle()
+    assert arrived(first, last, packets) == [False] * 6
+    daemon.do(f"allow(dstHost={last.ip}, dstPort=80-81, transport=TCP) on web to +10min.")
+    daemon.settle()
+    assert arrived(first, last, packets) == [False, True, True, False, False, False]
+    assert first.reaches(network.hosts[1]) or len(network.hosts) == 2  # nobody else is concerned
+    answer = daemon.ask(f"deny(dstHost={last.ip}, dstPort=81, transport=TCP, srcHost={first.ip}) on web to +10min.")
+    assert answer.startswith("OK"), answer  # in one node deny beats allow
+    daemon.settle()
+    assert arrived(first, last, packets) == [False, True, False, False, False, False]
+
+
+def test_a_deny_that_ends(lan: Lan, daemon: DaemonProcess) -> None:
+    h1, h2, h3 = lan.hosts
+    daemon.do(f"NewShare aAC for (dstHost={h2.ip}) [deny = True] on rootShare.")
+    assert h3.ping(h2, count=5).lost == 0
+    until = time.time() + 2
+    daemon.do(f"deny(dstHost={h2.ip}, srcHost={h3.ip}) on aAC from now to +2sec.")
+    daemon.settle()
+    assert h3.ping(h2, count=10).received == 0
+    assert h1.ping(h2, count=10).lost == 0
+    wait_for(lambda: h3.reaches(h2, 0.2), "end of the deny")
+    assert -0.1 < time.time() - until < 1.0
+    assert h3.ping(h2, count=10).lost == 0
+    assert daemon.requests() == {}
+
+
+def test_a_rate_limit_holds_for_the_aggregate(lan: Lan, daemon: DaemonProcess) -> None:
+    """Two senders of 6 Mb/s under one limit of 3 Mb/s: the sum is the limit, within 15 %; another port has no limit."""
+    h1, h2, h3 = lan.hosts
+    daemon.do(f"NewShare slow for (dstHost={h3.ip}) [ratelimit >= 1Mb] on rootShare.")
+    daemon.do(f"ratelimit(dstHost={h3.ip}, dstPort=5201-5202, transport=UDP) = 3Mb on slow to +10min.")
+    daemon.settle()
+    streams = [Stream(h1, h3, 5201, udp=6 * MBIT), Stream(h2, h3, 5202, udp=6 * MBIT), Stream(h2, h3, 5203, udp=5 * MBIT)]
+    one, other, free = measure(streams, seconds=4)
+    print(f"limited {one / MBIT:.2f} + {other / MBIT:.2f}, free {free / MBIT:.2f} Mb/s")
+    assert abs(one + other - 3 * MBIT) <= 0.15 * 3 * MBIT
+    assert free >= 0.85 * 5 * MBIT
+
+
+def test_a_reservation_where_nothing_enforces_it(lan: Lan) -> None:
+    h1, _, h3 = lan.hosts
+    tree = f"NewShare aBW for (dstHost={h3.ip}) [reserve <= 10Mb] on rootShare."
+    ask = f"reserve(dstHost={h3.ip}, dstPort=80, transport=TCP) = 2Mb on aBW to +10min."
+    packet = f"in_port={h1.port},tcp,dl_dst={h3.mac},nw_dst={h3.ip},tp_dst=80"
+    with DaemonProcess(OVSDB, RUNDIR, f'[ports]\n{h3.device} = "20Mb"') as strict:
+        strict.do(tree)
+        answer = strict.ask(ask)
+        if KERNEL:
+            assert answer.startswith("OK id=")
+            assert "note" not in answer
+            strict.settle()
+            assert next(iter(strict.requests().values())).startswith("installed")
+        else:
+            assert answer.startswith("NO ")
+            assert "the netdev datapath of br0 ignores set_queue" in answer
+            assert strict.requests() == {}
+            assert "skb_priority" not in appctl("ofproto/trace", "br0", packet)
+    with DaemonProcess(OVSDB, RUNDIR, f'enforcement = "best-effort"\n[ports]\n{h3.device} = "20Mb"') as lenient:
+        lenient.do(tree)
+        answer = lenient.ask(ask)
+        assert answer.startswith("OK id=")
+        assert ("note=unenforced" in answer) != KERNEL
+        lenient.settle()
+        status = next(iter(lenient.requests().values()))
+        assert status.startswith("installed" if KERNEL else "degraded: unenforced, ")
+        assert "set(skb_priority(" in appctl("ofproto/trace", "br0", packet)
