@@ -43,11 +43,14 @@ lint: build
 	$(VENV)/bin/mypy
 	$(PYTEST) -q tests/unit/test_layers.py
 
+# DATAPATH=auto|kernel|userspace; SHELL_AFTER=1 leaves the visitor in `ovspane shell`, the sandbox still up
+DATAPATH ?= auto
+SHELL_AFTER ?=
 demo: build
-	lab/kernel --else-userspace $(VENV)/bin/python lab/demo.py
+	@DATAPATH='$(DATAPATH)' SHELL_AFTER='$(SHELL_AFTER)' demo/run
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info ovspane/*.so ovspane/_fastmatch.c .pytest_cache .hypothesis .mypy_cache .ruff_cache
-	find ovspane tests lab -name __pycache__ -type d -prune -exec rm -rf {} +
+	find ovspane tests lab demo -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: build deps check check-system check-kernel test lint demo clean
