@@ -10,10 +10,12 @@ absent() { echo "$name: $*" >&2; exit 71; }   # lab/kernel tries the next means
 
 guest=
 follow=
+watch=
 work=$(mktemp -d /tmp/ovspane-guest.XXXXXX) || exit 70
 finish() {
     [ -z "$guest" ] || kill "$guest" 2>/dev/null
     [ -z "$follow" ] || kill "$follow" 2>/dev/null
+    [ -z "$watch" ] || kill "$watch" 2>/dev/null
     rm -rf "$work"
 }
 trap finish EXIT
@@ -34,6 +36,15 @@ hand_over() {
 
 on_terminal() { [ -e "$work/terminal" ]; }
 
+# Ends a guest that hangs before guest-init has written `uptime`, so that the next means is tried.
+watch_boot() {
+    local limit=${OVSPANE_GUEST_BOOT_SECONDS:-60} waited=0
+    while [ -d "$work" ] && [ ! -s "$work/uptime" ]; do
+        [ $((waited += 1)) -le "$limit" ] || { echo "error: not up after $limit s" >>"$work/console"; kill "$guest"; break; }
+        sleep 1
+    done
+}
+
 # boot FUNCTION: runs it (it must exec the guest) and ends this script with the exit status of the command in the guest.
 boot() {
     if on_terminal; then
@@ -46,8 +57,13 @@ boot() {
         tail -n +1 -s .1 --pid="$guest" -f "$work/output" &   # ends, everything written, after the guest
         follow=$!
     fi
+    watch_boot </dev/null >/dev/null 2>&1 &
+    watch=$!
     wait "$guest"
     guest=
+    kill "$watch" 2>/dev/null
+    wait "$watch" 2>/dev/null
+    watch=
     [ -z "$follow" ] || wait "$follow"
     follow=
     [ -s "$work/status" ] && exit "$(cat "$work/status")"
