@@ -1,7 +1,8 @@
 """`ovspane shell`: a conversation with the daemon, with prompt, completion, history, help and notices.
 
 Above: cli.main. Below: client, lang.completion, lang.verbs. On a terminal it asks with `NAME> `; with other input it prints
-replies only, so that a script can be piped in. `help [VERB]` and `quit` are the shell's own words, not the language's.
+replies only, so that a script can be piped in. `help [VERB]`, `quit` and `!COMMAND` (for /bin/sh) are the shell's own words, not
+the language's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -30,7 +32,9 @@ DELIMITERS = ' \t\n()[]{}=,<>/"'
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
-        "shell", help="talk to the daemon", description="Talk to the daemon: each statement ends with '.'; Ctrl-D leaves."
+        "shell",
+        help="talk to the daemon",
+        description="Talk to the daemon: each statement ends with '.'; !COMMAND runs a command; Ctrl-D leaves.",
     )
     add_connection_options(parser)
     parser.set_defaults(run=run)
@@ -123,7 +127,13 @@ class Shell:
             yield line.rstrip("\n")
 
     def _own_word(self, line: str) -> str:
-        """help, quit or exit if the line is one of them, with or without a dot. Prints help."""
+        """help, quit, exit or ! if the line is one of them, with or without a dot. Prints help, runs the command after !."""
+        if line.lstrip().startswith("!"):
+            sys.stdout.flush()
+            given = None if self._interactive else subprocess.DEVNULL  # a command must not read the script that it stands in
+            with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C ends the command, not the shell
+                subprocess.run(["/bin/sh", "-c", line.lstrip()[1:]], stdin=given, check=False)
+            return "!"
         words = line.strip().rstrip(".").split() or [""]
         if words[0] == "help" or line.strip() == "?":
             print(help_text(words[1] if len(words) > 1 else ""), flush=True)

@@ -237,6 +237,14 @@ def test_shell_without_a_terminal(socket: str) -> None:
     assert ovspane("shell", "--socket", socket, given="quit\nWhoami.\n")[1] == ""
 
 
+def test_shell_runs_commands_that_cannot_read_its_input(socket: str) -> None:
+    script = "!echo a$((20 + 1)); cat; false\nWhoami.\nTick\n!echo in a statement\n5."
+    code, out, _ = ovspane("shell", "--socket", socket, given=script)
+    assert code == 0
+    assert out.splitlines()[:2] == ["a21", "OK principal=tester"]
+    assert "\nin a statement" not in out  # a statement was begun: the line belongs to it
+
+
 def test_shell_on_a_terminal_prompts_completes_and_shows_notices(socket: str, tmp_path: Path) -> None:
     parent, child = pty.openpty()
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "dumb", "INPUTRC": "/dev/null"}
