@@ -21,6 +21,11 @@ a setting that is silently not in force is worse than a daemon that does not sta
     listen = "127.0.0.1:4242"              # the wire protocol of the PANE prototype; unset: off
     allow_root = false
     force = false                          # permit an address that is not loopback
+    [tls]
+    listen = "192.0.2.1:6653"              # sessions of clients with a certificate; unset: off
+    certificate = "/etc/ovspane/cert.pem"  # ours, its key, and the authority that signs our clients' (PEM)
+    key = "/etc/ovspane/key.pem"
+    authority = "/etc/ovspane/clients.pem"
 """
 
 from __future__ import annotations
@@ -46,6 +51,14 @@ class Compatibility:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    listen: str = ""
+    certificate: str = ""
+    key: str = ""
+    authority: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """See the module's text for the meaning. `ports` in bit/s."""
 
@@ -63,6 +76,7 @@ class Settings:
     meter_base: int = 1_000_000
     ports: Mapping[str, int] = field(default_factory=dict)
     compatibility: Compatibility = Compatibility()
+    tls: Tls = Tls()
 
 
 def load(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
@@ -100,18 +114,33 @@ def _typed(key: str, value: Any) -> Any:
         case "ports":
             return {name: _speed(name, speed) for name, speed in _expect(key, value, dict).items()}
         case "compatibility":
-            table = _expect(key, value, dict)
-            unknown = sorted(set(table) - {entry.name for entry in fields(Compatibility)})
-            if unknown:
-                raise ConfigError(f"unknown setting compatibility.{unknown[0]}")
-            kinds = {"listen": str, "allow_root": bool, "force": bool}
-            return Compatibility(**{name: _expect(f"{key}.{name}", v, kinds[name]) for name, v in table.items()})
+            return Compatibility(**_table(key, value, Compatibility))
+        case "tls":
+            return Tls(**_table(key, value, Tls))
         case "default_deny":
             return _expect(key, value, bool)
         case "first_table" | "meter_base":
             return _expect(key, value, int)
         case _:
             return _expect(key, value, str)
+
+
+def _table(key: str, value: Any, shape: type[Compatibility] | type[Tls]) -> dict[str, Any]:
+    """The entries of a TOML table, each of the kind of its default."""
+    kinds = {entry.name: type(entry.default) for entry in fields(shape)}
+    given = _expect(key, value, dict)
+    unknown = sorted(set(given) - set(kinds))
+    if unknown:
+        raise ConfigError(f"unknown setting {key}.{unknown[0]}; known are {', '.join(kinds)}")
+    return {name: _expect(f"{key}.{name}", entry, kinds[name]) for name, entry in given.items()}
+
+
+def address(key: str, text: str) -> tuple[str, int]:
+    """HOST:PORT or [HOST]:PORT. Raises ConfigError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 0xFFFF:
+        raise ConfigError(f"{key} must be ADDRESS:PORT, not {text!r}")
+    return host.strip("[]"), int(port)
 
 
 def _expect(key: str, value: Any, *kinds: type) -> Any:
@@ -130,6 +159,11 @@ def _speed(name: str, value: Any) -> int:
 def _check(settings: Settings) -> None:
     if settings.enforcement not in ("strict", "best-effort"):
         raise ConfigError('enforcement must be "strict" or "best-effort"')
+    for key, text in (("compatibility.listen", settings.compatibility.listen), ("tls.listen", settings.tls.listen)):
+        if text:
+            address(key, text)
+    if settings.tls.listen and not (settings.tls.certificate and settings.tls.key and settings.tls.authority):
+        raise ConfigError("tls.listen needs tls.certificate, tls.key and tls.authority")
     if not 1 <= settings.first_table <= 210:
         raise ConfigError("first_table must be from 1 to 210: 44 tables must fit below 254")
     if not 0 <= settings.meter_base <= 0xFFFF0000 - 0xF000:

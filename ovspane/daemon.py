@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ovspane.config import Settings
+from ovspane.config import Settings, address
 from ovspane.lang.replies import Code, Notice, Reply, no
 from ovspane.lang.statements import Kind
 from ovspane.network.placement import Pipeline
@@ -32,9 +32,11 @@ from ovspane.policy.shares import Request
 from ovspane.policy.state import Change, Put
 from ovspane.policy.table import TableDelta
 from ovspane.reconcile import Reconciler, Scope
+from ovspane.server.accepting import Acceptor
 from ovspane.server.compat import CompatListener
 from ovspane.server.listener import UnixListener
 from ovspane.server.service import Service
+from ovspane.server.tls import TlsListener, server_context
 from ovspane.store import OvsdbStore, PrivateServer
 from ovspane.store.keeper import StoreKeeper
 
@@ -139,22 +141,26 @@ class Daemon:
             self._failure = task.exception()
             self.end()
 
-    async def _listen(self, stack: contextlib.AsyncExitStack) -> list[UnixListener | CompatListener]:
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> list[Acceptor]:
         settings = self._settings
-        listeners: list[UnixListener | CompatListener] = [
+        listeners: list[Acceptor] = [
             UnixListener(self._service, settings.socket, mode=settings.socket_mode, group=settings.socket_group or None)
         ]
         if settings.compatibility.listen:
-            host, _, port = settings.compatibility.listen.rpartition(":")
+            host, port = address("compatibility.listen", settings.compatibility.listen)
             listeners.append(
                 CompatListener(
                     self._service,
-                    host.strip("[]"),
-                    int(port),
+                    host,
+                    port,
                     force=settings.compatibility.force,
                     root_allowed=settings.compatibility.allow_root,
                 )
             )
+        if settings.tls.listen:
+            host, port = address("tls.listen", settings.tls.listen)
+            context = server_context(settings.tls.certificate, settings.tls.key, settings.tls.authority)
+            listeners.append(TlsListener(self._service, host, port, context))
         for listener in listeners:
             await listener.start()
             stack.push_async_callback(listener.close)

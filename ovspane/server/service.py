@@ -25,7 +25,7 @@ from ovspane.policy.runtime import Runtime
 from ovspane.policy.shares import Principal, Share
 from ovspane.policy.state import Change, Put, State, Value
 from ovspane.policy.table import TableDelta
-from ovspane.store.records import StoreError
+from ovspane.store.records import StoreError, TakenOver
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ class Service:
         self._runtime = Runtime((), default_deny)
         self._committed = State()
         self._doubtful = False
+        self._taken: TakenOver | None = None
         self._reviver: asyncio.Task[None] | None = None
         self._subscribers: dict[int, Subscriber] = {}
         self._next_subscriber = 0
@@ -167,12 +168,17 @@ class Service:
         self._on_reload()
 
     async def run(self) -> None:
-        """Serve until cancelled."""
+        """Serve until cancelled. Raises TakenOver when another daemon writes to our store."""
         try:
             while True:
                 batch = await self._next()
+                if self._taken is not None:
+                    raise self._taken
                 try:
                     await self._serve(batch)
+                except TakenOver as failure:
+                    self._fall_back(batch, str(failure))
+                    raise
                 except StoreError as failure:
                     log.error("the store failed, changes are refused until it is back: %s", failure)
                     self._fall_back(batch, f"not stored, nothing changed: {failure}")
@@ -274,6 +280,9 @@ class Service:
         while True:
             try:
                 await self.load()
+            except TakenOver as failure:
+                self._taken = failure
+                return
             except StoreError as failure:
                 log.debug("the store is still away: %s", failure)
             except Exception:  # a store that cannot be read must not make this task end in silence
