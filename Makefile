@@ -3,6 +3,7 @@
 # make check         unit, property, traces: no root, no switch but the dummy datapath
 # make check-system  root: the userspace datapath, Mininet, scapy     make check-kernel  the same and HTB, kernel datapath
 # make lint          ruff, mypy, the layer test                       make clean
+# make man           build/man: the manual pages, also as HTML and plain text
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -23,7 +24,7 @@ deps:
 $(STAMP): pyproject.toml setup.py $(wildcard ovspane/*.pyx ovspane/*.pxd ovspane/*.h)
 	@test -n "$(PYTHON)" || { echo "make build: no python3 of 3.11 or later with venv; see make deps" >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install -q -e '.[test,lint]'
+	$(VENV)/bin/python -m pip install -q -e '.[test,lint,docs]'
 	@touch $@
 
 TIERS = $(wildcard tests/unit tests/property tests/traces tests/dummy)
@@ -43,6 +44,9 @@ lint: build
 	$(VENV)/bin/mypy
 	$(PYTEST) -q tests/unit/test_layers.py
 
+man: build
+	$(VENV)/bin/python -m tools.manual build/man
+
 # DATAPATH=auto|kernel|userspace; SHELL_AFTER=1 leaves the visitor in `ovspane shell`, the sandbox still up
 DATAPATH ?= auto
 SHELL_AFTER ?=
@@ -53,4 +57,4 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info ovspane/*.so ovspane/_fastmatch.c .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find ovspane tests lab demo -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: build deps check check-system check-kernel test lint demo clean
+.PHONY: build deps check check-system check-kernel test lint man demo clean

@@ -1,0 +1,19 @@
+# bash completion for ovspane(8); made by `python -m ovspane.lang.verbs --bash` from the table of verbs
+_ovspane() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        COMPREPLY=($(compgen -W "daemon send shell show replay cleanup" -- "$cur")); return
+    fi
+    case $prev in
+        --format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;
+        --socket|--config|--state-dir) COMPREPLY=($(compgen -f -- "$cur")); return ;;
+    esac
+    case $cur in
+        -*) COMPREPLY=($(compgen -W "--socket --format --help" -- "$cur")); return ;;
+    esac
+    case $cmd in
+        send) COMPREPLY=($(compgen -W "reserve ratelimit allow deny waypoint avoid hint Cancel Check available traffic GetSchedule ListShares ListSharesByFlowGroup ListRequests Explain Show Whoami NewShare Grant GrantDefault Revoke DropShare AddUser DropUser Locate As Format Subscribe Unsubscribe Tick" -P "${cur%%[A-Za-z]*}" -- "${cur#[\'\"]}")) ;;
+        replay) COMPREPLY=($(compgen -f -- "$cur")) ;;
+    esac
+}
+complete -o default -F _ovspane ovspane
