@@ -189,12 +189,14 @@ class Daemon:
 
     def _gate(self, changes: Sequence[Change], reply: Reply) -> Reply:
         """Refuse a reservation that no port can enforce; with best effort say that nobody enforces it."""
-        if not any(
-            isinstance(change, Put) and isinstance(change.value, Request) and change.value.kind is Kind.RESERVE
+        rates = [
+            change.value.rate
             for change in changes
-        ):
+            if isinstance(change, Put) and isinstance(change.value, Request) and change.value.kind is Kind.RESERVE
+        ]
+        if not rates:
             return reply
-        reason = self._reconciler.unenforced()
+        reason = self._reconciler.unenforced(max(rates))
         if reason is None or reply.code is not Code.OK:
             return reply
         if self._settings.enforcement == "best-effort":

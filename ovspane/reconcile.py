@@ -27,8 +27,9 @@ from ovspane.flowpush import SessionError, VersionError
 from ovspane.network.placement import FlowKey, Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, Queue
 from ovspane.ovsdb import Bridge, Change, Event, Interface, OvsdbError, SwitchDb
-from ovspane.ovsdb_queues import QueueSync, SyncResult, enforceable
+from ovspane.ovsdb_queues import PortQos, QueueSync, SyncResult, enforceable
 from ovspane.policy.table import Table, TableDelta
+from ovspane.units import rate_text
 
 log = logging.getLogger(__name__)
 
@@ -255,11 +256,12 @@ class Reconciler:
             return None
         return reason
 
-    def unenforced(self) -> str | None:
-        """Why no port of any managed bridge can enforce a guarantee; None if one can."""
+    def unenforced(self, rate: int = 0) -> str | None:
+        """Why no port of any managed bridge can enforce a guarantee of `rate` (bit/s); None if one can."""
         bridges = self._managed()
+        actual = self._queue_sync.actual()
         reasons = [
-            f"{interface.name}: {reason}" if (reason := enforceable(interface, bridge)) else None
+            f"{interface.name}: {reason}" if (reason := self._cannot(port.name, interface, bridge, actual, rate)) else None
             for _, bridge in sorted(bridges.items())
             for _, port in sorted(bridge.ports.items())
             for interface in port.interfaces
@@ -270,6 +272,21 @@ class Reconciler:
         if None in reasons:
             return None
         return str(reasons[0]) if reasons else f"bridge {next(iter(bridges))} has no ports that could enforce it"
+
+    def _cannot(
+        self, port: str, interface: Interface, bridge: Bridge, actual: Mapping[str, PortQos], rate: int
+    ) -> str | None:
+        """Why this port cannot guarantee `rate`: its kind, somebody else's queues, or its speed."""
+        reason = enforceable(interface, bridge)
+        if reason is not None or port not in actual:
+            return reason
+        has = actual[port]
+        if has.qos is not None and not has.ours:
+            return "it has a QoS row of another owner"
+        speed = self._scope.speeds.get(port) or has.speed
+        if not speed:
+            return "it reports no speed; say it under [ports] in the configuration"
+        return f"it sends at most {rate_text(speed)}" if rate > speed else None
 
     def _wanted_queues(self, bridges: Mapping[str, Bridge]) -> Queues:
         """Each guarantee on each port that may get it: where a flow leaves is the bridge's business (NORMAL, other flows)."""
