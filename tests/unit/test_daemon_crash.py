@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -18,6 +19,7 @@ from tests.daemon_process import DaemonProcess
 from tests.ovs_dummy import DummyOvs, wait_for
 
 KILLS = 10
+PORTS = itertools.count(100)
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ class Speaker(threading.Thread):
         living = sorted(self.accepted.keys() - self.cancelled)
         if living and self.dice.random() < 0.3:
             return f"Cancel {self.dice.choice(living)}."
-        port = self.dice.randrange(1, 65536)
+        port = next(PORTS)  # each request has packets of its own, so it has flows of its own
         match self.dice.randrange(4):
             case 0:
                 return f"ratelimit(user=Alice, dstPort={port}, transport=TCP) = {self.dice.randrange(1, 9)}Mb on aBW to +1h."
