@@ -130,11 +130,15 @@ def test_the_examples_parse_and_the_traces_play() -> None:
     assert traces >= 7
 
 
-def test_the_example_at_the_end_is_admitted() -> None:
-    (block,) = _literals(_section(LANGUAGE, "10. EXAMPLE"))
-    trace = "".join(f"OK <- root : {line}\n" for line in block.replace("Grant aBW to Alice.", "Grant aBW to root.").splitlines())
+def test_the_examples_are_answered_as_the_text_says() -> None:
+    root, bandwidth, access = _literals(_section(LANGUAGE, "10. EXAMPLES"))
+    first, second, third = bandwidth.splitlines()
+    trace = "".join(f"OK <- root : {line}\n" for line in root.splitlines())
+    trace += f'OK <- Alice : {first}\nNO no-room "*2Mb free*fits from +20min" <- Alice : {second}\nOK <- Alice : {third}\n'
+    deny, explain = access.splitlines()
+    trace += f'OK <- Alice : {deny}\nOK "*access=deny*" <- Alice : {explain}\n'
     entries, differences = play(trace, False, True)
-    assert (entries, differences) == (9, [])
+    assert (entries, [str(difference) for difference in differences]) == (11, [])
 
 
 @pytest.mark.parametrize("page", PAGES)
