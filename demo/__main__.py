@@ -7,6 +7,7 @@ Environment: SHELL_AFTER=1 leaves the visitor in `ovspane shell`; OVSPANE_DEMO_P
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -105,6 +106,7 @@ def shell_after(page: Page) -> None:
         sys.stdout.flush()
         # Its history would be left behind in the visitor's home.
         environment = {**os.environ, "XDG_STATE_HOME": str(scene.FOLDER)}
+        signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C is the shell's; a handler does not outlive its exec
         subprocess.call([*scene.OVSPANE, "shell", "--socket", str(scene.SOCKET)], env=environment)
 
 
