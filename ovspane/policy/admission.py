@@ -159,7 +159,8 @@ def _conflict(state: State, request: Request, over: list[int]) -> str:
     rate = f" {rate_text(first.rate)}" if first.kind is Kind.RATELIMIT else ""
     more = f" and {len(over) - 1} more" if len(over) > 1 else ""
     since = max(first.start, request.start)
+    until = min((end for end in (first.end, request.end) if end is not None), default=None)
     return (
         f"{first.kind.value}{rate} {first.flowgroup} of {first.speaker} on share {first.share} (request {first.id})"
-        f"{more} overrides it from {time_text(since)} to {time_text(first.end)}; ask for it as partial to get the rest"
+        f"{more} overrides it from {time_text(since)} to {time_text(until)}; ask for it as partial to get the rest"
     )
