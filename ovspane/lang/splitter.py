@@ -76,6 +76,11 @@ class Splitter:
         """True iff a statement was begun and not ended."""
         return self._in_statement()
 
+    @property
+    def in_comment(self) -> bool:
+        """True iff a `/*` was read and its `*/` was not."""
+        return self._mode is _In.BLOCK_COMMENT
+
     def feed(self, data: bytes) -> list[Piece]:
         """Take more of the stream; return the statements and faults that it completes."""
         self._scan(self._rest + data, final=False)
