@@ -13,7 +13,7 @@ vSwitch gives a default class without one 12 kbit/s, so everyone without a reser
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -247,8 +247,10 @@ def _difference(port: str, has: PortQos, classes: Mapping[int, Class], rate: int
 class QueueSync:
     """Brings the QoS and Queue rows of the host to what is desired. Calls do not overlap: the caller awaits each."""
 
-    def __init__(self, db: SwitchDb) -> None:
+    def __init__(self, db: SwitchDb, manages: Callable[[str], bool] = lambda bridge: True) -> None:
+        """`manages` says of a bridge's name whether it is ours to program; rows of other bridges stay as they are."""
         self._db = db
+        self._manages = manages
 
     async def sync(
         self, desired: Mapping[str, Mapping[int, Queue]], speeds: Mapping[str, int], *, seconds: float = 10.0
@@ -277,16 +279,17 @@ class QueueSync:
             writer = _Writer(self._db, transaction)
             if everything:
                 writer.write(plan({}, self.actual(), {}, self._db.ovs_version).operations)
-            gone = writer.deleted + writer.delete_orphans()
+            gone = writer.deleted + writer.delete_orphans(self._manages)
 
         await self._db.apply(build, seconds=seconds)
         return gone
 
     def actual(self) -> dict[str, PortQos]:
-        """What every port of every bridge has now, by port name."""
+        """What every port of every managed bridge has now, by port name."""
         return {
             port.name: self._port_qos(bridge.name, port)
             for bridge in self._db.bridges().values()
+            if self._manages(bridge.name)
             for port in bridge.ports.values()
         }
 
@@ -331,16 +334,16 @@ class _Writer:
                 case DropQos():
                     self._drop_qos(operation, ports[operation.port])
 
-    def delete_orphans(self) -> int:
-        """Our rows that nothing refers to, apart from rows that go as well."""
+    def delete_orphans(self, manages: Callable[[str], bool]) -> int:
+        """Our rows, made for managed bridges, that nothing refers to, apart from rows that go as well."""
         before = self.deleted
         used = {qos.uuid for port in self._db.rows("Port").values() for qos in port.qos}
         for row in list(self._db.rows("QoS").values()):
-            if _is_ours(row) and row.uuid not in used:
+            if _is_ours(row) and row.uuid not in used and manages(row.external_ids.get("bridge", "")):
                 self._delete("QoS", row.uuid)
         held = {queue.uuid for row in self._db.rows("QoS").values() for queue in row.queues.values()}
         for row in list(self._db.rows("Queue").values()):
-            if _is_ours(row) and row.uuid not in held:
+            if _is_ours(row) and row.uuid not in held and manages(row.external_ids.get("bridge", "")):
                 self._delete("Queue", row.uuid)
         return self.deleted - before
 

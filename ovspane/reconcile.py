@@ -27,7 +27,7 @@ from ovspane.flowpush import SessionError, VersionError
 from ovspane.network.placement import FlowKey, Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, Queue
 from ovspane.ovsdb import Bridge, Change, Event, Interface, OvsdbError, SwitchDb
-from ovspane.ovsdb_queues import PortQos, QueueSync, SyncResult, enforceable
+from ovspane.ovsdb_queues import DEFAULT_QUEUE, PortQos, QueueSync, SyncResult, enforceable
 from ovspane.policy.table import Table, TableDelta
 from ovspane.units import rate_text
 
@@ -65,9 +65,10 @@ class Reconciler:
         self._switch = switch
         self._scope = scope
         self._on_status = on_status
-        self._queue_sync = QueueSync(switch)
+        self._queue_sync = QueueSync(switch, scope.manages)
         self._queues: Queues | None = None
         self._queues_unsure = False
+        self._orphans = True
         self._queue_task: asyncio.Task[SyncResult] | None = None
         self._said: dict[str, str] = {}
         self._queue_trouble: dict[str, str] = {}
@@ -127,6 +128,8 @@ class Reconciler:
             self._queue_task.cancel()  # the pass is over
         if event.change in (Change.CONNECTED, Change.BRIDGE_CHANGED):  # a port's QoS may be another one
             self._queues_unsure = True
+        # Rows of a port or bridge that went: QoS and Queue are root tables, ovsdb-server collects nothing in them.
+        self._orphans |= event.change in (Change.BRIDGE_REMOVED, Change.BRIDGE_CHANGED)
         self._poke()
 
     def _lost(self, name: str, reason: str) -> None:
@@ -304,7 +307,19 @@ class Reconciler:
         """New queues beside those of before, which flows may still name."""
         if self._queues == wanted and not self._queues_unsure:
             return True
-        return await self._put_queues(_united(self._queues or {}, wanted))
+        return await self._put_queues(_united(self._present() if self._queues is None else self._queues, wanted))
+
+    def _present(self) -> Queues:
+        """The queues that an earlier daemon left."""
+        return {
+            port: {
+                number: Queue(number, held.value.min_rate, held.value.max_rate, (port,), held.value.request)
+                for number, held in has.queues.items()
+                if number != DEFAULT_QUEUE and held.ours and held.value is not None
+            }
+            for port, has in self._queue_sync.actual().items()
+            if has.ours
+        }
 
     async def _put_queues(self, queues: Queues) -> bool:
         self._queues_unsure = False  # before the rows are looked at: what changes meanwhile makes it unsure again
@@ -357,7 +372,17 @@ class Reconciler:
             self._say("meters", str(problem))
             return False
         self._said.pop("meters", None)
-        return await self._put_queues(wanted) if self._queues != wanted else True
+        if self._queues != wanted and not await self._put_queues(wanted):
+            return False
+        if self._orphans:
+            self._orphans = False
+            try:
+                await self._queue_sync.collect(seconds=QUEUE_SECONDS)
+            except OvsdbError as problem:
+                self._orphans = True
+                self._say("queues", str(problem))
+                return False
+        return True
 
     # --- status
 

@@ -96,6 +96,10 @@ class DaemonProcess:
     ) -> None:
         if error is not None:
             print(self.log)
+        self.close()
+
+    def close(self) -> None:
+        """End it, and remove its folder."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 

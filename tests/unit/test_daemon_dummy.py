@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import stat
 import time
@@ -167,6 +168,40 @@ def test_what_somebody_else_deletes_comes_back(switch: DummyOvs) -> None:
         wait_for(lambda: switch.vsctl("get", "port", "br0p1", "qos").strip() != "[]", "QoS on the port again")
 
 
+def test_rows_go_with_their_ports_and_bridges(switch: DummyOvs) -> None:
+    """Rows that nothing refers to any more would stay for ever. Rows of a bridge that is not ours to manage stay."""
+    bridge(switch, "br1")
+    more = '\nbr1p1 = "20Mb"\nbr1p2 = "20Mb"\nbr1p3 = "20Mb"'
+
+    def count() -> tuple[int, int]:
+        return len(rows(switch, "qos")), len(rows(switch, "queue"))
+
+    with daemon_on(switch, RATES + more) as daemon:
+        daemon.do(*TREE)
+        daemon.request("reserve(user=Alice, dstPort=82) = 3Mb on aBW to +1h.")
+        wait_for(lambda: count() == (5, 10), "two queues on each of five ports")
+        switch.vsctl("del-port", "br1p3")
+        wait_for(lambda: count() == (4, 8), "end of the port's rows")
+        switch.vsctl("del-br", "br0")
+        wait_for(lambda: count() == (2, 4), "end of the bridge's rows")
+        bridge(switch, "br0")
+        wait_for(lambda: count() == (4, 8), "rows for the bridge that came again")
+        daemon.settle()
+        assert daemon.stop() == 0
+        there = rows(switch, "queue")
+        assert daemon.run("cleanup", "--bridge", "br1").returncode == 0
+        assert set(rows(switch, "queue")) < set(there)
+        assert count() == (2, 4)
+        assert flows(switch, "br1") == []
+        assert flows(switch, "br0") != []
+    left = rows(switch, "queue")
+    with daemon_on(switch, RATES, "--bridge", "br1") as other:
+        other.do("AddUser Bob.")
+        wait_for(lambda: flows(switch, "br1") != [], "pipeline on br1")
+        assert other.stop() == 0
+    assert rows(switch, "queue") == left
+
+
 def test_two_daemons(switch: DummyOvs) -> None:
     with daemon_on(switch) as daemon:
         daemon.do(*TREE)
@@ -186,40 +221,38 @@ def test_two_daemons(switch: DummyOvs) -> None:
             assert second.process.wait(10) == 1
             assert f"{daemon.socket} belongs to another ovspane daemon that is running" in second.log
         finally:
-            second.kill()
+            second.close()
         assert daemon.requests()
         assert flows(switch) == before
 
 
 def test_a_socket_path_in_use_is_left_alone(switch: DummyOvs) -> None:
-    daemon = daemon_on(switch)
-    with socket.socket(socket.AF_UNIX) as somebody:
-        somebody.bind(str(daemon.socket))
-        somebody.listen()
+    with contextlib.closing(daemon_on(switch)) as daemon:
+        with socket.socket(socket.AF_UNIX) as somebody:
+            somebody.bind(str(daemon.socket))
+            somebody.listen()
+            daemon.launch()
+            assert daemon.process is not None
+            assert daemon.process.wait(10) == 1
+            assert f"somebody listens on {daemon.socket}" in daemon.log
+            assert stat.S_ISSOCK(daemon.socket.lstat().st_mode)
+        assert flows(switch) == []  # the switch was not touched either
+        daemon.start()  # nobody listens there any more
+        assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o666
+        assert daemon.stop() == 0
+        assert not daemon.socket.exists()
+        daemon.socket.write_text("a file")
         daemon.launch()
-        assert daemon.process is not None
         assert daemon.process.wait(10) == 1
-        assert f"somebody listens on {daemon.socket}" in daemon.log
-        assert stat.S_ISSOCK(daemon.socket.lstat().st_mode)
-    daemon.start()  # nobody listens there any more
-    assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o666
-    assert daemon.stop() == 0
-    assert not daemon.socket.exists()
-    daemon.kill()
-    daemon.socket.write_text("a file")
-    daemon.launch()
-    assert daemon.process is not None
-    assert daemon.process.wait(10) == 1
-    assert daemon.socket.read_text() == "a file"
+        assert daemon.socket.read_text() == "a file"
 
 
 def test_bad_settings_are_named(switch: DummyOvs) -> None:
-    daemon = daemon_on(switch, "colour = 3")
-    daemon.launch()
-    assert daemon.process is not None
-    assert daemon.process.wait(10) == 2
-    assert "unknown setting colour" in daemon.log
-    daemon.kill()
+    with contextlib.closing(daemon_on(switch, "colour = 3")) as daemon:
+        daemon.launch()
+        assert daemon.process is not None
+        assert daemon.process.wait(10) == 2
+        assert "unknown setting colour" in daemon.log
 
 
 def test_a_daemon_without_a_switch_serves_and_waits_for_it(switch: DummyOvs) -> None:
