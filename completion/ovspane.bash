@@ -2,7 +2,7 @@
 _ovspane() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "daemon send shell show replay cleanup" -- "$cur")); return
+        COMPREPLY=($(compgen -W "daemon send shell show compile replay cleanup" -- "$cur")); return
     fi
     case $prev in
         --format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;
@@ -13,7 +13,7 @@ _ovspane() {
     esac
     case $cmd in
         send) COMPREPLY=($(compgen -W "reserve ratelimit allow deny waypoint avoid hint Cancel Check available traffic GetSchedule ListShares ListSharesByFlowGroup ListRequests Explain Show Whoami NewShare Grant GrantDefault Revoke DropShare AddUser DropUser Locate As Format Subscribe Unsubscribe Tick" -P "${cur%%[A-Za-z]*}" -- "${cur#[\'\"]}")) ;;
-        replay) COMPREPLY=($(compgen -f -- "$cur")) ;;
+        compile|replay) COMPREPLY=($(compgen -f -- "$cur")) ;;
     esac
 }
 complete -o default -F _ovspane ovspane

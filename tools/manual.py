@@ -50,12 +50,14 @@ def _options(command: str) -> str:
     for action in options(subcommands()[command]):
         value = "" if action.nargs == 0 else f" {action.metavar or '|'.join(map(str, action.choices or ()))}"
         name = ", ".join(action.option_strings)
-        term = f"**{name}**{value}" if name else f"{action.metavar} …"
+        term = f"**{name}**{value}" if name else f"{action.metavar}{' …' if action.nargs in ('*', '+') else ''}"
         # A default that depends on the environment is not the manual's to know.
         meaning = (action.help or "").replace("%(default)s", "OVSPANE_SOCKET, or /run/ovspane/ovspane.sock")
-        if action.choices and action.default is not None:
+        if action.choices and action.default is not None and "default" not in meaning:
             meaning += f"{'; ' if meaning else ''}default: {action.default}"
-        lines += [term.replace("|", "\\|"), f"    {meaning[:1].upper()}{meaning[1:]}.", ""]
+        if not meaning.startswith(tuple(map(str, action.choices or (" ",)))):
+            meaning = meaning[:1].upper() + meaning[1:]
+        lines += [term.replace("|", "\\|"), f"    {meaning}.", ""]
     return "\n".join(lines)
 
 

@@ -304,7 +304,7 @@ def _heading(text: str) -> list[str]:
 
 def _bash_lines() -> Iterator[str]:
     verbs = " ".join(verb.name for verb in VERBS)
-    commands = "daemon send shell show replay cleanup"
+    commands = "daemon send shell show compile replay cleanup"
     yield "# bash completion for ovspane(8); made by `python -m ovspane.lang.verbs --bash` from the table of verbs"
     yield "_ovspane() {"
     yield "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}"
@@ -320,7 +320,7 @@ def _bash_lines() -> Iterator[str]:
     yield "    esac"
     yield "    case $cmd in"
     yield f'        send) COMPREPLY=($(compgen -W "{verbs}" -P "${{cur%%[A-Za-z]*}}" -- "${{cur#[\\\'\\"]}}")) ;;'
-    yield '        replay) COMPREPLY=($(compgen -f -- "$cur")) ;;'
+    yield '        compile|replay) COMPREPLY=($(compgen -f -- "$cur")) ;;'
     yield "    esac"
     yield "}"
     yield "complete -o default -F _ovspane ovspane"
