@@ -205,7 +205,7 @@ class Daemon:
 
     def _tell_switch(self, event: Event) -> None:
         if event.change is SwitchChange.CONNECTED:
-            log.info("connected to %s, Open vSwitch %s", self._settings.ovsdb, self._switch.ovs_version or "?")
+            log.info("connected to %s, Open vSwitch %s", self._settings.ovsdb, self._switch.ovs_version or "of unknown version")
         elif event.change is SwitchChange.DISCONNECTED:
             log.warning("the connection to %s is lost; flows stay, repairing when it is back", self._settings.ovsdb)
 
