@@ -126,6 +126,31 @@ def test_kill_9_at_any_instant(switch: DummyOvs) -> None:
         daemon.stop()
 
 
+def test_kill_9_while_starting(switch: DummyOvs) -> None:
+    """Whatever it was doing: making its database, loading, reading the switch back."""
+    dice, before = random.Random(4), list[str]()
+    daemon = daemon_on(switch)
+    with contextlib.closing(daemon):
+        for made in (False, True):
+            for _ in range(6):
+                daemon.launch()
+                time.sleep(dice.uniform(0.02, 0.5))
+                daemon.kill()
+                if made:
+                    assert flows(switch) == before
+            daemon.start()
+            if not made:
+                daemon.do(*TREE)
+                for port in range(300):
+                    daemon.request(f"deny(user=Alice, dstPort={port}, transport=UDP) on aAC to +1h.")
+                daemon.settle()
+                before = flows(switch)
+                daemon.kill()
+        assert len(daemon.requests()) == 300
+        daemon.settle()
+        assert flows(switch) == before
+
+
 def denies(ovs: DummyOvs) -> set[str]:
     """Cookies of the deny flows."""
     return {flow.split(",")[0] for flow in flows(ovs) if "actions=drop" in flow}
