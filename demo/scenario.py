@@ -150,7 +150,7 @@ class Play:
             time.sleep(0.5)
             asked = time.time()
             statement = f"deny(dstHost=10.0.0.2, srcHost=10.0.0.3) on aAC from now to +{SHORT_DENY}s."
-            self._say("Alice", statement, "OK id=*")
+            self._has_flows(self._say("Alice", statement, "OK id=*"), "drop")
             time.sleep(max(0.0, asked + SHORT_DENY + 1.5 - time.time()))
         last, first = answers.longest_silence()
         silence = first - last
