@@ -268,6 +268,7 @@ def test_the_private_ovsdb_server_is_killed(switch: DummyOvs) -> None:
 def test_no_reply_before_the_commit(switch: DummyOvs) -> None:
     with daemon_on(switch) as daemon:
         daemon.do(*TREE)
+        daemon.ask("ListShares.")  # statements go one after the other: no commit is under way now
         talk, other = daemon.client(), daemon.client()
         os.kill(daemon.store_pid, signal.SIGSTOP)
         try:
@@ -276,6 +277,7 @@ def test_no_reply_before_the_commit(switch: DummyOvs) -> None:
             with pytest.raises(TimeoutError):
                 talk.socket.recv(1, 0)
             assert not drops(switch, f"in_port=1,udp,{ALICE}")
+            assert other.ask("Whoami.") == "OK principal=root"  # the daemon itself is well
         finally:
             os.kill(daemon.store_pid, signal.SIGCONT)
         talk.socket.settimeout(5)
