@@ -10,21 +10,21 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ovspane._fastmatch import MatchIndex
+    from ovspane._fastmatch import MatchIndex, overlapped
 
     COMPILED: bool
 elif os.environ.get("OVSPANE_PURE") == "1":
-    from ovspane._fastmatch_py import MatchIndex
+    from ovspane._fastmatch_py import MatchIndex, overlapped
 
     COMPILED = False
 else:
     try:
-        from ovspane._fastmatch import MatchIndex
+        from ovspane._fastmatch import MatchIndex, overlapped
 
         COMPILED = True
     except ImportError:  # built without a compiler or without Cython (setup.py makes the extension optional)
-        from ovspane._fastmatch_py import MatchIndex
+        from ovspane._fastmatch_py import MatchIndex, overlapped
 
         COMPILED = False
 
-__all__ = ["COMPILED", "MatchIndex"]
+__all__ = ["COMPILED", "MatchIndex", "overlapped"]

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from random import Random
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -47,7 +48,12 @@ MATCHES = st.one_of(
 
 def check_queries(index: Any, known: dict[int, Match], query: Match) -> None:
     asked = query.value, query.mask
-    assert sorted(index.overlapping(*asked)) == sorted(h for h, match in known.items() if match.overlaps(query))
+    met = sorted(h for h, match in known.items() if match.overlaps(query))
+    assert sorted(index.overlapping(*asked)) == met
+    assert index.overlaps_any(*asked) == bool(met)
+    for limit in (0, 1, 2, len(met), len(met) + 1):
+        some = index.overlapping(*asked, None, limit)
+        assert (len(some), len(set(some)), set(some) <= set(met)) == (min(limit, len(met)), len(some), True)
     assert sorted(index.covering(*asked)) == sorted(h for h, match in known.items() if match.covers(query))
     assert sorted(index.covered_by(*asked)) == sorted(h for h, match in known.items() if query.covers(match))
 
@@ -98,6 +104,139 @@ def test_random_additions_and_removals_over_many_blocks(make: Any) -> None:
             check_queries(index, known, random_match(rng))
         check_queries(index, known, Match(0, 0))
         check_queries(index, known, Match(ONES, ONES))
+
+
+#: fields and masks as policies have them, and as an adversary has them
+SHAPES: dict[str, Any] = {
+    "tuples": lambda rng: Match.of(
+        eth_type=0x800, ipv4_src=rng.randrange(64), ipv4_dst=rng.randrange(64), ip_proto=6, tp_dst=rng.randrange(4)
+    ),
+    "prefixes": lambda rng: Match.of(
+        ipv4_src=prefix(rng, 32), ipv4_dst=prefix(rng, 32), ip_proto=rng.choice(((0, 0), (6, 0xFF))), tp_dst=prefix(rng, 16)
+    ),
+    "IPv6": lambda rng: Match.of(eth_type=0x86DD, ipv6_src=prefix(rng, 128), ipv6_dst=prefix(rng, 128)),
+    "any bits": lambda rng: any_bits(rng, rng.choice((2, 6, 40))),
+    "any": lambda rng: random_match(rng),
+}
+
+
+def prefix(rng: Random, width: int) -> tuple[int, int]:
+    length = rng.randint(0, width)
+    mask = ((1 << length) - 1) << (width - length)
+    return rng.choice((0, 1 << (width - 1), rng.getrandbits(width))) & mask, mask
+
+
+def any_bits(rng: Random, count: int) -> Match:
+    mask = sum({1 << rng.randrange(BITS) for _ in range(count)})
+    return Match(rng.getrandbits(BITS) & mask, mask)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_groups_and_probes_against_the_definition(shape: str) -> None:
+    """Large groups, more kinds of queries than a group has probes, removals between them: still exact."""
+    rng = Random(shape)
+    compiled = importlib.import_module(TWINS[0]).MatchIndex()
+    known: dict[int, Match] = {}
+    for step in range(3_000):
+        if step % 3 == 2 and rng.random() < 0.8:
+            handle = rng.choice(list(known))
+            del known[handle]
+            compiled.remove(handle)
+        else:
+            known[step] = SHAPES[shape](rng)
+            compiled.add(step, known[step].value, known[step].mask, step % 5)
+        if step % 50 == 0:
+            check_queries(compiled, known, SHAPES[rng.choice([shape, *SHAPES])](rng))
+    for handle in known:
+        compiled.remove(handle)
+    assert (len(compiled), compiled.overlapping(0, 0)) == (0, [])
+
+
+def test_tags_and_missing(make: Any) -> None:
+    """`skip` passes over tags, whatever is beyond its end is not flagged; `missing` is a difference of two queries."""
+    rng = Random(9)
+    for _ in range(40):
+        index, other = make(), make()
+        known = {handle: (random_match(rng), rng.randrange(6)) for handle in range(rng.choice((5, 40)))}
+        for handle, (match, tag) in known.items():
+            index.add(handle, match.value, match.mask, 0)
+            index.retag(handle, tag)
+        others = [random_match(rng) for _ in range(rng.randrange(4))]
+        for handle, match in enumerate(others):
+            other.add(handle, match.value, match.mask)
+        query = rng.choice([random_match(rng), Match(0, 0)])
+        asked = query.value, query.mask
+        met = {handle: tag for handle, (match, tag) in known.items() if match.overlaps(query)}
+        flags = bytes(rng.choice((0, 0, 1, 255)) for _ in range(rng.randrange(8)))
+        unflagged = {handle for handle, tag in met.items() if tag >= len(flags) or not flags[tag]}
+        assert sorted(index.overlapping_tags(*asked)) == sorted(set(met.values()))
+        assert set(index.overlapping(*asked, flags)) == unflagged
+        assert set(index.overlapping(*asked, bytearray(flags))) == unflagged
+        alone = {h for h in unflagged if not any(known[h][0].overlaps(one) for one in others)}
+        assert set(index.missing(*asked, other, flags)) == alone
+        assert index.missing(*asked, index) == []
+        module = importlib.import_module(make.__module__)
+        assert module.overlapped([index, other, make()], *asked) == [
+            position for position, one in enumerate((index, other)) if one.overlaps_any(*asked)
+        ]
+
+
+def test_what_is_no_tag_limit_or_index_is_refused(make: Any) -> None:
+    index = make()
+    for tag, error in ((-1, ValueError), (1 << 31, ValueError), ("0", TypeError), (None, TypeError)):
+        with pytest.raises(error):
+            index.add(1, 0, 0, tag)
+    assert len(index) == 0
+    index.add(1, 0, 0, (1 << 31) - 1)
+    for wrong in (lambda: index.retag(2, 0), lambda: index.retag(-1, 0), lambda: index.remove("x")):
+        with pytest.raises(KeyError):
+            wrong()
+    with pytest.raises(ValueError, match="negative"):
+        index.overlapping(0, 0, None, -1)
+    for wrong in (lambda: index.overlapping(0, 0, "flags"), lambda: index.missing(0, 0, None)):
+        with pytest.raises(TypeError):
+            wrong()
+    with pytest.raises(TypeError):
+        importlib.import_module(make.__module__).overlapped([index, None], 0, 0)
+
+
+@pytest.mark.parametrize("shape", ["masks", "fields", "one group"])
+def test_no_call_is_slow_whatever_the_masks_are(shape: str) -> None:
+    """100 000 matches of adversarial masks: as many different ones as there are, as many groups as there can be, and all
+    alike but in a bit that no probe looks at. No single call above 50 ms (the median of the slowest is far below)."""
+    rng = Random(shape)
+    index = importlib.import_module(TWINS[0]).MatchIndex()
+    names = sorted(LAYOUT)
+
+    def wanted() -> Match:
+        if shape == "masks":
+            return any_bits(rng, 20)
+        if shape == "one group":
+            return Match(rng.getrandbits(7) << 96, 0x7F << 96)
+        return Match.of(**{name: rng.choice((0, 1)) for name in names if rng.random() < 0.5}, ipv4_src=prefix(rng, 32))
+
+    if shape == "fields":
+        names.remove("ipv4_src")
+    matches = [wanted() for _ in range(100_000)]
+    queries = [wanted() for _ in range(40)] + [any_bits(rng, 300) for _ in range(40)]
+    slow = []
+
+    def timed(call: Any, *arguments: Any) -> None:
+        start = perf_counter()
+        call(*arguments)
+        slow.append(perf_counter() - start)
+
+    for handle, match in enumerate(matches):
+        timed(index.add, handle, match.value, match.mask)
+    for query in queries:
+        timed(index.overlaps_any, query.value, query.mask)
+        timed(index.overlapping, query.value, query.mask, None, 1000)
+        timed(index.covering, query.value, query.mask)
+    assert sys.getsizeof(index) < 600 * len(matches)
+    for handle in range(0, 100_000, 2):
+        timed(index.remove, handle)
+    # the machine may be busy: a stall of our own making would come again and again
+    assert sorted(slow)[-3] < 0.05
 
 
 def test_the_empty_index(make: Any) -> None:
