@@ -3,6 +3,7 @@
 # make check         unit, property, traces: no root, no switch but the dummy datapath
 # make check-system  root: the userspace datapath, Mininet, scapy     make check-kernel  the same and HTB, kernel datapath
 # make lint          ruff, mypy, the layer test                       make clean
+# make bench         figures of this machine, and build/bench.json (BENCH='compile index …': only these groups)
 # make man           build/man: the manual pages, also as HTML and plain text
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
@@ -53,8 +54,14 @@ SHELL_AFTER ?=
 demo: build
 	@DATAPATH='$(DATAPATH)' SHELL_AFTER='$(SHELL_AFTER)' demo/run
 
+# BENCH_SECONDS bounds one case; what does not end is reported as such
+BENCH ?=
+BENCH_SECONDS ?= 60
+bench: build
+	$(VENV)/bin/python -m bench --seconds $(BENCH_SECONDS) $(BENCH)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info ovspane/*.so ovspane/_fastmatch.c .pytest_cache .hypothesis .mypy_cache .ruff_cache
-	find ovspane tests lab demo -name __pycache__ -type d -prune -exec rm -rf {} +
+	find ovspane tests lab demo bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: build deps check check-system check-kernel test lint man demo clean
+.PHONY: build deps check check-system check-kernel test lint man demo bench clean

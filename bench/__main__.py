@@ -1,0 +1,72 @@
+"""`python -m bench [GROUP …]`: run groups of benchmarks, print their tables, and write build/bench.json.
+
+From the top folder; `make bench` and `make bench BENCH=compile` do that. The groups, in the order in which they run:
+
+    memory    how fast memory is read and copied: the limit of whatever looks at every match
+    index     overlap queries of MatchIndex
+    compile   policy tree to network flow table: bulk load, adds, removes, flows, memory
+    schedule  admissions of reservations through 5 nested shares
+    push      flows to a real ovs-vswitchd
+    way       a statement on the Unix socket to its reply, and to the installed flow (the whole daemon)
+
+Nothing else should run on the machine. `--seconds` bounds one case; what does not end is reported as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.results import Result, results_table, write
+
+GROUPS = {
+    "memory": "bench.memory",
+    "index": "bench.index",
+    "compile": "bench.compiling",
+    "schedule": "bench.admitting",
+    "push": "bench.flow_push",
+    "way": "bench.whole_way",
+}
+OUTPUT = Path("build/bench.json")
+
+
+def machine() -> str:
+    """What the figures are of."""
+    cpu = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown CPU")
+    day = datetime.now(UTC).date().isoformat()
+    return f"{day}, {os.cpu_count()} x {cpu}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Run benchmarks; print tables; write build/bench.json.")
+    parser.add_argument("groups", metavar="GROUP", nargs="*", help=f"{', '.join(GROUPS)} (default: all)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time for one case (default: 60)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="the file of results (default: build/bench.json)")
+    options = parser.parse_args(arguments)
+    unknown = set(options.groups) - set(GROUPS)
+    if unknown:
+        parser.error(f"no such group: {', '.join(sorted(unknown))}")
+    print(machine(), flush=True)
+    for group in options.groups or GROUPS:
+        found: list[Result] = []
+        print(f"\n{group}", flush=True)
+        for result in importlib.import_module(GROUPS[group]).results(options.seconds):
+            found.append(result)
+            shown = result.note if result.value is None else f"{result.value:12.4g} {result.unit}"
+            print(f"  {result.name:44} {shown}", file=sys.stderr, flush=True)
+        print(results_table(found), flush=True)
+        write(options.output, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

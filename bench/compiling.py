@@ -1,0 +1,98 @@
+"""The compiler: bulk load, incremental adds and removes, flows and memory, for each shape and size. The group `compile`.
+
+Above: bench. Below: apart (a process for each case), shapes, naive. An add is timed from an accepted request to its list of
+flows (policy.tree, policy.compile, and placement's rendering); sizes that do not end within the budget are reported so, and the
+larger ones of that shape are not tried.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+from time import perf_counter
+
+from bench import apart
+from bench.memory import MATCH_BYTES, read_gb_s, resident
+from bench.results import Result, percentile
+from bench.shapes import SHAPES
+from ovspane.network.placement import Pipeline
+from ovspane.policy.compile import Compiler
+from ovspane.policy.tree import Delta, PolicyTree
+
+SIZES = (100, 1_000, 10_000, 100_000)
+ADDS = 1_000
+#: seconds after which no more adds or removes are timed; the percentiles are then of fewer
+ENOUGH = 10.0
+
+
+def case(shape: str, count: str) -> Iterator[Result]:
+    """One shape and size."""
+    n = int(count)
+    maker = SHAPES[shape](n)
+    requests = tuple(maker.request() for _ in range(n))
+    fresh = [maker.request() for _ in range(min(n, ADDS))]
+    compiler = Compiler(maker.tree)
+    gc.collect()
+    before = resident()
+    start = perf_counter()
+    maker.tree.apply(Delta(added=requests))
+    compiler.update(Delta(added=requests), {})
+    yield Result("bulk_ms", (perf_counter() - start) * 1000, "ms", n)
+    yield Result("flows", len(compiler.table.rules), "flows", n)
+    yield Result("stages", compiler.stages, "stages", n)
+    gc.collect()
+    yield Result("bytes_per_request", (resident() - before) / n, "bytes", n)
+    timed = list(_timed(compiler, maker.tree, [Delta(added=(request,)) for request in fresh]))
+    yield from _percentiles("add", timed, n)
+    there = fresh[: len(timed)]
+    maker.rng.shuffle(there)
+    yield from _percentiles("remove", list(_timed(compiler, maker.tree, [Delta(removed=(one,)) for one in there])), n)
+
+
+def _timed(compiler: Compiler, tree: PolicyTree, deltas: list[Delta]) -> Iterator[tuple[float, int]]:
+    """(microseconds, flow-mods) of each delta, until ENOUGH."""
+    pipeline = Pipeline()
+    until = perf_counter() + ENOUGH
+    for delta in deltas:
+        start = perf_counter()
+        tree.apply(delta)
+        change = compiler.update(delta, {})
+        flows = [pipeline.flow(rule) for half in (change.added, change.removed) for rule in half]
+        end = perf_counter()
+        yield (end - start) * 1e6, len(flows)
+        if end > until:
+            return
+
+
+def _percentiles(what: str, timed: list[tuple[float, int]], n: int) -> Iterator[Result]:
+    for percent in (50, 99):
+        yield Result(f"{what}_us_p{percent}", percentile((time for time, _ in timed), percent), "us", n)
+    yield Result(f"{what}_flow_mods", sum(mods for _, mods in timed) / len(timed), "flow-mods", n)
+
+
+def results(seconds: float) -> Iterator[Result]:
+    """The group: every shape at every size, `bulk_ms` and `flows` beside those of the naive table."""
+    bandwidth = read_gb_s()
+    for shape in SHAPES:
+        ended = {"bench.naive:case": True, "bench.compiling:case": True}
+        for n in SIZES:
+            found: dict[str, dict[str, Result]] = {}
+            for function in ended:
+                found[function] = {}
+                if ended[function]:
+                    try:
+                        for result in apart.results(function, shape, str(n), seconds=seconds):
+                            found[function][result.name] = result
+                    except apart.OutOfTime:
+                        ended[function] = False
+            naive, ours = found.values()
+            prefix = f"compile.{shape}.{n}"
+            for name, result in ours.items():
+                other = naive.get(name)
+                yield replace(result, name=f"{prefix}.{name}", baseline=other.value if other else None)
+            for name, unit in (("bulk_ms", "ms"), ("add_us_p50", "us"), ("remove_us_p50", "us")):
+                if name not in ours:
+                    yield Result(f"{prefix}.{name}", None, unit, n, note=f"not within {seconds:.0f} s")
+            yield Result(f"{prefix}.read_once_ms", n * MATCH_BYTES / bandwidth / 1e6, "ms", n)
+
