@@ -36,11 +36,13 @@ def our_meters(pipeline: Pipeline, ids: Iterable[int]) -> set[int]:
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a bridge shall have, as of one moment: a change that comes while it is pushed waits for the next pass, so flows
-    never name a meter or queue that was not made before. `flows`: by key, None: to be removed; `whole`: it is the whole plan."""
+    never name a meter or queue that was not made before. `flows`: by key, None: to be removed; `whole`: it is the whole plan but
+    for `held`, flows whose queue is not there yet: what is installed under their keys stays as it is meanwhile."""
 
     flows: dict[FlowKey, FlowRule | None]
     meters: dict[int, Meter]
     whole: bool
+    held: frozenset[FlowKey] = frozenset()
 
 
 class BridgeTwin:
@@ -97,12 +99,27 @@ class BridgeTwin:
             self._installed = None
             self._on_lost(f"{reason or 'closed'}")
 
-    def take(self, plan: Plan) -> Work:
-        """What is to be done now."""
+    def take(self, plan: Plan, ready: Callable[[int], bool]) -> Work:
+        """What is to be done now. `ready` says whether a queue id may be named by flows yet; flows that have to wait for theirs
+        are noted for the next time."""
         dirty, self._dirty = self._dirty, set()
         whole = self._installed is None
         flows: dict[FlowKey, FlowRule | None] = dict(plan.flows) if whole else {key: plan.flows.get(key) for key in dirty}
-        return Work(flows, dict(plan.meters), whole)
+        held = frozenset(
+            key
+            for key, rule in flows.items()
+            if rule is not None and rule.instructions.set_queue is not None and not ready(rule.instructions.set_queue)
+        )
+        for key in held:
+            del flows[key]
+        self._dirty |= held
+        return Work(flows, dict(plan.meters), whole, held)
+
+    def named_queues(self) -> set[int] | None:
+        """The queue ids that installed flows name; None if it is not known what is installed."""
+        if self._installed is None:
+            return None
+        return {queue for rule in self._installed.values() if (queue := rule.instructions.set_queue) is not None}
 
     async def make(self, work: Work) -> SyncCounts:
         """Install what the work has and the bridge lacks, and remove flows that it has no more. Raises SessionError; then the
@@ -166,7 +183,8 @@ class BridgeTwin:
 
     async def _make_flows(self, session: BridgeSession, work: Work, installed: dict[FlowKey, FlowRule]) -> SyncCounts:
         desired = {key: rule for key, rule in work.flows.items() if rule is not None and self._possible(key, rule)}
-        actual = installed if work.whole else {key: installed[key] for key in work.flows if key in installed}
+        concerned = installed.keys() - work.held if work.whole else work.flows.keys() & installed.keys()
+        actual = {key: installed[key] for key in concerned}
         adds, deletes, changed = difference(desired, actual)
         if adds or deletes:
             await session.push(adds, deletes)

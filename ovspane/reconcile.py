@@ -2,8 +2,9 @@
 
 Above: the daemon. Below: bridge (one session each), ovsdb, ovsdb_queues, network.placement.
 
-One task brings the switches to the plan. A pass is: queues and meters that are new -> flows, one atomic bundle a bridge -> queues
-and meters that no flow names any more (make before break). What comes in meanwhile waits for the next pass. After any error
+One task brings the bridges to the plan. A pass is: meters that are new -> flows, one atomic bundle a bridge -> meters that no flow
+names any more (make before break). Queues are brought by a task beside (queueing): flows that name one which is not there yet are
+held back, all others go on. What comes in meanwhile waits for the next pass. After any error
 the state of that bridge is unknown and is read back before the next change, so a switch that was away, restarted or was
 changed behind our back is repaired by the difference; READ_BACK seconds after the last pass it is read back in any case.
 While the host's OVSDB is away nothing is tried: ovs-vswitchd answers no OpenFlow then either (vswitchd/bridge.c, bridge_run: it
@@ -27,8 +28,9 @@ from ovspane.flowpush import SessionError, VersionError
 from ovspane.network.placement import FlowKey, Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, Queue
 from ovspane.ovsdb import Bridge, Change, Event, Interface, OvsdbError, SwitchDb
-from ovspane.ovsdb_queues import DEFAULT_QUEUE, PortQos, QueueSync, SyncResult, enforceable
+from ovspane.ovsdb_queues import PortQos, enforceable
 from ovspane.policy.table import Table, TableDelta
+from ovspane.queueing import Queueing, Queues
 from ovspane.units import rate_text
 
 log = logging.getLogger(__name__)
@@ -38,11 +40,6 @@ log = logging.getLogger(__name__)
 RETRY = (0.02, 0.25)
 #: seconds after which flows, meters and queues are read back though nothing happened: somebody else may have changed them
 READ_BACK = 30.0
-#: how long to wait until vswitchd has applied queues before flows may name them (seconds)
-QUEUE_SECONDS = 5.0
-
-Queues = dict[str, dict[int, Queue]]
-
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -65,13 +62,10 @@ class Reconciler:
         self._switch = switch
         self._scope = scope
         self._on_status = on_status
-        self._queue_sync = QueueSync(switch, scope.manages)
-        self._queues: Queues | None = None
-        self._queues_unsure = False
-        self._orphans = True
-        self._queue_task: asyncio.Task[SyncResult] | None = None
+        self._queues = Queueing(switch, scope.manages, scope.speeds, self._poke)
+        self._queue_basis: tuple[Plan, int, list[str]] | None = None
+        self._wanted: Queues = {}
         self._said: dict[str, str] = {}
-        self._queue_trouble: dict[str, str] = {}
         self._twins: dict[str, BridgeTwin] = {}
         self._waiting: set[int] = set()
         self._wake = asyncio.Event()
@@ -124,12 +118,10 @@ class Reconciler:
     # --- what the switches do
 
     def _on_event(self, event: Event) -> None:
-        if event.change is Change.DISCONNECTED and self._queue_task is not None:
-            self._queue_task.cancel()  # the pass is over
-        if event.change in (Change.CONNECTED, Change.BRIDGE_CHANGED):  # a port's QoS may be another one
-            self._queues_unsure = True
-        # Rows of a port or bridge that went: QoS and Queue are root tables, ovsdb-server collects nothing in them.
-        self._orphans |= event.change in (Change.BRIDGE_REMOVED, Change.BRIDGE_CHANGED)
+        if event.change is Change.DISCONNECTED:
+            self._queues.disconnected()
+        else:  # a port's QoS may be another one; of a port or bridge that went, rows may be left (QoS and Queue are root tables)
+            self._queues.look(orphans=event.change in (Change.BRIDGE_REMOVED, Change.BRIDGE_CHANGED))
         self._poke()
 
     def _lost(self, name: str, reason: str) -> None:
@@ -149,6 +141,18 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
+        queues = asyncio.create_task(self._queues.run(), name="queueing")
+        bridges = asyncio.create_task(self._run_bridges(), name="bridges")
+        try:
+            done, _ = await asyncio.wait((queues, bridges), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # only a defect ends one of them
+        finally:
+            for task in (queues, bridges):
+                task.cancel()
+            await asyncio.gather(queues, bridges, return_exceptions=True)
+
+    async def _run_bridges(self) -> None:
         pause = RETRY[0]
         while True:
             try:
@@ -159,7 +163,7 @@ class Reconciler:
             self._wake.clear()
             if await self._pass():
                 pause = RETRY[0]
-                if not self._wake.is_set():
+                if not self._wake.is_set() and self._queues.done:
                     self._settled.set()
                 continue
             self._settled.clear()
@@ -172,7 +176,7 @@ class Reconciler:
 
     def look(self) -> None:
         """Read everything back now, and repair what is not as planned."""
-        self._queues_unsure = True
+        self._queues.look()
         self._waiting |= {request for twin in self._twins.values() for request in twin.troubled()}
         for twin in self._twins.values():
             twin.forget()
@@ -185,22 +189,34 @@ class Reconciler:
         if not self._switch.connected:
             return False
         wanted = self._wanted_queues(bridges)
+        self._queues.want(wanted, self._named_queues)
         requests, self._waiting = self._waiting, set()
-        work = {name: twin.take(self.plan) for name, twin in self._twins.items()}
-        good = await self._make_queues(wanted)
+        work = {name: twin.take(self.plan, self._queues.ready) for name, twin in self._twins.items()}
         twins = [twin for name, twin in self._twins.items() if name in bridges]
         results = await gathered([asyncio.ensure_future(self._bring(twin, work[twin.name])) for twin in twins])
-        good = all([good, *(result is None for result in results)])
         for result in results:
             if result is not None and not isinstance(result, SessionError | TimeoutError | OvsdbError | OSError):
                 raise result
+        good = all(result is None for result in results) and await self._tidy(work)
+        self._queues.want(wanted, self._named_queues)  # flows that are gone name nothing any more
         if good:
-            good = await self._tidy(wanted, work)
-        if good:
-            self._report(requests, bridges)
+            held = {key for done in work.values() for key in done.held}
+            late = requests & {rule.cookie & ~COOKIE_MASK for key in held if (rule := self.plan.flows.get(key)) is not None}
+            self._report(requests - late, bridges)
+            self._waiting |= late
         else:
             self._waiting |= requests
         return good
+
+    def _named_queues(self) -> set[int] | None:
+        """The queue ids that flows name somewhere; None if that is not known of every bridge."""
+        named: set[int] = set()
+        for twin in self._twins.values():
+            found = twin.named_queues()
+            if found is None:
+                return None
+            named |= found
+        return named
 
     def _follow(self, bridges: Mapping[str, Bridge]) -> None:
         """One twin for each managed bridge that is there."""
@@ -262,7 +278,7 @@ class Reconciler:
     def unenforced(self, rate: int = 0) -> str | None:
         """Why no port of any managed bridge can enforce a guarantee of `rate` (bit/s); None if one can."""
         bridges = self._managed()
-        actual = self._queue_sync.actual()
+        actual = self._queues.actual()
         reasons = [
             f"{interface.name}: {reason}" if (reason := self._cannot(port.name, interface, bridge, actual, rate)) else None
             for _, bridge in sorted(bridges.items())
@@ -292,69 +308,19 @@ class Reconciler:
         return f"it sends at most {rate_text(speed)}" if rate > speed else None
 
     def _wanted_queues(self, bridges: Mapping[str, Bridge]) -> Queues:
-        """Each guarantee on each port that may get it: where a flow leaves is the bridge's business (NORMAL, other flows)."""
-        guarantees = self.plan.guarantees.values()
-        out: Queues = {}
-        if guarantees:
-            for bridge in bridges.values():
-                for port in self._ports(bridge):
-                    out[port] = {
-                        entry.slot: Queue(entry.slot, entry.rate, None, (port,), entry.request) for entry in guarantees
-                    }
-        return out
-
-    async def _make_queues(self, wanted: Queues) -> bool:
-        """New queues beside those of before, which flows may still name."""
-        if self._queues == wanted and not self._queues_unsure:
-            return True
-        return await self._put_queues(_united(self._present() if self._queues is None else self._queues, wanted))
-
-    def _present(self) -> Queues:
-        """The queues that an earlier daemon left."""
-        return {
-            port: {
-                number: Queue(number, held.value.min_rate, held.value.max_rate, (port,), held.value.request)
-                for number, held in has.queues.items()
-                if number != DEFAULT_QUEUE and held.ours and held.value is not None
+        """Each guarantee on each port that may get it: where a flow leaves is the bridge's business (NORMAL, other flows).
+        The same object as long as neither guarantees nor ports changed."""
+        ports = [port for bridge in bridges.values() for port in self._ports(bridge)]
+        basis = (self.plan, self.plan.guarantees_changed, ports)
+        if self._queue_basis != basis:
+            self._queue_basis = basis
+            guarantees = self.plan.guarantees.values()
+            self._wanted = {
+                port: {entry.slot: Queue(entry.slot, entry.rate, None, (port,), entry.request) for entry in guarantees}
+                for port in ports
+                if guarantees
             }
-            for port, has in self._queue_sync.actual().items()
-            if has.ours
-        }
-
-    async def _put_queues(self, queues: Queues) -> bool:
-        self._queues_unsure = False  # before the rows are looked at: what changes meanwhile makes it unsure again
-        try:
-            result = await self._sync_queues(queues)
-        except OvsdbError as problem:
-            self._queues_unsure = True
-            self._say("queues", str(problem))
-            return False
-        if not result.applied:
-            self._queues_unsure = True
-            self._say("queues", f"Open vSwitch has not applied them within {QUEUE_SECONDS:g} s")
-            return False
-        self._said.pop("queues", None)
-        for port, reason in result.refused.items():
-            if self._queue_trouble.get(port) != reason:
-                log.warning("no queues on port %s: %s", port, reason)
-        self._queue_trouble = dict(result.refused)
-        self._queues = queues
-        return True
-
-    async def _sync_queues(self, queues: Queues) -> SyncResult:
-        """Raises OvsdbError, also when the connection is lost meanwhile."""
-        self._queue_task = asyncio.create_task(
-            self._queue_sync.sync(queues, self._scope.speeds, seconds=QUEUE_SECONDS), name="queues"
-        )
-        try:
-            return await self._queue_task
-        except asyncio.CancelledError:
-            if self._switch.connected:
-                self._queue_task.cancel()  # it is we who are being cancelled
-                raise
-            raise OvsdbError("the connection to the database was lost") from None
-        finally:
-            self._queue_task = None
+        return self._wanted
 
     def _say(self, what: str, trouble: str) -> None:
         """Log a trouble once, not at every attempt."""
@@ -362,8 +328,8 @@ class Reconciler:
             self._said[what] = trouble
             log.warning("%s: %s; trying again", what, trouble)
 
-    async def _tidy(self, wanted: Queues, work: Mapping[str, Work]) -> bool:
-        """Take away what no flow names any more."""
+    async def _tidy(self, work: Mapping[str, Work]) -> bool:
+        """Take away meters that no flow names any more."""
         try:
             for name, twin in self._twins.items():
                 if name in work:
@@ -372,16 +338,6 @@ class Reconciler:
             self._say("meters", str(problem))
             return False
         self._said.pop("meters", None)
-        if self._queues != wanted and not await self._put_queues(wanted):
-            return False
-        if self._orphans:
-            self._orphans = False
-            try:
-                await self._queue_sync.collect(seconds=QUEUE_SECONDS)
-            except OvsdbError as problem:
-                self._orphans = True
-                self._say("queues", str(problem))
-                return False
         return True
 
     # --- status
@@ -392,7 +348,7 @@ class Reconciler:
             troubled |= twin.troubled()
         guarantees = {entry.request for entry in self.plan.guarantees.values()}
         ports = [port for bridge in bridges.values() for port in self._ports(bridge)]
-        refused = [f"{port}: {self._queue_trouble[port]}" for port in ports if port in self._queue_trouble]
+        refused = [f"{port}: {self._queues.trouble[port]}" for port in ports if port in self._queues.trouble]
         no_queue = refused[0] if ports and len(refused) == len(ports) else self.unenforced()
         for request in requests:
             if not bridges:
@@ -419,14 +375,10 @@ class Reconciler:
         for twin in self._twins.values():
             await self._connect(twin)
             flows += await twin.clean()
-        rows = await self._queue_sync.collect(everything=True)
+        rows = await self._queues.clean()
         self.close()  # taking the protocol back ends the sessions
         for name in bridges:
             if await self._switch.withdraw_openflow14(name):
                 log.info("bridge %s: OpenFlow14 taken out of its protocols again", name)
         return flows, rows
 
-
-def _united(one: Queues, other: Queues) -> Queues:
-    """Both; where they differ, `other`."""
-    return {port: one.get(port, {}) | other.get(port, {}) for port in one.keys() | other.keys()}

@@ -108,14 +108,16 @@ class Guarantee:
     request: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Plan:
-    """What every bridge must have: the network flow table placed, kept by deltas."""
+    """What every bridge must have: the network flow table placed, kept by deltas. `guarantees_changed` counts changes of
+    `guarantees`."""
 
     pipeline: Pipeline = field(default_factory=Pipeline)
     flows: dict[FlowKey, FlowRule] = field(default_factory=dict)
     meters: dict[int, Meter] = field(default_factory=dict)
     guarantees: dict[int, Guarantee] = field(default_factory=dict)
+    guarantees_changed: int = 0
     _rules: dict[tuple[Stage, int, int, Match], Rule] = field(default_factory=dict)
     _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
     stages: int = 0
@@ -165,8 +167,11 @@ class Plan:
             elif not self._uses[use]:
                 del self.meters[self.pipeline.meter_id(rule.slot)]
         elif by > 0:
-            self.guarantees[rule.slot] = Guarantee(rule.slot, rule.rate, rule.request)
+            guarantee = Guarantee(rule.slot, rule.rate, rule.request)
+            self.guarantees_changed += self.guarantees.get(rule.slot) != guarantee
+            self.guarantees[rule.slot] = guarantee
         elif not self._uses[use]:
             del self.guarantees[rule.slot]
+            self.guarantees_changed += 1
         if not self._uses[use]:
             del self._uses[use]

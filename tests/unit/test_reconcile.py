@@ -258,3 +258,37 @@ def test_our_tables_may_lie_elsewhere(switch: DummyOvs) -> None:
                 assert tables - {0} == {first, first + 1, first + 40, first + 41, first + 43}
 
     asyncio.run(play())
+
+
+def test_a_deny_does_not_wait_for_queues_and_no_flow_names_a_queue_before_it_is_there(switch: DummyOvs) -> None:
+    """Open vSwitch may take seconds to apply queues; here the transaction itself is kept waiting."""
+
+    async def play() -> None:
+        async with running(switch) as made:
+            queueing = made.reconciler._queues
+            go, real = asyncio.Event(), queueing._sync.sync
+
+            async def slowly(*arguments: object, **named: object) -> object:
+                await go.wait()
+                return await real(*arguments, **named)  # type: ignore[arg-type]
+
+            queueing._sync.sync = slowly  # type: ignore[method-assign, assignment]
+            made.change(added=(queue(1, 53, 5, M),))
+            made.change(added=(deny(2, 54),))
+            await until(lambda: made.status.get(2) == "installed")
+            assert made.status[1] == "pending"
+            assert [flow for flow in flows(switch, "br0") if "set_queue" in flow] == []
+            go.set()
+            await made.settled()
+            assert made.status[1] != "pending"
+            assert [flow for flow in flows(switch, "br0") if "set_queue:5" in flow]
+            # And back: the flow goes first, the row when no flow names it.
+            go.clear()
+            made.change(removed=(queue(1, 53, 5, M),))
+            await until(lambda: not [flow for flow in flows(switch, "br0") if "set_queue" in flow])
+            assert rows(switch, "Queue")
+            go.set()
+            await made.settled()
+            assert not rows(switch, "Queue")
+
+    asyncio.run(play())
