@@ -16,11 +16,11 @@ PACKAGE = Path(__file__).parents[2] / "ovspane"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"daemon", "cli", "__main__"}),
     frozenset({"server", "control", "probe", "explain", "metrics", "notify"}),
-    frozenset({"reconcile", "bridge", "timers", "accounting", "replay"}),
+    frozenset({"reconcile", "bridge", "queueing", "timers", "accounting", "replay"}),
     frozenset({"flowpush", "ovsdb_queues", "openflow", "oxm", "ofsession", "ovsdb", "ovsdb_replica", "store", "config"}),
     frozenset({"network"}),
     frozenset({"policy"}),
-    frozenset({"lang", "flowgroup", "overlap", "match", "intervals", "units", "_fastmatch", "_fastmatch_py"}),
+    frozenset({"lang", "flowgroup", "overlap", "match", "intervals", "units", "_fastmatch", "_fastmatch_py", "_schedule"}),
 )
 PURE = LAYERS[4] | LAYERS[5] | LAYERS[6]
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
@@ -41,9 +41,9 @@ PURE_NAMES = frozenset(
 )
 # Imported, these are values; called, they read a clock.
 CLOCKS = frozenset({"now", "utcnow", "today"})
-# Impure only at their edge: overlap picks the engine by an environment variable when it is imported; lang.verbs, run as
+# Impure only at their edge: overlap and policy.schedule pick the engine by an environment variable when imported; lang.verbs, run as
 # a program, prints the completion and the manual page made from its table.
-EDGES = frozenset({("ovspane.overlap", "os"), ("ovspane.lang.verbs", "sys")})
+EDGES = frozenset({("ovspane.overlap", "os"), ("ovspane.policy.schedule", "os"), ("ovspane.lang.verbs", "sys")})
 
 
 def modules() -> list[Path]:
