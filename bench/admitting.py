@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import isnan
 from random import Random
 from time import perf_counter
 
@@ -98,7 +99,8 @@ def schedules(kind: str, count: str) -> Iterator[Result]:
     seen = schedule.measure(_schedule, kind, n, 10 * ASKS)
     yield Result("admissions_per_s", seen["rate"], "admissions/s", n)
     for name in ("p50", "p99", "cancel", "largest", "earliest"):
-        yield Result(f"{name}_us", seen[name], "us", n)
+        none = isnan(seen[name])  # nothing was refused, so no counter-offer was asked
+        yield Result(f"{name}_us", None if none else seen[name], "us", n, note="nothing was refused" if none else "")
 
 
 def naive(kind: str, count: str) -> Iterator[Result]:

@@ -75,17 +75,11 @@ def results(seconds: float) -> Iterator[Result]:
     """The group: every shape at every size, `bulk_ms` and `flows` beside those of the naive table."""
     bandwidth = read_gb_s()
     for shape in SHAPES:
-        ended = {"bench.naive:case": True, "bench.compiling:case": True}
+        late = {"bench.naive:case": "", "bench.compiling:case": ""}
         for n in SIZES:
-            found: dict[str, dict[str, Result]] = {}
-            for function in ended:
-                found[function] = {}
-                if ended[function]:
-                    try:
-                        for result in apart.results(function, shape, str(n), seconds=seconds):
-                            found[function][result.name] = result
-                    except apart.OutOfTime:
-                        ended[function] = False
+            found = {}
+            for function in late:
+                found[function], late[function] = _case(function, shape, n, seconds, late[function])
             naive, ours = found.values()
             prefix = f"compile.{shape}.{n}"
             for name, result in ours.items():
@@ -93,6 +87,20 @@ def results(seconds: float) -> Iterator[Result]:
                 yield replace(result, name=f"{prefix}.{name}", baseline=other.value if other else None)
             for name, unit in (("bulk_ms", "ms"), ("add_us_p50", "us"), ("remove_us_p50", "us")):
                 if name not in ours:
-                    yield Result(f"{prefix}.{name}", None, unit, n, note=f"not within {seconds:.0f} s")
+                    yield Result(f"{prefix}.{name}", None, unit, n, note=late["bench.compiling:case"])
+            slow = naive.get("bulk_ms", Result("", None, "ms", n, note=late["bench.naive:case"]))
+            yield replace(slow, name=f"{prefix}.naive_ms")
             yield Result(f"{prefix}.read_once_ms", n * MATCH_BYTES / bandwidth / 1e6, "ms", n)
 
+
+def _case(function: str, shape: str, n: int, seconds: float, late: str) -> tuple[dict[str, Result], str]:
+    """The results of a case by name, and why some are missing; `late`: why those of the smaller size were."""
+    found: dict[str, Result] = {}
+    if late:
+        return found, "not tried: a smaller size did not end"
+    try:
+        for result in apart.results(function, shape, str(n), seconds=seconds):
+            found[result.name] = result
+    except apart.OutOfTime:
+        return found, f"not within {seconds:.0f} s"
+    return found, ""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One figure. `n`: how many requests, flows or reservations were there. `baseline`: the same quantity got another way."""
+    """One finite figure. `n`: how many requests, flows or reservations were there. `baseline`: the same got another way."""
 
     name: str
     value: float | None
@@ -89,4 +89,4 @@ def write(path: Path, results: Iterable[Result]) -> None:
         fresh[result.name] = result.entry()
     kept = {name: entry for name, entry in kept.items() if name.split(".")[0] not in groups}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(kept | fresh, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(kept | fresh, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
