@@ -63,18 +63,19 @@ def figure(value: float | None) -> str:
 
 
 def results_table(results: Iterable[Result]) -> str:
-    """All results, one a row."""
-    rows = (
-        (
-            result.name,
-            figure(result.value) if result.value is not None else result.note,
-            result.unit,
-            figure(result.baseline),
-            figure(result.ratio),
-        )
-        for result in results
-    )
-    return table(("name", "value", "unit", "baseline", "ratio"), rows)
+    """The results of one group: a row for each name but its last part, which names the column. `3.1 (0.2x)`: the value and its
+    ratio to the baseline. What did not end is said below the table."""
+    rows: dict[str, dict[str, str]] = {}
+    notes: dict[str, list[str]] = {}
+    for result in results:
+        name, _, column = result.name.rpartition(".")
+        text = figure(result.value) + (f" ({figure(result.ratio)}x)" if result.ratio is not None else "")
+        rows.setdefault(name, {})[column] = text
+        if result.note:
+            notes.setdefault(f"{name}: {result.note}", []).append(column)
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    shown = table(("", *columns), ([name, *(row.get(column, "") for column in columns)] for name, row in rows.items()))
+    return "\n".join([shown, *(f"{note} ({', '.join(missing)})" for note, missing in notes.items())])
 
 
 def write(path: Path, results: Iterable[Result]) -> None:

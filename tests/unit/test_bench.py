@@ -14,7 +14,7 @@ import pytest
 from bench import apart
 from bench.admitting import DAY, limits, nested, wishes
 from bench.naive import Shelf, compiled, decided
-from bench.results import Result, percentile, table, write
+from bench.results import Result, percentile, results_table, table, write
 from bench.shapes import SHAPES
 from ovspane.flowgroup import ALL
 from ovspane.lang.statements import Kind
@@ -87,6 +87,15 @@ def test_percentiles_are_values_that_occurred() -> None:
 
 def test_tables_and_the_file_of_results(tmp_path: Path) -> None:
     assert table(("name", "ms"), [("a", "1")]) == "| name | ms |\n| ---- | -- |\n| a    | 1  |"
+    some = [Result("g.a.1.ms", 2.0, "ms", 1, 4.0), Result("g.a.1.flows", 7, "flows", 1)]
+    some.append(Result("g.b.1.ms", None, "ms", 1, note="late"))
+    assert results_table(some).splitlines() == [
+        "|       | ms       | flows |",
+        "| ----- | -------- | ----- |",
+        "| g.a.1 | 2 (0.5x) | 7     |",
+        "| g.b.1 | -        |       |",
+        "g.b.1: late (ms)",
+    ]
     path = tmp_path / "build" / "bench.json"
     write(path, [Result("index.a.10.query_us", 2.0, "us", 10, 4.0), Result("compile.a.10.bulk_ms", 1.0, "ms", 10)])
     write(path, [Result("compile.b.10.bulk_ms", None, "ms", 10, note="not within 1 s")])
