@@ -1,27 +1,29 @@
-"""Builds the one compiled part of ovspane, the wildcard-intersection engine `ovspane._fastmatch`.
+"""Builds the compiled parts of ovspane: the wildcard-intersection engine and the schedule, each with a plain twin.
 
-Everything else about the package is in pyproject.toml. The extension is optional: on a machine without a compiler or
-without Cython the install succeeds and only the extension is missing, which setuptools says in its output.
+Everything else about the package is in pyproject.toml. The extensions are optional: on a machine without a compiler or
+without Cython the install succeeds and only they are missing, which setuptools says in its output.
 """
 
 from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCE = "ovspane/_fastmatch.pyx"
+NAMES = ("_fastmatch", "_schedule")
 
 
 def extensions() -> list[Extension]:
-    """The extension translated to C, or nothing where the source or Cython is absent."""
-    if not Path(__file__).parent.joinpath(SOURCE).exists():
-        return []
+    """The extensions translated to C, or nothing where Cython is absent; those whose source is there."""
+    here = Path(__file__).parent
+    names = [name for name in NAMES if here.joinpath("ovspane", f"{name}.pyx").exists()]
     try:
         from Cython.Build import cythonize
     except ImportError:
-        print("ovspane: Cython is not installed, ovspane._fastmatch is not built")
+        print("ovspane: Cython is not installed, the compiled parts are not built")
         return []
-    engine = Extension("ovspane._fastmatch", [SOURCE], extra_compile_args=["-O3"], optional=True)
-    translated: list[Extension] = cythonize([engine], language_level=3)
+    sources = [
+        Extension(f"ovspane.{name}", [f"ovspane/{name}.pyx"], extra_compile_args=["-O3"], optional=True) for name in names
+    ]
+    translated: list[Extension] = cythonize(sources, language_level=3)
     for extension in translated:
         extension.optional = True  # cythonize() builds a new Extension and drops the flag
     return translated

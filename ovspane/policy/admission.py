@@ -18,8 +18,10 @@ from ovspane.units import length_text, rate_text, time_text
 
 #: a start that is at most this much in the past counts as now (ms)
 GRACE = 1000
-#: the largest rate that may be asked for (bit/s): keeps rate times time within 61 bits for a century of milliseconds
+#: the largest rate that may be asked for (bit/s)
 LARGEST_RATE = 10**15
+#: what a schedule can count (_schedule.LATEST and RATES: its products of rates and times have 128 bits)
+BOUNDS = "all reservations of a share together are at most 2**60 b, and end before 2**55 ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ def _admit_partial(state: State, request: Request, now: int) -> Accepted | Refus
 
 def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Refused:
     """The refusal with its counter-offer: the largest rate that fits, and the earliest start for the asked rate."""
+    if missing.reason == "bound":
+        return Refused("out-of-bounds", f"share {missing.share} cannot count that: {BOUNDS}")
     share = state.shares[missing.share].privileges
     ledger = state.ledger(request.share)
     length = None if request.end is None else request.end - request.start
@@ -144,7 +148,8 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Re
     }[missing.reason]
     largest = ledger.largest(request.start, request.end, request.rate)
     earliest = ledger.earliest(request.rate, length, now, grain=1000)  # offered in whole seconds from now
-    offers = [f"{why} at {time_text(missing.at)}"]
+    told = missing.reason == "room" and missing.at == request.start and missing.free == largest  # the offer says it too
+    offers = [] if told and largest else [f"{why} at {time_text(missing.at)}"]
     if largest:
         offers.append(f"{rate_text(largest)} free from {time_text(request.start)} to {time_text(request.end)}")
     if earliest is not None and earliest != request.start:

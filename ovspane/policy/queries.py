@@ -70,11 +70,7 @@ def _readable(state: State, speaker: str, name: str) -> Share | Reply:
 
 def reserved_at(state: State, name: str, now: int) -> int:
     """What is reserved in the share's subtree at `now`, in bit/s."""
-    return sum(
-        rate
-        for start, end, rate in state.schedules[name].reservations.values()
-        if start <= now and (end is None or now < end)
-    )
+    return state.schedules[name].total_at(now)
 
 
 def share_item(state: State, share: Share, now: int) -> Item:

@@ -94,8 +94,7 @@ class State:
                 else:
                     del self.hints[value.id]
             case Bucket():
-                schedule = self.schedules[value.share]
-                schedule.level, schedule.level_at = value.level, value.at
+                self.schedules[value.share].fold_to(value.level, value.at)
             case Counter():
                 self.next_id = max(self.next_id, value.next_id)
 
@@ -143,7 +142,7 @@ class State:
         self.next_id = max(self.next_id, request.id + 1)
         if request.kind is Kind.RESERVE:
             for name in self.chain(request.share):
-                self.schedules[name].reservations[request.id] = (request.start, request.end, request.rate)
+                self.schedules[name].add(request.start, request.end, request.rate)
         if request.slot:
             self._slots[request.slot] = True
             self._last_slot = request.slot
@@ -155,7 +154,7 @@ class State:
         del self.by_share[request.share][request.id]
         if request.kind is Kind.RESERVE:
             for name in self.chain(request.share):
-                del self.schedules[name].reservations[request.id]
+                self.schedules[name].remove(request.start, request.end, request.rate)
         if request.slot:
             self._slots[request.slot] = False
 

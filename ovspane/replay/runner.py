@@ -137,7 +137,7 @@ _STATE = ("shares", "principals", "requests", "hints", "next id", "schedules")
 
 
 def _held(state: State) -> tuple[object, ...]:
-    schedules = {name: (of.reservations, of.level, of.level_at) for name, of in state.schedules.items() if of.bucket_matters}
+    schedules = {name: (of.steps(), of.level, of.level_at) for name, of in state.schedules.items() if of.bucket_matters}
     return state.shares, state.principals, state.requests, state.hints, state.next_id, schedules
 
 

@@ -26,6 +26,7 @@ POLICY = HERE.parents[1] / "ovspane" / "policy"
 #: codes that a trace cannot get: what brings each one about, and where it is tested instead
 NOT_IN_TRACES = {
     "full": "61 424 rate requests at once",
+    "out-of-bounds": "more than 1 152 of the largest reservations at once: tests/property/test_schedule_twins.py",
     "cannot-compile": "more stages or matches than a switch has tables and memory: tests/property/test_compile.py",
 }
 

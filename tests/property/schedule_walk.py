@@ -1,0 +1,136 @@
+"""Random walks for the schedule: the compiled one, the plain twin and the simulation asked the same questions.
+
+Run as a program (`python -m tests.property.schedule_walk [OPERATIONS] [SEED]`) it walks for as long as told. `walk` raises
+AssertionError at the first difference; test_schedule_twins and test_schedule_mutations use it.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from ovspane.policy import schedule_plain
+from ovspane.policy.schedule import Chain
+
+Booking = tuple[int, int | None, int]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a walk is like. `spread`: how far ahead starts lie, `longest`: how long reservations are (ms), `steep`: rates."""
+
+    top: int | None
+    least: int
+    capacity: int | None
+    fill: int | None
+    spread: int
+    longest: int
+    steep: int
+    cancels: float = 0.2
+    folds: float = 0.05
+    forever: float = 0.02
+    level: int = 0
+
+    def ledger(self, module: Any) -> Any:
+        return module.Ledger("s", self.top, self.least, self.capacity, self.fill, self.level)
+
+
+def shape(random: Random) -> Shape:
+    """Some shape: small and tight, wide and shallow, steep tilts against a small bucket, rates only."""
+    spread = random.choice([30, 300, 3000, 10**7])
+    steep = random.choice([3, 10, 1000, 10**12])
+    top = random.choice([None, steep, 3 * steep, 10 * steep, 50 * steep])
+    fill = random.choice([None, 0, steep // 2, steep, 4 * steep])
+    capacity = random.choice([None, 0, steep * spread // 20000 + 1, steep * spread // 1000 + 1])
+    level = 1000 * random.choice([0, 0, capacity or 0, 2 * (capacity or 0)])
+    least = random.choice([0, 0, 0, steep // 3])
+    return Shape(
+        top, least, capacity, fill, spread, random.choice([2, 10, spread]), steep, random.choice([0.1, 0.3, 0.5]),
+        random.choice([0, 0.03, 0.3]), random.choice([0, 0.02, 0.2]), level,
+    )  # fmt: skip
+
+
+def wish(random: Random, of: Shape, now: int) -> Booking:
+    start = now + random.randrange(of.spread)
+    end = None if random.random() < of.forever else start + random.randint(1, of.longest)
+    return start, end, random.randint(1, of.steep) if random.random() < 0.5 else random.randint(1, max(1, of.steep // 20))
+
+
+def walk(module: Any, of: Shape, operations: int, random: Random, force: float = 0.02) -> int:
+    """Ask, book what fits (with the chance `force` what does not), cancel, fold, compare. Returns how many requests were judged."""
+    quick, plain = of.ledger(module), of.ledger(schedule_plain)
+    booked: list[Booking] = []
+    now = 0
+    asked = 0
+    for _ in range(operations):
+        dice = random.random()
+        if dice < of.folds:
+            now += random.randrange(1, 2 + of.spread // 10)
+            assert quick.level_then(now) == plain.level_then(now), "the level"
+            quick.fold(now)
+            plain.fold(now)
+            gone = [booking for booking in booked if booking[1] is not None and booking[1] <= now]
+            booked = [booking for booking in booked if booking not in gone]
+            for booking in gone:
+                quick.remove(*booking)
+                plain.remove(*booking)
+        elif dice < of.folds + of.cancels and booked:
+            booking = booked.pop(random.randrange(len(booked)))
+            quick.remove(*booking)
+            plain.remove(*booking)
+        else:
+            wanted = wish(random, of, now)
+            asked += 1
+            answer = plain.missing(*wanted)
+            assert quick.missing(*wanted) == answer, "what is missing"
+            if answer is None or random.random() < force:
+                quick.add(*wanted)
+                plain.add(*wanted)
+                booked.append(wanted)
+        if random.random() < 0.1:
+            compare(quick, plain, of, random, now)
+    compare(quick, plain, of, random, now)
+    return asked
+
+
+def compare(quick: Any, plain: Any, of: Shape, random: Random, now: int) -> None:
+    assert quick.steps() == plain.steps(), "the steps"
+    assert (quick.level, quick.level_at, quick.last, len(quick)) == (plain.level, plain.level_at, plain.last, len(plain))
+    at = now + random.randrange(of.spread)
+    assert quick.total_at(at) == plain.total_at(at), "a total"
+    assert quick.level_then(at) == plain.level_then(at), "a level"
+    assert quick.instants(at, 5) == plain.instants(at, 5), "the instants after"
+    start, end, rate = wish(random, of, now)
+    assert quick.missing(start, end, rate, False) == plain.missing(start, end, rate, False), "without the minimum"
+    assert quick.most_that_fits(start, end, of.steep * 2) == plain.most_that_fits(start, end, of.steep * 2), "the largest rate"
+    length = None if end is None else end - start
+    for grain in (1, max(1, of.spread // 20)):
+        first, early = Chain([quick]).earliest(rate, length, now, grain), Chain([plain]).earliest(rate, length, now, grain)
+        if early is not None:
+            assert first is not None and first <= early, "the earliest start"
+        if first is not None:
+            assert (first - now) % grain == 0
+            assert plain.missing(first, None if length is None else first + length, rate) is None, "the earliest start fits"
+            if first > now:
+                before = now + random.randrange(first - now) // grain * grain
+                assert plain.missing(before, None if length is None else before + length, rate) is not None, "and is the first"
+
+
+def main(operations: int, seed: int) -> None:
+    from ovspane import _schedule
+
+    random = Random(seed)
+    walks = asked = done = 0
+    while done < operations:
+        length = random.choice([40, 150, 400])
+        asked += walk(_schedule, shape(random), length, random)
+        done += length
+        walks += 1
+    print(f"{walks} walks, {done} operations, {asked} requests judged, 0 differ (seed {seed})")
+
+
+if __name__ == "__main__":
+    given = [int(word) for word in sys.argv[1:]]
+    main(*given, *(20_000, 1)[len(given) :])
