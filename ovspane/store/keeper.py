@@ -181,7 +181,7 @@ def _ordered_shares(rows: Mapping[str, Mapping[str, Any]], settings: Mapping[str
             yield Bucket(name, int(level), int(at))
         pending += below.pop(name, [])
     if seen != len(rows):
-        raise ValueError(f"shares without a parent: {', '.join(sorted(sum(below.values(), [])))}")
+        raise ValueError(f"shares without a parent: {', '.join(sorted(name for names in below.values() for name in names))}")
 
 
 def _share(name: str, columns: Mapping[str, Any]) -> Share:

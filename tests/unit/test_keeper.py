@@ -20,7 +20,11 @@ GROUP = parse_flowgroup("(user=Alice, dstHost={10.0.0.0/24, 10.0.2.1}, dstPort={
 DEADLINE = Time(TimeKind.ABSOLUTE, 1_700_000_000_000)
 VALUES: list[Value] = [
     Counter(17),
-    Principal("Alice", frozenset({Binding("uid", "1000"), Binding("cert", "alice the first")}), AddressSet.parse("10.0.0.1", "fd00::/64")),
+    Principal(
+        "Alice",
+        frozenset({Binding("uid", "1000"), Binding("cert", "alice the first")}),
+        AddressSet.parse("10.0.0.1", "fd00::/64"),
+    ),
     Principal("Bob"),
     Share(
         "aBW",

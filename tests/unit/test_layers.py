@@ -41,8 +41,8 @@ PURE_NAMES = frozenset(
 )
 # Imported, these are values; called, they read a clock.
 CLOCKS = frozenset({"now", "utcnow", "today"})
-# Impure only at their edge: overlap and policy.schedule pick the engine by an environment variable when imported; lang.verbs, run as
-# a program, prints the completion and the manual page made from its table.
+# Impure only at their edge: overlap and policy.schedule pick the engine by an environment variable when imported; lang.verbs,
+# run as a program, prints the completion and the manual page made from its table.
 EDGES = frozenset({("ovspane.overlap", "os"), ("ovspane.policy.schedule", "os"), ("ovspane.lang.verbs", "sys")})
 
 
