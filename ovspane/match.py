@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 WORDS = 8
 BITS = 64 * WORDS
@@ -41,9 +42,11 @@ LAYOUT: dict[str, tuple[int, int]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A set of packets: those whose header bits under `mask` equal `value`."""
+class Match(NamedTuple):
+    """A set of packets: those whose header bits under `mask` equal `value`.
+
+    A named tuple, not a dataclass: the compiler makes, hashes and compares one a rule, and tuples do that in C.
+    """
 
     value: int
     mask: int

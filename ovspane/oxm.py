@@ -15,7 +15,6 @@ per shape and kept as a plan of constant bytes and slices; a match then costs on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct, error
 
@@ -34,11 +33,30 @@ class OpenFlowError(ValueError):
     """Bytes that are not a message we can read: cut short, wrong lengths, not OpenFlow 1.4."""
 
 
-@dataclass(frozen=True, slots=True)
 class OpaqueMatch(Match):
     """A match with fields outside LAYOUT, as the switch sent it. Equal to no Match of ours; can be deleted strictly."""
 
-    oxm: bytes = b""
+    oxm: bytes
+
+    def __new__(cls, oxm: bytes) -> OpaqueMatch:
+        self = super().__new__(cls, 0, 0)
+        self.oxm = oxm
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OpaqueMatch) and self.oxm == other.oxm
+
+    def __ne__(self, other: object) -> bool:  # tuple has one of its own
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.oxm)
+
+    def __reduce__(self) -> tuple[type[OpaqueMatch], tuple[bytes]]:
+        return OpaqueMatch, (self.oxm,)
+
+    def __repr__(self) -> str:
+        return f"OpaqueMatch({self.oxm!r})"
 
     def __str__(self) -> str:
         return f"oxm:{self.oxm.hex()}"
@@ -254,7 +272,7 @@ def decode_oxm(data: bytes) -> Match:
                 return match
         except ValueError:
             pass
-    return OpaqueMatch(0, 0, data)
+    return OpaqueMatch(data)
 
 
 def decode_match(data: bytes, at: int) -> tuple[Match, int]:

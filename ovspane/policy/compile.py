@@ -14,7 +14,6 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ovspane.flowgroup import ALL, Locations
@@ -25,7 +24,7 @@ from ovspane.policy.actions import Access
 from ovspane.policy.expand import CannotCompile, located_matches
 from ovspane.policy.ranks import LAST_LABEL, Ranks
 from ovspane.policy.table import Effect, Rule, Stage, Table, TableDelta, difference
-from ovspane.policy.tree import ActiveRequest, Delta, PolicyTree
+from ovspane.policy.tree import ActiveRequest, Delta, Node, PolicyTree
 
 #: access stages that fit before limits, queues and forwarding in Open vSwitch's 254 tables, with room to spare
 STAGE_LIMIT = 40
@@ -88,6 +87,10 @@ class _Step:
     stages: dict[DenyNode, int] = field(default_factory=dict)
 
 
+#: what the touched keys had before: see `_claim`
+Touched = dict[Key, Rule | None]
+
+
 class Compiler:
     """Compiles one policy tree. `default_deny`: what no request allows is dropped (the administrator's choice)."""
 
@@ -101,8 +104,9 @@ class Compiler:
         self._ranks = {Stage.LIMIT: Ranks(), Stage.QUEUE: Ranks()}
         self._ranked: dict[tuple[Stage, int], set[int]] = {}  # (stage, key) -> handles
         self._entries: dict[int, _Entry] = {}  # by handle
-        self._handles: dict[int, list[int]] = {}  # by request id
-        self._claims: dict[Key, dict[int, Rule]] = {}  # who contributes a rule, by request id
+        self._handles: dict[int, range] = {}  # by request id
+        self._shared: dict[Key, dict[int, Rule]] = {}  # where several contribute a rule: who, by request id
+        self._places: dict[str, tuple[Node, Place]] = {}  # of the node, as long as it is that one
         self._next = VIRTUAL + 1
         if default_deny:
             self._entries[VIRTUAL] = virtual = _Entry(
@@ -137,7 +141,7 @@ class Compiler:
         Raises TooManyMatches, TooManyStages or TooManyRates (CannotCompile), or ValueError or KeyError for a request
         that is there already or not there; then nothing has changed.
         """
-        return self._commit(self._apply(delta, locations))
+        return self._changes(self._commit(self._apply(delta, locations)))
 
     def recompile(self, locations: Locations) -> TableDelta:
         """Compile the whole tree anew, with the fewest stages that greedy colouring finds; returns what changes.
@@ -145,12 +149,12 @@ class Compiler:
         Raises CannotCompile as `update` does, and then changes nothing.
         """
         fresh = Compiler(self._tree, self._default_deny, self._stage_limit)
-        fresh.update(Delta(added=tuple(self._tree.requests.values())), locations)
+        fresh._commit(fresh._apply(Delta(added=tuple(self._tree.requests.values())), locations))
         change = difference(self.table, fresh.table.rules.values())
         self._access, self._ranks, self._ranked = fresh._access, fresh._ranks, fresh._ranked
-        self._entries, self._handles, self._claims = fresh._entries, fresh._handles, fresh._claims
+        self._entries, self._handles, self._shared = fresh._entries, fresh._handles, fresh._shared
         self._next = fresh._next
-        self.table.apply(change)
+        self.table.rules = fresh.table.rules
         return _ordered(change)
 
     # --- a delta, first half: access stages, undone if they do not fit
@@ -161,7 +165,7 @@ class Compiler:
         self._check_rates(step)
         for handle in step.gone:
             step.dirty.update(self._leave(handle, self._entries[handle]))
-        for handle, entry in step.new.items():
+        for handle, entry in sorted(step.new.items(), key=_denies_first) if len(step.new) > 1 else step.new.items():
             step.dirty.update(self._enter(handle, entry))
         stages = self._access.recolour(self._stage_limit)
         if stages is None:
@@ -179,80 +183,94 @@ class Compiler:
 
     def _expand(self, delta: Delta, locations: Locations) -> dict[int, _Entry]:
         for half in (delta.removed, delta.added):
-            if len({request.id for request in half}) < len(half):
+            if len(half) > 1 and len({request.id for request in half}) < len(half):
                 raise ValueError("a request is twice in one half of a delta")
-        staying = self._handles.keys() - {request.id for request in delta.removed}
-        places: dict[str, Place] = {}
+        leaving = {request.id for request in delta.removed}
         new: list[_Entry] = []
         for request in delta.added:
-            if request.id in staying:
+            if request.id in self._handles and request.id not in leaving:
                 raise ValueError(f"request {request.id} is in the table already")
-            place = places.get(request.node) or places.setdefault(request.node, self._place(request.node))
-            new += [_Entry(request, match, place) for match in located_matches(request.flowgroup, locations)]
+            place = self._place(request.node)
+            for match in located_matches(request.flowgroup, locations):
+                new.append(_Entry(request, match, place))
         return dict(enumerate(new, start=self._next))
 
     def _place(self, name: str) -> Place:
-        shift = int(self._default_deny)  # the node above the root has depth 0 then
         nodes = self._tree.nodes
+        node, known = nodes[name], self._places.get(name)
+        if known is not None and known[0] is node:
+            return known[1]  # a node's ancestors stay, or it could not
+        shift = int(self._default_deny)  # the node above the root has depth 0 then
         ancestors = {above: nodes[above].depth + shift for above in self._tree.ancestors(name)}
         if self._default_deny:
             ancestors[ABOVE_ROOT] = 0
-        depth = nodes[name].depth + shift
+        depth = node.depth + shift
         if depth > DEPTH_LIMIT:
             raise CannotCompile(f"share {name} is deeper than {DEPTH_LIMIT}")
-        return Place(name, depth, ancestors)
+        if len(self._places) > 2 * len(nodes):  # names that are gone
+            self._places.clear()
+        place = Place(name, depth, ancestors)
+        self._places[name] = node, place
+        return place
 
     def _check_rates(self, step: _Step) -> None:
-        wanted = {place for entry in step.new.values() for place in _rates(entry.request)}
         for stage, ranks in self._ranks.items():
-            if len(ranks) + sum(1 for at, key in wanted if at is stage and key not in ranks) > LAST_LABEL:
+            if len(ranks) + len(step.new) <= LAST_LABEL:
+                continue
+            wanted = {key for entry in step.new.values() for at, key in _rates(entry.request) if at is stage}
+            if len(ranks) + sum(1 for key in wanted if key not in ranks) > LAST_LABEL:
                 raise TooManyRates(f"more than {LAST_LABEL} different rates")
 
     def _enter(self, handle: int, entry: _Entry) -> list[int]:
         """Put an entry into the access stages; returns the handles of the allows that this changes."""
-        match entry.request.verdict.access:
-            case Access.DENY:
-                return self._access.add_deny(handle, entry.match, entry.place)
-            case Access.ALLOW:
-                self._access.add_allow(handle, entry.match, entry.place)
+        access = _says(entry.request)
+        if access is Access.DENY:
+            return self._access.add_deny(handle, entry.match, entry.place)
+        if access is Access.ALLOW:
+            self._access.add_allow(handle, entry.match, entry.place)
         return []
 
     def _leave(self, handle: int, entry: _Entry) -> list[int]:
-        match entry.request.verdict.access:
-            case Access.DENY:
-                return self._access.remove_deny(handle)
-            case Access.ALLOW:
-                self._access.remove_allow(handle)
+        access = _says(entry.request)
+        if access is Access.DENY:
+            return self._access.remove_deny(handle, entry.match)
+        if access is Access.ALLOW:
+            self._access.remove_allow(handle)
         return []
 
     # --- second half: ranks, entries, rules; cannot fail
 
-    def _commit(self, step: _Step) -> TableDelta:
-        dirty = step.dirty | self._access.settle(step.stages) | step.new.keys()
+    def _commit(self, step: _Step) -> Touched:
+        """Bring the table to the entries of now; returns what the changed keys had before."""
+        dirty = step.dirty
+        dirty |= self._access.settle(step.stages)
+        dirty.update(step.new)
         if self._default_deny:
             dirty.add(VIRTUAL)
         for handle, entry in step.new.items():  # before the old ones are dropped: a user that moves keeps its ranks
             dirty |= self._take_ranks(handle, entry.request)
-        touched: dict[Key, None] = {}
+        touched: Touched = {}
         for handle in step.gone:
             entry = self._entries.pop(handle)
             self._drop_ranks(handle, entry.request)
             self._claim(entry, (), touched)
-        self._entries |= step.new
         for request in step.delta.removed:
             del self._handles[request.id]
-        for request in step.delta.added:
-            self._handles[request.id] = []
-        for handle, entry in step.new.items():
-            self._handles[entry.request.id].append(handle)
-        self._next += len(step.new)
+        self._take_entries(step)
         for handle in sorted(dirty):
             if handle in self._entries:
                 entry = self._entries[handle]
-                self._claim(entry, tuple(self._rules(handle, entry)), touched)
-        change = self._difference(touched)
-        self.table.apply(change)
-        return _ordered(change)
+                self._claim(entry, self._rules(handle, entry), touched)
+        return touched
+
+    def _take_entries(self, step: _Step) -> None:
+        for request in step.delta.added:
+            self._handles[request.id] = range(0)
+        for handle, entry in step.new.items():  # the handles of one request follow each other
+            held = self._handles[entry.request.id]
+            self._handles[entry.request.id] = range(held.start if held else handle, handle + 1)
+        self._entries |= step.new
+        self._next += len(step.new)
 
     def _take_ranks(self, handle: int, request: ActiveRequest) -> set[int]:
         """Returns the handles of the entries whose labels moved to make room."""
@@ -270,64 +288,93 @@ class Compiler:
             if not self._ranked[stage, key]:
                 del self._ranked[stage, key]
 
-    def _rules(self, handle: int, entry: _Entry) -> Iterator[Rule]:
+    def _rules(self, handle: int, entry: _Entry) -> tuple[Rule, ...]:
         """What an entry contributes to the table, given the stages, levels and ranks of now."""
         request, match = entry.request, entry.match
+        rules = []
         if handle in self._access.allows:
-            for stage, level in self._access.allows[handle].levels().items():
-                yield Rule(Stage.ACCESS, stage, exception_priority(level), match, Effect.CONTINUE, request.id)
-        elif request.verdict.access is Access.DENY:
+            for stage, level in self._access.allows[handle].levels():
+                rules.append(Rule(Stage.ACCESS, stage, exception_priority(level), match, Effect.CONTINUE, request.id))
+        elif request.kind is Kind.DENY:
             node = self._access.nodes[request.node]
             assert node.stage is not None
-            yield Rule(Stage.ACCESS, node.stage, drop_priority(node.depth), match, Effect.DROP, request.id)
+            rules.append(Rule(Stage.ACCESS, node.stage, drop_priority(node.depth), match, Effect.DROP, request.id))
         for at, key in _rates(request):
             effect = Effect.LIMIT if at is Stage.LIMIT else Effect.QUEUE
-            yield Rule(at, 0, self._ranks[at][key], match, effect, request.id, request.slot, request.rate)
+            rules.append(Rule(at, 0, self._ranks[at][key], match, effect, request.id, request.slot, request.rate))
+        return tuple(rules)
 
-    def _claim(self, entry: _Entry, rules: tuple[Rule, ...], touched: dict[Key, None]) -> None:
+    def _claim(self, entry: _Entry, rules: tuple[Rule, ...], touched: Touched) -> None:
         """Replace what an entry contributes by `rules`."""
         if rules == entry.rules:
             return
         for rule in entry.rules:
-            claims = self._claims[rule.key]
-            del claims[rule.request]
-            if not claims:
-                del self._claims[rule.key]
-            touched[rule.key] = None
+            self._disclaim(rule, touched)
+        table, shared = self.table.rules, self._shared
         for rule in rules:
-            self._claims.setdefault(rule.key, {})[rule.request] = rule
-            touched[rule.key] = None
+            key = rule[:4]
+            holder = table.get(key)
+            touched.setdefault(key, holder)
+            if holder is None:
+                table[key] = rule
+            else:
+                claims = shared.setdefault(key, {holder.request: holder})
+                claims[rule.request] = rule
+                table[key] = claims[min(claims)]
         entry.rules = rules
 
-    def _difference(self, touched: Iterable[Key]) -> TableDelta:
+    def _disclaim(self, rule: Rule, touched: Touched) -> None:
+        table, key = self.table.rules, rule.key
+        touched.setdefault(key, table[key])
+        claims = self._shared.get(key)
+        if claims is None:
+            del table[key]
+            return
+        del claims[rule.request]
+        table[key] = claims[min(claims)]
+        if len(claims) == 1:
+            del self._shared[key]
+
+    def _changes(self, touched: Touched) -> TableDelta:
+        """The delta from what the touched keys had before to what they have now, in the order of `_ordered`."""
         added, removed = [], []
-        for key in touched:
-            installed = self.table.rules.get(key)
-            claims = self._claims.get(key)
-            if claims:
-                owner = claims[min(claims)]
-                if owner != installed:
-                    added.append(owner)
-            elif installed is not None:
-                removed.append(installed)
-        return TableDelta(tuple(added), tuple(removed))
+        for key, before in touched.items():
+            now = self.table.rules.get(key)
+            if now is None:
+                if before is not None:
+                    removed.append(before)
+            elif now is not before and now != before:
+                added.append(now)
+        return _ordered(TableDelta(tuple(added), tuple(removed)))
 
 
-def _rates(request: ActiveRequest) -> list[tuple[Stage, int]]:
+def _denies_first(item: tuple[int, _Entry]) -> bool:
+    """An allow costs the least when the denies that it meets are there."""
+    return item[1].request.kind is not Kind.DENY
+
+
+def _says(request: ActiveRequest) -> Access:
+    """The access component of the request's verdict (semantics: `ActiveRequest.verdict`)."""
+    if request.kind is Kind.DENY:
+        return Access.DENY
+    return Access.ALLOW if request.allows and request.kind is not Kind.RATELIMIT else Access.UNSET
+
+
+def _rates(request: ActiveRequest) -> tuple[tuple[Stage, int], ...]:
     """The (stage, rank key) pairs under which a request's rate is installed."""
-    verdict = request.verdict
-    places = []
-    if verdict.limit is not None:
-        places.append((Stage.LIMIT, limit_key(verdict.limit)))
-    if verdict.guarantee:
-        places.append((Stage.QUEUE, queue_key(verdict.guarantee)))
-    return places
+    if request.kind is Kind.RATELIMIT:
+        return ((Stage.LIMIT, limit_key(request.rate)),)
+    if request.kind is Kind.RESERVE and request.rate:
+        return ((Stage.QUEUE, queue_key(request.rate)),)
+    return ()
 
 
 def _ordered(change: TableDelta) -> TableDelta:
     """Exceptions come before the drops they lift and go after them, for a reader that does not apply a delta
     atomically."""
-    return TableDelta(
-        tuple(sorted(change.added, key=lambda rule: rule.effect is Effect.DROP)),
-        tuple(sorted(change.removed, key=lambda rule: rule.effect is not Effect.DROP)),
-    )
+    added, removed = change.added, change.removed
+    if len(added) > 1:
+        added = (*(rule for rule in added if rule.effect is not Effect.DROP), *(r for r in added if r.effect is Effect.DROP))
+    if len(removed) > 1:
+        removed = (*(rule for rule in removed if rule.effect is Effect.DROP), *(r for r in removed if r.effect is not Effect.DROP))
+    return TableDelta(added, removed)

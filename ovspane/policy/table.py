@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 from ovspane.match import Match
 
@@ -29,13 +30,12 @@ class Effect(IntEnum):
     QUEUE = 3  # into the queue `slot`, then go on
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """One entry. `index` numbers the access stages (0 elsewhere). `request` is whose it is (the lowest id, if several).
-    `rate` in bit/s."""
+    `rate` in bit/s. A named tuple, as Match is."""
 
     stage: Stage
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a rule
     priority: int
     match: Match
     effect: Effect
@@ -45,7 +45,7 @@ class Rule:
 
     @property
     def key(self) -> tuple[Stage, int, int, Match]:
-        return self.stage, self.index, self.priority, self.match
+        return self[:4]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,8 @@ class Table:
 def difference(old: Table, new: Iterable[Rule]) -> TableDelta:
     """The delta that turns `old` into exactly the rules of `new`."""
     wanted = {rule.key: rule for rule in new}
+    if not old.rules:
+        return TableDelta(tuple(wanted.values()))
     added = tuple(rule for key, rule in wanted.items() if old.rules.get(key) != rule)
     return TableDelta(added, tuple(rule for key, rule in old.rules.items() if key not in wanted))
 

@@ -17,7 +17,7 @@ from ovspane.match import Packet
 from ovspane.policy import access
 from ovspane.policy.access import DenyNode
 from ovspane.policy.compile import Compiler, TooManyStages
-from ovspane.policy.expand import MATCH_LIMIT, TooManyMatches, expansion
+from ovspane.policy.expand import MATCH_LIMIT, TooManyMatches, expansion, located_matches
 from ovspane.policy.ranks import LAST_LABEL, Ranks
 from ovspane.policy.semantics import evaluate
 from ovspane.policy.table import Effect, Stage, Table
@@ -77,6 +77,24 @@ def test_random_trees(batch: int) -> None:
 def test_random_histories(batch: int) -> None:
     for seed in range(batch * 30, (batch + 1) * 30):
         assert run_history(seed, STEPS) is None
+
+
+@pytest.mark.parametrize("many", [0, 2])
+def test_histories_with_many_deny_nodes(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one index over all denies, and changing between it and the indexes of the nodes."""
+    monkeypatch.setattr(access, "MANY_NODES", many)
+    for seed in range(120):
+        assert run_history(seed, STEPS, count=2) is None
+
+
+def test_located_matches_are_those_of_the_flowgroup() -> None:
+    """The compiler's expansion against the plain one: the same matches, and as many as `expansion` says."""
+    rng = Random(6)
+    for _ in range(3_000):
+        group, where = workload.flowgroup(rng), workload.locations(rng)
+        resolved = group.resolve(where)
+        found = located_matches(group, where)
+        assert sorted(found) == (sorted(resolved.matches()) if resolved else [])
 
 
 def test_recompile_in_the_middle_of_histories() -> None:

@@ -11,15 +11,19 @@ from random import Random
 
 import pytest
 
+from ovspane.flowgroup import AddressSet, Flowgroup, normalise
+from ovspane.intervals import IntervalSet
+from ovspane.lang.statements import Kind
 from ovspane.overlap import MatchIndex
 from ovspane.policy import access
 from ovspane.policy import compile as compiler_module
-from ovspane.policy.access import AccessStages, AllowEntry, DenyNode
+from ovspane.policy.access import AccessStages, AllowClass, DenyNode
 from ovspane.policy.compile import Compiler
 from ovspane.policy.ranks import Ranks
 from ovspane.policy.table import Table, TableDelta
+from ovspane.policy.tree import ROOT, ActiveRequest, Delta, PolicyTree
 from tests.property import workload
-from tests.property.oracle import disagreement
+from tests.property.oracle import disagreement, malformed
 from tests.property.test_compile import run_history, run_tree
 from tests.property.workload import History
 
@@ -39,22 +43,22 @@ def exceptions_too_high(patch: Patch) -> None:
 
 
 def exceptions_skipped(patch: Patch) -> None:
-    patch.setattr(AllowEntry, "levels", lambda self: {})
+    patch.setattr(AllowClass, "levels", lambda self: ())
 
 
 def lowest_level_instead_of_deepest(patch: Patch) -> None:
-    def levels(self: AllowEntry) -> dict[int, int]:
+    def levels(self: AllowClass) -> tuple[tuple[int, int], ...]:
         found: dict[int, int] = {}
         for node in self.hits:
             if self.above(node) and node.stage is not None:
                 found[node.stage] = min(node.depth, found.get(node.stage, node.depth))
-        return found
+        return tuple(found.items())
 
-    patch.setattr(AllowEntry, "levels", levels)
+    patch.setattr(AllowClass, "levels", levels)
 
 
 def allows_lift_their_own_node(patch: Patch) -> None:
-    patch.setattr(AllowEntry, "above", lambda self, node: node.name in self.place.ancestors or node.name == self.place.node)
+    patch.setattr(AllowClass, "above", lambda self, node: node.name in self.place.ancestors or node.name == self.place.node)
 
 
 def everything_in_one_stage(patch: Patch) -> None:
@@ -62,16 +66,16 @@ def everything_in_one_stage(patch: Patch) -> None:
 
 
 def clashes_not_counted(patch: Patch) -> None:
-    patch.setattr(AllowEntry, "partners", lambda self, node: [])
+    patch.setattr(AllowClass, "partners", lambda self, node: [])
 
 
 def clashes_only_of_equal_depth(patch: Patch) -> None:
-    true = AllowEntry.partners
+    true = AllowClass.partners
 
-    def partners(self: AllowEntry, node: DenyNode) -> list[DenyNode]:
+    def partners(self: AllowClass, node: DenyNode) -> list[DenyNode]:
         return [other for other in true(self, node) if other.depth == node.depth]
 
-    patch.setattr(AllowEntry, "partners", partners)
+    patch.setattr(AllowClass, "partners", partners)
 
 
 def moved_nodes_not_reinstalled(patch: Patch) -> None:
@@ -121,7 +125,8 @@ def shared_rules_vanish_with_their_owner(patch: Patch) -> None:
 
     def claim(self: Compiler, entry: object, rules: tuple[object, ...], touched: dict[object, None]) -> None:
         for rule in entry.rules if not rules else ():  # type: ignore[attr-defined]
-            self._claims[rule.key] = {rule.request: rule}
+            self._shared.pop(rule.key, None)
+            self.table.rules.setdefault(rule.key, rule)
         true(self, entry, rules, touched)  # type: ignore[arg-type]
 
     patch.setattr(Compiler, "_claim", claim)
@@ -137,10 +142,43 @@ def overlaps_missed(patch: Patch) -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(self._index, name)
 
-        def overlapping(self, value: int, mask: int) -> list[int]:
+        def overlapping(self, value: int, mask: int, skip: bytes | None) -> list[int]:
             return self._index.covered_by(value, mask)
 
     patch.setattr(access, "MatchIndex", Narrow)
+    patch.setattr(
+        access, "overlapped", lambda indexes, *match: [i for i, index in enumerate(indexes) if index.covered_by(*match)]
+    )
+
+
+def classes_keep_old_levels(patch: Patch) -> None:
+    patch.setattr(AllowClass, "forget_levels", lambda self: None)
+
+
+def classes_end_without_their_clashes(patch: Patch) -> None:
+    patch.setattr(AllowClass, "clashing", lambda self: iter(()))
+
+
+def class_numbers_keep_their_old_meaning(patch: Patch) -> None:
+    """A number is used again, and the deny nodes still pass over it as they did for the class before."""
+    true = AccessStages._new_class
+
+    def new_class(self: AccessStages, *arguments: object) -> AllowClass:
+        before = {node: (bytes(node.deaf), bytes(node.hitless)) for node in self.nodes.values()}
+        made = true(self, *arguments)  # type: ignore[arg-type]
+        for node, (deaf, hitless) in before.items():
+            node.deaf[:], node.hitless[:] = deaf, hitless
+        return made
+
+    patch.setattr(AccessStages, "_new_class", new_class)
+
+
+def only_denies_above_matter(patch: Patch) -> None:
+    patch.setattr(AccessStages, "_beside_of", lambda self, place, level: ([], []))
+
+
+def deep_denies_above_are_ignored(patch: Patch) -> None:
+    patch.setattr(AllowClass, "minds", lambda self, node: node.depth <= self.level)
 
 
 Mutation = Callable[[Patch], None]
@@ -163,11 +201,16 @@ BY_PACKETS: list[Mutation] = [
     removed_claims_linger,
     shared_rules_vanish_with_their_owner,
     overlaps_missed,
+    classes_end_without_their_clashes,
+    class_numbers_keep_their_old_meaning,
+    only_denies_above_matter,
+    deep_denies_above_are_ignored,
 ]
 #: what packets hardly meet: the structural check must notice
-BY_STRUCTURE: list[Mutation] = [moved_nodes_not_reinstalled]
+BY_STRUCTURE: list[Mutation] = [moved_nodes_not_reinstalled, classes_keep_old_levels]
 
 SEEDS = 1_200
+KINDS = (Kind.ALLOW, Kind.DENY)
 
 
 def packets_disagree(seed: int) -> bool:
@@ -186,7 +229,27 @@ def packets_disagree(seed: int) -> bool:
 
 def structure_differs(seed: int) -> bool:
     """Follow a history and compare its tables with their definition."""
-    return run_history(seed, steps=8, count=0) is not None
+    return run_history(seed, steps=8, count=0) is not None or crowded_siblings_differ(seed)
+
+
+def crowded_siblings_differ(seed: int) -> bool:
+    """Siblings whose denies meet each other's exceptions, so that nodes keep moving between stages."""
+    rng, tree, names = Random(seed), PolicyTree(), ["a", "b", "c", "d"]
+    for name in names:
+        tree.add_node(name, ROOT)
+        tree.add_node(f"under-{name}", name)
+    compiler = Compiler(tree)
+    for number in range(1, 20):
+        host = AddressSet.parse(f"10.0.0.{rng.randint(1, 6)}")
+        name, deny = rng.choice(names), rng.random() < 0.5
+        group = normalise(Flowgroup(src=host) if deny else Flowgroup(src=host, dport=IntervalSet.single(rng.choice((22, 80)))))
+        request = ActiveRequest(number, name if deny else f"under-{name}", KINDS[deny], group, allows=not deny)
+        gone = tuple(rng.sample(list(tree.requests.values()), 1)) if tree.requests and rng.random() < 0.3 else ()
+        tree.apply(Delta(gone, (request,)))
+        compiler.update(Delta(gone, (request,)), {})
+        if malformed(compiler, tree, {}):
+            return True
+    return False
 
 
 @pytest.mark.parametrize("mutation", BY_PACKETS, ids=lambda mutation: mutation.__name__)
