@@ -12,7 +12,7 @@ import pytest
 
 from ovspane.flowgroup import Flowgroup
 from ovspane.lang.statements import Kind
-from ovspane.policy import actions, admission, honour, interpreter, schedule, semantics
+from ovspane.policy import actions, admission, honour, interpreter, schedule, schedule_plain, semantics, state
 from ovspane.policy.access import AccessStages
 from ovspane.policy.actions import Access, Operators
 from ovspane.policy.compile import Compiler
@@ -52,7 +52,10 @@ def mutation(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
 
 @mutation
 def buckets_are_ignored(patch: Patch) -> None:
-    patch.setattr(schedule.Schedule, "bucket_matters", property(lambda self: False))
+    def unlimited(share: str, top: int | None, least: int, *_bucket: int | None, **more: int) -> schedule.Schedule:
+        return schedule.Schedule(share, top, least, None, None, **more)
+
+    patch.setattr(state, "Schedule", unlimited)
 
 
 @mutation
@@ -62,7 +65,7 @@ def buckets_start_full(patch: Patch) -> None:
     def full(self: State, share: Share) -> None:
         put_share(self, share)
         if share.privileges.tb_capacity and not self.schedules[share.name].level:
-            self.schedules[share.name].level = share.privileges.tb_capacity * 1000
+            self.schedules[share.name].fold_to(share.privileges.tb_capacity * 1000, self.schedules[share.name].level_at)
 
     patch.setattr(State, "_put_share", full)
 
@@ -76,11 +79,12 @@ def buckets_have_no_cap(patch: Patch) -> None:
 
 @mutation
 def a_bucket_may_run_dry_for_ever(patch: Patch) -> None:
-    def dry(self: schedule.Schedule, steps: Any, start: int) -> schedule.Shortfall | None:
-        below = [at for at, level, _ in self._levels(steps) if level < 0]
-        return schedule.Shortfall(self.share, below[0], 0, "tokens") if below else None
+    class Careless(schedule_plain.Ledger):
+        def _dry(self, steps: list[schedule_plain.Step], start: int) -> tuple[int, int, str] | None:
+            below = [at for at, level, _ in self._levels(steps) if level < 0]
+            return (below[0], 0, "tokens") if below else None
 
-    patch.setattr(schedule.Schedule, "_dry", dry)
+    patch.setattr(state, "Schedule", Careless)
 
 
 @mutation
@@ -105,9 +109,9 @@ def only_the_first_instant_is_looked_at(patch: Patch) -> None:
 
 @mutation
 def the_minimum_is_ignored(patch: Patch) -> None:
-    shortfall = schedule.Schedule.shortfall
+    shortfall = schedule.Chain.shortfall
     patch.setattr(
-        schedule.Schedule, "shortfall", lambda self, start, end, rate, floor=True: shortfall(self, start, end, rate, False)
+        schedule.Chain, "shortfall", lambda self, start, end, rate, floor=True: shortfall(self, start, end, rate, False)
     )
 
 
