@@ -26,8 +26,8 @@ else:
 
 __all__ = ["Chain", "Schedule", "Shortfall"]
 
-#: how many later starts `Chain.earliest` goes through before it takes an early one instead of the earliest
-PATIENCE = 2000
+#: how many later starts `Chain.earliest` goes through (some µs each) before it takes an early one instead of the earliest
+PATIENCE = 500
 #: how many instants it tries then
 CANDIDATES = 256
 
@@ -73,27 +73,23 @@ class Chain:
 
         Where the search takes too many steps, and with the plain twin, it is an early start. Whatever it returns does fit.
         """
-        start: int | None = not_before
+        start = not_before
         if all(schedule.skips and schedule.level_at <= not_before for schedule in self._schedules):
+            limiting = [schedule for schedule in self._schedules if schedule.limits]
+            content = 0  # how many in a row have no objection to `start`
             for _ in range(PATIENCE):
-                assert start is not None
-                later = self._next_start(rate, length, start)
-                if later is None or later == start:
-                    return later
-                start = not_before - (not_before - later) // grain * grain
-        assert start is not None
-        return self._early(rate, length, not_before, grain, start)
-
-    def _next_start(self, rate: int, length: int | None, start: int) -> int | None:
-        """`start`, if it fits everywhere, or a later instant before which no start does; None: none does."""
-        latest = start
-        for schedule in self._schedules:
-            if schedule.limits:
-                later = schedule.next_start(start, length, rate)
+                if content == len(limiting):
+                    return start
+                later = limiting[content].next_start(start, length, rate)
                 if later is None:
                     return None
-                latest = max(latest, later)
-        return latest
+                if later > start:
+                    limiting.insert(0, limiting.pop(content))  # who objected may well do so again
+                    start = not_before - (not_before - later) // grain * grain
+                    content = 0
+                else:
+                    content += 1
+        return self._early(rate, length, not_before, grain, start)
 
     def _early(self, rate: int, length: int | None, not_before: int, grain: int, known: int) -> int | None:
         """An early start; none before `known` fits. It is the earliest where only room counts; where tokens count, it is found by

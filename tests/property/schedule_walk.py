@@ -7,7 +7,9 @@ AssertionError at the first difference; test_schedule_twins and test_schedule_mu
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from random import Random
 from typing import Any
 
@@ -102,9 +104,10 @@ def compare(quick: Any, plain: Any, of: Shape, random: Random, now: int) -> None
     assert quick.total_at(at) == plain.total_at(at), "a total"
     assert quick.level_then(at) == plain.level_then(at), "a level"
     assert quick.instants(at, 5) == plain.instants(at, 5), "the instants after"
-    start, end, rate = wish(random, of, now)
-    assert quick.missing(start, end, rate, False) == plain.missing(start, end, rate, False), "without the minimum"
-    assert quick.most_that_fits(start, end, of.steep * 2) == plain.most_that_fits(start, end, of.steep * 2), "the largest rate"
+    for most in (of.steep * 2, of.steep * 10**4):
+        start, end, rate = wish(random, of, now)
+        assert quick.missing(start, end, rate, False) == plain.missing(start, end, rate, False), "without the minimum"
+        assert quick.most_that_fits(start, end, most) == plain.most_that_fits(start, end, most), "the largest rate"
     length = None if end is None else end - start
     for grain in (1, max(1, of.spread // 20)):
         first, early = Chain([quick]).earliest(rate, length, now, grain), Chain([plain]).earliest(rate, length, now, grain)
@@ -118,6 +121,17 @@ def compare(quick: Any, plain: Any, of: Shape, random: Random, now: int) -> None
                 assert plain.missing(before, None if length is None else before + length, rate) is not None, "and is the first"
 
 
+def crowded(module: Any, seed: int) -> None:
+    """Two walks with so many resident at a time that there are many blocks, which split, shrink and join again, around a bucket
+    that falls and fills by turns: what fits depends on extremes that lie far apart and change hands."""
+    random = Random(seed)
+    fill = random.randrange(6000, 14_000)
+    capacity = 10 ** random.randrange(5, 9)
+    of = Shape(None, 0, capacity, fill, 10**7, 10**6, 1000, 0.1, 0.01, level=capacity * 1000)
+    walk(module, of, 600, random, force=1)
+    walk(module, replace(of, cancels=0.48, folds=0.001), 600, random, force=1)
+
+
 def main(operations: int, seed: int) -> None:
     from ovspane import _schedule
 
@@ -128,9 +142,27 @@ def main(operations: int, seed: int) -> None:
         asked += walk(_schedule, shape(random), length, random)
         done += length
         walks += 1
-    print(f"{walks} walks, {done} operations, {asked} requests judged, 0 differ (seed {seed})")
+        if walks % 10 == 0:
+            crowded(_schedule, random.randrange(2**32))
+            done += 1200
+    print(f"{walks} walks, {done} operations, {asked} and more requests judged, 0 differ (seed {seed})")
+
+
+def try_library(path: str, walks: int) -> None:
+    """The same for an extension that is somewhere else, as test_schedule_mutations builds them."""
+    loader = ExtensionFileLoader("_schedule", path)
+    module = module_from_spec(spec_from_loader("_schedule", loader))  # type: ignore[arg-type]
+    loader.exec_module(module)
+    for seed in range(walks):
+        random = Random(seed)
+        walk(module, shape(random), 150, random)
+        if seed % 6 == 0:
+            crowded(module, seed)
 
 
 if __name__ == "__main__":
-    given = [int(word) for word in sys.argv[1:]]
-    main(*given, *(20_000, 1)[len(given) :])
+    if sys.argv[1:2] == ["--library"]:
+        try_library(sys.argv[2], int(sys.argv[3]))
+    else:
+        given = [int(word) for word in sys.argv[1:]]
+        main(*given, *(20_000, 1)[len(given) :])

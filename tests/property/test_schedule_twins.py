@@ -22,7 +22,7 @@ from ovspane.policy.admission import Refused, admit
 from ovspane.policy.schedule import Chain, Schedule
 from ovspane.policy.shares import ROOT_SHARE, Request
 from ovspane.policy.state import Put, State
-from tests.property.schedule_walk import Shape, compare, shape, walk, wish
+from tests.property.schedule_walk import Shape, compare, crowded, shape, walk, wish
 
 Twin = Callable[..., Any]
 
@@ -47,13 +47,9 @@ def test_random_walks_do_not_differ(seed: int, operations: int) -> None:
     walk(_schedule, shape(random), operations, random)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(8))
 def test_crowded_walks_do_not_differ(seed: int) -> None:
-    """So many resident at a time that there are many blocks, which split, shrink and join again."""
-    random = Random(seed)
-    of = Shape(None, 0, 10**9, 10**6, 10**7, 10**6, 1000, 0.1, 0.01)
-    walk(_schedule, of, 700, random, force=1)
-    walk(_schedule, Shape(**{**vars(of), "cancels": 0.48, "folds": 0.001}), 700, random, force=1)
+    crowded(_schedule, seed)
 
 
 @pytest.mark.parametrize("gap", [1, 3, 1000])

@@ -1,0 +1,72 @@
+"""Tests must be able to fail: the compiled schedule is broken on purpose, one way at a time, and the random walks must notice.
+
+Each mutation replaces one piece of _schedule.pyx by a plausible mistake. The mutants are built into a private directory and walk in
+a process of their own, since a broken one may also crash; only a disagreement with the plain twin counts as caught.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1] / "ovspane" / "_schedule.pyx"
+WALKS = 60  # at most; the first that disagrees ends it
+
+#: name -> (what stands there once, the mistake)
+MUTATIONS = {
+    "intervals_have_no_upper_end": ("            e.most_tilt = q\n", "            pass\n"),
+    "intervals_are_rounded_outwards": ("#define SHRUNK (1.0 - 0x1p-50)", "#define SHRUNK (1.0 + 0x1p-3)"),
+    "a_tilt_leaves_intervals_where_they_were": ("        e.most_tilt -= tilt\n", ""),
+    "nothing_is_lowered_after_the_end": ("self._lift(b, area(-rate, end - start), 0)", "self._lift(b, 0, 0)"),
+    "a_full_fall_is_too_much": ("p.peak - w > p.cap):", "p.peak - w >= p.cap):"),
+    "questions_forget_what_is_pending": (
+        "if self._walk(p, b.left, low, first, start, end, shift + b.shift, tilt + b.tilt):",
+        "if self._walk(p, b.left, low, first, start, end, shift, tilt):",
+    ),
+    "falls_across_blocks_are_missed": ("    rival(e, e.peak_at, later.dip_at, e.peak - later.dip)\n", ""),
+    "a_new_block_starts_where_the_old_one_did": (
+        "new.base += area(self.rate_in - b.total[i] - b.offset, b.at[i + 1] - b.at[i])",
+        "pass",
+    ),
+    "joined_blocks_forget_an_offset": ("next.total[i] + next.offset - b.offset", "next.total[i]"),
+    "breakpoints_are_not_counted": ("            b.refs[i] += 1\n", "            pass\n"),
+    "folding_forgets_the_balance": ("kept - self._balance(now) if self.bucket", "kept if self.bucket"),
+    "starts_are_skipped": ("out = narrow(b - floored(may, r))", "out = narrow(b - floored(may, r)) + span // 2 + 1"),
+    "rates_are_lowered_too_far": ("return narrow(rate + floored(-excess, span))", "return narrow(rate - 1 - excess / span)"),
+}
+
+
+def build(source: str, folder: Path) -> Path:
+    """The extension, compiled in a hurry. Raises CalledProcessError."""
+    (folder / "_schedule.pyx").write_text(source, encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "cython", "-3", "_schedule.pyx"], cwd=folder, check=True, capture_output=True)
+    library = folder / f"_schedule{sysconfig.get_config_var('EXT_SUFFIX')}"
+    compiler = str(sysconfig.get_config_var("CC") or "cc").split()
+    include = f"-I{sysconfig.get_paths()['include']}"
+    command = [*compiler, "-O0", "-w", "-fwrapv", "-fPIC", "-shared", include, "_schedule.c", "-o", str(library)]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return library
+
+
+def differs(library: Path) -> str:
+    """What the walks say of the extension: "" for no difference, else the last line of the failure."""
+    command = [sys.executable, "-m", "tests.property.schedule_walk", "--library", str(library), str(WALKS)]
+    done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, timeout=300)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"died: {done.returncode}"])[-1]
+
+
+def test_the_walks_find_nothing_in_the_right_one(tmp_path: Path) -> None:
+    assert differs(build(SOURCE.read_text(encoding="utf-8"), tmp_path)) == ""
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_walks_notice(name: str, tmp_path: Path) -> None:
+    right, wrong = MUTATIONS[name]
+    source = SOURCE.read_text(encoding="utf-8")
+    assert source.count(right) == 1, "the piece to break is not there once"
+    assert differs(build(source.replace(right, wrong), tmp_path)).startswith("AssertionError")
