@@ -26,10 +26,15 @@ from ovspane.policy.tree import ROOT, ActiveRequest, Delta, PolicyTree
 HOSTS = {1: "10.0.0.1", 2: "10.0.0.2", 3: "10.0.0.3"}
 PORTS = (1, 2, 3)
 END = 4
+#: one packet for each combination that the flowgroups below can tell apart, those in none of their sets too
 PACKETS = [
-    *(Packet(src=0x0A000000 + host, dst=9, proto=6, sport=5, dport=port) for host, port in product(HOSTS, PORTS)),
-    *(Packet(src=0x0A000000 + host, dst=9, proto=1) for host in HOSTS),
-]
+    *(Packet(src=0x0A000000 + host, dst=9, proto=proto, sport=5, dport=port)
+      for host, proto, port in product((*HOSTS, 9), (6, 17), (*PORTS, 9))),
+    *(Packet(src=0x0A000000 + host, dst=9, proto=proto) for host, proto in product((*HOSTS, 9), (1, 47))),
+    *(Packet(eth_type=0x86DD, src=9, dst=9, proto=proto, sport=5, dport=port) for proto, port in product((6, 17), (*PORTS, 9))),
+    *(Packet(eth_type=0x86DD, src=9, dst=9, proto=proto) for proto in (1, 58)),
+    Packet(eth_type=0x0806),
+]  # fmt: skip
 #: name -> (parent, may allow): a chain of three with a sibling at each level, one share that may not allow
 SHARES = {"a": (ROOT, True), "b": ("a", True), "c": ("a", True), "d": (ROOT, True), "e": ("b", False)}
 GROUPS = [
