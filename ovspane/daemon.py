@@ -46,6 +46,9 @@ log = logging.getLogger(__name__)
 LAST_PUSH = 2.0
 #: statements are served before the switch is reached, but wait this long for it, so that admission knows its ports (seconds)
 FIRST_LOOK = 1.0
+#: how long a commit may take before its statements are refused (seconds), all who ask wait for it meanwhile: with the private
+#: server, and with one at --db, which may be a cluster that elects a leader
+STORE_SECONDS, CLUSTER_SECONDS = 5.0, 30.0
 
 
 class PartFailed(Exception):
@@ -87,7 +90,7 @@ class Daemon:
         """Serve. Raises StoreError, ListenError or OSError when it cannot start, PartFailed when it had to end."""
         async with contextlib.AsyncExitStack() as stack:
             remote = self._settings.db or await stack.enter_async_context(self._private_store())
-            store = OvsdbStore(remote)
+            store = OvsdbStore(remote, limit=CLUSTER_SECONDS if self._settings.db else STORE_SECONDS)
             stack.push_async_callback(store.close)
             self._service = Service(
                 StoreKeeper(store),
