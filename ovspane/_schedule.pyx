@@ -119,6 +119,44 @@ cdef struct Probe:
     wide dry  # the level there
 
 
+# ---- memory: blocks that are free at the moment, a chain by `left`, for all schedules
+
+cdef Block *spare = NULL
+cdef int spares = 0
+
+
+cdef int provide(int count) except -1:
+    """Have `count` blocks ready, so that a change never fails in the middle. Raises MemoryError."""
+    global spare, spares
+    cdef Block *b
+    while spares < count:
+        b = <Block *>aligned_alloc(64, sizeof(Block))
+        if b is NULL:
+            raise MemoryError()
+        b.left = spare
+        spare = b
+        spares += 1
+    return 0
+
+
+cdef inline Block *taken() noexcept:
+    global spare, spares
+    cdef Block *b = spare
+    spare = b.left
+    spares -= 1
+    return b
+
+
+cdef inline void release(Block *b) noexcept:
+    global spare, spares
+    if spares >= 64:
+        free(b)
+        return
+    b.left = spare
+    spare = b
+    spares += 1
+
+
 # ---- extremes
 
 
@@ -307,8 +345,6 @@ cdef class Ledger:
     cdef readonly i64 level_at
     cdef readonly bint bucket_matters, limits
     cdef Block *root
-    cdef Block *spare  # a chain by `left`
-    cdef int spares
     cdef uint32_t state
     cdef i64 most  # top, or MOST
     cdef i64 rate_in  # fill
@@ -319,8 +355,6 @@ cdef class Ledger:
 
     def __cinit__(self, str share not None, top=None, least=0, capacity=None, fill=None, level=0, level_at=0):
         self.root = NULL
-        self.spare = NULL
-        self.spares = 0
         self.booked = self.forever = 0
         self.state = <uint32_t>((<uintptr_t><void*>self) >> 4) | 1
         cdef i64 at = number(level_at, LAST, "an instant")
@@ -338,7 +372,7 @@ cdef class Ledger:
         self.cap = widened(capacity * 1000) if self.bucket else 0
         self.x0 = self._level(level)
         self.level_at = at
-        self._provide(1)
+        provide(1)
         self.root = self._block()
         self.root.at[0] = at
         self.root.total[0] = 0
@@ -348,12 +382,7 @@ cdef class Ledger:
         self._pull(self.root)
 
     def __dealloc__(self):
-        cdef Block *b
         self._free(self.root)
-        while self.spare is not NULL:
-            b = self.spare
-            self.spare = b.left
-            free(b)
 
     cdef void _free(self, Block *b) noexcept:
         if b is NULL:
@@ -372,22 +401,9 @@ cdef class Ledger:
 
     # ---- blocks
 
-    cdef int _provide(self, int count) except -1:
-        """Have `count` blocks ready, so that a change never fails in the middle. Raises MemoryError."""
-        cdef Block *b
-        while self.spares < count:
-            b = <Block *>aligned_alloc(64, sizeof(Block))
-            if b is NULL:
-                raise MemoryError()
-            b.left = self.spare
-            self.spare = b
-            self.spares += 1
-        return 0
-
     cdef Block *_block(self) noexcept:
-        cdef Block *b = self.spare
-        self.spare = b.left
-        self.spares -= 1
+        """A block of those that were provided."""
+        cdef Block *b = taken()
         b.left = b.right = NULL
         b.base = b.shift = 0
         b.tilt = b.offset = 0
@@ -398,14 +414,6 @@ cdef class Ledger:
         self.state ^= self.state << 5
         b.priority = self.state
         return b
-
-    cdef void _release(self, Block *b) noexcept:
-        if self.spares >= 4:
-            free(b)
-            return
-        b.left = self.spare
-        self.spare = b
-        self.spares += 1
 
     cdef void _measure(self, Block *b) noexcept:
         """The extremes of a block's own breakpoints, by looking at each; its arrays may have changed."""
@@ -586,7 +594,7 @@ cdef class Ledger:
         self._press(b)
         if b is gone:
             rest = self._merge(b.left, b.right)
-            self._release(b)
+            release(b)
             return rest
         if gone.first < b.first:
             b.left = self._erase(b.left, gone)
@@ -907,7 +915,7 @@ cdef class Ledger:
         return 0 if b is NULL else 1 + self._blocks(b.left) + self._blocks(b.right)
 
     def __sizeof__(self):
-        return object.__sizeof__(self) + (self._blocks(self.root) + self.spares) * sizeof(Block)
+        return object.__sizeof__(self) + self._blocks(self.root) * sizeof(Block)
 
     def add(self, start, end, rate):
         cdef i64 s = number(start, LAST, "a start")
@@ -917,7 +925,7 @@ cdef class Ledger:
             raise ValueError("a reservation has a rate above 0 and ends after it starts")
         if r > MOST - self.booked:
             raise ValueError("the sum of the rates is out of bounds")
-        self._provide(2)
+        provide(2)
         self.booked += r
         if e == NEVER:
             self.forever += r
@@ -964,7 +972,7 @@ cdef class Ledger:
         cdef Block *b
         if now < self.level_at:
             raise ValueError("the past is folded away already")
-        self._provide(1)
+        provide(1)
         if now > self.level_at:
             self._mark(now)
             while True:
