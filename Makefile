@@ -61,7 +61,7 @@ bench: build
 	$(VENV)/bin/python -m bench --seconds $(BENCH_SECONDS) $(BENCH)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info ovspane/*.so ovspane/_fastmatch.c ovspane/_schedule.c .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info ovspane/*.so ovspane/_fast*.c ovspane/_schedule.c .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find ovspane tests lab demo bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: build deps check check-system check-kernel test lint man demo bench clean

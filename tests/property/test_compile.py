@@ -14,7 +14,7 @@ from ovspane.flowgroup import AddressSet, Flowgroup, normalise
 from ovspane.intervals import IntervalSet
 from ovspane.lang.statements import Kind
 from ovspane.match import Packet
-from ovspane.policy import access
+from ovspane.policy import access, expand
 from ovspane.policy.access import DenyNode
 from ovspane.policy.compile import Compiler, TooManyStages
 from ovspane.policy.expand import MATCH_LIMIT, TooManyMatches, expansion, located_matches
@@ -87,8 +87,11 @@ def test_histories_with_many_deny_nodes(many: int, monkeypatch: pytest.MonkeyPat
         assert run_history(seed, STEPS, count=2) is None
 
 
-def test_located_matches_are_those_of_the_flowgroup() -> None:
-    """The compiler's expansion against the plain one: the same matches, and as many as `expansion` says."""
+@pytest.mark.parametrize("compiled", [True, False])
+def test_located_matches_are_those_of_the_flowgroup(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler's expansion, with and without its compiled part, against the plain one of the flowgroup."""
+    if not compiled:
+        monkeypatch.setattr(expand, "single_match", None)
     rng = Random(6)
     for _ in range(3_000):
         group, where = workload.flowgroup(rng), workload.locations(rng)

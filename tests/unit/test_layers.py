@@ -20,7 +20,12 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"flowpush", "ovsdb_queues", "openflow", "oxm", "ofsession", "ovsdb", "ovsdb_replica", "store", "config"}),
     frozenset({"network"}),
     frozenset({"policy"}),
-    frozenset({"lang", "flowgroup", "overlap", "match", "intervals", "units", "_fastmatch", "_fastmatch_py", "_schedule"}),
+    frozenset(
+        {
+            "lang", "flowgroup", "overlap", "algebra", "match", "intervals", "units",
+            "_fastalgebra", "_fastexpand", "_fastmatch", "_fastmatch_py", "_schedule",
+        }
+    ),
 )
 PURE = LAYERS[4] | LAYERS[5] | LAYERS[6]
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
