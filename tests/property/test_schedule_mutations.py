@@ -1,7 +1,7 @@
 """Tests must be able to fail: the compiled schedule is broken on purpose, one way at a time, and the random walks must notice.
 
-Each mutation replaces one piece of _schedule.pyx by a plausible mistake. The mutants are built into a private directory and walk in
-a process of their own, since a broken one may also crash; only a disagreement with the plain twin counts as caught.
+Each mutation replaces one piece of _schedule.pyx or _schedule_curve.pxd by a plausible mistake. The mutants are built into a
+private directory and walk in a process of their own, since a broken one may also crash; only a disagreement with the plain twin counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "ovspane" / "_schedule.pyx"
+SOURCES = [HERE.parents[1] / "ovspane" / name for name in ("_schedule.pyx", "_schedule_curve.pxd")]
 WALKS = 60  # at most; the first that disagrees ends it
 
 #: name -> (what stands there once, the mistake)
@@ -37,18 +37,22 @@ MUTATIONS = {
     "breakpoints_are_not_counted": ("            b.refs[i] += 1\n", "            pass\n"),
     "folding_forgets_the_balance": ("kept - self._balance(now) if self.bucket", "kept if self.bucket"),
     "starts_are_skipped": ("out = narrow(b - floored(may, r))", "out = narrow(b - floored(may, r)) + span // 2 + 1"),
-    "rates_are_lowered_too_far": ("return narrow(rate + floored(-excess, span))", "return narrow(rate - 1 - excess / span)"),
+    "rates_are_lowered_too_far": ("narrow(rate + floored(-excess, span))", "narrow(rate + floored(-excess, span)) - 1"),
 }
 
 
-def build(source: str, folder: Path) -> Path:
-    """The extension, compiled in a hurry. Raises CalledProcessError."""
-    (folder / "_schedule.pyx").write_text(source, encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "cython", "-3", "_schedule.pyx"], cwd=folder, check=True, capture_output=True)
+def build(sources: dict[str, str], folder: Path) -> Path:
+    """The extension of these files, compiled in a hurry. Raises CalledProcessError."""
+    package = folder / "ovspane"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for name, source in sources.items():
+        (package / name).write_text(source, encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "cython", "-3", "ovspane/_schedule.pyx"], cwd=folder, check=True, capture_output=True)
     library = folder / f"_schedule{sysconfig.get_config_var('EXT_SUFFIX')}"
     compiler = str(sysconfig.get_config_var("CC") or "cc").split()
     include = f"-I{sysconfig.get_paths()['include']}"
-    command = [*compiler, "-O0", "-w", "-fwrapv", "-fPIC", "-shared", include, "_schedule.c", "-o", str(library)]
+    command = [*compiler, "-O0", "-w", "-fwrapv", "-fPIC", "-shared", include, "ovspane/_schedule.c", "-o", str(library)]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return library
 
@@ -60,13 +64,18 @@ def differs(library: Path) -> str:
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"died: {done.returncode}"])[-1]
 
 
+def right_ones() -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in SOURCES}
+
+
 def test_the_walks_find_nothing_in_the_right_one(tmp_path: Path) -> None:
-    assert differs(build(SOURCE.read_text(encoding="utf-8"), tmp_path)) == ""
+    assert differs(build(right_ones(), tmp_path)) == ""
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_walks_notice(name: str, tmp_path: Path) -> None:
     right, wrong = MUTATIONS[name]
-    source = SOURCE.read_text(encoding="utf-8")
-    assert source.count(right) == 1, "the piece to break is not there once"
-    assert differs(build(source.replace(right, wrong), tmp_path)).startswith("AssertionError")
+    sources = right_ones()
+    assert sum(source.count(right) for source in sources.values()) == 1, "the piece to break is not there once"
+    library = build({path: source.replace(right, wrong) for path, source in sources.items()}, tmp_path)
+    assert differs(library).startswith("AssertionError")
