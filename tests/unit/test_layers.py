@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "lang", "flowgroup", "overlap", "algebra", "match", "intervals", "units",
-            "_fastalgebra", "_fastexpand", "_fastmatch", "_fastmatch_py", "_schedule",
+            "_fastalgebra", "_fastalgebra_py", "_fastexpand", "_fastmatch", "_fastmatch_py", "_schedule",
         }
     ),
 )
