@@ -1,7 +1,8 @@
 """Tests must be able to fail: the compiled schedule is broken on purpose, one way at a time, and the random walks must notice.
 
 Each mutation replaces one piece of _schedule.pyx or _schedule_curve.pxd by a plausible mistake. The mutants are built into a
-private directory and walk in a process of their own, since a broken one may also crash; only a disagreement with the plain twin counts.
+private directory and walk in a process of their own, since a broken one may also crash; only a disagreement with the plain
+twin counts as caught.
 """
 
 from __future__ import annotations
