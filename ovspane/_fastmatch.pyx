@@ -11,10 +11,12 @@ those bits (a probe, built when first asked for) gives the candidates, and each 
 Bounds: a query costs at most one pass over all matches, whatever their masks are: groups of up to SMALL members are
 passed over in order, and a group has at most PROBES probes. When a query's own probe is not among them, the next best
 serves (any subset of the common bits gives all candidates), and only after that has wasted as many comparisons as a
-probe costs to build, the least used one gives way. Empty groups are freed, shrunken ones shrink.
+probe costs to build, the least used one gives way. Empty groups are freed, shrunken ones shrink. A query that is
+disjoint from the hull of all matches ends at once: that is what indexes of disjoint shares answer most of the time.
 
 Invariants: the slots 0 .. used-1 of a group are dense (a removal moves the last one into the gap); `places` has the
-group and slot of each handle; every probe links every slot of its group; value & ~mask == 0 in each match. The GIL is
+group and slot of each handle; every probe links every slot of its group; value & ~mask == 0 in each match; `hull` covers each (it may be wider than need
+be after removals). The GIL is
 held throughout: a query may build a probe.
 """
 
@@ -348,6 +350,7 @@ cdef class MatchIndex:
     cdef uint32_t *order  # the groups in use, those that answered last nearer the front
     cdef uint32_t *by_mask  # group numbers, open addressing over (mask, words)
     cdef uint32_t live, made, groups_room, by_mask_room, unused  # `unused`: a chain of freed groups through `at`
+    cdef uint64_t hull[2 * WORDS]  # a match that covers all that are there: value, then mask
     cdef uint64_t *found  # group << 32 | slot
     cdef size_t found_room
 
@@ -580,6 +583,11 @@ cdef class MatchIndex:
             if group.used <= group.probe[i].room or not spread(group, &group.probe[i]):
                 link(group, &group.probe[i], slot)
         self.put_place(handle, number, slot)
+        if not self.used:
+            memcpy(self.hull, match, sizeof(self.hull))
+        for i in range(WORDS):
+            self.hull[WORDS + i] &= match[WORDS + i] & ~(match[i] ^ self.hull[i])
+            self.hull[i] &= self.hull[WORDS + i]
         self.used += 1
         return True
 
@@ -741,8 +749,11 @@ cdef class MatchIndex:
         cdef Group *group
         cdef Probe *probe
         cdef bint exact
-        if limit == 0:
+        if limit == 0 or not self.used:
             return 0
+        for w in range(WORDS):  # every relation implies an overlap
+            if (match[w] ^ self.hull[w]) & self.hull[WORDS + w] & care[w]:
+                return 0
         floored(care, coarse)
         i = 0
         while i < self.live:

@@ -86,6 +86,7 @@ class _Step:
     delta: Delta
     gone: list[int]
     new: dict[int, _Entry]
+    handles: dict[int, range]  # of the new entries, by request id
     dirty: set[int] = field(default_factory=set)
     stages: dict[DenyNode, int] = field(default_factory=dict)
 
@@ -164,12 +165,14 @@ class Compiler:
 
     def _apply(self, delta: Delta, locations: Locations) -> _Step:
         gone = [handle for request in delta.removed for handle in self._handles[request.id]]
-        step = _Step(delta, gone, self._expand(delta, locations))
+        step = _Step(delta, gone, *self._expand(delta, locations))
         self._check_rates(step)
         for handle in step.gone:
             step.dirty.update(self._leave(handle, self._entries[handle]))
-        for handle, entry in sorted(step.new.items(), key=_denies_first) if len(step.new) > 1 else step.new.items():
-            step.dirty.update(self._enter(handle, entry))
+        for denies in (True, False):  # an allow costs the least when the denies that it meets are there
+            for handle, entry in step.new.items():
+                if (entry.request.kind is Kind.DENY) is denies:
+                    step.dirty.update(self._enter(handle, entry))
         stages = self._access.recolour(self._stage_limit)
         if stages is None:
             self._undo(step)
@@ -184,19 +187,24 @@ class Compiler:
             self._enter(handle, self._entries[handle])
         self._access.settle({})
 
-    def _expand(self, delta: Delta, locations: Locations) -> dict[int, _Entry]:
+    def _expand(self, delta: Delta, locations: Locations) -> tuple[dict[int, _Entry], dict[int, range]]:
+        """The new entries by handle, and the handles of each request; those of one follow each other."""
         for half in (delta.removed, delta.added):
             if len(half) > 1 and len({request.id for request in half}) < len(half):
                 raise ValueError("a request is twice in one half of a delta")
         leaving = {request.id for request in delta.removed}
-        new: list[_Entry] = []
+        new: dict[int, _Entry] = {}
+        handles: dict[int, range] = {}
+        handle = self._next
         for request in delta.added:
             if request.id in self._handles and request.id not in leaving:
                 raise ValueError(f"request {request.id} is in the table already")
-            place = self._place(request.node)
+            place, first = self._place(request.node), handle
             for match in located_matches(request.flowgroup, locations):
-                new.append(_Entry(request, match, place))
-        return dict(enumerate(new, start=self._next))
+                new[handle] = _Entry(request, match, place)
+                handle += 1
+            handles[request.id] = range(first, handle)
+        return new, handles
 
     def _place(self, name: str) -> Place:
         nodes = self._tree.nodes
@@ -247,11 +255,11 @@ class Compiler:
         """Bring the table to the entries of now; returns what the changed keys had before."""
         dirty = step.dirty
         dirty |= self._access.settle(step.stages)
-        dirty.update(step.new)
         if self._default_deny:
             dirty.add(VIRTUAL)
         for handle, entry in step.new.items():  # before the old ones are dropped: a user that moves keeps its ranks
-            dirty |= self._take_ranks(handle, entry.request)
+            if _rates(entry.request):
+                dirty |= self._take_ranks(handle, entry.request)
         touched: Touched = {}
         for handle in step.gone:
             entry = self._entries.pop(handle)
@@ -259,21 +267,16 @@ class Compiler:
             self._claim(entry, (), touched)
         for request in step.delta.removed:
             del self._handles[request.id]
-        self._take_entries(step)
-        for handle in sorted(dirty):
-            if handle in self._entries:
-                entry = self._entries[handle]
-                self._claim(entry, self._rules(handle, entry), touched)
-        return touched
-
-    def _take_entries(self, step: _Step) -> None:
-        for request in step.delta.added:
-            self._handles[request.id] = range(0)
-        for handle, entry in step.new.items():  # the handles of one request follow each other
-            held = self._handles[entry.request.id]
-            self._handles[entry.request.id] = range(held.start if held else handle, handle + 1)
+        self._handles |= step.handles
         self._entries |= step.new
         self._next += len(step.new)
+        for handle in sorted(dirty):
+            if handle in self._entries and handle not in step.new:
+                entry = self._entries[handle]
+                self._claim(entry, self._rules(handle, entry), touched)
+        for handle, entry in step.new.items():
+            self._claim(entry, self._rules(handle, entry), touched)
+        return touched
 
     def _take_ranks(self, handle: int, request: ActiveRequest) -> set[int]:
         """Returns the handles of the entries whose labels moved to make room."""
@@ -349,11 +352,6 @@ class Compiler:
             elif now is not before and now != before:
                 added.append(now)
         return _ordered(TableDelta(tuple(added), tuple(removed)))
-
-
-def _denies_first(item: tuple[int, _Entry]) -> bool:
-    """An allow costs the least when the denies that it meets are there."""
-    return item[1].request.kind is not Kind.DENY
 
 
 def _says(request: ActiveRequest) -> Access:
