@@ -19,7 +19,7 @@ def explain(state: State, group: Flowgroup, now: int) -> Reply:
     """The verdict on the flowgroup at `now` (ms) and the requests that it comes from."""
     active = [
         request
-        for request in state.requests.values()
+        for request in sorted(state.nearby.near(group, state.locations, Kind), key=lambda request: request.id)
         if request.during(now, now + 1) and overlap(request.flowgroup, group, state.locations)
     ]
     held = honour.denied_region(state, group, active)
