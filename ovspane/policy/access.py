@@ -227,10 +227,11 @@ class AccessStages:
         return found
 
     def _new_class(self, place: Place, hits: Hits) -> AllowClass:
-        number = self._free.pop() if self._free else len(self._by_number)
+        used_before = bool(self._free)
+        number = self._free.pop() if used_before else len(self._by_number)
         new = self._classes[place.node, hits] = self._by_number[number] = AllowClass(number, place, hits)
-        for node in self.nodes.values():
-            if number < len(node.deaf):  # a number that had another meaning
+        for node in self.nodes.values() if used_before else ():  # the number had another meaning
+            if number < len(node.deaf):
                 node.deaf[number] = _is_deaf(new, node)
             if number < len(node.hitless):
                 node.hitless[number] = node not in hits
