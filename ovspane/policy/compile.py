@@ -326,7 +326,8 @@ class Compiler:
             else:
                 claims = shared.setdefault(key, {holder.request: holder})
                 claims[rule.request] = rule
-                table[key] = claims[min(claims)]
+                if rule.request < holder.request:
+                    table[key] = rule
         entry.rules = rules
 
     def _disclaim(self, rule: Rule, touched: Touched) -> None:
@@ -337,7 +338,8 @@ class Compiler:
             del table[key]
             return
         del claims[rule.request]
-        table[key] = claims[min(claims)]
+        if table[key].request == rule.request:
+            table[key] = claims[min(claims)]
         if len(claims) == 1:
             del self._shared[key]
 
