@@ -140,6 +140,16 @@ cdef inline object as_int(wide value):
     return (<object>high_half(value) << 64) | <object>low_half(value)
 
 
+cdef uint32_t seeds_made = 0
+
+
+cdef uint32_t fresh_seed() noexcept:
+    """Another one for each ledger, and the same ones in each process: the same questions take the same course."""
+    global seeds_made
+    seeds_made = <uint32_t>(seeds_made + <uint32_t>2654435769u)
+    return seeds_made | 1
+
+
 cdef class Ledger:
     """The reservations of one share's subtree over time. See _schedule.pyi."""
 
@@ -162,7 +172,7 @@ cdef class Ledger:
     def __cinit__(self, str share not None, top=None, least=0, capacity=None, fill=None, level=0, level_at=0):
         self.root = NULL
         self.booked = self.forever = 0
-        self.state = <uint32_t>((<uintptr_t><void*>self) >> 4) | 1
+        self.state = fresh_seed()
         cdef i64 at = number(level_at, LAST, "an instant")
         self.least = number(least, MOST, "a rate")
         self.most = MOST if top is None else number(top, MOST, "a rate")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -100,7 +101,7 @@ class Daemon:
                 gate=self._gate,
                 default_deny=self._settings.default_deny,
             )
-            await self._service.load()
+            await self._load()
             self._switch.start()
             stack.push_async_callback(self._switch.close)
             await self._switch.wait_until(lambda: self._switch.connected, FIRST_LOOK)
@@ -117,6 +118,15 @@ class Daemon:
             await self._reconciler.settled(LAST_PUSH)
         if self._failure is not None:
             raise PartFailed(str(self._failure)) from self._failure
+
+    async def _load(self) -> None:
+        """Load the state. What lives as long as the daemon need not be looked at by each garbage collection, then or later."""
+        gc.disable()
+        try:
+            await self._service.load()
+        finally:
+            gc.enable()
+        gc.freeze()
 
     @contextlib.asynccontextmanager
     async def _private_store(self) -> AsyncIterator[str]:
