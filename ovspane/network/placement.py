@@ -95,7 +95,7 @@ class Pipeline:
         return self.meter_base + slot
 
     def meter(self, rule: Rule) -> Meter:
-        """The meter of a limit: a burst of one second, so that TCP reaches the rate (docs/measurements.md)."""
+        """The meter of a limit: a burst of one second: with a tenth of that TCP gets half of the rate."""
         return Meter(self.meter_id(rule.slot), rule.rate, max(rule.rate, LEAST_BURST))
 
 

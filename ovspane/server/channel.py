@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class _Entry:
         return not isinstance(self.answer, asyncio.Future) or self.answer.done()
 
 
-class Channel(asyncio.BufferedProtocol):
+class Channel(asyncio.BufferedProtocol, ABC):
     """Base of the conversations. They implement `cut`, `cut_end` and `take`, and may extend `greet` and `idle`."""
 
     #: connections, of all listeners, that wait for answers
@@ -90,17 +91,17 @@ class Channel(asyncio.BufferedProtocol):
     def greet(self, transport: asyncio.Transport) -> None:
         """The connection is there."""
 
+    @abstractmethod
     def cut(self, data: bytes) -> Sequence[Piece]:
         """The pieces that `data` completes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cut_end(self) -> Sequence[Piece]:
         """The pieces that the end of the stream completes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, piece: Piece) -> None:
         """Answer a piece: calls `answer` once, or nothing."""
-        raise NotImplementedError
 
     def idle(self) -> None:
         """All that came has been taken."""
