@@ -1,6 +1,6 @@
 """Tests must be able to fail: the compiled schedule is broken on purpose, one way at a time, and the random walks must notice.
 
-Each mutation replaces one piece of _schedule.pyx or _schedule_curve.pxd by a plausible mistake. The mutants are built into a
+Each mutation replaces one piece of _schedule.pyx or of its .pxd files by a plausible mistake. The mutants are built into a
 private directory and walk in a process of their own, since a broken one may also crash; only a disagreement with the plain
 twin counts as caught.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SOURCES = [HERE.parents[1] / "ovspane" / name for name in ("_schedule.pyx", "_schedule_curve.pxd")]
+NAMES = ("_schedule.pyx", "_schedule_curve.pxd", "_schedule_blocks.pxd", "_schedule_search.pxd")
+SOURCES = [HERE.parents[1] / "ovspane" / name for name in NAMES]
 WALKS = 60  # at most; the first that disagrees ends it
 
 #: name -> (what stands there once, the mistake)
@@ -23,20 +24,20 @@ MUTATIONS = {
     "intervals_have_no_upper_end": ("            e.most_tilt = q\n", "            pass\n"),
     "intervals_are_rounded_outwards": ("#define SHRUNK (1.0 - 0x1p-50)", "#define SHRUNK (1.0 + 0x1p-3)"),
     "a_tilt_leaves_intervals_where_they_were": ("        e.most_tilt -= tilt\n", ""),
-    "nothing_is_lowered_after_the_end": ("self._lift(b, area(-rate, end - start), 0)", "self._lift(b, 0, 0)"),
+    "nothing_is_lowered_after_the_end": ("lift(t, b, area(-rate, end - start), 0)", "lift(t, b, 0, 0)"),
     "a_full_fall_is_too_much": ("p.peak - w > p.cap):", "p.peak - w >= p.cap):"),
     "questions_forget_what_is_pending": (
-        "if self._walk(p, b.left, low, first, start, end, shift + b.shift, tilt + b.tilt):",
-        "if self._walk(p, b.left, low, first, start, end, shift, tilt):",
+        "if walk(t, p, b.left, low, first, start, end, shift + b.shift, tilt + b.tilt):",
+        "if walk(t, p, b.left, low, first, start, end, shift, tilt):",
     ),
     "falls_across_blocks_are_missed": ("    rival(e, e.peak_at, later.dip_at, e.peak - later.dip)\n", ""),
     "a_new_block_starts_where_the_old_one_did": (
-        "new.base += area(self.rate_in - b.total[i] - b.offset, b.at[i + 1] - b.at[i])",
+        "new.base += area(t.rate_in - b.total[i] - b.offset, b.at[i + 1] - b.at[i])",
         "pass",
     ),
     "joined_blocks_forget_an_offset": ("next.total[i] + next.offset - b.offset", "next.total[i]"),
-    "breakpoints_are_not_counted": ("            b.refs[i] += 1\n", "            pass\n"),
-    "folding_forgets_the_balance": ("kept - self._balance(now) if self.bucket", "kept if self.bucket"),
+    "breakpoints_are_not_counted": ("        b.refs[i] += 1\n", "        pass\n"),
+    "folding_forgets_the_balance": ("kept - balance(&self.t, now) if self.t.bucket", "kept if self.t.bucket"),
     "starts_are_skipped": ("out = narrow(b - floored(may, r))", "out = narrow(b - floored(may, r)) + span // 2 + 1"),
     "rates_are_lowered_too_far": ("narrow(rate + floored(-excess, span))", "narrow(rate + floored(-excess, span)) - 1"),
 }
