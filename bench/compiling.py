@@ -1,7 +1,8 @@
 """The compiler: bulk load, incremental adds and removes, flows and memory, for each shape and size. The group `compile`.
 
 Above: bench. Below: apart (a process for each case), shapes, naive. An add is timed from an accepted request to its list of
-flows (policy.tree, policy.compile, and placement's rendering); sizes that do not end within the budget are reported so, and the
+flows (policy.tree, policy.compile, and placement's rendering); `hidden_…` is the same with hiding: the flows that are left, the
+bulk load of that layer alone, and an add or remove through both. Sizes that do not end within the budget are reported so, and the
 larger ones of that shape are not tried.
 """
 
@@ -15,10 +16,12 @@ from time import perf_counter
 from bench import apart
 from bench.memory import MATCH_BYTES, read_gb_s, resident
 from bench.results import Result, percentile
-from bench.shapes import SHAPES
+from bench.shapes import SHAPES, Maker
 from ovspane.network.placement import Pipeline
 from ovspane.policy.compile import Compiler
-from ovspane.policy.tree import Delta, PolicyTree
+from ovspane.policy.hiding import Hiding
+from ovspane.policy.table import TableDelta
+from ovspane.policy.tree import ActiveRequest, Delta, PolicyTree
 
 SIZES = (100, 1_000, 10_000, 100_000)
 ADDS = 1_000
@@ -43,14 +46,29 @@ def case(shape: str, count: str) -> Iterator[Result]:
     yield Result("stages", compiler.stages, "stages", n)
     gc.collect()
     yield Result("bytes_per_request", (resident() - before) / n, "bytes", n)
-    timed = list(_timed(compiler, maker.tree, [Delta(added=(request,)) for request in fresh]))
-    yield from _percentiles("add", timed, n)
+    yield from _adds_and_removes("", compiler, maker, fresh, None)
+    hiding = Hiding()
+    start = perf_counter()
+    hiding.update(TableDelta(added=tuple(compiler.table.rules.values())))
+    yield Result("hidden_bulk_ms", (perf_counter() - start) * 1000, "ms", n)
+    yield Result("hidden_flows", len(hiding.visible.rules), "flows", n)
+    yield from _adds_and_removes("hidden_", compiler, maker, fresh, hiding)
+
+
+def _adds_and_removes(
+    prefix: str, compiler: Compiler, maker: Maker, fresh: list[ActiveRequest], hiding: Hiding | None
+) -> Iterator[Result]:
+    timed = list(_timed(compiler, maker.tree, [Delta(added=(request,)) for request in fresh], hiding))
+    yield from _percentiles(f"{prefix}add", timed, maker.n)
     there = fresh[: len(timed)]
     maker.rng.shuffle(there)
-    yield from _percentiles("remove", list(_timed(compiler, maker.tree, [Delta(removed=(one,)) for one in there])), n)
+    timed = list(_timed(compiler, maker.tree, [Delta(removed=(one,)) for one in there], hiding))
+    yield from _percentiles(f"{prefix}remove", timed, maker.n)
 
 
-def _timed(compiler: Compiler, tree: PolicyTree, deltas: list[Delta]) -> Iterator[tuple[float, int]]:
+def _timed(
+    compiler: Compiler, tree: PolicyTree, deltas: list[Delta], hiding: Hiding | None
+) -> Iterator[tuple[float, int]]:
     """(microseconds, flow-mods) of each delta, until ENOUGH."""
     pipeline = Pipeline()
     until = perf_counter() + ENOUGH
@@ -58,6 +76,8 @@ def _timed(compiler: Compiler, tree: PolicyTree, deltas: list[Delta]) -> Iterato
         start = perf_counter()
         tree.apply(delta)
         change = compiler.update(delta, {})
+        if hiding is not None:
+            change = hiding.update(change)
         flows = [pipeline.flow(rule) for half in (change.added, change.removed) for rule in half]
         end = perf_counter()
         yield (end - start) * 1e6, len(flows)

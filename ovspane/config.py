@@ -12,6 +12,7 @@ a setting that is silently not in force is worse than a daemon that does not sta
     db = "unix:/…"                         # an ovsdb-server with the database OVSPane; unset: a private one
     bridges = ["br0"]                      # unset: all
     default_deny = false
+    hiding = false                         # keep flows off the bridges that another one covers
     enforcement = "strict"                 # or "best-effort": accept reservations that no port can enforce
     first_table = 100                      # our OpenFlow tables: first_table .. first_table + 43
     meter_base = 1000000                   # our meters: from meter_base + 1 on
@@ -71,6 +72,7 @@ class Settings:
     db: str = ""
     bridges: tuple[str, ...] = ()
     default_deny: bool = False
+    hiding: bool = False
     enforcement: str = "strict"
     first_table: int = 100
     meter_base: int = 1_000_000
@@ -117,7 +119,7 @@ def _typed(key: str, value: Any) -> Any:
             return Compatibility(**_table(key, value, Compatibility))
         case "tls":
             return Tls(**_table(key, value, Tls))
-        case "default_deny":
+        case "default_deny" | "hiding":
             return _expect(key, value, bool)
         case "first_table" | "meter_base":
             return _expect(key, value, int)

@@ -29,6 +29,7 @@ from ovspane.lang.statements import Kind
 from ovspane.network.placement import Pipeline
 from ovspane.ovsdb import Change as SwitchChange
 from ovspane.ovsdb import Event, SwitchDb
+from ovspane.policy.hiding import Hiding
 from ovspane.policy.shares import Request
 from ovspane.policy.state import Change, Put
 from ovspane.policy.table import TableDelta
@@ -54,6 +55,10 @@ STORE_SECONDS, CLUSTER_SECONDS = 5.0, 30.0
 
 class PartFailed(Exception):
     """A task of the daemon ended by a defect, so the daemon ended; systemd starts it again."""
+
+
+#: begins the status of a request that has no flow of its own (policy.hiding)
+HIDDEN = "hidden by"
 
 
 def clock() -> int:
@@ -82,6 +87,7 @@ class Daemon:
         self._switch = SwitchDb(settings.ovsdb)
         self._reconciler = Reconciler(self._switch, scope_of(settings), self._status)
         self._switch.listen(self._tell_switch)
+        self._hiding = Hiding() if settings.hiding else None
 
     def end(self) -> None:
         """Ask for a clean end."""
@@ -182,14 +188,36 @@ class Daemon:
     # --- policy to switch, switch to policy
 
     def _on_delta(self, delta: TableDelta) -> None:
+        if self._hiding is not None:
+            delta = self._hiding.update(delta)
         self._reconciler.change(delta, self._service.runtime.compiler.stages)
+        self._note_hidden()
 
     def _on_reload(self) -> None:
         compiler = self._service.runtime.compiler
-        self._reconciler.reset(compiler.table, compiler.stages)
+        table = compiler.table
+        if self._hiding is not None:
+            self._hiding = Hiding()
+            self._hiding.update(TableDelta(added=tuple(table.rules.values())))
+            table = self._hiding.visible
+        self._reconciler.reset(table, compiler.stages)
+        self._note_hidden()
+
+    def _note_hidden(self) -> None:
+        """The status of requests that have no flow of their own any more, or lie below another one, or have no rules now."""
+        if self._hiding is None:
+            return
+        status = self._service.state.status
+        for number in self._hiding.changed:
+            if self._hiding.wholly_hidden(number):
+                self._status(number, HIDDEN)
+            elif status.get(number, "").startswith(HIDDEN):
+                del status[number]
 
     def _status(self, number: int, text: str) -> None:
         state = self._service.state
+        if self._hiding is not None and self._hiding.wholly_hidden(number):  # whatever became of the flow that it had
+            text = f"{HIDDEN} {','.join(map(str, self._hiding.hiders(number)))}"
         request = state.requests.get(number)
         if request is None or state.status.get(number) == text:
             return

@@ -25,6 +25,7 @@ from ovspane.lang.statements import Statement, Tick
 from ovspane.network.placement import FlowKey, Guarantee, Pipeline, Plan
 from ovspane.network.text import actions_text, flow_text, match_fields, meter_text
 from ovspane.network.values import COOKIE_MASK, FlowRule, Meter
+from ovspane.policy.hiding import Hiding
 from ovspane.policy.shares import ADMINISTRATOR, Request
 from ovspane.policy.table import Effect, TableDelta
 from ovspane.replay import Replay, TraceError, read_trace
@@ -72,6 +73,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--stage", choices=STAGES, help="only the flows of one stage; pipeline: those between the stages")
     parser.add_argument(
+        "--hiding",
+        action="store_true",
+        help="leave out the flows that another one covers, as a daemon with hiding = true does",
+    )
+    parser.add_argument(
         "--format",
         choices=("ovs-ofctl", "json"),
         default="ovs-ofctl",
@@ -90,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     name = options.file
     try:
         text = (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()).decode("utf-8")
-        compiled = Compiled(text)
+        compiled = Compiled(text, options.hiding)
         compiled.play(options.at)
     except OSError as error:
         return _bad(f"{name}: {error.strerror}")
@@ -147,13 +153,14 @@ def _plain(text: str) -> Iterator[Spoken]:
 class Compiled:
     """A file's statements, said up to an instant, and what they come to."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, hiding: bool = False) -> None:
         """Raises TraceError or BadFile."""
         self._spoken = read(text)
         self._replay = Replay()
         self._pipeline = Pipeline()
         self.plan = Plan(self._pipeline)
         self._stages: dict[FlowKey, str] = {}  # of the flows that requests brought
+        self._hiding = Hiding() if hiding else None
         self._owners: dict[int, int] = {}  # a meter's slot -> its request
         self.complaints: list[str] = []  # refusals, and answers that a trace does not expect
 
@@ -172,6 +179,9 @@ class Compiled:
             self._replay.say(ADMINISTRATOR, Piece(f"Tick {(until - self._replay.now) // 1000}."))
         compiler = self._replay.runtime.compiler
         rules = compiler.table.rules.values()
+        if self._hiding is not None:
+            self._hiding.update(TableDelta(added=tuple(rules)))
+            rules = self._hiding.visible.rules.values()
         self.plan.apply(TableDelta(added=tuple(rules)), compiler.stages)
         self._stages = {self._pipeline.flow(rule).key: rule.stage.name.lower() for rule in rules}
         self._owners = {rule.slot: rule.request for rule in rules if rule.effect is Effect.LIMIT}
@@ -221,6 +231,11 @@ class Compiled:
         known = self._replay.runtime.state.requests
         return [known[number] for number in sorted(self._replay.runtime.tree.requests)]
 
+    def hidden_by(self, request: Request) -> list[int]:
+        """The requests that hide this one; empty if it has flows of its own, or no rules at all."""
+        hiding = self._hiding
+        return hiding.hiders(request.id) if hiding is not None and hiding.wholly_hidden(request.id) else []
+
     def meters(self, stage: str | None) -> list[tuple[int, Meter]]:
         """(request, meter) of the meters that the stage's flows name."""
         if stage not in (None, "limit"):
@@ -242,6 +257,8 @@ def ofctl_lines(compiled: Compiled, stage: str | None) -> Iterator[str]:
     yield "# A packet that may pass comes back to table 0 with bit 0 of reg15 set; the bridge's own flows forward it there."
     for request in compiled.requests():
         yield f"# request {request.id} {asked(request)}"
+        if hiders := compiled.hidden_by(request):
+            yield f"# request {request.id} hidden by {','.join(map(str, hiders))}"
     for number, meter in compiled.meters(stage):
         yield f"# request {number} meter {meter.id} rate {meter.rate}"
     for queue in compiled.queues(stage):
@@ -283,5 +300,8 @@ def document(compiled: Compiled, stage: str | None) -> dict[str, Any]:
             for number, meter in compiled.meters(stage)
         ],
         "queues": [{"id": one.slot, "min_rate": one.rate, "request": one.request} for one in compiled.queues(stage)],
-        "requests": [{"id": one.id, "statement": asked(one)} for one in compiled.requests()],
+        "requests": [
+            {"id": one.id, "statement": asked(one)} | ({"hidden_by": by} if (by := compiled.hidden_by(one)) else {})
+            for one in compiled.requests()
+        ],
     }

@@ -52,11 +52,13 @@ def explain(state: State, group: Flowgroup, now: int) -> Reply:
                 "until": time_text(request.end),
             }
         )
+        status = state.status.get(request.id, "")
+        hidden = f" ({status}: no flow of its own)" if status.startswith("hidden") else ""
         missing = f" (no packets: {', '.join(unlocated)} not located)" if unlocated else ""
         rate = f" = {rate_text(request.rate)}" if request.rate else ""
         lines.append(
             f"{request.id} {request.kind.value}{request.flowgroup}{rate} on {request.share} by {request.speaker}"
-            f" until {time_text(request.end)}: {effect}, {'all' if whole else 'part'} of it{missing}"
+            f" until {time_text(request.end)}: {effect}, {'all' if whole else 'part'} of it{missing}{hidden}"
         )
     return listing(lines, items, **fields)
 

@@ -104,6 +104,10 @@ class Hiding:
         """The rules of a request that are hidden, and by which rule; empty for a request that is not there."""
         return tuple(Hidden(entry.rule, entry.coverer.rule) for entry in self._requests.get(request, ()) if entry.coverer)
 
+    def hiders(self, request: int) -> list[int]:
+        """The requests below which the hidden rules of a request lie, in order."""
+        return sorted({entry.coverer.rule.request for entry in self._requests.get(request, ()) if entry.coverer})
+
     def wholly_hidden(self, request: int) -> bool:
         """True iff the request has rules and all are hidden: it has no flow, and so no counters, of its own."""
         entries = self._requests.get(request)

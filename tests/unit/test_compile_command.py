@@ -173,6 +173,30 @@ def test_stages_divide_the_flows(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert all(line.startswith("cookie=0x70616e6500000000,") for line in parts[3])
 
 
+NESTED = """
+deny(srcHost=10.0.0.0/29, dstPort=80, transport=TCP) on rootShare.
+deny(srcHost=10.0.0.0/24) on rootShare.
+ratelimit(srcHost=10.0.0.4, dstPort=443) = 2Mb on rootShare.
+ratelimit(srcHost=10.0.0.0/28) = 1Mb on rootShare.
+"""
+
+
+def test_hiding_leaves_out_what_another_flow_covers(
+    ovs: DummyOvs, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    whole, _ = printed(capsys, tmp_path / "f", NESTED)
+    out, _ = printed(capsys, tmp_path / "f", NESTED, "--hiding")
+    lines = set(out.splitlines())
+    assert {line for line in lines if line[0] != "#"} < set(whole.splitlines())
+    assert {"# request 1 hidden by 2", "# request 3 hidden by 4"} <= lines
+    assert "hidden" not in whole
+    meters = [len(re.findall(r"^# request [0-9]+ meter", text, re.M)) for text in (whole, out)]
+    assert meters == [2, 1]  # the hidden limit has no meter
+    document = json.loads(printed(capsys, tmp_path / "f", NESTED, "--hiding", "--format", "json")[0])
+    assert [request.get("hidden_by") for request in document["requests"]] == [[2], None, [4], None]
+    load(ovs, out)
+
+
 def test_json_has_the_same_flows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text, _ = printed(capsys, tmp_path / "f", PLAIN)
     document = json.loads(printed(capsys, tmp_path / "f", PLAIN, "--format", "json")[0])

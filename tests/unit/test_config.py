@@ -18,6 +18,7 @@ rundir = "/tmp/run"
 db = "unix:/tmp/db.sock"
 bridges = ["br0", "br1"]
 default_deny = true
+hiding = true
 enforcement = "best-effort"
 first_table = 20
 meter_base = 500
@@ -43,6 +44,7 @@ def test_every_setting(tmp_path: Path) -> None:
         db="unix:/tmp/db.sock",
         bridges=("br0", "br1"),
         default_deny=True,
+        hiding=True,
         enforcement="best-effort",
         first_table=20,
         meter_base=500,
@@ -63,6 +65,7 @@ def test_defaults() -> None:
         ("sockt = 'x'", "sockt"),
         ("socket_mode = 'rw'", "socket_mode"),
         ("default_deny = 'yes'", "default_deny"),
+        ("hiding = 1", "hiding"),
         ("first_table = 250", "first_table"),
         ("first_table = true", "first_table"),
         ("meter_base = -1", "meter_base"),

@@ -267,3 +267,42 @@ def test_a_daemon_without_a_switch_serves_and_waits_for_it(switch: DummyOvs) -> 
         daemon.settle()
         assert daemon.requests()[number].startswith("installed")
         assert daemon.stop() == 0
+
+
+def test_hidden_requests_have_no_flow_and_say_so(switch: DummyOvs) -> None:
+    """What covers a request has the flow; when it goes, the request's own is there before that is gone."""
+    packet = f"in_port=1,tcp,{ALICE},tp_dst=80"
+    settings = 'hiding = true\nenforcement = "best-effort"\n'
+    with daemon_on(switch, settings) as daemon:
+        daemon.do(*TREE)
+        skeleton = len(flows(switch))
+        narrow = daemon.request("deny(user=Alice, dstPort=80, transport=TCP) on aAC to +1h.")
+        daemon.settle()
+        assert daemon.requests()[narrow].startswith("installed deny(")
+        wide = daemon.request("deny(user=Alice) on aAC to +1h.")
+        limited = daemon.request("ratelimit(user=Alice, dstPort=81) = 2Mb on aBW to +1h.")
+        lower = daemon.request("ratelimit(user=Alice) = 1Mb on aBW to +1h.")
+        daemon.settle()
+        listed = daemon.requests()
+        assert listed[narrow].startswith(f"hidden by {wide} deny(")
+        assert listed[limited].startswith(f"hidden by {lower} ratelimit(")
+        assert all(listed[number].startswith("installed ") for number in (wide, lower))
+        assert not [line for line in flows(switch) if f"{COOKIE}{narrow:08x}" in line or f"{COOKIE}{limited:08x}" in line]
+        assert switch.ofctl("dump-meters", "br0").count("rate=") == 1
+        assert f"(hidden by {wide}: no flow of its own)" in daemon.ask("Explain (user=Alice, dstPort=80, transport=TCP).")
+        with_hiding = len(flows(switch))
+    with daemon_on(switch, settings) as daemon:  # a daemon that starts loads the same
+        daemon.do(*TREE)
+        narrow = daemon.request("deny(user=Alice, dstPort=80, transport=TCP) on aAC to +1h.")
+        wide = daemon.request("deny(user=Alice) on aAC to +1h.")
+        daemon.settle()
+        daemon.kill()
+        daemon.start()
+        wait_for(lambda: daemon.requests()[wide].startswith("installed "), "status after the restart")
+        assert daemon.requests()[narrow].startswith(f"hidden by {wide} ")
+        daemon.do(f"Cancel {wide}.")
+        daemon.settle()
+        assert daemon.requests()[narrow].startswith("installed deny(")
+        assert drops(switch, packet)
+        assert not drops(switch, f"in_port=1,tcp,{ALICE},tp_dst=81")
+    assert skeleton < with_hiding
