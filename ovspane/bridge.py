@@ -115,11 +115,19 @@ class BridgeTwin:
         self._dirty |= held
         return Work(flows, dict(plan.meters), whole, held)
 
-    def named_queues(self) -> set[int] | None:
-        """The queue ids that installed flows name; None if it is not known what is installed."""
+    def named_queues(self, plan: Plan) -> set[tuple[int, int]] | None:
+        """The queue ids that installed flows name, each with the request it is for; None if it is not known what is installed.
+        A flow that the plan only gives to another request, in the same queue, is that one's already."""
         if self._installed is None:
             return None
-        return {queue for rule in self._installed.values() if (queue := rule.instructions.set_queue) is not None}
+        named = set()
+        for key, rule in self._installed.items():
+            queue = rule.instructions.set_queue
+            if queue is not None:
+                planned = plan.flows.get(key, rule)
+                owner = planned if planned.instructions.set_queue == queue else rule
+                named.add((queue, owner.cookie & ~COOKIE_MASK))
+        return named
 
     async def make(self, work: Work) -> SyncCounts:
         """Install what the work has and the bridge lacks, and remove flows that it has no more. Raises SessionError; then the

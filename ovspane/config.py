@@ -16,6 +16,7 @@ a setting that is silently not in force is worse than a daemon that does not sta
     enforcement = "strict"                 # or "best-effort": accept reservations that no port can enforce
     first_table = 100                      # our OpenFlow tables: first_table .. first_table + 43
     meter_base = 1000000                   # our meters: from meter_base + 1 on
+    adopt = ["eth1"]                       # ports whose QoS row of another owner ours may stand in for, while it is needed
     [ports]
     eth1 = "100Mb"                         # what a port can send, where the link speed does not tell
     [compatibility]
@@ -77,6 +78,7 @@ class Settings:
     first_table: int = 100
     meter_base: int = 1_000_000
     ports: Mapping[str, int] = field(default_factory=dict)
+    adopt: tuple[str, ...] = ()
     compatibility: Compatibility = Compatibility()
     tls: Tls = Tls()
 
@@ -111,8 +113,8 @@ def _typed(key: str, value: Any) -> Any:
                 return value if isinstance(value, int) else int(_expect(key, value, str), 8)
             except ValueError as problem:
                 raise ConfigError(f"{key} must be an octal number such as 0660") from problem
-        case "bridges":
-            return tuple(_expect("bridges", name, str) for name in _expect(key, value, list, tuple))
+        case "bridges" | "adopt":
+            return tuple(_expect(key, name, str) for name in _expect(key, value, list, tuple))
         case "ports":
             return {name: _speed(name, speed) for name, speed in _expect(key, value, dict).items()}
         case "compatibility":

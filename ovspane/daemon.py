@@ -74,6 +74,7 @@ def scope_of(settings: Settings) -> Scope:
         Pipeline(settings.first_table, settings.meter_base),
         settings.ports,
         settings.enforcement == "best-effort",
+        frozenset(settings.adopt),
     )
 
 

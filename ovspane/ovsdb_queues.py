@@ -1,20 +1,21 @@
 """QoS and Queue rows: what a host's ports have of ours, what they shall have, and the difference in one transaction.
 
-Above: reconcile, doctor. Below: ovsdb, network.values; the kernel's tc for `read_tc`.
+Above: queueing, reconcile, doctor. Below: ovsdb, network.values. What the kernel makes of the rows is tc's to tell.
 
 `plan` is pure: desired and actual in, operations and refusals out. `QueueSync` reads the actual rows, runs the plan as
 one transaction and waits until ovs-vswitchd has applied it, so that flows may name the queues afterwards.
 
 Invariants: only rows with external_ids:ovspane="1" are changed or deleted; a port with a QoS row of somebody else, or a
-queue id of somebody else in our row, is refused and left alone. A port has a QoS row of ours iff it has a queue of
+queue id of somebody else in our row, is refused and left alone. Where the configuration says to adopt such a port, our QoS row
+stands in for the other one, which is not changed and comes back when ours goes. A port has a QoS row of ours iff it has a queue of
 ours, and then a default queue 0 with a real minimum rate: HTB lends spare capacity in the ratio of the rates, and Open
 vSwitch gives a default class without one 12 kbit/s, so everyone without a reservation would starve.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -23,6 +24,8 @@ from ovspane.ovsdb import Bridge, Interface, Port, SwitchDb, Transaction
 
 MARK: Final = "ovspane"  # external_ids of our rows: ovspane="1"
 REQUEST: Final = "ovspane-request"
+FORMER: Final = "ovspane-former"  # external_ids of our QoS row: the row of another owner that the port had before
+AGAIN: Final = "ovspane-again"  # external_ids of our QoS row: how often Open vSwitch was asked to set it once more
 TYPE: Final = "linux-htb"
 DEFAULT_QUEUE: Final = 0
 DEFAULT_SHARE: Final = 10  # the default queue's least part of the port's speed, in percent
@@ -59,7 +62,8 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class PortQos:
-    """What a port has. qos None: no QoS row. `speed` as the interface reports it, in bit/s."""
+    """What a port has. qos None: no QoS row. `speed` as the interface reports it, in bit/s. `former`: the row of another owner
+    for which ours stands in."""
 
     bridge: str
     qos: UUID | None = None
@@ -68,16 +72,23 @@ class PortQos:
     queues: Mapping[int, Held] = field(default_factory=dict)
     speed: int | None = None
     interfaces: tuple[str, ...] = ()
+    former: UUID | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """The port has a QoS row that is not ours."""
+        return self.qos is not None and not self.ours
 
 
 @dataclass(frozen=True, slots=True)
 class PutQos:
-    """Make (qos None) or change the QoS row of a port."""
+    """Make (qos None) or change the QoS row of a port; a new one may stand in for a `former` one of another owner."""
 
     port: str
     bridge: str
     qos: UUID | None
     rate: int
+    former: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +115,12 @@ class DropQueue:
 
 @dataclass(frozen=True, slots=True)
 class DropQos:
-    """Take our QoS row from the port and delete it, with those of its queues that are ours."""
+    """Take our QoS row from the port and delete it, with those of its queues that are ours; the port gets its former one."""
 
     port: str
     qos: UUID
     queues: tuple[UUID, ...]
+    former: UUID | None = None
 
 
 Operation = PutQos | PutQueue | DropQueue | DropQos
@@ -125,12 +137,13 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class SyncResult:
     """changed: rows were written; applied: ovs-vswitchd has what the database says (False: not within the time).
-    refused: port -> reason; operations: how many the difference had."""
+    refused: port -> reason; operations: how many the difference had; ports: on which."""
 
     changed: bool
     applied: bool
     operations: int
     refused: Mapping[str, str]
+    ports: frozenset[str] = frozenset()
 
 
 def enforceable(interface: Interface, bridge: Bridge) -> str | None:
@@ -158,6 +171,11 @@ def unrepresentable(rate: int, ovs_version: str) -> str | None:
     return f"Open vSwitch {ovs_version or '?'} cannot represent {rate} bit/s (before 3.2: at most {RATE_32})"
 
 
+def foreign_row(port: str) -> str:
+    """Why a port with somebody else's QoS gets no queues, and the way out."""
+    return f'it has a QoS row of another owner; adopt = ["{port}"] in the configuration would let ours stand in for it'
+
+
 def default_class(speed: int, reserved: int) -> Class:
     """The queue of everyone without a reservation: what is left of the speed, at least a tenth of it."""
     return Class(max(speed - reserved, speed * DEFAULT_SHARE // 100, MIN_RATE), max(speed, MIN_RATE), 0)
@@ -168,26 +186,32 @@ def plan(
     actual: Mapping[str, PortQos],
     speeds: Mapping[str, int],
     ovs_version: str,
+    adopt: Collection[str] = (),
 ) -> Plan:
     """The operations that make `actual` (all ports, by port name) what `desired` (by port or interface name) says.
 
-    `speeds` in bit/s, by port or interface name, wins over what the interface reports. Raises ValueError for a queue id
-    that is no queue's: 0 is the default queue, and ids are 32 bits.
+    `adopt`: ports on which our QoS row may stand in for somebody else's. `speeds` in bit/s, by port or interface name, wins
+    over what the interface reports. Raises ValueError for a queue id that is no queue's: 0 is the default queue, and ids are
+    32 bits.
     """
     ports, refused = _by_port(desired, actual)
     operations: list[Operation] = []
     for port, queues in ports.items():
         has = actual[port]
+        if has.foreign and port in adopt:
+            has = replace(has, qos=None, ours=False, rate=None, queues={}, former=has.qos)
         names = [name for name in (port, *has.interfaces) if name in speeds]
         speed = speeds[names[0]] if names else has.speed
-        reason = _refusal(queues, has, speed, ovs_version)
+        reason = _refusal(port, queues, has, speed, ovs_version, adopt)
         if reason is not None or speed is None:
             refused[port] = reason or "its speed is not known; give the port a rate"
         else:
             operations += _difference(port, has, _classes(queues, speed), speed)
     for port, has in actual.items():
-        if has.qos is not None and has.ours and port not in ports:
-            operations.append(DropQos(port, has.qos, tuple(held.row for held in has.queues.values() if held.ours)))
+        given_back = has.former is not None and port not in adopt
+        if has.qos is not None and has.ours and (port not in ports or given_back):
+            rows = tuple(held.row for held in has.queues.values() if held.ours)
+            operations.append(DropQos(port, has.qos, rows, has.former))
     return Plan(tuple(operations), refused)
 
 
@@ -211,9 +235,11 @@ def _by_port(
     return ports, refused
 
 
-def _refusal(queues: Mapping[int, Queue], has: PortQos, speed: int | None, ovs_version: str) -> str | None:
-    if has.qos is not None and not has.ours:
-        return "it has a QoS row of another owner"
+def _refusal(
+    port: str, queues: Mapping[int, Queue], has: PortQos, speed: int | None, ovs_version: str, adopt: Collection[str]
+) -> str | None:
+    if has.foreign or (has.former is not None and port not in adopt):
+        return foreign_row(port)
     for number in (DEFAULT_QUEUE, *queues):
         if number in has.queues and not has.queues[number].ours:
             return f"its queue {number} is of another owner"
@@ -234,7 +260,7 @@ def _classes(queues: Mapping[int, Queue], speed: int) -> dict[int, Class]:
 
 def _difference(port: str, has: PortQos, classes: Mapping[int, Class], rate: int) -> Iterable[Operation]:
     if has.qos is None or has.rate != rate:
-        yield PutQos(port, has.bridge, has.qos, rate)
+        yield PutQos(port, has.bridge, has.qos, rate, has.former if has.qos is None else None)
     for number, value in sorted(classes.items()):
         held = has.queues.get(number)
         if held is None or held.value != value:
@@ -247,10 +273,14 @@ def _difference(port: str, has: PortQos, classes: Mapping[int, Class], rate: int
 class QueueSync:
     """Brings the QoS and Queue rows of the host to what is desired. Calls do not overlap: the caller awaits each."""
 
-    def __init__(self, db: SwitchDb, manages: Callable[[str], bool] = lambda bridge: True) -> None:
-        """`manages` says of a bridge's name whether it is ours to program; rows of other bridges stay as they are."""
+    def __init__(
+        self, db: SwitchDb, manages: Callable[[str], bool] = lambda bridge: True, adopt: Collection[str] = ()
+    ) -> None:
+        """`manages` says of a bridge's name whether it is ours to program; rows of other bridges stay as they are. `adopt`: as
+        for `plan`."""
         self._db = db
         self._manages = manages
+        self._adopt = adopt
 
     async def sync(
         self, desired: Mapping[str, Mapping[int, Queue]], speeds: Mapping[str, int], *, seconds: float = 10.0
@@ -263,11 +293,42 @@ class QueueSync:
 
         def build(transaction: Transaction) -> None:
             nonlocal made  # built anew, on the newest rows, when somebody else's change came between
-            made = plan(desired, self.actual(), speeds, self._db.ovs_version)
+            made = plan(desired, self.actual(), speeds, self._db.ovs_version, self._adopt)
             _Writer(self._db, transaction).write(made.operations)
 
         done = await self._db.apply(build, seconds=seconds)
-        return SyncResult(done.changed, done.applied, len(made.operations), made.refused)
+        ports = frozenset(operation.port for operation in made.operations)
+        return SyncResult(done.changed, done.applied, len(made.operations), made.refused, ports)
+
+    async def again(self, port: str, *, anew: bool = False, seconds: float = 10.0) -> None:
+        """Makes ovs-vswitchd set our queues of a port once more, as it does at every change of its configuration: the kernel
+        lost them. `anew`: also the qdisc is not what it was, so our rows go, and come back with the next `sync`.
+
+        Raises OvsdbError."""
+
+        def build(transaction: Transaction) -> None:
+            has = self.actual().get(port)
+            if has is None or has.qos is None or not has.ours:
+                return
+            if anew:
+                rows = tuple(held.row for held in has.queues.values() if held.ours)
+                _Writer(self._db, transaction).write([DropQos(port, has.qos, rows, has.former)])
+            else:  # external_ids are not looked at by ovs-vswitchd, but the next_cfg that `apply` increments is
+                row = self._db.rows("QoS")[has.qos]
+                row.setkey("external_ids", AGAIN, str((_integer(row.external_ids.get(AGAIN)) or 0) + 1))
+
+        await self._db.apply(build, seconds=seconds)
+
+    def classes(self, port: str) -> dict[int, tuple[int, int]]:
+        """What our rows of a port say that has HTB: queue id -> (min-rate, max-rate), bit/s; empty while ovs-vswitchd has still
+        to apply them."""
+        has = self.actual().get(port)
+        if has is None or not has.ours or self._db.cur_cfg < self._db.next_cfg:
+            return {}
+        bridge = self._db.bridges()[has.bridge]
+        if any(enforceable(interface, bridge) is not None for interface in bridge.ports[port].interfaces):
+            return {}
+        return {n: (held.value.min_rate, held.value.max_rate) for n, held in has.queues.items() if held.value is not None}
 
     async def collect(self, everything: bool = False, *, seconds: float = 10.0) -> int:
         """Deletes our rows that nothing refers to (ovsdb-server never does: they are root rows); `everything`: all of
@@ -304,7 +365,9 @@ class QueueSync:
         ids = self._db.derived(row, _queue_ids)
         queues = {number: self._db.derived(rows[queue], _held) for number, queue in ids.items() if queue in rows}
         ours = _is_ours(row) and row.type == TYPE
-        return PortQos(bridge, row.uuid, ours, _integer(row.other_config.get("max-rate")), queues, speed, interfaces)
+        rate, former = self._db.derived(row, _qos)
+        known = former if former in self._db.rows("QoS") else None
+        return PortQos(bridge, row.uuid, ours, rate, queues, speed, interfaces, known)
 
 
 class _Writer:
@@ -349,10 +412,11 @@ class _Writer:
 
     def _put_qos(self, operation: PutQos, port: Any) -> None:
         if operation.qos is None:
-            port.verify("qos")  # still without one
+            port.verify("qos")  # still without one, or with the former one
             row = self._made[operation.port] = self._transaction.insert(self._db.table("QoS"))
             row.type = TYPE
-            row.external_ids = {MARK: "1", "bridge": operation.bridge, "port": operation.port}
+            marks = {MARK: "1", "bridge": operation.bridge, "port": operation.port}
+            row.external_ids = marks | ({FORMER: str(operation.former)} if operation.former is not None else {})
             port.qos = row
         else:
             row = self._db.rows("QoS")[operation.qos]
@@ -375,7 +439,7 @@ class _Writer:
 
     def _drop_qos(self, operation: DropQos, port: Any) -> None:
         port.verify("qos")
-        port.qos = []
+        port.qos = self._db.rows("QoS")[operation.former] if operation.former is not None else []
         self._delete("QoS", operation.qos)
         elsewhere = {
             queue.uuid for row in self._db.rows("QoS").values() if row.uuid != operation.qos
@@ -395,6 +459,16 @@ def _is_ours(row: Any) -> bool:
     return bool(row.external_ids.get(MARK) == "1")
 
 
+def _qos(row: Any) -> tuple[int | None, UUID | None]:
+    """Our row's rate, and the former row."""
+    text = row.external_ids.get(FORMER)
+    try:
+        former = UUID(text) if text else None
+    except ValueError:  # somebody edited it
+        former = None
+    return _integer(row.other_config.get("max-rate")), former
+
+
 def _queue_ids(row: Any) -> dict[int, UUID]:
     return {number: queue.uuid for number, queue in row.queues.items()}
 
@@ -411,27 +485,3 @@ def _held(row: Any) -> Held:
 def _integer(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() else None
 
-
-def read_tc(port: str) -> dict[int, tuple[int, int]]:
-    """The HTB classes that the kernel has on a device, in this network namespace: queue id -> (rate, ceil), bit/s.
-
-    Queue N is class 1:(N+1). What differs from the rows was changed by Open vSwitch in silence. Raises LookupError when
-    there is no such device, OSError when the kernel refuses.
-    """
-    from pyroute2 import IPRoute  # not needed, and slow to import, where nobody asks for tc
-
-    with IPRoute() as netlink:
-        index = next(iter(netlink.link_lookup(ifname=port)), None)
-        if index is None:
-            raise LookupError(f"no network device {port}")
-        found = {}
-        for message in netlink.get_classes(index):
-            options = message.get_attr("TCA_OPTIONS")
-            major, minor = divmod(message["handle"], 1 << 16)
-            if major != 1 or options is None or message.get_attr("TCA_KIND") != "htb" or minor == 0xFFFE:
-                continue  # 1:fffe is the root class, the port's own rate
-            parameters = options.get_attr("TCA_HTB_PARMS")
-            wide = [options.get_attr(name) for name in ("TCA_HTB_RATE64", "TCA_HTB_CEIL64")]
-            rate, ceiling = (w or parameters[name] for w, name in zip(wide, ("rate", "ceil"), strict=True))
-            found[minor - 1] = (rate * 8, ceiling * 8)
-        return found

@@ -1,21 +1,28 @@
 """The queues of the host, kept as wanted by a task of its own: ovs-vswitchd may take seconds to apply them, and a deny must not
 wait for that.
 
-Above: reconcile says what is wanted and asks what flows may name. Below: ovsdb_queues.
+Above: reconcile says what is wanted and asks what flows may name. Below: ovsdb_queues, tc.
 
 Order (make before break): queues that are wanted are made; when ovs-vswitchd has applied them, flows may name them (`ready`);
-a queue that is wanted no more is taken away when no installed flow names it (`named`).
+a queue that is wanted no more is taken away, and its id given to another request, when no installed flow names it (`named`).
+
+Batching: while a transaction is under way, and for GAP after it, what is wanted next gathers. So the first of many changes goes at
+once, the others together: ovs-vswitchd sets every queue of a port anew at each transaction, and answers no OpenFlow meanwhile.
+
+What the kernel made of the rows is read back after each change and at each look. A port that differs is set once more; if that
+does not help, made anew; if that does not help either, it is said in the status of the requests (`kernel_trouble`) and left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ovspane.network.values import Queue
 from ovspane.ovsdb import OvsdbError, SwitchDb
 from ovspane.ovsdb_queues import DEFAULT_QUEUE, PortQos, QueueSync, SyncResult
+from ovspane.tc import TcWatch
 
 log = logging.getLogger(__name__)
 
@@ -23,22 +30,40 @@ log = logging.getLogger(__name__)
 APPLY_SECONDS = 5.0
 #: seconds between attempts that failed: first, last
 RETRY = (0.05, 1.0)
+#: after a transaction, at least this long (seconds) until the next
+GAP = 0.003
 
 Queues = dict[str, dict[int, Queue]]
+#: what installed flows name: (queue id, request)
+Named = set[tuple[int, int]]
 
 
 class Queueing:
     """Desired queues in, ready queues out. `on_ready` is called when flows that waited may go on."""
 
     def __init__(
-        self, switch: SwitchDb, manages: Callable[[str], bool], speeds: Mapping[str, int], on_ready: Callable[[], None]
+        self,
+        switch: SwitchDb,
+        manages: Callable[[str], bool],
+        speeds: Mapping[str, int],
+        on_ready: Callable[[], None],
+        *,
+        adopt: Collection[str] = (),
+        on_kernel: Callable[[frozenset[int]], None] = lambda numbers: None,
     ) -> None:
+        """`adopt`: ports whose QoS of another owner ours may stand in for; `on_kernel` hears of queue ids whose
+        `kernel_trouble` is another."""
         self._switch = switch
         self._speeds = speeds
         self._on_ready = on_ready
-        self._sync = QueueSync(switch, manages)
+        self._on_kernel = on_kernel
+        self._sync = QueueSync(switch, manages, adopt)
+        self._tc = TcWatch(self._rows, self._kernel_changed)
+        #: port -> how often it was set again since the kernel last had what the rows say
+        self._attempts: dict[str, int] = {}
+        self._again: set[str] = set()
         self._wanted: Queues = {}
-        self._named: Callable[[], set[int] | None] = lambda: None
+        self._named: Callable[[], Named | None] = lambda: None
         self._made: Queues | None = None
         self._unsure = True
         self._orphans = True
@@ -50,9 +75,9 @@ class Queueing:
 
     # --- what is wanted
 
-    def want(self, queues: Queues, named: Callable[[], set[int] | None]) -> None:
+    def want(self, queues: Queues, named: Callable[[], Named | None]) -> None:
         """Each port's queues (the same object while nothing changed: that is quick). `named` gives the ids that installed flows
-        name, None: any may be named."""
+        name, and for which request (its low 32 bits); None: any may be named."""
         self._wanted, self._named = queues, named
         if not self.done:
             self._wake.set()
@@ -80,21 +105,54 @@ class Queueing:
         )
 
     def _target(self) -> Queues:
-        """What is wanted, and what was made before and may still be named."""
+        """What is wanted, and what was made before and may still be named: that one also keeps its id from another request."""
         if self._made is self._wanted:
             return self._wanted
         named = self._named()
-        stay = {
-            port: {number: queue for number, queue in queues.items() if named is None or number in named}
-            for port, queues in (self._made or {}).items()
-        }
-        both = {port: stay.get(port, {}) | self._wanted.get(port, {}) for port in stay.keys() | self._wanted.keys()}
-        target = {port: queues for port, queues in both.items() if queues}
+        target: Queues = {port: dict(queues) for port, queues in self._wanted.items() if queues}
+        for port, queues in (self._made or {}).items():
+            for number, queue in queues.items():
+                if named is not None and (number, queue.request & 0xFFFFFFFF) not in named:
+                    continue
+                wanted = self._wanted.get(port, {}).get(number)
+                if wanted is None or wanted.request != queue.request:
+                    target.setdefault(port, {})[number] = queue
         return self._wanted if target == self._wanted else target
 
     def actual(self) -> dict[str, PortQos]:
         """What every port has, by name."""
         return self._sync.actual()
+
+    # --- what the kernel has
+
+    def kernel_trouble(self, number: int) -> str | None:
+        """In what the kernel's queue is otherwise than it was told, on the first port where it is; None if nowhere."""
+        for port, found in sorted(self._tc.trouble.items()):
+            if number in found:
+                return f"port {port} {found[number]}"
+        return None
+
+    def _rows(self, port: str) -> Mapping[int, tuple[int, int]]:
+        """What the kernel should have, empty while it is about to change, or where there is no HTB."""
+        return self._sync.classes(port) if self._task is None and not self._again else {}
+
+    def _kernel_changed(self, port: str, numbers: frozenset[int]) -> None:
+        if port not in self._tc.trouble:
+            self._attempts.pop(port, None)
+        elif self._attempts.get(port, 0) < 2:
+            self._again.add(port)
+            self._wake.set()
+        self._on_kernel(numbers)
+
+    async def _set_again(self) -> None:
+        """Raises OvsdbError."""
+        while self._again:
+            port = self._again.pop()
+            attempt = self._attempts[port] = self._attempts.get(port, 0) + 1
+            log.info("port %s: %s", port, "setting its queues again" if attempt == 1 else "making its queues anew")
+            await self._sync.again(port, anew=attempt > 1, seconds=APPLY_SECONDS)
+            self._unsure |= attempt > 1
+            self._tc.look([port])
 
     # --- what is done
 
@@ -106,6 +164,14 @@ class Queueing:
 
     async def run(self) -> None:
         """Keep the queues until cancelled."""
+        watch = asyncio.create_task(self._tc.run(), name="tc")
+        try:
+            await self._run()
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def _run(self) -> None:
         pause = RETRY[0]
         while True:
             await self._wake.wait()
@@ -115,6 +181,7 @@ class Queueing:
             if await self._bring():
                 pause = RETRY[0]
                 self._on_ready()
+                await asyncio.sleep(GAP)
                 continue
             try:
                 async with asyncio.timeout(pause):
@@ -137,6 +204,9 @@ class Queueing:
                     raise OvsdbError(f"Open vSwitch has not applied them within {APPLY_SECONDS:g} s")
                 self._note(result)
                 self._made = target
+                self._look_at_kernel(target if unsure else result.ports)
+            if self._again:
+                await self._set_again()
             if orphans:
                 await self._sync.collect(seconds=APPLY_SECONDS)
         except OvsdbError as problem:
@@ -166,6 +236,11 @@ class Queueing:
             if self.trouble.get(port) != reason:
                 log.warning("no queues on port %s: %s", port, reason)
         self.trouble = dict(result.refused)
+
+    def _look_at_kernel(self, ports: Collection[str]) -> None:
+        """After rows were written, or when all are to be compared."""
+        self._tc.look(port for port in ports if port in (self._made or {}))
+        self._tc.forget(self._tc.trouble.keys() - (self._made or {}).keys())
 
     def _present(self) -> Queues:
         """The queues that an earlier daemon left."""

@@ -28,9 +28,9 @@ from ovspane.flowpush import SessionError, VersionError
 from ovspane.network.placement import FlowKey, Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, Queue
 from ovspane.ovsdb import Bridge, Change, Event, Interface, OvsdbError, SwitchDb
-from ovspane.ovsdb_queues import PortQos, enforceable
-from ovspane.policy.table import Table, TableDelta
-from ovspane.queueing import Queueing, Queues
+from ovspane.ovsdb_queues import DEFAULT_QUEUE, PortQos, enforceable, foreign_row, unrepresentable
+from ovspane.policy.table import Stage, Table, TableDelta
+from ovspane.queueing import Named, Queueing, Queues
 from ovspane.units import rate_text
 
 log = logging.getLogger(__name__)
@@ -43,13 +43,15 @@ READ_BACK = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What we may touch. `names`: the bridges (empty: all). `speeds`: what ports can send, in bit/s, where it was configured."""
+    """What we may touch. `names`: the bridges (empty: all). `speeds`: what ports can send, in bit/s, where it was configured.
+    `adopt`: the ports whose QoS row of another owner ours may stand in for."""
 
     rundir: Path
     names: frozenset[str] = frozenset()
     pipeline: Pipeline = field(default_factory=Pipeline)
     speeds: Mapping[str, int] = field(default_factory=dict)
     best_effort: bool = False
+    adopt: frozenset[str] = frozenset()
 
     def manages(self, bridge: str) -> bool:
         return not self.names or bridge in self.names
@@ -62,7 +64,9 @@ class Reconciler:
         self._switch = switch
         self._scope = scope
         self._on_status = on_status
-        self._queues = Queueing(switch, scope.manages, scope.speeds, self._poke)
+        self._queues = Queueing(
+            switch, scope.manages, scope.speeds, self._poke, adopt=scope.adopt, on_kernel=self._kernel_changed
+        )
         self._queue_basis: tuple[Plan, int, list[str]] | None = None
         self._wanted: Queues = {}
         self._said: dict[str, str] = {}
@@ -122,6 +126,13 @@ class Reconciler:
             self._queues.disconnected()
         else:  # a port's QoS may be another one; of a port or bridge that went, rows may be left (QoS and Queue are root tables)
             self._queues.look(orphans=event.change in (Change.BRIDGE_REMOVED, Change.BRIDGE_CHANGED))
+        self._poke()
+
+    def _kernel_changed(self, queues: frozenset[int]) -> None:
+        """What the kernel has of these queues is another thing now than it was."""
+        self._waiting |= {entry.request for slot in queues if (entry := self.plan.guarantees.get(slot)) is not None}
+        if 0 in queues:  # the default queue: then nobody's guarantee can be relied on
+            self._waiting |= {entry.request for entry in self.plan.guarantees.values()}
         self._poke()
 
     def _lost(self, name: str, reason: str) -> None:
@@ -208,11 +219,11 @@ class Reconciler:
             self._waiting |= requests
         return good
 
-    def _named_queues(self) -> set[int] | None:
-        """The queue ids that flows name somewhere; None if that is not known of every bridge."""
-        named: set[int] = set()
+    def _named_queues(self) -> Named | None:
+        """The queue ids that flows name somewhere, and for which request; None if that is not known of every bridge."""
+        named: Named = set()
         for twin in self._twins.values():
-            found = twin.named_queues()
+            found = twin.named_queues(self.plan)
             if found is None:
                 return None
             named |= found
@@ -300,12 +311,14 @@ class Reconciler:
         if reason is not None or port not in actual:
             return reason
         has = actual[port]
-        if has.qos is not None and not has.ours:
-            return "it has a QoS row of another owner"
+        if port not in self._scope.adopt and (has.foreign or has.former is not None):
+            return foreign_row(port)
         speed = self._scope.speeds.get(port) or has.speed
         if not speed:
             return "it reports no speed; say it under [ports] in the configuration"
-        return f"it sends at most {rate_text(speed)}" if rate > speed else None
+        if rate > speed:
+            return f"it sends at most {rate_text(speed)}"
+        return unrepresentable(speed, self._switch.ovs_version)
 
     def _wanted_queues(self, bridges: Mapping[str, Bridge]) -> Queues:
         """Each guarantee on each port that may get it: where a flow leaves is the bridge's business (NORMAL, other flows).
@@ -343,23 +356,43 @@ class Reconciler:
     # --- status
 
     def _report(self, requests: set[int], bridges: Mapping[str, Bridge]) -> None:
+        if not requests:
+            return
         troubled: dict[int, str] = {}
         for twin in self._twins.values():
             troubled |= twin.troubled()
-        guarantees = {entry.request for entry in self.plan.guarantees.values()}
-        ports = [port for bridge in bridges.values() for port in self._ports(bridge)]
-        refused = [f"{port}: {self._queues.trouble[port]}" for port in ports if port in self._queues.trouble]
-        no_queue = refused[0] if ports and len(refused) == len(ports) else self.unenforced()
+        queues: Callable[[int], str] | None = None
         for request in requests:
             if not bridges:
                 status = "degraded: there is no bridge"
             elif request in troubled:
                 status = f"degraded: {troubled[request]}"
-            elif request in guarantees and no_queue is not None:
-                status = f"degraded: unenforced, {no_queue}"
             else:
-                status = "installed"
+                stage, number = self.plan.enforcers.get(request, (Stage.ACCESS, 0))
+                if stage is Stage.QUEUE:
+                    queues = queues or self._queue_status(bridges)
+                    status = queues(number)
+                else:
+                    status = f"installed by meter {number}" if stage is Stage.LIMIT else "installed"
             self._on_status(request, status)
+
+    def _queue_status(self, bridges: Mapping[str, Bridge]) -> Callable[[int], str]:
+        """What to say of a queue, by its id: where it enforces its guarantee, and where it does not."""
+        ports = [port for bridge in bridges.values() for port in self._ports(bridge)]
+        refused = {port: self._queues.trouble[port] for port in ports if port in self._queues.trouble}
+        without = next((f"{port}: {why}" for port, why in refused.items()), None)
+        none = without if ports and len(refused) == len(ports) else self.unenforced()
+        good = ",".join(port for port in ports if port not in refused)
+
+        def status(queue: int) -> str:
+            if none is not None:
+                return f"degraded: unenforced, {none}"
+            trouble = self._queues.kernel_trouble(queue) or self._queues.kernel_trouble(DEFAULT_QUEUE)
+            if trouble is not None:
+                return f"degraded: {trouble}"
+            return f"installed by queue {queue} on {good}" + (f", not on {without}" if without else "")
+
+        return status
 
     def close(self) -> None:
         """End the sessions; flows, meters and queues stay where they are."""

@@ -111,13 +111,14 @@ class Guarantee:
 @dataclass(slots=True, eq=False)
 class Plan:
     """What every bridge must have: the network flow table placed, kept by deltas. `guarantees_changed` counts changes of
-    `guarantees`."""
+    `guarantees`; `enforcers`: request -> the meter (LIMIT) or queue (QUEUE) that makes it hold."""
 
     pipeline: Pipeline = field(default_factory=Pipeline)
     flows: dict[FlowKey, FlowRule] = field(default_factory=dict)
     meters: dict[int, Meter] = field(default_factory=dict)
     guarantees: dict[int, Guarantee] = field(default_factory=dict)
     guarantees_changed: int = 0
+    enforcers: dict[int, tuple[Stage, int]] = field(default_factory=dict)
     _rules: dict[tuple[Stage, int, int, Match], Rule] = field(default_factory=dict)
     _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
     stages: int = 0
@@ -173,5 +174,10 @@ class Plan:
         elif not self._uses[use]:
             del self.guarantees[rule.slot]
             self.guarantees_changed += 1
+        number = self.pipeline.meter_id(rule.slot) if rule.effect is Effect.LIMIT else rule.slot
+        if by > 0:
+            self.enforcers[rule.request] = (rule.stage, number)
         if not self._uses[use]:
             del self._uses[use]
+            if self.enforcers.get(rule.request) == (rule.stage, number):
+                del self.enforcers[rule.request]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovspane.ovsdb_queues import read_tc
+from ovspane.tc import read_tc
 from tests.daemon_process import DaemonProcess
 from tests.lab.switch import appctl
 from tests.lab.throughput import Stream, measure

@@ -6,6 +6,7 @@ them all.
 """
 
 import contextlib
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,8 @@ def one_bridge(count: int, bridge: str = "br0", settings: Sequence[str] = ()) ->
     finally:
         delete_bridge(bridge)
         for name in made:
+            # The kernel takes a namespace's devices away some time after the namespace: the next test would find the name taken.
+            subprocess.run(["ip", "link", "del", f"{name}-eth0"], capture_output=True, timeout=30)
             run("ip", "netns", "del", name)
 
 

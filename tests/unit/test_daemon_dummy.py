@@ -43,7 +43,7 @@ def test_statements_become_verdicts(switch: DummyOvs) -> None:
         limited = daemon.request("ratelimit(user=Alice, dstPort=81) = 2Mb on aBW to +1h.")
         daemon.settle()
         assert daemon.requests()[denied].startswith("installed deny(")
-        assert daemon.requests()[limited].startswith("installed ratelimit(")
+        assert daemon.requests()[limited].startswith("installed by meter 1000001 ratelimit(")
         assert drops(switch, f"in_port=1,tcp,{ALICE},tp_dst=80")
         for passed in (f"in_port=1,tcp,{ALICE},tp_dst=79", f"in_port=1,tcp,{ALICE},tp_dst=82",
                        f"in_port=1,udp,{ALICE},udp_dst=80", "in_port=1,tcp,nw_src=10.0.0.3,nw_dst=10.0.0.2,tp_dst=80"):  # fmt: skip

@@ -97,7 +97,7 @@ def test_what_is_refused_and_why() -> None:
     desired = {name: {1: queue(1, M, port=name)} for name in ("p1", "p2", "p3", "p4", "p9")}
     done = plan(desired, actual, {}, "3.1.0")
     assert done.operations == ()
-    assert done.refused["p1"] == "it has a QoS row of another owner"
+    assert "a QoS row of another owner; adopt = [\"p1\"]" in done.refused["p1"]
     assert "speed is not known" in done.refused["p2"]
     assert done.refused["p3"] == "its queue 1 is of another owner"
     assert "cannot represent 40000000000 bit/s" in done.refused["p4"]
@@ -248,10 +248,55 @@ def test_rows_of_others_are_left_alone(ovs: DummyOvs) -> None:
         async with syncing(ovs) as (_, sync):
             done = await sync.sync({"p1": {1: queue(1, M)}, "p2": {1: queue(1, M)}}, SPEEDS)
             assert done.applied
-            assert done.refused == {"p2": "it has a QoS row of another owner"}
+            assert list(done.refused) == ["p2"]
+            assert "another owner" in done.refused["p2"]
             assert await sync.collect() == 0
             assert await sync.collect(everything=True) == 3
             assert ovs.vsctl("list", "qos") + ovs.vsctl("list", "queue") == before
+
+    asyncio.run(run())
+
+
+def test_a_port_with_somebody_else_s_qos_is_adopted_on_demand(ovs: DummyOvs) -> None:
+    """Ours stands in for theirs; theirs is not changed, and comes back when ours goes, or when it shall be adopted no more."""
+
+    async def run() -> None:
+        async with syncing(ovs) as (db, strict):
+            ovs.vsctl(
+                *("set", "port", "p2", "qos=@q", "--", "--id=@q", "create", "qos", "type=linux-htb", "queues:1=@q1"),
+                *("--", "--id=@q1", "create", "queue", "other-config:min-rate=1000000"),
+            )
+            theirs = column(ovs, "port", "p2", "qos")
+
+            def shown() -> str:
+                rows = [ovs.vsctl("list", "qos", theirs)]
+                return "".join([*rows, ovs.vsctl("list", "queue", column(ovs, "qos", theirs, "queues:1"))])
+
+            before = shown()
+            adopting = QueueSync(db, adopt=("p2",))
+            await db.wait_until(lambda: strict.actual()["p2"].foreign, 2)
+            for end in (
+                lambda: adopting.sync({}, SPEEDS),
+                lambda: adopting.collect(everything=True),
+                lambda: strict.sync({"p2": {1: queue(1, M)}}, SPEEDS),  # the setting was taken away
+            ):
+                done = await adopting.sync({"p2": {1: queue(1, 2 * M)}}, SPEEDS)
+                assert (done.applied, done.refused) == (True, {})
+                assert column(ovs, "port", "p2", "qos") != theirs
+                assert adopting.actual()["p2"].queues[1].value == Class(2 * M, 100 * M, 1)
+                assert (await adopting.sync({"p2": {1: queue(1, 2 * M)}}, SPEEDS)).operations == 0
+                assert (await adopting.sync({"p2": {1: queue(1, 3 * M)}}, SPEEDS)).applied
+                assert await strict.collect() == 0  # theirs is no orphan of ours, and ours is none
+                await end()
+                assert column(ovs, "port", "p2", "qos") == theirs
+                assert len(ovs.vsctl("--bare", "--columns=_uuid", "list", "queue").split()) == 1
+                assert shown() == before
+
+            assert (await adopting.sync({"p2": {1: queue(1, M)}}, SPEEDS)).applied
+            ovs.vsctl("destroy", "qos", theirs)
+            await db.wait_until(lambda: len(db.rows("QoS")) == 1, 2)
+            assert (await adopting.sync({}, SPEEDS)).applied
+            assert column(ovs, "port", "p2", "qos") == "[]"
 
     asyncio.run(run())
 

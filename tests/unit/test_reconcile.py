@@ -168,7 +168,7 @@ def test_a_refused_flow_behind_a_full_bundle(switch: DummyOvs, caplog: pytest.Lo
             made.reconciler.look()
             await made.settled()
             assert await is_as_planned(switch, made)
-            assert made.status[3] == "installed"
+            assert made.status[3] == "installed by meter 1000001"
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(play())
@@ -183,11 +183,11 @@ def test_a_refused_meter_is_named_once(switch: DummyOvs, caplog: pytest.LogCaptu
             for port in range(100, 105):
                 made.change(added=(deny(port, port),))
                 await made.settled()
-            assert made.status[1] == made.status[104] == "installed"
+            assert (made.status[1], made.status[104]) == ("installed by meter 1000001", "installed")
             assert made.status[2].startswith("degraded: ")
             made.change(added=(limit(2, 54, 2, 2 * M),))  # one that can be
             await made.settled()
-            assert made.status[2] == "installed"
+            assert made.status[2] == "installed by meter 1000002"
             assert await is_as_planned(switch, made)
 
     with caplog.at_level(logging.WARNING):
