@@ -2,11 +2,14 @@
 _ovspane() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "daemon send shell show compile replay cleanup" -- "$cur")); return
+        COMPREPLY=($(compgen -W "daemon send shell show compile replay probe cleanup" -- "$cur")); return
     fi
     case $prev in
         --format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;
         --socket|--config|--state-dir) COMPREPLY=($(compgen -f -- "$cur")); return ;;
+    esac
+    case $cmd$cur in
+        probe-*) COMPREPLY=($(compgen -W "--all --json --deliver --rate --most --in-port --socket --config --rundir --ovsdb --bridge --help" -- "$cur")); return ;;
     esac
     case $cur in
         -*) COMPREPLY=($(compgen -W "--socket --format --help" -- "$cur")); return ;;

@@ -165,6 +165,17 @@ class DaemonProcess:
         command = ovspane(*arguments, "--config", str(self.config))
         return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=_PROJECT)
 
+    def probe(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`ovspane probe` with the same configuration and socket; ends it after 60 s."""
+        command = ovspane("probe", *arguments, "--config", str(self.config), "--socket", str(self.socket))
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=_PROJECT)
+
+    def check_probes(self) -> None:
+        """Probe all: packets at the edges of every verdict have to meet it on every bridge."""
+        done = self.probe("--all")
+        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
+        assert "all as expected" in done.stdout
+
     @property
     def log(self) -> str:
         return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""

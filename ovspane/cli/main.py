@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "show": "ovspane.cli.show_command",
     "compile": "ovspane.cli.compile_command",
     "replay": "ovspane.cli.replay_command",
+    "probe": "ovspane.cli.probe_command",
     "cleanup": "ovspane.cli.cleanup_command",
 }
 

@@ -304,7 +304,7 @@ def _heading(text: str) -> list[str]:
 
 def _bash_lines() -> Iterator[str]:
     verbs = " ".join(verb.name for verb in VERBS)
-    commands = "daemon send shell show compile replay cleanup"
+    commands = "daemon send shell show compile replay probe cleanup"
     yield "# bash completion for ovspane(8); made by `python -m ovspane.lang.verbs --bash` from the table of verbs"
     yield "_ovspane() {"
     yield "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}"
@@ -314,6 +314,10 @@ def _bash_lines() -> Iterator[str]:
     yield "    case $prev in"
     yield '        --format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;'
     yield '        --socket|--config|--state-dir) COMPREPLY=($(compgen -f -- "$cur")); return ;;'
+    yield "    esac"
+    probe = "--all --json --deliver --rate --most --in-port --socket --config --rundir --ovsdb --bridge --help"
+    yield "    case $cmd$cur in"
+    yield f'        probe-*) COMPREPLY=($(compgen -W "{probe}" -- "$cur")); return ;;'
     yield "    esac"
     yield "    case $cur in"
     yield '        -*) COMPREPLY=($(compgen -W "--socket --format --help" -- "$cur")); return ;;'

@@ -55,6 +55,11 @@ class Pipeline:
     def exit(self) -> int:
         return self.first + ACCESS_TABLES + 3
 
+    @property
+    def tables(self) -> range:
+        """All tables that are ours alone."""
+        return range(self.first, self.exit + 1)
+
     def table(self, rule: Rule) -> int:
         match rule.stage:
             case Stage.ACCESS:

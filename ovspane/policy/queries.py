@@ -117,8 +117,11 @@ def request_item(state: State, request: Request | Hint, now: int) -> Item:
     }
     if isinstance(request, Hint):
         item["hint"] = ", ".join(hint_text(entry) for entry in request.items)
-    elif request.rate:
+        return item
+    if request.rate:
         item["rate"] = request.rate
+    if request.slot:
+        item["slot"] = request.slot
     return item
 
 

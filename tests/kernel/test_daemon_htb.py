@@ -41,6 +41,8 @@ def test_a_reservation_beside_a_flood(lan: Lan) -> None:
         print(f"alone without a reservation {unused / MBIT:.1f} Mb/s")
         assert unused >= LINK * HEADERS * (1 - TOLERANCE)
 
+        daemon.check_probes()
+
         daemon.do(f"Cancel {number}.")
         wait_for(lambda: read_tc(h3.device) == {}, "end of the classes", 10)
 

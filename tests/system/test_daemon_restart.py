@@ -33,6 +33,7 @@ def test_no_packet_is_lost_in_a_restart(lan: Lan) -> None:
                 daemon.start()
                 daemon.settle()
                 assert flows(lan.bridge) == before
+                daemon.check_probes()
         assert daemon.stop() == 0
         time.sleep(0.2)
     print(f"{pings.sent} pings, {pings.lost} lost; denied {denied.sent}, {denied.received} came back")

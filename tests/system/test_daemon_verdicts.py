@@ -68,6 +68,7 @@ def test_a_deny_ends_at_its_edges(network: Lan, daemon: DaemonProcess) -> None:
     daemon.settle()
     assert daemon.requests()[number].startswith("installed")
     assert arrived(first, last, inside + outside) == [False] * len(inside) + [True] * len(outside)
+    daemon.check_probes()
     daemon.do(f"Cancel {number}.")
     wait_for(lambda: all("actions=drop" not in flow for name in network.bridges for flow in flows(name)), "no drop")
     assert arrived(first, last, inside + outside) == [True] * (len(inside) + len(outside))
@@ -92,6 +93,7 @@ def test_an_allow_opens_what_its_parent_denies(network: Lan, daemon: DaemonProce
     assert answer.startswith("OK"), answer  # in one node deny beats allow
     daemon.settle()
     assert arrived(first, last, packets) == [False, True, False, False, False, False]
+    daemon.check_probes()
 
 
 def test_a_deny_that_ends(lan: Lan, daemon: DaemonProcess) -> None:
@@ -120,6 +122,7 @@ def test_a_rate_limit_holds_for_the_aggregate(lan: Lan, daemon: DaemonProcess) -
     print(f"limited {one / MBIT:.2f} + {other / MBIT:.2f}, free {free / MBIT:.2f} Mb/s")
     assert abs(one + other - 3 * MBIT) <= 0.15 * 3 * MBIT
     assert free >= 0.85 * 5 * MBIT
+    daemon.check_probes()
 
 
 def test_a_reservation_where_nothing_enforces_it(lan: Lan) -> None:
@@ -149,3 +152,4 @@ def test_a_reservation_where_nothing_enforces_it(lan: Lan) -> None:
         status = next(iter(lenient.requests().values()))
         assert status.startswith("installed" if KERNEL else "degraded: unenforced, ")
         assert "set(skb_priority(" in appctl("ofproto/trace", "br0", packet)
+        lenient.check_probes()

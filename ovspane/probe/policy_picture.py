@@ -1,0 +1,117 @@
+"""The policy as the daemon tells it (ListShares, ListRequests, Show of users, in JSON), and what it says of a packet.
+
+Above: comparison. Below: policy.tree and policy.semantics: the slow evaluator, never the compiler that is to be checked.
+
+The picture is that of the instant of ListRequests. It must be asked as root: others see a part of the requests only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ovspane.flowgroup import AddressSet, Flowgroup, Locations, overlap
+from ovspane.lang.parser import parse
+from ovspane.lang.statements import Explain, Kind
+from ovspane.match import Packet
+from ovspane.policy.actions import Access
+from ovspane.policy.semantics import evaluate, passes
+from ovspane.policy.tree import ROOT, ActiveRequest, Delta, PolicyTree
+
+Item = dict[str, Any]
+#: A statement without its dot -> the items of its answer.
+Ask = Callable[[str], list[Item]]
+
+
+class NoPicture(Exception):
+    """The daemon's answers do not make a whole policy; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What shall become of a packet. `queues`, `limits`: the slots of the requests any of which may give it its queue and its
+    meter, with the rate (bit/s); empty: none. `by`: the requests that speak of it."""
+
+    passes: bool
+    queues: dict[int, int]
+    limits: dict[int, int]
+    by: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    tree: PolicyTree
+    locations: Locations
+    default_deny: bool
+    pending: frozenset[int]
+
+    def expected(self, packet: Packet) -> Expected:
+        """The oracle's word on a packet."""
+        verdict = evaluate(self.tree, packet, self.locations)
+        matching = [r for r in self.tree.requests.values() if r.flowgroup.contains(packet, self.locations)]
+        if not passes(verdict, self.default_deny):
+            return Expected(False, {}, {}, tuple(r.id for r in matching if r.verdict.access is Access.DENY))
+        queues = {r.slot: r.rate for r in matching if r.kind is Kind.RESERVE and r.rate == verdict.guarantee}
+        limits = {r.slot: r.rate for r in matching if r.kind is Kind.RATELIMIT and r.rate == verdict.limit}
+        return Expected(True, queues, limits, tuple(r.id for r in matching))
+
+    def around(self, group: Flowgroup) -> list[Flowgroup]:
+        """The flowgroup, and the parts of the active requests' that lie in it."""
+        parts = [group]
+        for request in self.tree.requests.values():
+            if overlap(request.flowgroup, group, self.locations):
+                part = request.flowgroup.intersect(group) or request.flowgroup
+                if part not in parts:
+                    parts.append(part)
+        return parts
+
+
+def read_picture(ask: Ask, default_deny: bool) -> Picture:
+    """Ask for the policy. Raises NoPicture."""
+    tree = PolicyTree()
+    allows: dict[str, bool] = {}
+    for share in ask("ListShares"):
+        name, parent = str(share["name"]), share.get("parent")
+        if name != ROOT and parent not in allows:
+            raise NoPicture("the speaker does not see all shares; ask as root")
+        allows[name] = "allow = True" in str(share["privileges"])
+        if name != ROOT:
+            tree.add_node(name, str(parent))
+    requests, pending = [], set()
+    for item in ask("ListRequests"):
+        if item["kind"] == "hint" or not item["active"]:
+            continue
+        if item["share"] not in allows:
+            raise NoPicture(f"share {item['share']} was made meanwhile")
+        request = _request(item, allows)
+        requests.append(request)
+        if str(item["status"]).startswith("pending"):
+            pending.add(request.id)
+    tree.apply(Delta(added=tuple(requests)))
+    users = {user for request in requests for user in request.flowgroup.users()}
+    return Picture(tree, _locations(ask, users), default_deny, frozenset(pending))
+
+
+def _request(item: Item, allows: dict[str, bool]) -> ActiveRequest:
+    kind = Kind(item["kind"])
+    may = allows[str(item["share"])] if kind is Kind.RESERVE else kind is Kind.ALLOW
+    group = flowgroup(str(item["flowgroup"]))
+    return ActiveRequest(int(item["id"]), str(item["share"]), kind, group, int(item.get("rate", 0)), may, int(item.get("slot", 0)))
+
+
+def flowgroup(text: str) -> Flowgroup:
+    """A flowgroup as the language writes it. Raises SyntaxFault, Contradiction."""
+    statement = parse(f"Explain{text if text.startswith('(') else f'({text})'}.")
+    assert isinstance(statement, Explain)
+    return statement.flowgroup
+
+
+def _locations(ask: Ask, users: Iterable[str]) -> dict[str, AddressSet]:
+    found = {}
+    for user in sorted(users):
+        for item in ask(f"Show {user}"):
+            addresses = [text.strip() for text in str(item.get("at", "")).strip("{}").split(",") if text.strip()]
+            if addresses:
+                found[user] = AddressSet.parse(*addresses)
+    return found

@@ -1,0 +1,154 @@
+"""The second witness: `ofproto/trace` of the same packet, over ovs-vswitchd's control socket, and what it says of our tables.
+
+Above: comparison. Below: nothing of ours.
+
+A trace translates the packet by the very tables that packets meet and sends nothing. It tells what a caught packet cannot: which
+flow decided, the queue (which lives in the priority of the packet's buffer) and the meter. Source: ovs-vswitchd(8),
+ofproto/trace; the lines are `TABLE. MATCH, priority N, cookie 0xC` with the actions indented below.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class TraceUnavailable(Exception):
+    """ovs-vswitchd's control socket is not there or refuses; the text says which."""
+
+
+class ControlSocket:
+    """ovs-vswitchd's unixctl socket: JSON-RPC, as ovs-appctl(8) speaks it. Raises TraceUnavailable."""
+
+    def __init__(self, rundir: Path, timeout: float = 10.0) -> None:
+        path = self._find(rundir)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(str(path))
+        except OSError as problem:
+            self._socket.close()
+            raise TraceUnavailable(f"{path}: {problem.strerror or problem}") from problem
+        self._decoder = json.JSONDecoder()
+
+    @staticmethod
+    def _find(rundir: Path) -> Path:
+        try:
+            pid = int((rundir / "ovs-vswitchd.pid").read_text())
+            return rundir / f"ovs-vswitchd.{pid}.ctl"
+        except (OSError, ValueError):
+            return rundir / "ovs-vswitchd.ctl"  # as with --unixctl
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def call(self, command: str, *arguments: str) -> str:
+        """The command's output."""
+        try:
+            self._socket.sendall(json.dumps({"id": 0, "method": command, "params": arguments}).encode())
+            text = b""
+            while True:
+                chunk = self._socket.recv(1 << 16)
+                if not chunk:
+                    raise TraceUnavailable("ovs-vswitchd closed its control socket")
+                text += chunk
+                try:
+                    reply, _ = self._decoder.raw_decode(text.decode())
+                except ValueError:  # not complete yet, perhaps cut inside a character
+                    continue
+                break
+        except OSError as problem:
+            raise TraceUnavailable(f"ovs-vswitchd's control socket: {problem}") from problem
+        if reply["error"] is not None:
+            raise TraceUnavailable(f"{command}: {reply['error'].strip()}")
+        return str(reply["result"])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One flow that the packet met, and its actions as Open vSwitch writes them."""
+
+    table: int
+    priority: int
+    cookie: int
+    actions: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"table={self.table},priority={self.priority},cookie={self.cookie:#x} actions={','.join(self.actions)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A packet's way through our tables. `left`: it came back to table 0 with the mark. `out`: the datapath's actions for the
+    whole bridge, ports by name."""
+
+    steps: tuple[Step, ...]
+    left: bool
+    out: str
+
+    @property
+    def queue(self) -> int | None:
+        """The queue that it is put in by our tables."""
+        queue = None
+        for action in self._actions():
+            if action.startswith("set_queue:"):
+                queue = int(action.removeprefix("set_queue:"))
+            elif action == "pop_queue":
+                queue = None
+        return queue
+
+    @property
+    def meters(self) -> tuple[int, ...]:
+        """The meters that it goes through, in order."""
+        return tuple(int(action.removeprefix("meter:")) for action in self._actions() if action.startswith("meter:"))
+
+    @property
+    def foreign(self) -> Step | None:
+        """The first flow that does what no flow of ours does (output, say); such a packet must not be sent as a probe."""
+        return next((step for step in self.steps if not all(_OURS.fullmatch(action) for action in step.actions)), None)
+
+    def _actions(self) -> list[str]:
+        return [action for step in self.steps for action in step.actions]
+
+
+_RULE = re.compile(r" *(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f]+))?$")
+_NO_RULE = re.compile(r" *(\d+)\. No match\.")
+_MARKED = re.compile(r"(?:load:0x1->NXM_NX_REG15\[0\]|set_field:0x1/0x1->reg15)")
+_OURS = re.compile(
+    r"goto_table:\d+|meter:\d+|set_queue:\d+|pop_queue|drop|resubmit\(,0\)|load:0x1->NXM_NX_REG15\[0\]|set_field:0x1/0x1->reg15"
+)
+
+
+def read_trace(text: str) -> Way:
+    """The part of a trace that lies in our tables. Raises TraceUnavailable for a text that is no trace."""
+    head, found, tail = text.partition("Datapath actions: ")
+    if not found:
+        raise TraceUnavailable(f"ofproto/trace said: {text.strip()[-200:]}")
+    steps: list[tuple[int, int, int, list[str]]] = []
+    marked = left = False
+    for line in head.splitlines():
+        if line.startswith("Final flow:"):
+            break
+        if rule := _RULE.match(line):
+            if marked and int(rule[1]) == 0:
+                left = True
+                break
+            steps.append((int(rule[1]), int(rule[3]), int(rule[4] or "0", 16), []))
+        elif missed := _NO_RULE.match(line):
+            steps.append((int(missed[1]), -1, 0, ["drop"]))
+        elif steps and line.startswith("    ") and not line.lstrip().startswith(("->", ">>")):
+            steps[-1][3].append(line.strip())
+            marked = marked or _MARKED.fullmatch(line.strip()) is not None
+    ways = tuple(Step(table, priority, cookie, tuple(actions)) for table, priority, cookie, actions in steps)
+    return Way(ways, left, tail.splitlines()[0].strip() if tail else "")
+
+
+def trace(control: ControlSocket, bridge: str, flow: str, in_port: int) -> Way:
+    """The way of a packet, given as a flow, that comes in by a port. Raises TraceUnavailable.
+
+    Not given as bytes: then a trace has side effects, the bridge would learn its addresses (ovs-vswitchd(8), ofproto/trace).
+    """
+    return read_trace(control.call("ofproto/trace", "--names", bridge, f"in_port={in_port},{flow}"))
