@@ -36,6 +36,8 @@ class Reply:
     reason_code: str = ""
     line: int = 0
     column: int = 0
+    #: what goes over the wire, where that was worked out already
+    shown: str = field(default="", compare=False, repr=False)
 
     def to_text(self) -> str:
         """The reply as it goes over the wire in the text format, each line ending with a newline."""
@@ -62,8 +64,13 @@ class Reply:
             case Code.OK:
                 out |= self.fields
                 if self.lines is not None:
-                    out["items"] = list(self.items if self.items is not None else self.lines)
-        return json.dumps(out, ensure_ascii=False) + "\n"
+                    # One by one: the whole in one piece is C code that lets no other thread run, for 0.3 s at 100 000 items.
+                    items = ", ".join(_encode(item) for item in (self.lines if self.items is None else self.items))
+                    return f'{_encode(out)[:-1]}, "items": [{items}]}}\n'
+        return _encode(out) + "\n"
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def ok(**fields: Value) -> Reply:

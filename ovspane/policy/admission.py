@@ -162,7 +162,8 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Re
 def _conflict(state: State, request: Request, over: list[int]) -> str:
     first = state.requests[over[0]]
     rate = f" {rate_text(first.rate)}" if first.kind is Kind.RATELIMIT else ""
-    more = f" and {len(over) - 1} more" if len(over) > 1 else ""
+    least = "at least " if len(over) == honour.NAMED else ""
+    more = f" and {least}{len(over) - 1} more" if len(over) > 1 else ""
     since = max(first.start, request.start)
     until = min((end for end in (first.end, request.end) if end is not None), default=None)
     return (

@@ -1,18 +1,26 @@
 """Why this verdict: what the active requests say of a flowgroup, and which of them decides (`Explain`). Pure.
 
 Above: queries. Below: honour, state. The answer is exact for the whole flowgroup, not for a sample packet: `access=mixed`
-means that some of its packets are denied and some are not, and the lines say by whom.
+means that some of its packets are denied and some are not, and the lines say by whom. Where that would be too long or too much work
+to say, it is refused: ask about a smaller flowgroup.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ovspane.flowgroup import Flowgroup, overlap
-from ovspane.lang.replies import Reply, Value, listing
+from ovspane.lang.replies import Reply, Value, listing, no
 from ovspane.lang.statements import Kind
 from ovspane.policy import honour
 from ovspane.policy.shares import Request
 from ovspane.policy.state import State
 from ovspane.units import rate_text, time_text
+
+#: the most active requests that one answer explains
+EXPLAINED = 1_000
+#: steps of set algebra for one answer: each of its requests is judged
+STEPS = 50_000
 
 
 def explain(state: State, group: Flowgroup, now: int) -> Reply:
@@ -22,9 +30,20 @@ def explain(state: State, group: Flowgroup, now: int) -> Reply:
         for request in sorted(state.nearby.near(group, state.locations, Kind), key=lambda request: request.id)
         if request.during(now, now + 1) and overlap(request.flowgroup, group, state.locations)
     ]
-    held = honour.denied_region(state, group, active)
+    if len(active) > EXPLAINED:
+        return no("too-many", f"{len(active)} active requests share packets with {group}; ask about a smaller flowgroup")
+    try:
+        return _explain(state, group, active, now, honour.Effort(STEPS))
+    except honour.TooMuch:
+        return no("too-many", f"the requests that share packets with {group} are too entangled; ask about a smaller flowgroup")
+
+
+def _explain(state: State, group: Flowgroup, active: list[Request], now: int, effort: honour.Effort) -> Reply:
+    denies = [request for request in active if request.kind is Kind.DENY]
+    held = honour.denied_region(state, group, denies, now, effort)
     deciders = {deny.id for deny, _ in held}
-    fields: dict[str, Value] = {"access": _access(state, group, active, [piece for _, region in held for piece in region])}
+    denied = [piece for _, region in held for piece in region]
+    fields: dict[str, Value] = {"access": _access(state, group, active, denied, effort)}
     guarantees = [request for request in active if request.kind is Kind.RESERVE]
     limits = [request for request in active if request.kind is Kind.RATELIMIT]
     if guarantees:
@@ -37,7 +56,8 @@ def explain(state: State, group: Flowgroup, now: int) -> Reply:
     lines: list[str] = []
     items: list[dict[str, Value]] = []
     for request in active:
-        over = honour.overriding(state, request, active)
+        here = request.flowgroup.intersect(group) or request.flowgroup
+        over = honour.overriding(state, replace(request, flowgroup=here, start=now, end=now + 1), effort)
         effect = _effect(request, deciders, over)
         whole = request.flowgroup.covers(group)
         unlocated = sorted(user for user in request.flowgroup.users() if user not in state.locations)
@@ -63,15 +83,17 @@ def explain(state: State, group: Flowgroup, now: int) -> Reply:
     return listing(lines, items, **fields)
 
 
-def _access(state: State, group: Flowgroup, active: list[Request], denied: list[Flowgroup]) -> str:
+def _access(
+    state: State, group: Flowgroup, active: list[Request], denied: list[Flowgroup], effort: honour.Effort
+) -> str:
     """deny, allow or default where all packets are decided alike, else mixed."""
     if denied:
-        rest = honour.outside(state, group, denied)
+        rest = honour.outside(state, group, denied, effort)
         return "mixed" if rest else "deny"
     openers = [request.flowgroup for request in active if honour.allows(state, request)]
     if not openers:
         return "default"
-    return "mixed" if honour.outside(state, group, openers) else "allow"
+    return "mixed" if honour.outside(state, group, openers, effort) else "allow"
 
 
 def _effect(request: Request, deciders: set[int], over: list[int]) -> str:

@@ -100,6 +100,15 @@ class Nearby:
         for number in list(self._by_user.get(user, ())):
             self.put(self._requests[number], locations)
 
+    def of_user(self, user: str) -> frozenset[int]:
+        """The ids of the requests whose flowgroups name the user."""
+        return frozenset(self._by_user.get(user, ()))
+
+    def count(self, group: Flowgroup, locations: Locations, limit: int) -> int:
+        """How many requests may share packets with the flowgroup; counting ends at `limit` for each kind."""
+        match = hull(located(group, locations))
+        return sum(len(index.overlapping(match.value, match.mask, None, limit)) for index in self._by_kind.values())
+
     def near(self, group: Flowgroup, locations: Locations, kinds: Iterable[Kind]) -> Iterator[Request]:
         """The requests of these kinds that may share packets with the flowgroup."""
         match = hull(located(group, locations))

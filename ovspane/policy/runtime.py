@@ -5,6 +5,10 @@ Above: the daemon and `ovspane replay` drive it, each with its own clock and sto
 The one way through: `execute` (reads only) -> the caller makes the changes durable -> `apply` -> `settle(now)` -> a
 `TableDelta` for the switches. Time: `overdue(now)` gives the changes that time alone makes (ends), which go the same way.
 Invariant after `settle(now)`: the tree holds exactly the requests with start <= now < end.
+
+Work can be cut: `overdue` and `collect` take a number of ends and starts that is enough for one go (`next_event` stays in the past
+then), and `weight` and `collect` say how much there is to do, in requests that have to be looked at (some 10 us each), so that
+the caller can do what is long elsewhere. Time's changes are independent of each other, so any part of them is a state too.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ovspane.flowgroup import Flowgroup
+from ovspane.lang import statements as said
 from ovspane.lang.replies import Notice, no
 from ovspane.lang.statements import Kind, Statement
 from ovspane.policy import honour
@@ -24,6 +30,19 @@ from ovspane.policy.state import Change, Drop, Put, State, Value
 from ovspane.policy.table import TableDelta, joined
 from ovspane.policy.tree import ActiveRequest, Delta, PolicyTree
 from ovspane.units import rate_text, time_text
+
+#: statements whose work grows with all that there is, or may
+_LONG = (
+    said.ListRequests,
+    said.ListShares,
+    said.ListSharesByFlowGroup,
+    said.GetSchedule,
+    said.Show,
+    said.DropShare,
+    said.DropUser,
+)
+#: requests near another that are counted before it is enough to know that there are many
+MANY = 1_000
 
 
 @dataclass(slots=True)
@@ -47,7 +66,9 @@ class Runtime:
         self._gone_nodes: list[str] = []
         self._moved: set[str] = set()
         self._notices: list[Notice] = []
-        self._overridden: dict[int, set[int]] = {}
+        self._starting: list[int] = []
+        self._overridden: dict[int, set[int]] = {}  # the holders were told: by which requests
+        self._overriding: dict[int, set[int]] = {}  # the same, by the overriding one
         for value in values:
             self.apply([Put(value)], quiet=True)
 
@@ -62,10 +83,32 @@ class Runtime:
                     return Outcome(no("cannot-compile", str(problem)))
         return outcome
 
-    def overdue(self, now: int) -> list[Change]:
-        """The changes that bring the state to `now`: requests and hints that are over, in the order of their ends."""
+    def weight(self, statement: Statement) -> int:
+        """How much work judging a statement may be: about how many requests and shares have to be looked at."""
+        match statement:
+            case said.Check(statement=inner):
+                return self.weight(inner)
+            case said.Ask() | said.Explain():
+                return self._near(statement.flowgroup)
+            case _ if isinstance(statement, _LONG):
+                return len(self.state.requests) + len(self.state.shares)
+            case _:
+                return 1
+
+    def burden(self, changes: Iterable[Change]) -> int:
+        """How much work applying changes is, and settling after them."""
+        return sum(self._near(value.flowgroup) for change in changes if isinstance(value := change.value, Request))
+
+    def _near(self, group: Flowgroup) -> int:
+        return 1 + self.state.nearby.count(group, self.state.locations, MANY)
+
+    def overdue(self, now: int, most: int | None = None) -> list[Change]:
+        """The changes that bring the state to `now`: requests and hints that are over, in the order of their ends; of `most`
+        at most, or of all."""
         changes: list[Change] = []
-        while self._ends and self._ends[0][0] <= now:
+        ended = 0
+        while self._ends and self._ends[0][0] <= now and ended != most:
+            ended += 1
             end, number = heapq.heappop(self._ends)
             request, hint = self.state.requests.get(number), self.state.hints.get(number)
             if request is not None and request.end == end:
@@ -118,37 +161,54 @@ class Runtime:
         active = self.tree.requests.get(request.id)
         if active is not None:
             self._gone[request.id] = active
-        self._overridden.pop(request.id, None)
+        for by in self._overridden.pop(request.id, ()):
+            self._overriding[by].discard(request.id)
         if not quiet:
             self._notices.append(_notice("ended", request))
-            self._tell_restored(request)
+        self._tell_restored(request, quiet)
 
     def _tell_overridden(self, new: Request) -> None:
         """Tell the holders of earlier requests that the new one overrides."""
         for other in honour.affected(self.state, new):
             self._overridden.setdefault(other.id, set()).add(new.id)
+            self._overriding.setdefault(new.id, set()).add(other.id)
             self._notices.append(_notice("overridden", other, f" by request {new.id} of {new.speaker}"))
 
-    def _tell_restored(self, gone: Request) -> None:
-        for number, by in list(self._overridden.items()):
+    def _tell_restored(self, gone: Request, quiet: bool) -> None:
+        for number in sorted(self._overriding.pop(gone.id, ())):
+            by = self._overridden[number]
             by.discard(gone.id)
             if not by:
                 del self._overridden[number]
-                self._notices.append(_notice("restored", self.state.requests[number]))
+                if not quiet:
+                    self._notices.append(_notice("restored", self.state.requests[number]))
 
-    def settle(self, now: int) -> Settled:
-        """Bring the tree and the network flow table to `now` (ms)."""
+    def collect(self, now: int, most: int | None = None) -> int:
+        """Take the starts that are due (`most` at most, or all) for the next `settle`; how much work that will be."""
+        while self._starts and self._starts[0][0] <= now and len(self._starting) != most:
+            self._starting.append(heapq.heappop(self._starts)[1])
+        requests = self.state.requests
+        groups = [requests[number].flowgroup for number in self._starting if number in requests]
+        groups += [active.flowgroup for active in self._gone.values()]
+        moving = sum(len(self.state.nearby.of_user(user)) for user in self._moved)
+        return moving + sum(map(self._near, groups))
+
+    def settle(self, now: int, collected: bool = False) -> Settled:
+        """Bring the tree and the network flow table to `now` (ms); `collected`: only with the starts that `collect` took."""
+        if not collected:
+            self.collect(now)
         removed = dict(self._gone)
         added: dict[int, ActiveRequest] = {}
-        while self._starts and self._starts[0][0] <= now:
-            _, number = heapq.heappop(self._starts)
+        starting, self._starting = self._starting, []
+        for number in starting:
             request = self.state.requests.get(number)
             if request is not None and number not in self.tree.requests and (request.end is None or now < request.end):
                 added[number] = self._active(request)
                 self._notices.append(_notice("started", request))
-        for active in self.tree.requests.values() if self._moved else ():
-            if active.id not in removed and active.flowgroup.users() & self._moved:
-                removed[active.id] = added[active.id] = active
+        for number in sorted({number for user in self._moved for number in self.state.nearby.of_user(user)}):
+            active = self.tree.requests.get(number)
+            if active is not None and number not in removed:
+                removed[number] = added[number] = active
         change = self._compile(Delta(tuple(removed.values()), tuple(added.values())))
         for name in self._gone_nodes:
             self.tree.remove_node(name)

@@ -1,6 +1,6 @@
 """The state of the policy: shares, principals, requests and hints by name, with the indexes that admission needs. Pure.
 
-Above: admission reads it, runtime changes it, the store keeps what it holds. Below: shares, schedule.
+Above: admission reads it, runtime changes it, the store keeps what it holds. Below: known, shares, schedule.
 
 It changes only by `apply`, one `Change` at a time; the same changes in the same order give the same state, so it is a cache of
 the database: load the database's values as `Put`s and it is there again.
@@ -10,55 +10,28 @@ Invariants: each share's parent and each request's share exist; schedules hold e
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from bitarray import bitarray
 
 from ovspane.flowgroup import AddressSet
 from ovspane.lang.statements import Kind
+from ovspane.policy.known import Change, Counter, Drop, Known, Put, Value
 from ovspane.policy.nearby import Nearby
 from ovspane.policy.schedule import Chain, Schedule
-from ovspane.policy.shares import ADMINISTRATOR, EVERYBODY, ROOT_SHARE, Bucket, Hint, Principal, Request, Share
+from ovspane.policy.shares import ROOT_SHARE, Bucket, Hint, Principal, Request, Share
 from ovspane.policy.tree import ROOT
 
-
-@dataclass(frozen=True, slots=True)
-class Counter:
-    """The next free request id. Ids are never used twice."""
-
-    next_id: int
-
-
-Value = Share | Principal | Request | Hint | Counter | Bucket
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """Insert or replace a value (by name or id)."""
-
-    value: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Remove a value; the value is the one that was there."""
-
-    value: Share | Principal | Request | Hint
-
-
-Change = Put | Drop
+__all__ = ["Change", "Counter", "Drop", "Put", "State", "Value"]
 
 #: queue ids of linux-htb end below 0xf000 (ovs lib/netdev-linux.c, HTB_N_QUEUES); slot 0 means "none"
 SLOTS = 0xEFF0
 
 
-class State:
+class State(Known):
     """All that was said and accepted."""
 
     def __init__(self) -> None:
-        self.shares: dict[str, Share] = {}
-        self.children: dict[str, set[str]] = {}
-        self.principals: dict[str, Principal] = {}
+        super().__init__()
         self.requests: dict[int, Request] = {}
         self.hints: dict[int, Hint] = {}
         self.by_share: dict[str, dict[int, Request]] = {}
@@ -99,12 +72,8 @@ class State:
                 self.next_id = max(self.next_id, value.next_id)
 
     def _put_share(self, share: Share) -> None:
-        if share.name not in self.shares:
-            self.children[share.name] = set()
-            self.by_share[share.name] = {}
-            if share.parent is not None:
-                self.children[share.parent].add(share.name)
-        self.shares[share.name] = share
+        super()._put_share(share)
+        self.by_share.setdefault(share.name, {})
         granted = share.privileges
         if share.name not in self.schedules:
             self.schedules[share.name] = Schedule(
@@ -117,10 +86,9 @@ class State:
             )
 
     def _drop_share(self, share: Share) -> None:
-        assert not self.children[share.name] and not self.by_share[share.name]
-        if share.parent is not None:
-            self.children[share.parent].discard(share.name)
-        del self.shares[share.name], self.children[share.name], self.by_share[share.name], self.schedules[share.name]
+        assert not self.by_share[share.name]
+        super()._drop_share(share)
+        del self.by_share[share.name], self.schedules[share.name]
 
     def _put_principal(self, principal: Principal) -> None:
         self.principals[principal.name] = principal
@@ -165,14 +133,6 @@ class State:
             yield name
             name = self.shares[name].parent
 
-    def subtree(self, share: str) -> Iterator[str]:
-        """The share and all below it, each share before its children."""
-        pending = [share]
-        while pending:
-            name = pending.pop()
-            yield name
-            pending += sorted(self.children[name], reverse=True)
-
     def ledger(self, share: str) -> Chain:
         """The schedules that a reservation on the share has to fit in."""
         return Chain([self.schedules[name] for name in self.chain(share)])
@@ -193,12 +153,6 @@ class State:
                 if schedule.bucket_matters and schedule.level_at < at:
                     out.append(Bucket(name, schedule.level_then(at), at))
         return out
-
-    def knows(self, name: str) -> bool:
-        """True iff `name` is a principal: added, located, or holder of a share."""
-        if name == ADMINISTRATOR or name in self.principals:
-            return True
-        return name != EVERYBODY and any(share.granted_to(name) for share in self.shares.values())
 
     def values(self) -> Iterator[Value]:
         """Everything, in an order in which a new state can apply it (the root share is always there)."""

@@ -255,8 +255,8 @@ class Channel(asyncio.BufferedProtocol, ABC):
                 entry = self._entries.popleft()
                 Channel._busy -= not self._entries
                 self._weight -= entry.weight
-                answer = entry.answer
-                out.append(entry.show(answer.result() if isinstance(answer, asyncio.Future) else answer()))
+                reply = entry.answer.result() if isinstance(entry.answer, asyncio.Future) else entry.answer()
+                out.append(reply.shown or entry.show(reply))
                 size += len(out[-1])
             self._write("".join(out).encode("utf-8", "replace"))
         if self._entries and not self._entries[0].watched:

@@ -147,7 +147,7 @@ class CompatSession(Channel):
         else:
             # Nobody knows how long the answer is before it is there: few at a time.
             weight = HEAVY + len(piece.text) // HEAVY_TEXT
-            self.answer(self._service.submit(name, statement), show, weight)
+            self.answer(self._service.submit(name, statement, show), show, weight)
 
 
 def parse_line(text: str) -> Statement:

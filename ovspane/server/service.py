@@ -9,6 +9,10 @@ If the store cannot make a batch durable, its changes are refused and the state 
 that was not committed stays in memory. Questions are still answered, and requests still end at their times; changes are refused
 until the state could be loaded from the store again (a task of its own tries), since a failed commit may have been kept all
 the same.
+
+The event loop goes on whatever is asked: what may be long (`Runtime.weight`, `burden`, `collect`) is done in a thread, which Python
+makes take turns with the loop every few ms; what time does, and what others are told, is cut into slices. Meanwhile statements
+wait, so nothing but `_serve` and what holds `_turn` touches the runtime.
 """
 
 from __future__ import annotations
@@ -16,14 +20,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import ParamSpec, Protocol, TypeVar
 
 from ovspane.lang.replies import Code, Notice, Reply, no
 from ovspane.lang.statements import Statement
-from ovspane.policy.runtime import Runtime
+from ovspane.policy.known import Change, Committed, Put, Value
+from ovspane.policy.runtime import Runtime, Settled
 from ovspane.policy.shares import Principal, Share
-from ovspane.policy.state import Change, Put, State, Value
+from ovspane.policy.state import State
 from ovspane.policy.table import TableDelta
 from ovspane.store.records import StoreError, TakenOver
 
@@ -31,11 +36,19 @@ log = logging.getLogger(__name__)
 
 #: statements judged in one go before replies are sent and the loop gets a turn
 BATCH = 256
+#: work in requests that have to be looked at (`Runtime.weight`), some 10 us each, beyond which it is done in a thread: a thread
+#: costs 0.1 ms and the loop its turns
+HEAVY = 256
+#: starts, ends and notices dealt with before the loop gets a turn, and lines of an answer that the loop renders itself
+SLICE = 256
 #: a timer that lies further ahead is looked at again then (seconds): clocks are set, machines sleep
 LONGEST_NAP = 60.0
 #: the same while the store is away, and the pauses between attempts to load from it: first, last (seconds)
 DOUBTFUL_NAP = 1.0
 RETRY = (0.05, 2.0)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Subscriber = Callable[[Sequence[Notice]], None]
 Gate = Callable[[Sequence[Change], Reply], Reply]
@@ -56,6 +69,7 @@ class _Waiting:
     speaker: str
     statement: Statement
     reply: asyncio.Future[Reply]
+    show: Callable[[Reply], str] | None
 
 
 class Service:
@@ -80,7 +94,8 @@ class Service:
         self._default_deny = default_deny
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._runtime = Runtime((), default_deny)
-        self._committed = State()
+        self._committed = Committed()
+        self._turn = asyncio.Lock()
         self._doubtful = False
         self._taken: TakenOver | None = None
         self._reviver: asyncio.Task[None] | None = None
@@ -100,7 +115,7 @@ class Service:
         return self._runtime.state
 
     @property
-    def committed(self) -> State:
+    def committed(self) -> Committed:
         """What the store has for sure. Who speaks is decided by this."""
         return self._committed
 
@@ -109,9 +124,14 @@ class Service:
         """True while changes are refused because the store failed."""
         return self._doubtful
 
-    def submit(self, speaker: str, statement: Statement) -> asyncio.Future[Reply]:
-        """Queue a statement; the reply comes after the commit. Cancelling the future does not take the statement back."""
-        waiting = _Waiting(speaker, statement, asyncio.get_running_loop().create_future())
+    def submit(
+        self, speaker: str, statement: Statement, show: Callable[[Reply], str] | None = None
+    ) -> asyncio.Future[Reply]:
+        """Queue a statement; the reply comes after the commit. Cancelling the future does not take the statement back.
+
+        `show` is how the reply will be rendered: a long one comes with that done (`Reply.shown`).
+        """
+        waiting = _Waiting(speaker, statement, asyncio.get_running_loop().create_future(), show)
         self._queue.put_nowait(waiting)
         return waiting.reply
 
@@ -142,30 +162,35 @@ class Service:
 
     async def load(self) -> None:
         """Make the state anew from the store, end what is over, and compile. Raises StoreError."""
-        values = await self._keeper.load()
-        runtime = Runtime(values, self._default_deny)
-        over = runtime.overdue(self._clock())
-        if over:
-            runtime.apply(over, quiet=True)
-            await self._keeper.keep(over)
-        self._adopt(runtime)
-        self._doubtful = False
+        values = list(await self._keeper.load())
+        async with self._turn:
+            over = await self._adopt(values)
+            if over:
+                await self._keeper.keep(over)
+                self._commit(over)
+            self._doubtful = False
 
-    def _adopt(self, runtime: Runtime) -> None:
-        """Go on with another runtime, whose state is the committed one; the whole table may have changed."""
-        committed = State()
-        for value in runtime.state.values():
-            committed.apply(Put(value))
-        self._committed = committed
-        now = self._clock()
-        runtime.apply(runtime.overdue(now), quiet=True)
-        runtime.settle(now)
+    async def _adopt(self, values: list[Value]) -> list[Change]:
+        """Go on with another runtime, made of what is committed; returns what ended meanwhile. The whole table may have changed."""
+        runtime, committed, over = await asyncio.to_thread(self._made, values)
         for number, status in self._runtime.state.status.items():
             if number in runtime.state.requests:
                 runtime.state.status[number] = status
-        self._runtime = runtime
+        self._runtime, self._committed = runtime, committed
         self.generation += 1
         self._on_reload()
+        return over
+
+    def _made(self, values: list[Value]) -> tuple[Runtime, Committed, list[Change]]:
+        now = self._clock()
+        runtime = Runtime(values, self._default_deny)
+        over = runtime.overdue(now)
+        runtime.apply(over, quiet=True)
+        runtime.settle(now)
+        committed = Committed()
+        for value in values:
+            committed.apply(Put(value))
+        return runtime, committed, over
 
     async def run(self) -> None:
         """Serve until cancelled. Raises TakenOver when another daemon writes to our store."""
@@ -175,16 +200,17 @@ class Service:
                 if self._taken is not None:
                     raise self._taken
                 try:
-                    await self._serve(batch)
+                    async with self._turn:
+                        await self._serve(batch)
                 except TakenOver as failure:
-                    self._fall_back(batch, str(failure))
+                    await self._fall_back(batch, str(failure))
                     raise
                 except StoreError as failure:
                     log.error("the store failed, changes are refused until it is back: %s", failure)
-                    self._fall_back(batch, f"not stored, nothing changed: {failure}")
+                    await self._fall_back(batch, f"not stored, nothing changed: {failure}")
                 except Exception:  # a defect must not end the service for all
                     log.exception("serving %d statements failed", len(batch))
-                    self._fall_back(batch, "nothing changed: ovspane has a defect here; its log says more")
+                    await self._fall_back(batch, "nothing changed: ovspane has a defect here; its log says more")
         finally:
             if self._reviver is not None:
                 self._reviver.cancel()
@@ -208,24 +234,16 @@ class Service:
     async def _serve(self, batch: list[_Waiting]) -> None:
         now = self._clock()
         runtime = self._runtime
-        changes = runtime.overdue(now)
-        runtime.apply(changes)
-        deltas: list[TableDelta] = []
-        notices: list[Notice] = []
-
-        def settle() -> None:
-            settled = runtime.settle(now)
-            notices.extend(settled.notices)
-            if settled.delta:
-                deltas.append(settled.delta)
-
+        changes = runtime.overdue(now, SLICE)
+        await _eased(runtime.burden(changes), runtime.apply, changes)
+        settled: list[Settled] = []
         replies: list[tuple[_Waiting, Reply]] = []
         for waiting in batch:
-            reply, more = self._judge(waiting, now)
+            reply, more = await self._judge(waiting, now)
             if more:
                 if runtime.needs_settling(more):
-                    settle()
-                runtime.apply(more)
+                    settled.append(await self._settle(now))
+                await _eased(runtime.burden(more), runtime.apply, more)
                 changes.extend(more)
             replies.append((waiting, reply))
         # While the store is away only time changes anything. What it ended is found to be over again by the load that is to come.
@@ -233,27 +251,38 @@ class Service:
             await self._keeper.keep(changes)
             self._commit(changes)
         _answer(replies)
-        settle()
-        for delta in deltas:
-            self._on_delta(delta)
-        self.tell(notices)
+        settled.append(await self._settle(now))
+        for one in settled:
+            if one.delta:
+                self._on_delta(one.delta)
+        for one in settled:
+            for first in range(0, len(one.notices), SLICE):
+                self.tell(one.notices[first : first + SLICE])
+                await asyncio.sleep(0)
         if len(batch) == BATCH:
             await asyncio.sleep(0)  # a full queue never waits, and the sessions need their turn
 
-    def _commit(self, changes: list[Change]) -> None:
+    async def _settle(self, now: int) -> Settled:
+        runtime = self._runtime
+        return await _eased(runtime.collect(now, SLICE), runtime.settle, now, True)
+
+    def _commit(self, changes: Sequence[Change]) -> None:
         for change in changes:
             self._committed.apply(change)
         if any(isinstance(change.value, (Principal, Share)) for change in changes):
             self.generation += 1
 
-    def _judge(self, waiting: _Waiting, now: int) -> tuple[Reply, tuple[Change, ...]]:
+    async def _judge(self, waiting: _Waiting, now: int) -> tuple[Reply, Sequence[Change]]:
+        runtime, statement = self._runtime, waiting.statement
         try:
-            outcome = self._runtime.execute(waiting.speaker, waiting.statement, now)
+            outcome = await _eased(runtime.weight(statement), runtime.execute, waiting.speaker, statement, now)
             reply = outcome.reply
             if reply.code is Code.OK and outcome.changes:
                 reply = self._gate(outcome.changes, reply)
+            if waiting.show is not None and reply.lines is not None and len(reply.lines) > SLICE:
+                reply = replace(reply, shown=await asyncio.to_thread(waiting.show, reply))
         except Exception:  # a defect in judging one statement must not end the service for all
-            log.exception("judging %r failed", waiting.statement)
+            log.exception("judging %r failed", statement)
             return no("internal", "ovspane has a defect here; its log says more"), ()
         if reply.code is not Code.OK or outcome.dry or not outcome.changes:
             return reply, ()
@@ -261,16 +290,17 @@ class Service:
             return no("store", "not stored, nothing changed: the store is away"), ()
         return reply, outcome.changes
 
-    def _fall_back(self, batch: list[_Waiting], reason: str) -> None:
+    async def _fall_back(self, batch: list[_Waiting], reason: str) -> None:
         """Go back to what was committed, answer what only asked, refuse what would change something, and try to load."""
         self._doubtful = True
-        runtime = Runtime(self._committed.values(), self._default_deny)
-        self._adopt(runtime)
-        now = self._clock()
-        for waiting in batch:
-            if not waiting.reply.done():
-                reply, _ = self._judge(waiting, now)
-                _answer([(waiting, no("store", reason) if reply.reason_code == "store" else reply)])
+        async with self._turn:
+            over = await self._adopt(list(self._committed.values()))
+            del over  # the load that is to come finds it again
+            now = self._clock()
+            for waiting in batch:
+                if not waiting.reply.done():
+                    reply, _ = await self._judge(waiting, now)
+                    _answer([(waiting, no("store", reason) if reply.reason_code == "store" else reply)])
         if self._reviver is None or self._reviver.done():
             self._reviver = asyncio.create_task(self._revive(), name="store-revive")
 
@@ -292,6 +322,13 @@ class Service:
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY[1])
+
+
+async def _eased(weight: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do work of that weight, here or in a thread."""
+    if weight > HEAVY:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    return work(*args, **kwargs)
 
 
 def _answer(replies: Iterable[tuple[_Waiting, Reply]]) -> None:

@@ -2,9 +2,9 @@
 
 Above: the Unix and TLS listeners make one for each connection. Below: channel (order and bounds), lang.parser, service.
 
-As, Format, Subscribe, Unsubscribe and Whoami are the session's own. `As` holds from the next statement on, though earlier ones
-are still being worked on; Format and Subscribe take effect when their own answer is given, so all answers before it keep the old
-form. The principal is looked at again whenever shares or principals changed.
+As, Format, Subscribe, Unsubscribe and Whoami are the session's own. `As` and Format hold from the next statement on, though earlier
+ones are still being worked on; notices change their form, and Subscribe takes effect, when the answer to that is given. The
+principal is looked at again whenever shares or principals changed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Session(Channel):
         self._principal = ""
         self._seen = -1  # the service's generation that `_principal` is of
         self._as: str | None = None
-        self._json = False
+        self._json = False  # what notices are in
+        self._json_said = False  # what the answers to the statements that come now will be in
         self._unsubscribe: Callable[[], None] | None = None
         self._settling: asyncio.TimerHandle | None = None
 
@@ -150,6 +151,7 @@ class Session(Channel):
             case said.As(name=name):
                 self._speak_as(name)
             case said.Format(name=name):
+                self._json_said = name == "json"
                 self._when_due(lambda: self._format(name))
             case said.Subscribe():
                 self._when_due(lambda: self._subscribe(True))
@@ -162,16 +164,14 @@ class Session(Channel):
             case _:
                 if isinstance(statement, _LISTINGS):
                     weight += HEAVY
-                self.answer(self._service.submit(self.speaker, statement), self._show, weight)
+                show = Reply.to_json if self._json_said else Reply.to_text
+                self.answer(self._service.submit(self.speaker, statement, show), show, weight)
 
     def _reply(self, reply: Reply) -> None:
         self._when_due(lambda: reply)
 
     def _when_due(self, answer: Answer) -> None:
-        self.answer(answer, self._show)
-
-    def _show(self, reply: Reply) -> str:
-        return reply.to_json() if self._json else reply.to_text()
+        self.answer(answer, Reply.to_json if self._json_said else Reply.to_text)
 
     def _speak_as(self, name: str) -> None:
         if self.principal != ADMINISTRATOR:

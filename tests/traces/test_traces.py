@@ -27,6 +27,7 @@ POLICY = HERE.parents[1] / "ovspane" / "policy"
 NOT_IN_TRACES = {
     "full": "61 424 rate requests at once",
     "out-of-bounds": "more than 1 152 of the largest reservations at once: tests/property/test_schedule_twins.py",
+    "too-many": "more than 1 000 active requests that meet a flowgroup: tests/unit/test_policy_bounds.py",
     "cannot-compile": "more stages or matches than a switch has tables and memory: tests/property/test_compile.py",
 }
 

@@ -137,7 +137,7 @@ def the_earliest_start_is_late(patch: Patch) -> None:
 
 @mutation
 def strictness_is_ignored(patch: Patch) -> None:
-    patch.setattr(honour, "overriding", lambda state, request, others=None: [])
+    patch.setattr(honour, "overriding", lambda state, request, effort=None: [])
 
 
 @mutation
@@ -156,9 +156,11 @@ def strictness_takes_a_sibling_for_a_parent(patch: Patch) -> None:
 
 @mutation
 def a_lower_limit_does_not_hold_a_reservation_back(patch: Patch) -> None:
-    matters = honour._matters
+    overrides = honour._overrides
     patch.setattr(
-        honour, "_matters", lambda state, one, other: other.kind is not Kind.RATELIMIT and matters(state, one, other)
+        honour,
+        "_overrides",
+        lambda state, other, request, effort: other.kind is not Kind.RATELIMIT and overrides(state, other, request, effort),
     )
 
 
