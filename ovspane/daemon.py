@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -23,6 +22,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ovspane import garbage
 from ovspane.config import Settings, address
 from ovspane.lang.replies import Code, Notice, Reply, no
 from ovspane.lang.statements import Kind
@@ -113,6 +113,7 @@ class Daemon:
             stack.push_async_callback(self._switch.close)
             await self._switch.wait_until(lambda: self._switch.connected, FIRST_LOOK)
             await stack.enter_async_context(self._task(self._service.run()))
+            await stack.enter_async_context(self._task(self._tend_garbage()))
             listeners = await self._listen(stack)
             # Only now the switch: a daemon whose socket is in use ends without having touched it.
             stack.callback(self._reconciler.close)
@@ -127,13 +128,13 @@ class Daemon:
             raise PartFailed(str(self._failure)) from self._failure
 
     async def _load(self) -> None:
-        """Load the state. What lives as long as the daemon need not be looked at by each garbage collection, then or later."""
-        gc.disable()
-        try:
+        with garbage.loading():
             await self._service.load()
-        finally:
-            gc.enable()
-        gc.freeze()
+
+    async def _tend_garbage(self) -> None:
+        while True:
+            await asyncio.sleep(garbage.EVERY)
+            garbage.tend()
 
     @contextlib.asynccontextmanager
     async def _private_store(self) -> AsyncIterator[str]:

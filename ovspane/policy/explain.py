@@ -25,13 +25,14 @@ STEPS = 50_000
 
 def explain(state: State, group: Flowgroup, now: int) -> Reply:
     """The verdict on the flowgroup at `now` (ms) and the requests that it comes from."""
-    active = [
-        request
-        for request in sorted(state.nearby.near(group, state.locations, Kind), key=lambda request: request.id)
-        if request.during(now, now + 1) and overlap(request.flowgroup, group, state.locations)
-    ]
-    if len(active) > EXPLAINED:
-        return no("too-many", f"{len(active)} active requests share packets with {group}; ask about a smaller flowgroup")
+    active: list[Request] = []
+    for request in state.nearby.near(group, state.locations, Kind):
+        if request.during(now, now + 1) and overlap(request.flowgroup, group, state.locations):
+            active.append(request)
+            if len(active) > EXPLAINED:
+                text = f"more than {EXPLAINED} active requests share packets with {group}; ask about a smaller flowgroup"
+                return no("too-many", text)
+    active.sort(key=lambda request: request.id)
     try:
         return _explain(state, group, active, now, honour.Effort(STEPS))
     except honour.TooMuch:

@@ -41,7 +41,7 @@ _LONG = (
     said.DropShare,
     said.DropUser,
 )
-#: requests near another that are counted before it is enough to know that there are many
+#: requests near others that are counted before it is enough to know that there are many
 MANY = 1_000
 
 
@@ -96,8 +96,16 @@ class Runtime:
                 return 1
 
     def burden(self, changes: Iterable[Change]) -> int:
-        """How much work applying changes is, and settling after them."""
-        return sum(self._near(value.flowgroup) for change in changes if isinstance(value := change.value, Request))
+        """How much work applying changes is, and settling after them; counting ends when it is much."""
+        return self._total(value.flowgroup for change in changes if isinstance(value := change.value, Request))
+
+    def _total(self, groups: Iterable[Flowgroup]) -> int:
+        total = 0
+        for group in groups:
+            total += self._near(group)
+            if total > MANY:
+                break
+        return total
 
     def _near(self, group: Flowgroup) -> int:
         return 1 + self.state.nearby.count(group, self.state.locations, MANY)
@@ -188,10 +196,10 @@ class Runtime:
         while self._starts and self._starts[0][0] <= now and len(self._starting) != most:
             self._starting.append(heapq.heappop(self._starts)[1])
         requests = self.state.requests
-        groups = [requests[number].flowgroup for number in self._starting if number in requests]
-        groups += [active.flowgroup for active in self._gone.values()]
+        due = (requests[number].flowgroup for number in self._starting if number in requests)
+        gone = (active.flowgroup for active in self._gone.values())
         moving = sum(len(self.state.nearby.of_user(user)) for user in self._moved)
-        return moving + sum(map(self._near, groups))
+        return moving + self._total(due) + self._total(gone)
 
     def settle(self, now: int, collected: bool = False) -> Settled:
         """Bring the tree and the network flow table to `now` (ms); `collected`: only with the starts that `collect` took."""

@@ -41,6 +41,8 @@ BATCH = 256
 HEAVY = 256
 #: starts, ends and notices dealt with before the loop gets a turn, and lines of an answer that the loop renders itself
 SLICE = 256
+#: changes noted as committed before the loop gets a turn (1 us each)
+COMMITTED = 4096
 #: a timer that lies further ahead is looked at again then (seconds): clocks are set, machines sleep
 LONGEST_NAP = 60.0
 #: the same while the store is away, and the pauses between attempts to load from it: first, last (seconds)
@@ -167,7 +169,7 @@ class Service:
             over = await self._adopt(values)
             if over:
                 await self._keeper.keep(over)
-                self._commit(over)
+                await self._commit(over)
             self._doubtful = False
 
     async def _adopt(self, values: list[Value]) -> list[Change]:
@@ -249,7 +251,7 @@ class Service:
         # While the store is away only time changes anything. What it ended is found to be over again by the load that is to come.
         if changes and not self._doubtful:
             await self._keeper.keep(changes)
-            self._commit(changes)
+            await self._commit(changes)
         _answer(replies)
         settled.append(await self._settle(now))
         for one in settled:
@@ -266,9 +268,12 @@ class Service:
         runtime = self._runtime
         return await _eased(runtime.collect(now, SLICE), runtime.settle, now, True)
 
-    def _commit(self, changes: Sequence[Change]) -> None:
-        for change in changes:
-            self._committed.apply(change)
+    async def _commit(self, changes: Sequence[Change]) -> None:
+        for first in range(0, len(changes), COMMITTED):
+            for change in changes[first : first + COMMITTED]:
+                self._committed.apply(change)
+            if len(changes) > COMMITTED:
+                await asyncio.sleep(0)
         if any(isinstance(change.value, (Principal, Share)) for change in changes):
             self.generation += 1
 

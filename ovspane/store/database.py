@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ovspane.store.jsonrpc import CallError, Connection, connect, split_remotes
+from ovspane.store.jsonrpc import LONG, CallError, Connection, connect, split_remotes
 from ovspane.store.records import (
     DATABASE,
     WRITER,
@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 
 GROUP_MAX: Final = 500  # records in one transaction: 100 rows take about 7 ms, and the next group waits for it
 ANSWER_LIMIT: Final = 5.0  # seconds without an answer before a connection is given up
+#: the same while everything is read (100 000 requests take ovsdb-server 1.4 s of CPU), and more for each row of a large change
+LOAD_LIMIT: Final = 120.0
+ROW_LIMIT: Final = 0.001
 BACKOFF: Final = (0.05, 0.5)  # seconds between attempts to connect: first, last
 _TRANSIENT: Final = {"timed out", "constraint violation", "cluster error", "not leader"}
 
@@ -95,7 +98,7 @@ class OvsdbStore:
         """All records. Raises StoreError after `limit` seconds, or when the database is not ours to read."""
         selects = [{"op": "select", "table": name, "where": []} for name in tables()]
         async with self._turn:
-            results = await self._retried(lambda: [selects])
+            results = await self._retried(lambda: [selects], patience=LOAD_LIMIT)
             found: list[Record] = []
             self._rows.clear()
             for name, result in zip(tables(), results, strict=True):
@@ -112,10 +115,8 @@ class OvsdbStore:
     async def commit(self, puts: Sequence[Record], deletes: Sequence[Key] = ()) -> None:
         """See records.Store. When StoreError is raised it is unknown whether the changes are there: load again, or
         commit the same keys again."""
-        changes: dict[Key, Record | None] = {(put.table, put.key): checked(put) for put in puts}
-        for table, key in deletes:
-            key_of(table, key)
-            changes[table, key] = None
+        long = len(puts) + len(deletes) > LONG
+        changes = await asyncio.to_thread(_changes, puts, deletes) if long else _changes(puts, deletes)
         if self._closed:
             raise StoreError("the store is closed")
         if not changes:
@@ -176,7 +177,7 @@ class OvsdbStore:
                     inserts[len(operations) - 1] = key
             return [operations, [{"op": "commit", "durable": True}]] if operations else []
 
-        results = await self._retried(build, changes)
+        results = await self._retried(build, changes, ANSWER_LIMIT + ROW_LIMIT * len(changes))
         for index, key in inserts.items():
             self._rows[key] = results[index]["uuid"][1]
         for key, record in changes.items():
@@ -202,8 +203,10 @@ class OvsdbStore:
             {"op": "update", "table": table, "where": where, "row": encoded(record, with_key=False)},
         ]
 
-    async def _retried(self, build: Any, changes: Sequence[Key] | dict[Key, Record | None] = ()) -> list[Any]:
-        """Sends what `build` makes until it is answered.
+    async def _retried(
+        self, build: Any, changes: Sequence[Key] | dict[Key, Record | None] = (), patience: float = ANSWER_LIMIT
+    ) -> list[Any]:
+        """Sends what `build` makes until it is answered, which may take `patience` seconds.
 
         Raises StoreError (time is up, or fenced) and _Refused (the server will never take it).
         """
@@ -213,10 +216,11 @@ class OvsdbStore:
         conflicts = 0
         while True:
             try:
-                parts = build()
+                parts = await asyncio.to_thread(build) if len(changes) > LONG else build()
                 if not parts:
                     return []
-                return await self._transact(await self._ready(), [operation for part in parts for operation in part])
+                operations = [operation for part in parts for operation in part]
+                return await self._transact(await self._ready(), operations, patience)
             except (OSError, CallError, TimeoutError) as error:  # ConnectionError is an OSError
                 reason = f"{error or 'no answer'}"
                 self._drop()
@@ -233,11 +237,11 @@ class OvsdbStore:
             await asyncio.sleep(pause)
             pause = min(pause * 2, BACKOFF[1])
 
-    async def _transact(self, connection: Connection, operations: list[Operation]) -> list[Any]:
+    async def _transact(self, connection: Connection, operations: list[Operation], patience: float) -> list[Any]:
         """The results of our operations, run only while we hold the fence."""
         guard = _wait("Setting", [["_uuid", "==", ["uuid", self._fence]]], {"value": self._tokens[-1]})
         try:
-            return (await _call(connection, [guard, *operations]))[1:]
+            return (await _call(connection, [guard, *operations], patience))[1:]
         except _Refused as refused:
             if refused.index == 0:
                 raise TakenOver("another ovspane daemon took this state over") from None
@@ -281,6 +285,15 @@ class OvsdbStore:
             self._connection = None
 
 
+def _changes(puts: Sequence[Record], deletes: Sequence[Key]) -> dict[Key, Record | None]:
+    """What a commit changes, checked."""
+    changes: dict[Key, Record | None] = {(put.table, put.key): checked(put) for put in puts}
+    for table, key in deletes:
+        key_of(table, key)
+        changes[table, key] = None
+    return changes
+
+
 def _finish(group: list[_Commit], error: StoreError | None) -> None:
     for commit in group:
         if commit.done.done():
@@ -307,9 +320,9 @@ def _wait(table: str, where: list[list[Any]], row: dict[str, Any]) -> Operation:
     }  # fmt: skip
 
 
-async def _call(connection: Connection, operations: list[Operation]) -> list[Any]:
-    """One transaction. Raises _Refused, CallError, ConnectionError, TimeoutError."""
-    async with asyncio.timeout(ANSWER_LIMIT):
+async def _call(connection: Connection, operations: list[Operation], patience: float = ANSWER_LIMIT) -> list[Any]:
+    """One transaction, answered within `patience` seconds. Raises _Refused, CallError, ConnectionError, TimeoutError."""
+    async with asyncio.timeout(patience):
         results: list[Any] = await connection.call("transact", [DATABASE, *operations])
     for index, result in enumerate(results):
         if isinstance(result, dict) and "error" in result:

@@ -21,7 +21,12 @@ from typing import Any, Final
 # object, so the braces alone tell where it ends; nothing follows the repeats, so it is one pass in C.
 _SKIP: Final = re.compile(rb'[^"{}]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"{}]*)*', re.DOTALL)
 _UNIX_PATH_MAX: Final = 107  # sun_path of unix(7), without the closing NUL
+#: parameters of a call that is written in a thread, beside the event loop
+LONG: Final = 1_000
 MESSAGE_MAX: Final = 256 * 1024 * 1024  # bytes; a message beyond this is not one of ovsdb-server's
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class CallError(Exception):
@@ -94,7 +99,11 @@ class Connection(asyncio.Protocol):
         self._next += 1
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls[self._next] = answer
-        self._send({"method": method, "params": params, "id": self._next})
+        number = self._next
+        long = len(params) > LONG
+        text = await asyncio.to_thread(_long_call, method, params, number) if long else _call(method, params, number)
+        if not self.closed.is_set():  # else `answer` says so
+            self._transport.write(text)
         return await answer
 
     def close(self) -> None:
@@ -136,7 +145,16 @@ class Connection(asyncio.Protocol):
 
     def _send(self, message: dict[str, object]) -> None:
         if self._transport is not None:
-            self._transport.write(json.dumps(message, separators=(",", ":")).encode())
+            self._transport.write(_encode(message).encode())
+
+
+def _call(method: str, params: Sequence[object], number: int) -> bytes:
+    return _encode({"method": method, "params": params, "id": number}).encode()
+
+
+def _long_call(method: str, params: Sequence[object], number: int) -> bytes:
+    """The same, one parameter after the other: in one piece it is C code that lets no other thread run."""
+    return f'{{"method":"{method}","params":[{",".join(map(_encode, params))}],"id":{number}}}'.encode()
 
 
 def split_remotes(remotes: str) -> list[str]:

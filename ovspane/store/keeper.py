@@ -8,6 +8,7 @@ the next request id are rows of Setting. Invariant: `values(records(v)) == v` fo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -15,10 +16,12 @@ from ovspane.flowgroup import AddressSet
 from ovspane.lang import render
 from ovspane.lang.parser import parse, parse_flowgroup
 from ovspane.lang.statements import Binding, GiveHint, Kind, Time, TimeKind
+from ovspane.policy.known import Change, Counter, Drop, Put, Value
 from ovspane.policy.shares import Bucket, Hint, Principal, Privileges, Request, Share
-from ovspane.policy.state import Change, Counter, Drop, Put, Value
 from ovspane.store.records import Key, Record, Store, StoreError
 
+#: changes that are made into records in a thread, beside the event loop
+LONG: Final = 1_000
 NEXT_ID: Final = "next-id"
 BUCKET: Final = "bucket:"
 _NUMBERS: Final = ("reserve_max", "reserve_min", "ratelimit_min", "tb_capacity", "tb_fill")
@@ -41,20 +44,26 @@ class StoreKeeper:
             raise StoreError(f"the database holds what this version cannot read: {problem}") from problem
 
     async def keep(self, changes: Sequence[Change]) -> None:
-        puts: dict[Key, Record] = {}
-        drops: set[Key] = set()
-        for change in changes:
-            if isinstance(change, Put):
-                record = record_of(change.value)
-                puts[record.table, record.key] = record
-                drops.discard((record.table, record.key))
-                if isinstance(change.value, Request | Hint):  # ids are never used twice, not even after a crash
-                    puts["Setting", NEXT_ID] = record_of(Counter(change.value.id + 1))
-            else:
-                for key in _keys(change):
-                    puts.pop(key, None)
-                    drops.add(key)
-        await self._store.commit(list(puts.values()), sorted(drops))
+        puts, drops = await asyncio.to_thread(_records, changes) if len(changes) > LONG else _records(changes)
+        await self._store.commit(puts, drops)
+
+
+def _records(changes: Sequence[Change]) -> tuple[list[Record], list[Key]]:
+    """What to put, and what to delete."""
+    puts: dict[Key, Record] = {}
+    drops: dict[Key, None] = {}
+    for change in changes:
+        if isinstance(change, Put):
+            record = record_of(change.value)
+            puts[record.table, record.key] = record
+            drops.pop((record.table, record.key), None)
+            if isinstance(change.value, Request | Hint):  # ids are never used twice, not even after a crash
+                puts["Setting", NEXT_ID] = record_of(Counter(change.value.id + 1))
+        else:
+            for key in _keys(change):
+                puts.pop(key, None)
+                drops[key] = None
+    return list(puts.values()), list(drops)
 
 
 def _keys(change: Drop) -> Iterator[Key]:

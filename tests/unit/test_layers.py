@@ -17,7 +17,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"daemon", "cli", "__main__"}),
     frozenset({"server", "control", "probe", "explain", "metrics", "notify"}),
     frozenset({"reconcile", "bridge", "queueing", "timers", "accounting", "replay"}),
-    frozenset({"flowpush", "ovsdb_queues", "tc", "openflow", "oxm", "ofsession", "ovsdb", "ovsdb_replica", "store", "config"}),
+    frozenset(
+        {"flowpush", "ovsdb_queues", "tc", "openflow", "oxm", "ofsession", "ovsdb", "ovsdb_replica", "store", "config", "garbage"}
+    ),
     frozenset({"network"}),
     frozenset({"policy"}),
     frozenset(
