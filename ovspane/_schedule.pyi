@@ -46,6 +46,9 @@ class Ledger:
     def level(self) -> int:
         """The bucket's level at `level_at`; 0 where the bucket does not matter."""
     @property
+    def work(self) -> int:
+        """How many blocks all questions so far had to look at (the plain twin: steps): deterministic, so it can be a budget."""
+    @property
     def last(self) -> int:
         """The last instant at which something starts or ends, or `level_at`."""
     def __len__(self) -> int:

@@ -30,7 +30,7 @@ from ovspane._schedule_blocks cimport (
 from ovspane._schedule_curve cimport (
     NEVER, Block, Probe, area, both, floored, high_half, i64, joined, level_of, low_half, narrow, see, wide,
 )
-from ovspane._schedule_search cimport balance, greatest, latest, lowered, probe, reaches, reserved, seek, walk
+from ovspane._schedule_search cimport balance, greatest, latest, lowered, probe, reaches, reserved, seek, surely, walk
 
 #: bounds, see above: instants (ms), a rate and the sum of all (bit/s)
 LATEST = 1 << 55
@@ -100,6 +100,7 @@ cdef class Ledger:
     def __cinit__(self, str share not None, top=None, least=0, capacity=None, fill=None, level=0, level_at=0):
         self.t.root = NULL
         self.booked = self.forever = 0
+        self.t.work = 0
         self.t.state = fresh_seed()
         cdef i64 at = number(level_at, LAST, "an instant")
         self.least = number(least, MOST, "a rate")
@@ -141,6 +142,8 @@ cdef class Ledger:
         cdef Probe p
         cdef i64 last, net, at
         cdef wide w
+        if self.forever <= self.t.rate_in and surely(&self.t, from_, end, rate):
+            return None
         if probe(&self.t, &p, from_, end, rate, True):
             at = p.dry_at
             if at == self.t.level_at:
@@ -159,6 +162,10 @@ cdef class Ledger:
         return max(start, narrow(at + floored(level_of(&p, w), net)))
 
     # ---- the interface
+
+    @property
+    def work(self):
+        return self.t.work
 
     @property
     def level_at(self):
@@ -352,6 +359,8 @@ cdef class Ledger:
         cdef i64 net = self.t.rate_in - self.forever
         if net < 0 or (e == NEVER and net < r):
             return NEVER
+        if surely(&self.t, s, e, r):
+            return s
         probe(&self.t, &p, s, e, r, False)
         if p.fall <= p.cap and p.dip >= -p.x0:
             return s

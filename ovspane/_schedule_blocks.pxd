@@ -10,7 +10,7 @@ Invariants
   an extreme holds under each tilt in its interval (rounded inwards, since it is computed in floating point)
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
 
@@ -72,6 +72,7 @@ cdef struct Treap:
     i64 level_at  # the first breakpoint
     i64 rate_in  # the bucket's fill
     wide cap, x0  # its capacity, and its level at `level_at` less W there
+    uint64_t work  # what questions cost so far: a block looked at is 1, one whose breakpoints are looked at SCAN
     uint32_t state  # of the generator of priorities
     bint bucket
 

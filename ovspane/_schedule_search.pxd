@@ -7,6 +7,7 @@ tilt that it would cause down with the pending ones.
 from ovspane._schedule_blocks cimport Treap, slot_of
 from ovspane._schedule_curve cimport (
     NEVER,
+    SCAN,
     Block,
     Probe,
     area,
@@ -83,6 +84,7 @@ cdef inline i64 seek(Treap *t, Block *b, i64 low, i64 high, i64 start, i64 end, 
     cdef i64 total
     if b is NULL or high <= start or low >= end:
         return NEVER
+    t.work += 1
     if out:
         if b.all.top + tilt <= top and b.all.low + tilt >= floor:
             return NEVER
@@ -94,12 +96,13 @@ cdef inline i64 seek(Treap *t, Block *b, i64 low, i64 high, i64 start, i64 end, 
         found = seek(t, b.left, low, b.first, start, end, tilt + b.tilt, floor, top, out, last)
     if found != NEVER:
         return found
-    for i in range(b.count):
-        slot = b.count - 1 - i if last else i
-        if start <= b.at[slot] < end:
-            total = b.total[slot] + b.offset + tilt
-            if (floor <= total <= top) != out:
-                return b.at[slot]
+    if b.own.low + tilt < floor or b.own.top + tilt > top if out else b.own.low + tilt <= top and b.own.top + tilt >= floor:
+        for i in range(b.count):
+            slot = b.count - 1 - i if last else i
+            if start <= b.at[slot] < end:
+                total = b.total[slot] + b.offset + tilt
+                if (floor <= total <= top) != out:
+                    return b.at[slot]
     if last:
         return seek(t, b.left, low, b.first, start, end, tilt + b.tilt, floor, top, out, last)
     return seek(t, b.right, b.last + 1, high, start, end, tilt + b.tilt, floor, top, out, last)
@@ -111,15 +114,17 @@ cdef inline i64 greatest(Treap *t, Block *b, i64 low, i64 high, i64 start, i64 e
     cdef int i
     if b is NULL or high <= start or low >= end:
         return 0
+    t.work += 1
     if low >= start and high <= end:
         return b.all.top + tilt
     out = greatest(t, b.left, low, b.first, start, end, tilt + b.tilt)
     other = greatest(t, b.right, b.last + 1, high, start, end, tilt + b.tilt)
     if other > out:
         out = other
-    for i in range(b.count):
-        if start <= b.at[i] < end and b.total[i] + b.offset + tilt > out:
-            out = b.total[i] + b.offset + tilt
+    if b.own.top + tilt > out:
+        for i in range(b.count):
+            if start <= b.at[i] < end and b.total[i] + b.offset + tilt > out:
+                out = b.total[i] + b.offset + tilt
     return out
 
 
@@ -130,6 +135,7 @@ cdef inline i64 climb(Treap *t, Block *b, i64 low, i64 high, i64 start, wide wan
     cdef int i
     if b is NULL or high <= start or b.all.peak + shift - area(tilt, b.all.peak_at) < wanted:
         return NEVER
+    t.work += SCAN
     found = climb(t, b.left, low, b.first, start, wanted, shift + b.shift, tilt + b.tilt)
     if found != NEVER:
         return found
@@ -161,11 +167,12 @@ cdef inline i64 reaches(Treap *t, i64 start, wide wanted) noexcept:
 
 cdef inline bint walk(Treap *t, Probe *p, Block *b, i64 low, i64 high, i64 start, i64 end, wide shift, i64 tilt) noexcept:
     """Show the breakpoints in [start, end) to a probe, as they are after (shift, tilt). True iff it stopped."""
-    cdef i64 first, last
+    cdef i64 first, last, net
     cdef wide w
     cdef int i
     if b is NULL or high <= start or low >= end:
         return False
+    t.work += 1
     if low >= start and high <= end and b.all.least_tilt <= tilt <= b.all.most_tilt and see_all(p, &b.all, shift, tilt):
         return False
     fetch(b.left)
@@ -178,11 +185,13 @@ cdef inline bint walk(Treap *t, Probe *p, Block *b, i64 low, i64 high, i64 start
         if not (
             first >= start and last < end and b.own.least_tilt <= tilt <= b.own.most_tilt and see_all(p, &b.own, shift, tilt)
         ):
-            w = b.base
+            t.work += SCAN
+            w = b.base + shift - area(tilt, first)
+            net = t.rate_in - b.offset - tilt
             for i in range(b.count):
                 if i:
-                    w += area(t.rate_in - b.total[i - 1] - b.offset, b.at[i] - b.at[i - 1])
-                if start <= b.at[i] < end and see(p, b.at[i], w + shift - area(tilt, b.at[i])):
+                    w += area(net - b.total[i - 1], b.at[i] - b.at[i - 1])
+                if start <= b.at[i] < end and see(p, b.at[i], w):
                     return True
     return walk(t, p, b.right, last + 1, high, start, end, shift + b.shift, tilt + b.tilt)
 
@@ -206,10 +215,21 @@ cdef inline bint probe(Treap *t, Probe *p, i64 start, i64 end, i64 rate, bint st
     return walk(t, p, t.root, t.level_at, NEVER, end + 1, NEVER, area(-rate, end - start), 0)
 
 
+cdef inline bint surely(Treap *t, i64 start, i64 end, i64 rate) noexcept:
+    """Whether the tokens suffice even if all that the reservation takes came on top of the greatest fall: a sufficient check, O(1)."""
+    cdef wide taken
+    if end == NEVER:
+        return False
+    taken = area(rate, end - start)
+    return t.root.all.fall + taken <= t.cap and t.root.all.dip - taken >= -t.x0
+
+
 cdef inline bint lowered(Treap *t, i64 start, i64 end, i64 *rate) noexcept:
     """True iff the tokens suffice for the rate; else it becomes the next that may do (0: none)."""
     cdef Probe p
     cdef i64 lower = rate[0]
+    if surely(t, start, end, lower):
+        return True
     probe(t, &p, start, end, lower, False)
     if p.fall <= p.cap and p.dip >= -p.x0:
         return True

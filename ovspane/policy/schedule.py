@@ -4,7 +4,7 @@ Above: admission asks, state keeps one `Schedule` per share. Below: _schedule (c
 The environment variable OVSPANE_PURE=1 chooses the twin. Units: ms, bit/s; bucket levels in 1/1000 bit (bit/s times ms).
 
 `Chain` asks a share and its ancestors together. Invariants: both twins answer alike (tests/property/test_schedule_twins.py), but
-that the compiled one's `earliest` may be earlier.
+that the compiled one's `earliest` may be earlier. Bounds: docs/architecture.md, "Bounds".
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ else:
 
 __all__ = ["Chain", "Schedule", "Shortfall"]
 
-#: how many later starts `Chain.earliest` goes through (some µs each) before it takes an early one instead of the earliest
-PATIENCE = 500
-#: how many instants it tries then
+#: how much work (`Schedule.work`) `Chain.earliest` puts into finding the earliest start (about 10 ms), and then into an early one;
+#: what asking costs besides
+EFFORT = 500_000
+ASKING = 50
+#: how many instants are tried where starts cannot be skipped
 CANDIDATES = 256
 
 
@@ -66,38 +68,56 @@ class Chain:
         rate = at_most
         for schedule in self._schedules:
             rate = schedule.most_that_fits(start, end, rate) if rate else 0
-        return rate if rate and self.shortfall(start, end, rate) is None else 0
+        for schedule in self._schedules if rate else ():
+            if schedule.least and schedule.missing(start, end, rate) is not None:
+                return 0
+        return rate
 
     def earliest(self, rate: int, length: int | None, not_before: int, grain: int = 1) -> int | None:
         """The earliest start at which `rate` fits for `length` ms, a multiple of `grain` ms after `not_before`; None: none found.
 
-        Where the search takes too many steps, and with the plain twin, it is an early start. Whatever it returns does fit.
+        It is exact where it takes no more than EFFORT work. Beyond, and with the plain twin, it is an early start, or none.
+        Whatever it returns does fit.
         """
-        start = not_before
-        if all(schedule.skips and schedule.level_at <= not_before for schedule in self._schedules):
-            limiting = [schedule for schedule in self._schedules if schedule.limits]
-            content = 0  # how many in a row have no objection to `start`
-            for _ in range(PATIENCE):
-                if content == len(limiting):
-                    return start
-                later = limiting[content].next_start(start, length, rate)
-                if later is None:
-                    return None
-                if later > start:
-                    limiting.insert(0, limiting.pop(content))  # who objected may well do so again
-                    start = not_before - (not_before - later) // grain * grain
-                    content = 0
-                else:
-                    content += 1
-        return self._early(rate, length, not_before, grain, start)
+        if not all(schedule.skips and schedule.level_at <= not_before for schedule in self._schedules):
+            return self._early(rate, length, not_before, grain)
+        start, content, work = not_before, 0, 0
+        limiting = [schedule for schedule in self._schedules if schedule.limits]
+        while content < len(limiting):  # `content`: how many in a row have no objection to `start`
+            schedule = limiting[content]
+            before = schedule.work
+            later = schedule.next_start(start, length, rate)
+            work += ASKING + schedule.work - before
+            if later is None:
+                return None
+            if later > start:
+                limiting.insert(0, limiting.pop(content))  # who objected may well do so again
+                start = not_before - (not_before - later) // grain * grain
+                content = 0
+            else:
+                content += 1
+            if work > EFFORT:
+                return self._some_start(rate, length, start, grain)
+        return start
 
-    def _early(self, rate: int, length: int | None, not_before: int, grain: int, known: int) -> int | None:
-        """An early start; none before `known` fits. It is the earliest where only room counts; where tokens count, it is found by
-        bisection between the instants at which the sweep's shape changes, so it is the earliest but in rare shapes."""
+    def _some_start(self, rate: int, length: int | None, known: int, grain: int) -> int | None:
+        """A start that fits: `known`, before which none does, or farther and farther after it, and then perhaps not the first."""
+        last, step = max(schedule.last for schedule in self._schedules), grain
+        first = sum(schedule.work for schedule in self._schedules)
+        start = known
+        while self.shortfall(start, None if length is None else start + length, rate) is not None:
+            if start > last or sum(schedule.work for schedule in self._schedules) - first > EFFORT:
+                return None
+            start, step = known + step, step * 4
+        return start
+
+    def _early(self, rate: int, length: int | None, not_before: int, grain: int) -> int | None:
+        """An early start. It is the earliest where only room counts; where tokens count, it is found by bisection between the
+        instants at which the sweep's shape changes, so it is the earliest but in rare shapes."""
 
         def fits(units: int) -> bool:
             start = not_before + units * grain
-            return start >= known and self.shortfall(start, None if length is None else start + length, rate) is None
+            return self.shortfall(start, None if length is None else start + length, rate) is None
 
         low = -1
         for instant in self._candidates(not_before, length):

@@ -48,6 +48,7 @@ class Ledger:
 
     __slots__ = (
         "_booked", "_reservations", "bucket_matters", "capacity", "fill", "least", "level", "level_at", "limits", "share", "top",
+        "work",
     )  # fmt: skip
     skips: ClassVar[bool] = False
 
@@ -74,6 +75,7 @@ class Ledger:
         self.level_at = _number(level_at, LATEST, "an instant")
         self._reservations: Counter[Reservation] = Counter()
         self._booked = 0
+        self.work = 0
 
     def _cut(self, level: int) -> int:
         if not isinstance(level, int):
@@ -130,6 +132,7 @@ class Ledger:
             changes[start] = changes.get(start, 0) + rate
             if end is not None:
                 changes[end] = changes.get(end, 0) - rate
+        self.work += len(changes)
         total, out = 0, []
         for at in sorted(changes):
             total += changes[at]
