@@ -6,6 +6,7 @@ From the top folder; `make bench` and `make bench BENCH=compile` do that. The gr
     index     overlap queries of MatchIndex
     compile   policy tree to network flow table: bulk load, adds, removes, flows, memory
     schedule  admissions of reservations through 5 nested shares
+    bounds    the longest piece of work of one statement, for input that is meant to hurt
     push      flows to a real ovs-vswitchd
     way       a statement on the Unix socket to its reply, and to the installed flow (the whole daemon)
 
@@ -29,6 +30,7 @@ GROUPS = {
     "index": "bench.index",
     "compile": "bench.compiling",
     "schedule": "bench.admitting",
+    "bounds": "bench.bounds",
     "push": "bench.flow_push",
     "way": "bench.whole_way",
 }

@@ -24,11 +24,11 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow
 from libc.stdint cimport uint32_t, uint64_t
 
 from ovspane._schedule_blocks cimport (
-    Treap, blocks_of, count_of, descend, drop_slot, erase, free_all, fresh_block, holder, mark, marked, measure, next_block, provide,
+    blocks_of, count_of, descend, drop_slot, erase, free_all, fresh_block, holder, mark, marked, next_block, provide,
     pull, refresh, reserve, slot_of, unmark,
 )
 from ovspane._schedule_curve cimport (
-    NEVER, Block, Probe, area, both, floored, high_half, i64, joined, level_of, low_half, narrow, see, wide,
+    NEVER, Block, Probe, Treap, area, both, floored, high_half, i64, joined, level_of, low_half, measure, narrow, see, wide,
 )
 from ovspane._schedule_search cimport balance, greatest, latest, lowered, probe, reaches, reserved, seek, surely, walk
 

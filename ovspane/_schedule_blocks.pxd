@@ -10,23 +10,21 @@ Invariants
   an extreme holds under each tilt in its interval (rounded inwards, since it is computed in floating point)
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
 
 from ovspane._schedule_curve cimport (
-    ANY,
     SLOTS,
     Block,
-    Extremes,
+    Treap,
     area,
     fetch,
+    fetch_all,
     i64,
     join,
-    later_dip,
-    later_peak,
+    measure,
     move,
-    rival,
     wide,
 )
 
@@ -67,16 +65,6 @@ cdef extern from *:
     void *block_taken() noexcept nogil
     void block_released(void *b) noexcept nogil
 
-cdef struct Treap:
-    Block *root
-    i64 level_at  # the first breakpoint
-    i64 rate_in  # the bucket's fill
-    wide cap, x0  # its capacity, and its level at `level_at` less W there
-    uint64_t work  # what questions cost so far: a block looked at is 1, one whose breakpoints are looked at SCAN
-    uint32_t state  # of the generator of priorities
-    bint bucket
-
-
 # ---- memory
 
 
@@ -108,36 +96,6 @@ cdef inline Block *fresh_block(Treap *t) noexcept:
     t.state ^= t.state << 5
     b.priority = t.state
     return b
-
-
-cdef inline void measure(Treap *t, Block *b) noexcept:
-    """The extremes of a block's own breakpoints, by looking at each; its arrays may have changed."""
-    cdef Extremes *e = &b.own
-    cdef int i
-    cdef wide w = b.base
-    cdef i64 total
-    b.first = b.at[0]
-    b.last = b.at[b.count - 1]
-    e.top = e.low = b.total[0] + b.offset
-    for i in range(1, b.count):
-        total = b.total[i] + b.offset
-        if total > e.top:
-            e.top = total
-        elif total < e.low:
-            e.low = total
-    b.own_stale = False
-    if not t.bucket:
-        return
-    e.peak_at = e.dip_at = e.from_at = e.to_at = b.first
-    e.peak = e.dip = w
-    e.fall = 0
-    e.least_tilt = -ANY
-    e.most_tilt = ANY
-    for i in range(1, b.count):
-        w += area(t.rate_in - b.total[i - 1] - b.offset, b.at[i] - b.at[i - 1])
-        rival(e, e.peak_at, b.at[i], e.peak - w)
-        later_peak(e, b.at[i], w)
-        later_dip(e, b.at[i], w)
 
 
 cdef inline void pull(Treap *t, Block *b) noexcept:
@@ -195,6 +153,8 @@ cdef inline void bend(Treap *t, Block *b, wide shift, i64 tilt) noexcept:
     if not b.all_stale and (not t.bucket or b.all.least_tilt <= tilt <= b.all.most_tilt):
         lift(t, b, shift, tilt)
         return
+    fetch_all(b.left)
+    fetch_all(b.right)
     press(t, b)
     bend(t, b.left, shift, tilt)
     bend(t, b.right, shift, tilt)
@@ -442,7 +402,7 @@ cdef inline void unmark(Treap *t, i64 at) noexcept:
         return
     drop_slot(t, b, i)
     refresh(t, t.root, b)
-    if b.count < SLOTS // 4:
+    if b.count < SLOTS // 2:
         near = next_block(t, b.first)
         if near is not NULL and absorb(t, b, near):
             return

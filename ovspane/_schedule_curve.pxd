@@ -24,6 +24,9 @@ cdef extern from *:
         __builtin_prefetch((const char *)block + 64);
         __builtin_prefetch((const char *)block + 128);
     }
+    static inline void fetch_all(const void *block) {
+        for (int i = 0; i < 15; i++) __builtin_prefetch((const char *)block + 64 * i);
+    }
     /* At most a / b for a >= 0, b > 0: exact enough, and never too large. */
     static inline int64_t quotient(ovspane_wide a, int64_t b) {
         double q = (a >> 62 ? (double)a : (double)(int64_t)a) / (double)b * SHRUNK;
@@ -32,6 +35,21 @@ cdef extern from *:
     /* Whether certainly a >= b * most, for a, b, most >= 0: far cheaper than to divide. The factor outweighs the five roundings. */
     static inline int far_ahead(ovspane_wide a, int64_t b, int64_t most) {
         return (a >> 62 ? (double)a : (double)(int64_t)a) >= (double)b * (double)most * (1.0 + 0x1p-49);
+    }
+    /* Whether W over a span stays within 60 bits if net rates lie between these two. */
+    static inline int fits_narrow(int64_t one, int64_t other, int64_t span) {
+        int64_t a = one < 0 ? -one : one, b = other < 0 ? -other : other;
+        return (ovspane_wide)(a > b ? a : b) * span < (ovspane_wide)1 << 60;
+    }
+    /* A winner is `lead` ahead, and `span` more with each unit of tilt: have the bound on that side at most lead / span. */
+    static inline void closer(double *bounds, int64_t lead, int64_t span) {
+        double *bound = bounds + (span < 0);
+        double much = span < 0 ? -(double)span : (double)span;
+        if ((double)lead < *bound * much) *bound = (double)lead / much;
+    }
+    static inline int64_t inwards(double q) {
+        q *= SHRUNK;
+        return q >= 0x1p61 ? ANY / 2 : (int64_t)q;
     }
     static inline ovspane_wide joined(int64_t high, uint64_t low) { return (ovspane_wide)high * ((ovspane_wide)1 << 64) + low; }
     static inline int64_t high_half(ovspane_wide a) { return (int64_t)(a >> 64); }
@@ -47,7 +65,11 @@ cdef extern from *:
     int64_t narrow(wide a) noexcept nogil
     int64_t quotient(wide a, int64_t b) noexcept nogil
     bint far_ahead(wide a, int64_t b, int64_t most) noexcept nogil
+    bint fits_narrow(int64_t one, int64_t other, int64_t span) noexcept nogil
+    void closer(double *bounds, int64_t lead, int64_t span) noexcept nogil
+    int64_t inwards(double q) noexcept nogil
     void fetch(const void *block) noexcept nogil
+    void fetch_all(const void *block) noexcept nogil
     wide joined(int64_t high, uint64_t low) noexcept nogil
     int64_t high_half(wide a) noexcept nogil
     uint64_t low_half(wide a) noexcept nogil
@@ -78,6 +100,16 @@ cdef struct Block:
     i64 at[32]
     i64 total[32]
     uint32_t refs[32]
+
+
+cdef struct Treap:
+    Block *root
+    i64 level_at  # the first breakpoint
+    i64 rate_in  # the bucket's fill
+    wide cap, x0  # its capacity, and its level at `level_at` less W there
+    uint64_t work  # what questions cost so far: a block looked at is 1, one whose breakpoints are looked at SCAN
+    uint32_t state  # of the generator of priorities
+    bint bucket
 
 
 # a walk over the breakpoints in order, what it saw, and where it stopped
@@ -169,6 +201,85 @@ cdef inline void move(Extremes *e, wide shift, i64 tilt, bint bucket) noexcept n
         e.fall += area(tilt, e.to_at - e.from_at)
         e.least_tilt -= tilt
         e.most_tilt -= tilt
+
+
+# ---- a block by itself
+
+
+cdef inline void measure_narrow(Block *b, i64 net) noexcept nogil:
+    """As the end of `measure`, with 64 bits: W counts from the first breakpoint on. `net`: the fill less what all totals have in
+    common. The two bounds are kept as quotients in floating point and rounded inwards at the end."""
+    cdef Extremes *e = &b.own
+    cdef i64 w = 0, peak = 0, dip = 0, fall = 0, at, down
+    cdef i64 peak_at = b.first, dip_at = b.first, from_at = b.first, to_at = b.first
+    cdef double bounds[2]  # the tilts that may come off, that may come on
+    cdef int i
+    bounds[0] = bounds[1] = 4611686018427387904.0
+    for i in range(1, b.count):
+        at = b.at[i]
+        w += (net - b.total[i - 1]) * (at - b.at[i - 1])
+        down = peak - w
+        if down > fall:
+            closer(bounds, down - fall, (at - peak_at) - (to_at - from_at))
+            from_at = peak_at
+            to_at = at
+            fall = down
+        else:
+            closer(bounds, fall - down, (to_at - from_at) - (at - peak_at))
+        if down < 0:
+            closer(bounds, -down, peak_at - at)
+            peak_at = at
+            peak = w
+        else:
+            closer(bounds, down, at - peak_at)
+        if w < dip:
+            closer(bounds, dip - w, at - dip_at)
+            dip_at = at
+            dip = w
+        else:
+            closer(bounds, w - dip, dip_at - at)
+    e.peak_at = peak_at
+    e.dip_at = dip_at
+    e.from_at = from_at
+    e.to_at = to_at
+    e.peak = b.base + peak
+    e.dip = b.base + dip
+    e.fall = fall
+    e.least_tilt = -inwards(bounds[0])
+    e.most_tilt = inwards(bounds[1])
+
+
+cdef inline void measure(Treap *t, Block *b) noexcept:
+    """The extremes of a block's own breakpoints, by looking at each; its arrays may have changed."""
+    cdef Extremes *e = &b.own
+    cdef int i
+    cdef wide w = b.base
+    cdef i64 total
+    b.first = b.at[0]
+    b.last = b.at[b.count - 1]
+    e.top = e.low = b.total[0] + b.offset
+    for i in range(1, b.count):
+        total = b.total[i] + b.offset
+        if total > e.top:
+            e.top = total
+        elif total < e.low:
+            e.low = total
+    b.own_stale = False
+    if not t.bucket:
+        return
+    e.peak_at = e.dip_at = e.from_at = e.to_at = b.first
+    e.peak = e.dip = w
+    e.fall = 0
+    e.least_tilt = -ANY
+    e.most_tilt = ANY
+    if fits_narrow(t.rate_in - e.low, t.rate_in - e.top, b.last - b.first):
+        measure_narrow(b, t.rate_in - b.offset)
+        return
+    for i in range(1, b.count):
+        w += area(t.rate_in - b.total[i - 1] - b.offset, b.at[i] - b.at[i - 1])
+        rival(e, e.peak_at, b.at[i], e.peak - w)
+        later_peak(e, b.at[i], w)
+        later_dip(e, b.at[i], w)
 
 
 # ---- the walk

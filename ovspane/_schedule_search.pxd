@@ -4,12 +4,13 @@ Above: _schedule.pyx. Below: _schedule_blocks.pxd, _schedule_curve.pxd. A questi
 tilt that it would cause down with the pending ones.
 """
 
-from ovspane._schedule_blocks cimport Treap, slot_of
+from ovspane._schedule_blocks cimport slot_of
 from ovspane._schedule_curve cimport (
     NEVER,
     SCAN,
     Block,
     Probe,
+    Treap,
     area,
     both,
     fetch,

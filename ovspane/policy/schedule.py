@@ -26,9 +26,9 @@ else:
 
 __all__ = ["Chain", "Schedule", "Shortfall"]
 
-#: how much work (`Schedule.work`) `Chain.earliest` puts into finding the earliest start (about 10 ms), and then into an early one;
-#: what asking costs besides
-EFFORT = 500_000
+#: how much work (`Schedule.work`) `Chain.earliest` puts into finding the earliest start (about 10 ms), then half as much into an
+#: early one; what asking costs besides
+EFFORT = 800_000
 ASKING = 50
 #: how many instants are tried where starts cannot be skipped
 CANDIDATES = 256
@@ -106,7 +106,7 @@ class Chain:
         first = sum(schedule.work for schedule in self._schedules)
         start = known
         while self.shortfall(start, None if length is None else start + length, rate) is not None:
-            if start > last or sum(schedule.work for schedule in self._schedules) - first > EFFORT:
+            if start > last or sum(schedule.work for schedule in self._schedules) - first > EFFORT // 2:
                 return None
             start, step = known + step, step * 4
         return start

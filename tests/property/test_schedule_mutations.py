@@ -39,6 +39,9 @@ MUTATIONS = {
     "breakpoints_are_not_counted": ("        b.refs[i] += 1\n", "        pass\n"),
     "folding_forgets_the_balance": ("kept - balance(&self.t, now) if self.t.bucket", "kept if self.t.bucket"),
     "starts_are_skipped": ("out = narrow(b - floored(may, r))", "out = narrow(b - floored(may, r)) + span // 2 + 1"),
+    "the_cheap_check_forgets_the_fall": ("return t.root.all.fall + taken <= t.cap and", "return taken <= t.cap and"),
+    "narrow_blocks_bound_one_side_only": ("if ((double)lead < *bound * much)", "if (span > 0 && (double)lead < *bound * much)"),
+    "narrow_blocks_forget_their_base": ("e.peak = b.base + peak", "e.peak = peak"),
     "rates_are_lowered_too_far": ("narrow(rate + floored(-excess, span))", "narrow(rate + floored(-excess, span)) - 1"),
 }
 

@@ -6,6 +6,7 @@ import gc
 import resource
 import sys
 from collections.abc import Callable
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -13,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.adversary import STEP, alternating, fullest, over_all, staircases
 from ovspane import _schedule
 from ovspane.flowgroup import ALL
 from ovspane.lang.parser import parse
 from ovspane.lang.statements import Ask, Kind
 from ovspane.policy import schedule_plain
 from ovspane.policy.admission import Refused, admit
-from ovspane.policy.schedule import Chain, Schedule
+from ovspane.policy.schedule import EFFORT, Chain, Schedule
 from ovspane.policy.shares import ROOT_SHARE, Request
 from ovspane.policy.state import Put, State
 from tests.property.schedule_walk import Shape, compare, crowded, shape, walk, wish
@@ -285,6 +287,68 @@ def test_the_earliest_start_skips_a_long_way(twin: Twin) -> None:
     if ledger.skips:
         assert found == 350_000  # 500 000 are missing: 50 000 ms of filling after the last at 300 000
         assert ledger.missing(found - 1, found - 1 + 10_000, 60) is not None
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32))
+def test_beyond_the_effort_an_offer_is_still_true(seed: int) -> None:
+    """Without any effort the search takes what it comes across: it fits, it is on the grid, and it is not before the earliest."""
+    random = Random(seed)
+    of = shape(random)
+    quick, other = of.ledger(_schedule), of.ledger(_schedule)
+    for ledger in (quick, other):
+        for _ in range(40):
+            wanted = wish(random, of, 0)
+            if ledger.missing(*wanted) is None:
+                ledger.add(*wanted)
+    chain = Chain([quick, other])
+    for grain in (1, max(1, of.spread // 20)):
+        start, end, rate = wish(random, of, 0)
+        length = None if end is None else end - start
+        exact = chain.earliest(rate, length, start, grain)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ovspane.policy.schedule.EFFORT", 0)
+            offer = chain.earliest(rate, length, start, grain)
+        if offer is not None:
+            assert (offer - start) % grain == 0
+            assert chain.shortfall(offer, None if length is None else offer + length, rate) is None
+            assert exact is not None and exact <= offer
+
+
+def test_the_earliest_start_of_shares_that_are_never_free_together() -> None:
+    """Each start that one offers the other refuses: found exactly, or given up after the effort, not after all 20 000 windows."""
+    for count, found in ((1000, 2 * 1000 * 10), (10_000, None)):
+        chain = Chain([_schedule.Ledger(str(i), 10) for i in range(2)])
+        for ledger, bookings in zip(chain._schedules, alternating(count, 10, 10), strict=True):
+            for booking in bookings:
+                ledger.add(*booking)
+        before = sum(ledger.work for ledger in chain._schedules)
+        offer = chain.earliest(1, 5, 0)
+        assert sum(ledger.work for ledger in chain._schedules) - before < 2 * EFFORT
+        assert offer is not None and (offer == found or (found is None and chain.shortfall(offer, offer + 5, 1) is None))
+
+
+@pytest.mark.parametrize("steps", [8, 32, 128])
+def test_a_question_looks_at_each_block_a_few_times_at_most(steps: int) -> None:
+    """Whatever the shape (bench.adversary), what a question looks at is bounded by the number of blocks, in steps that are counted:
+    admission passes over the blocks once, the largest rate needs few rounds of Newton's method."""
+    random = Random(steps)
+    books, end = staircases(10_000, steps, random)
+    fill = STEP * steps * 95 // 200
+    capacity = fullest(books[: 40 * steps], fill, end)
+    for part in (100, 102, 150):
+        ledger = _schedule.Ledger("s", None, 0, capacity * part // 100, fill, capacity * 1000)
+        for booking in books:
+            ledger.add(*booking)
+        once = (len(ledger) / 8 + 2) * (8 + 1)  # no block but the last is less than a quarter full; to look through one counts 8
+        for start, stop, rate in islice(over_all(end, random), 30):
+            before = ledger.work
+            ledger.missing(start, stop, rate)
+            assert ledger.work - before < 2 * once
+            before = ledger.work
+            ledger.most_that_fits(start, stop, 2**50)
+            assert ledger.work - before < 12 * once
+            ledger.add(start, stop, rate)
 
 
 def test_never(twin: Twin) -> None:
