@@ -14,6 +14,7 @@ the caller can do what is long elsewhere. Time's changes are independent of each
 from __future__ import annotations
 
 import heapq
+from collections import Counter as Tally
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -22,7 +23,7 @@ from ovspane.lang import statements as said
 from ovspane.lang.replies import Notice, no
 from ovspane.lang.statements import Kind, Statement
 from ovspane.policy import honour
-from ovspane.policy.compile import Compiler
+from ovspane.policy.compile import STAGE_LIMIT, Compiler
 from ovspane.policy.expand import CannotCompile
 from ovspane.policy.interpreter import Outcome, ending, execute
 from ovspane.policy.shares import Principal, Request, Share
@@ -58,6 +59,7 @@ class Runtime:
         """Start from the values of a store (in the order of `State.values`)."""
         self.state = State()
         self.tree = PolicyTree()
+        self._default_deny = default_deny
         self.compiler = Compiler(self.tree, default_deny)
         self.compiler.update(Delta(), {})  # the default deny is a rule that no request brings
         self._starts: list[tuple[int, int]] = []
@@ -67,6 +69,8 @@ class Runtime:
         self._moved: set[str] = set()
         self._notices: list[Notice] = []
         self._starting: list[int] = []
+        self._denying: Tally[str] = Tally()  # accepted denies by share, whenever they are
+        self._ever: Compiler | None = None  # over everything that is accepted, whenever it is; made when it may matter
         self._overridden: dict[int, set[int]] = {}  # the holders were told: by which requests
         self._overriding: dict[int, set[int]] = {}  # the same, by the overriding one
         for value in values:
@@ -78,10 +82,42 @@ class Runtime:
         for change in outcome.changes:
             if isinstance(change, Put) and isinstance(change.value, Request):
                 try:
-                    self.compiler.check(Delta(added=(self._active(change.value),)), self.state.locations)
+                    self._check(change.value)
                 except CannotCompile as problem:
                     return Outcome(no("cannot-compile", str(problem)))
         return outcome
+
+    def _check(self, request: Request) -> None:
+        """Raises CannotCompile if a new request does not fit beside those in effect, or beside all that are ever to be."""
+        delta = Delta(added=(self._active(request),))
+        self.compiler.check(delta, self.state.locations)
+        shares = len({*self._denying, request.share} if request.kind is Kind.DENY else self._denying) + self._default_deny
+        later = len(self.state.requests) > len(self.tree.requests)
+        if shares <= STAGE_LIMIT or not later:  # no more stages than shares that deny; what is in effect was just checked
+            self._ever = None
+            return
+        if self._ever is None:
+            everything = tuple(self._active(other) for other in self.state.requests.values())
+            ever = Compiler(self.tree, self._default_deny)
+            try:
+                ever.update(Delta(added=everything), self.state.locations)
+            except CannotCompile:  # accepted when this could not be known: each is judged again when it starts
+                return
+            self._ever = ever
+        self._ever.check(delta, self.state.locations)
+
+    def _follow(self, request: Request, put: bool) -> None:
+        """Keep what is known of all accepted requests in step with one that came or goes."""
+        if request.kind is Kind.DENY:
+            self._denying[request.share] += 1 if put else -1
+            if not self._denying[request.share]:
+                del self._denying[request.share]
+        if self._ever is not None:
+            half = (self._active(request),)
+            try:
+                self._ever.update(Delta(added=half) if put else Delta(removed=half), self.state.locations)
+            except CannotCompile:
+                self._ever = None
 
     def weight(self, statement: Statement) -> int:
         """How much work judging a statement may be: about how many requests and shares have to be looked at."""
@@ -131,6 +167,12 @@ class Runtime:
             value = change.value
             fresh = isinstance(value, Share) and value.name not in self.state.shares
             moved = isinstance(value, Principal) and self._moves(value, change)
+            if isinstance(value, Request):
+                known = self.state.requests.get(value.id)
+                if known is not None:
+                    self._follow(known, False)
+                if isinstance(change, Put):
+                    self._follow(value, True)
             self.state.apply(change)
             match value:
                 case Share() if isinstance(change, Put):
@@ -143,6 +185,7 @@ class Runtime:
                 case Principal():
                     if moved:
                         self._moved.add(value.name)
+                        self._ever = None
                 case _:
                     end = getattr(value, "end", None)
                     if end is not None and isinstance(change, Put):

@@ -115,3 +115,30 @@ def test_the_weight_of_statements(runtime: Runtime) -> None:
     assert runtime.weight(parse("deny(srcHost=1.2.3.4) on a.")) == 1
     assert runtime.weight(parse("Cancel 7.")) == 1
     assert runtime.burden([Put(Request(999, "a", "root", Kind.DENY, Flowgroup(), NOW, None))]) > 300
+
+
+def contrary(runtime: Runtime, number: int, start: str) -> list[Reply]:
+    """A deny in a share of its own, and below it an allow that meets the denies of all such shares: a stage more."""
+    for name, parent in ((f"s{number}", "rootShare"), (f"t{number}", f"s{number}")):
+        say(runtime, f"NewShare {name} for (*) [] on {parent}.")
+    return [
+        say(runtime, f"deny(srcHost=10.0.0.{number}) partial on s{number} {start}."),
+        say(runtime, f"allow(srcHost=10.0.0.0/24) partial on t{number} {start}."),
+    ]
+
+
+@pytest.mark.parametrize("start", ["", "from +1h"])
+def test_too_many_stages_are_refused_whenever_they_would_be_needed(runtime: Runtime, start: str) -> None:
+    replies = [reply for number in range(1, 46) for reply in contrary(runtime, number, start)]
+    refused = [reply.reason_code for reply in replies if reply.code is not Code.OK]
+    assert refused
+    assert set(refused) == {"cannot-compile"}
+    assert len(replies) - len(refused) >= 2 * 40
+    # All that was accepted can be in effect at once.
+    later = NOW + 3_600_000
+    runtime.settle(later)
+    assert len(runtime.tree.requests) == len(runtime.state.requests) == len(replies) - len(refused)
+    assert not any(status.startswith("degraded") for status in runtime.state.status.values())
+    # And when one goes, there is room again, for what is to come too.
+    say(runtime, "DropShare s1.", later)
+    assert all(reply.code is Code.OK for reply in contrary(runtime, 60, "from +2h"))
