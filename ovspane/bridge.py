@@ -1,36 +1,34 @@
 """One bridge of ours: its OpenFlow session, what we know to be installed on it, and how to bring it to the plan.
 
-Above: reconcile (all bridges, queues, order between them). Below: flowpush, network.placement.
+Above: reconcile (all bridges, queues, order between them). Below: flowpush, watching, ownership, network.placement.
 
 Make before break on one bridge: `make` sets meters and pushes flows (adds and deletes in one atomic bundle); `tidy` then deletes
 meters that no flow names any more. Queues live in OVSDB and are reconcile's.
-Invariant: `installed` is None (unknown: read it back) or equals the flows with our cookie on the bridge.
+Invariant: `_installed` is None (unknown: read it back) or equals the flows of ours on the bridge, but for news not yet taken in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovspane.flowpush import BridgeSession, FlowKey, MeterError, PushError, SessionError, SyncCounts, difference
+from ovspane.flowpush import BridgeSession, FlowKey, MeterError, PushError, Refused, SessionError, SyncCounts, difference
 from ovspane.network.placement import Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, FlowRule, Meter
-from ovspane.openflow import as_programmed
-from ovspane.policy.state import SLOTS
+from ovspane.openflow import SwitchError, as_programmed, parse_meter_config
+from ovspane.ownership import ENTRY, NOT_PASSED, Ours, of_our_form, tagged
+from ovspane.watching import FIGHT, Watch
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
+ABSENT = Meter(0, 0, 0)  # None is a meter that we cannot have made
 #: refusals remembered as logged
 TOLD = 1000
-
-
-def our_meters(pipeline: Pipeline, ids: Iterable[int]) -> set[int]:
-    """Those ids that lie in the range that the configuration gives us."""
-    return {number for number in ids if pipeline.meter_base < number <= pipeline.meter_base + SLOTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +44,26 @@ class Work:
 
 
 class BridgeTwin:
-    """What we hold of one bridge. `on_lost` is called when its session ends by itself."""
+    """What we hold of one bridge. `on_lost` is called when its session ends by itself, `on_news` when others changed something."""
 
-    def __init__(self, name: str, rundir: Path, pipeline: Pipeline, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, rundir: Path, pipeline: Pipeline, on_lost: Callable[[str], None], on_news: Callable[[], None]
+    ) -> None:
         self.name = name
         self._path = rundir / f"{name}.mgmt"
-        self._pipeline = pipeline
         self._on_lost = on_lost
         self._session: BridgeSession | None = None
+        self._plan = Plan(pipeline)
+        self._ours = Ours(pipeline)
+        self._watch = Watch(name, self._ours, on_news)
         self._installed: dict[FlowKey, FlowRule] | None = None
         self._meters: dict[int, Meter | None] = {}
+        self._raw_meters = b""
+        self._our_meters: set[int] = set()
+        self._made_meters: dict[int, Meter] | None = None
+        self._hurt_meters = False
         self._dirty: set[FlowKey] = set()
-        #: flows and meters that the switch refused, and why; tried again when they change and whenever all is read back
+        #: flows and meters that cannot be had, and why; tried again when they change and whenever all is read back
         self.refused: dict[FlowKey, tuple[FlowRule, str]] = {}
         self.refused_meters: dict[int, tuple[Meter, str]] = {}
         #: the last `make` read everything back and found the bridge otherwise than we had left it
@@ -75,7 +81,9 @@ class BridgeTwin:
 
     def forget(self) -> None:
         """Read everything back at the next `make`."""
-        self._installed = None
+        if self._installed is not None:
+            self._watch.begin(self._installed)
+            self._installed = None
 
     def close(self) -> None:
         if self._session is not None:
@@ -89,9 +97,15 @@ class BridgeTwin:
             return
         self._installed = None
         self._known = False
+        self._our_meters = set()
+        self._watch.reset()
         session = BridgeSession(self._path, timeout=CONNECT_SECONDS, on_closed=self._closed)
         await session.connect()
         self._session = session
+        try:
+            await session.watch(self._ours.spots(), self._watch.hear)
+        except Refused as refusal:
+            log.warning("bridge %s has no flow monitor (%s): changes by others show only at a read-back", self.name, refusal)
 
     def _closed(self, reason: Exception | None) -> None:
         if self._session is not None and self._session.closed.done():
@@ -99,9 +113,65 @@ class BridgeTwin:
             self._installed = None
             self._on_lost(f"{reason or 'closed'}")
 
+    # --- what others did
+
+    def news(self, now: float) -> set[int]:
+        """Take in what others did. If it may be undone now (seconds), `take` will have it. Gives the requests concerned."""
+        watch = self._watch
+        if self._installed is not None:
+            freed = watch.absorb(self._installed)
+            for key in freed:
+                self.refused.pop(key, None)
+            self._dirty |= freed
+        if not watch.hurt or self._installed is None:
+            return set()
+        requests = self._requests(watch.damage)
+        if watch.repair(now):
+            log.warning("bridge %s: somebody else changed ovspane's flows (%d of them); repairing", self.name, len(watch.damage))
+            for key in watch.damage:
+                self.refused.pop(key, None)
+            self._dirty |= watch.damage
+            named = any(rule.instructions.meter for key in watch.damage if (rule := self._plan.flows.get(key)) is not None)
+            watch.damage.clear()
+            if watch.lost or named:  # who deletes a meter deletes the flows that name it
+                self.forget()
+        return requests
+
+    def _requests(self, keys: Iterable[FlowKey]) -> set[int]:
+        """Whose flows the plan has there (0: the pipeline's)."""
+        return {rule.cookie & ~COOKIE_MASK for key in keys if (rule := self._plan.flows.get(key)) is not None}
+
+    def due(self, now: float) -> float | None:
+        """Seconds until damage that waits may be undone; None: there is none."""
+        return self._watch.contest.due(now) if self._watch.hurt or self._hurt_meters else None
+
+    async def look_at_meters(self, now: float) -> bool:
+        """Meters have no monitor: read them. True: one of ours is not as we left it, and `make` will mend it. Raises SessionError.
+        """
+        if self._session is None or self._installed is None or not (self._our_meters or self.refused_meters):
+            return False
+        raw = await self._session.raw_meters()
+        if raw == self._raw_meters or self._installed is None:
+            return False
+        there = parse_meter_config(raw)
+        concerned = self._our_meters | self.refused_meters.keys()
+        changed = {n for n in concerned if there.get(n, ABSENT) != self._meters.get(n, ABSENT)}
+        self._hurt_meters = bool(changed)
+        if not changed:
+            self._meters, self._raw_meters = there, raw
+        elif self._watch.repair(now):
+            log.warning("bridge %s: somebody else changed ovspane's meters (%d of them); repairing", self.name, len(changed))
+            self._hurt_meters = False
+            self.forget()
+            return True
+        return False
+
+    # --- to the plan
+
     def take(self, plan: Plan, ready: Callable[[int], bool]) -> Work:
         """What is to be done now. `ready` says whether a queue id may be named by flows yet; flows that have to wait for theirs
         are noted for the next time."""
+        self._plan = plan
         dirty, self._dirty = self._dirty, set()
         whole = self._installed is None
         flows: dict[FlowKey, FlowRule | None] = dict(plan.flows) if whole else {key: plan.flows.get(key) for key in dirty}
@@ -135,7 +205,7 @@ class BridgeTwin:
         try:
             return await self._make(work)
         except (SessionError, TimeoutError):
-            self._installed = None
+            self.forget()
             raise
 
     async def _make(self, work: Work) -> SyncCounts:
@@ -146,8 +216,7 @@ class BridgeTwin:
         if self._installed is None:
             if not work.whole:
                 raise SessionError(f"{self._path}: the session was lost")
-            self._meters = dict(await session.meter_table())
-            self._installed = await session.dump()
+            self._installed = await self._read(session)
             self.refused, self.refused_meters = {}, {}
         await self._make_meters(session, work)
         while True:
@@ -156,38 +225,81 @@ class BridgeTwin:
             except PushError as problem:  # one bad flow must not hold up all others
                 if not problem.failed:
                     raise
-                self._tell("flows", problem)
+                self._say(f"flows: {problem}")
                 self.refused.update({rule.key: (rule, str(error)) for rule, error in problem.failed})
                 if problem.committed:  # which of several bundles are in
-                    self._installed = await session.dump()
+                    self._installed = await self._read(session)
             else:
                 self.read_back = fresh and self._known and counts[:3] != (0, 0, 0)
                 self._known = True
                 return counts
 
+    async def _read(self, session: BridgeSession) -> dict[FlowKey, FlowRule]:
+        """Read back what is ours: the flows; and what of others lies where only ours should be."""
+        self._watch.begin(self._installed)
+        self._hurt_meters = False
+        self._raw_meters = b""
+        self._meters = await session.meter_table()
+        self._made_meters = None
+        flows = await session.dump()
+        self._ours.learn(flows.values())
+        installed = {key: rule for key, rule in flows.items() if self._ours.place(key)}
+        self._our_meters |= {meter for rule in installed.values() if (meter := rule.instructions.meter) is not None}
+        self._our_meters &= self._ours.meters(self._meters)
+        held = Counter(key[0] for key in installed)
+        counts = await session.table_counts()
+        others = [] if ENTRY in installed else [rule for rule in await session.flows_in(0, NOT_PASSED) if rule.key == ENTRY]
+        for table in self._ours.tables:
+            if counts.get(table, 0) != held[table]:
+                others += await session.flows_in(table)
+        self._watch.found(rule for rule in others if not tagged(rule))
+        return installed
+
     async def _make_meters(self, session: BridgeSession, work: Work) -> None:
-        wanted = [
-            meter
-            for number, meter in work.meters.items()
-            if self._meters.get(number) != as_programmed(meter) and self.refused_meters.get(number, (None,))[0] != meter
-        ]
-        if not wanted:
+        if work.meters == self._made_meters:
             return
-        refused: dict[int, tuple[Meter, str]] = {}
+        wanted = []
+        for number, meter in work.meters.items():
+            if self.refused_meters.get(number, (None,))[0] == meter:
+                continue
+            if self._meters.get(number) == as_programmed(meter):
+                self._our_meters.add(number)
+            elif number not in self._meters or number in self._our_meters or await self._nobodys(session, number):
+                wanted.append(meter)
+            else:
+                self._refuse_meter(meter, f"meter {number} of bridge {self.name} is somebody else's")
+        if wanted:
+            await self._set_meters(session, wanted)
+        self._made_meters = work.meters
+
+    async def _nobodys(self, session: BridgeSession, number: int) -> bool:
+        """True iff a meter in our range was left by a daemon of ours that was killed (see ownership)."""
+        try:
+            return of_our_form(self._meters[number]) and await session.meter_users(number) == 0
+        except Refused:  # it went meanwhile
+            return True
+
+    def _refuse_meter(self, meter: Meter, reason: str) -> None:
+        self.refused_meters[meter.id] = (meter, reason)
+        self._say(f"meters: {reason}")
+
+    async def _set_meters(self, session: BridgeSession, wanted: list[Meter]) -> None:
+        refused: dict[int, SwitchError | ValueError] = {}
         try:
             await session.set_meters(wanted)
         except MeterError as problem:
-            self._tell("meters", problem)
-            asked = {meter.id: meter for meter in wanted}
-            refused = {number: (asked[number], str(error)) for number, error in problem.failed.items()}
+            self._say(f"meters: {problem}")
+            refused = problem.failed
         for meter in wanted:
             if self.refused_meters.pop(meter.id, None) is not None:  # flows that name it may try again
                 named = [key for key, (rule, _) in self.refused.items() if rule.instructions.meter == meter.id]
                 for key in named:
                     del self.refused[key]
-            if meter.id not in refused:
+            if meter.id in refused:
+                self.refused_meters[meter.id] = (meter, str(refused[meter.id]))
+            else:
                 self._meters[meter.id] = as_programmed(meter)
-        self.refused_meters |= refused
+                self._our_meters.add(meter.id)
 
     async def _make_flows(self, session: BridgeSession, work: Work, installed: dict[FlowKey, FlowRule]) -> SyncCounts:
         desired = {key: rule for key, rule in work.flows.items() if rule is not None and self._possible(key, rule)}
@@ -200,11 +312,13 @@ class BridgeTwin:
             installed[rule.key] = rule
         for rule in deletes:
             del installed[rule.key]
+        if self._watch.news and self._watch.concerns({rule.key for rule in (*adds, *deletes)}):
+            self._watch.lost = True  # somebody else changed one of these meanwhile, before us or after us
         return SyncCounts(len(adds) - changed, changed, len(deletes), len(installed) - len(adds))
 
-    def _tell(self, what: str, problem: SessionError) -> None:
+    def _say(self, problem: str) -> None:
         """Log a refusal, once."""
-        text = f"refused {what}: {problem}"
+        text = f"refused {problem}"
         if text not in self._told:
             if len(self._told) >= TOLD:
                 self._told.clear()
@@ -216,6 +330,9 @@ class BridgeTwin:
         if key in self.refused and self.refused[key][0] == rule:
             return False
         self.refused.pop(key, None)
+        if key in self._watch.foreign:
+            self.refused[key] = (rule, "somebody else's flow has its place")
+            return False
         if rule.instructions.meter in self.refused_meters:
             self.refused[key] = (rule, self.refused_meters[rule.instructions.meter or 0][1])
             return False
@@ -223,28 +340,43 @@ class BridgeTwin:
 
     async def tidy(self, work: Work) -> None:
         """Delete meters of ours that the work has no more; no flow names them now. Raises SessionError."""
-        stale = our_meters(self._pipeline, self._meters) - set(work.meters)
+        stale = self._our_meters - work.meters.keys()
         if stale and self._session is not None:
             await self._session.set_meters((), sorted(stale))
+            self._our_meters -= stale
             for number in stale:
-                del self._meters[number]
+                self._meters.pop(number, None)
 
     async def clean(self) -> int:
         """Remove every flow and meter of ours; returns how many flows there were. Raises SessionError."""
         await self.connect()
         assert self._session is not None
-        flows = len(await self._session.dump())
-        await self._session.cleanup()
-        meters = our_meters(self._pipeline, await self._session.meter_table())
-        if meters:
-            await self._session.set_meters((), sorted(meters))
-        return flows
+        flows = await self._read(self._session)
+        await self._session.push((), [flows[ENTRY]] if ENTRY in flows else [])  # first nobody comes to our tables any more
+        await self._session.cleanup(sorted(self._ours.tables))
+        if self._our_meters:
+            await self._session.set_meters((), sorted(self._our_meters))
+        return len(flows)
 
     def troubled(self) -> dict[int, str]:
-        """Requests that are not in effect on this bridge, and why."""
-        return {
+        """Requests that are not in effect on this bridge, and why. 0: all of them."""
+        found = {
             rule.cookie & ~COOKIE_MASK: f"bridge {self.name} refused its flow: {why}" for rule, why in self.refused.values()
         }
+        if self.fought:
+            found |= dict.fromkeys(self._requests(self._watch.damage), f"bridge {self.name}: {FIGHT}")
+            if self._watch.lost or self._hurt_meters:
+                found[0] = f"bridge {self.name}: {FIGHT}"
+        pipeline, stages = self._plan.pipeline, self._plan.stages
+        reachable = (0, *range(pipeline.first, pipeline.first + stages + 1), pipeline.limit, pipeline.queue, pipeline.exit)
+        if (stranger := self._watch.stranger(reachable)) is not None:
+            found[0] = stranger
+        return found
+
+    @property
+    def fought(self) -> bool:
+        """True while damage stays because its repair would be undone."""
+        return (self._watch.hurt or self._hurt_meters) and self._watch.contest.fighting
 
 
 async def gathered(tasks: Iterable[asyncio.Task[None]]) -> list[BaseException | None]:

@@ -17,15 +17,16 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ovspane import openflow
-from ovspane.match import Match
+from ovspane import ofwatch, openflow
+from ovspane.match import ANY, Match
 from ovspane.network.values import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
 from ovspane.ofsession import Refused, Session, SessionError, VersionError
-from ovspane.openflow import FlowStats, MeterFeatures, PortDescription, SwitchError
+from ovspane.ofwatch import FlowUpdate
+from ovspane.openflow import FlowStats, Frame, MeterFeatures, PortDescription, SwitchError
 
 __all__ = [
     "BUNDLE_LIMIT",
@@ -109,6 +110,8 @@ class _Bundle:
 class BridgeSession(Session):
     """What ovspane does with a bridge: `async with BridgeSession("RUNDIR/BRIDGE.mgmt") as session` (see Session)."""
 
+    _on_updates: Callable[[list[FlowUpdate]], None] | None = None
+
     # --- reading
 
     async def flow_stats(self) -> list[FlowStats]:
@@ -126,10 +129,12 @@ class BridgeSession(Session):
         return {stats.rule.key: stats.rule for stats in await self.flow_stats()}
 
     async def _meter_table(self) -> dict[int, Meter | None]:
-        found: dict[int, Meter | None] = {}
-        for part in await self._ask(*openflow.meter_config_request()):
-            found |= self._parsed(openflow.parse_meter_config, part)
-        return found
+        return self._parsed(openflow.parse_meter_config, b"".join(await self._ask(*openflow.meter_config_request())))
+
+    async def raw_meters(self) -> bytes:
+        """What `meter_table` makes the values of: equal as long as no meter changes. Raises SessionError."""
+        async with self._operation():
+            return b"".join(await self._ask(*openflow.meter_config_request()))
 
     async def meter_table(self) -> dict[int, Meter | None]:
         """Every meter of the bridge by id, whoever made it (meters carry no cookie); None: one that we never make.
@@ -152,6 +157,44 @@ class BridgeSession(Session):
         async with self._operation():
             parts = await self._ask(*openflow.port_desc_request())
             return [port for part in parts for port in self._parsed(openflow.parse_port_desc, part)]
+
+    async def flows_in(self, table: int, match: Match = ANY) -> list[FlowRule]:
+        """Every flow of the table, whosever it is, whose match is inside `match`. Raises SessionError."""
+        async with self._operation():
+            parts = await self._ask(*openflow.flow_stats_request(0, 0, table, match))
+            return [stats.rule for part in parts for stats in self._parsed(openflow.parse_flow_stats, part)]
+
+    async def table_counts(self) -> dict[int, int]:
+        """How many flows each table has, whosever they are; empty tables are left out. Raises SessionError."""
+        async with self._operation():
+            parts = await self._ask(*ofwatch.table_counts_request())
+            return {t: n for part in parts for t, n in self._parsed(ofwatch.parse_table_counts, part).items()}
+
+    async def meter_users(self, meter: int) -> int:
+        """How many flows, of whomever, name the meter. Raises Refused (it is not there), SessionError."""
+        async with self._operation():
+            parts = await self._ask(*ofwatch.meter_users_request(meter))
+            return {m: n for part in parts for m, n in self._parsed(ofwatch.parse_meter_users, part).items()}.get(meter, 0)
+
+    async def watch(
+        self, spots: Iterable[tuple[int, Match]], on_updates: Callable[[list[FlowUpdate]], None]
+    ) -> None:
+        """Be told, from now on, of changes that others make to flows of these tables inside these matches; our own are not told.
+
+        Raises Refused (Open vSwitch before 2.16 has no flow monitor in OpenFlow 1.4), SessionError.
+        """
+        async with self._operation():
+            self._on_updates = on_updates
+            await self._ask(*ofwatch.monitor_request(spots))
+
+    def _unasked(self, frame: Frame) -> None:
+        if frame.kind == openflow.MULTIPART_REPLY and self._on_updates is not None:
+            kind, _, part = openflow.parse_multipart(frame.body)
+            if kind == ofwatch.FLOW_MONITOR:
+                if updates := ofwatch.parse_updates(part):
+                    self._on_updates(updates)
+                return
+        super()._unasked(frame)
 
     # --- writing
 
@@ -289,10 +332,10 @@ class BridgeSession(Session):
             if xid in self._errors:
                 raise Refused(self._errors[xid])
 
-    async def cleanup(self) -> None:
-        """Delete every flow with our cookie, and nothing else. Raises Refused, SessionError."""
+    async def cleanup(self, tables: Iterable[int] = (openflow.ALL_TABLES,)) -> None:
+        """Delete every flow with our cookie in these tables, and nothing else. Raises Refused, SessionError."""
         async with self._operation():
-            xid = await self._send(*openflow.delete_by_cookie(COOKIE_TAG, COOKIE_MASK))
+            sent = [await self._send(*openflow.delete_by_cookie(COOKIE_TAG, COOKIE_MASK, table)) for table in tables]
             await self._ask(openflow.BARRIER_REQUEST)
-            if xid in self._errors:
-                raise Refused(self._errors[xid])
+            if refused := [self._errors[xid] for xid in sent if xid in self._errors]:
+                raise Refused(refused[0])

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -29,6 +29,13 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _SLICE = 1000  # messages in one write, before other tasks get their turn
+#: what a switch that means ill, or is broken, may make us hold (bytes): parts of one reply; answers to its echo requests that it
+#: does not take
+REPLY_LIMIT = 1 << 28
+UNTAKEN_LIMIT = 1 << 24
+#: errors of one operation: each of its messages may bring one
+ERROR_LIMIT = 100_000
+_ERROR_DATA = 64  # of the message at fault; a switch must send at least that much (OpenFlow 1.4.1, 7.5.4)
 
 
 class SessionError(Exception):
@@ -54,6 +61,7 @@ class _Reply:
     kind: int
     future: asyncio.Future[list[bytes]]
     parts: list[bytes] = field(default_factory=list)
+    size: int = 0
 
 
 class _Wire(asyncio.Protocol):
@@ -89,6 +97,11 @@ class _Wire(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+
+    @property
+    def untaken(self) -> int:
+        """Bytes written that the switch has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def end(self, problem: Exception | None) -> None:
         """Close now. Calls `on_end` each time: it has to know whether it has heard already."""
@@ -202,25 +215,39 @@ class Session:
         reply = self._waiting.get(frame.xid)
         if frame.kind == openflow.ECHO_REQUEST:
             self._wire.write(openflow.message(openflow.ECHO_REPLY, frame.xid, frame.body))
+            if self._wire.untaken > UNTAKEN_LIMIT:
+                raise OpenFlowError("it asks for echoes and does not take them")
         elif frame.kind == openflow.ERROR:
             self._received_error(frame.xid, openflow.parse_error(frame.body), reply)
         elif reply is None or reply.future.done():
-            log.debug("%s: message of type %d for nobody", self.mgmt_path, frame.kind)
+            self._unasked(frame)
         elif frame.kind != reply.kind:
             raise OpenFlowError(f"message of type {frame.kind} where {reply.kind} was to come")
         elif frame.kind == openflow.MULTIPART_REPLY:
-            _, more, part = openflow.parse_multipart(frame.body)
-            reply.parts.append(part)
-            if not more:
-                reply.future.set_result(reply.parts)
+            self._received_part(frame.body, reply)
         else:
             reply.future.set_result([frame.body])
+
+    def _unasked(self, frame: Frame) -> None:
+        """A message that answers no request. Raises OpenFlowError if it should have been readable and is not."""
+        log.debug("%s: message of type %d for nobody", self.mgmt_path, frame.kind)
+
+    def _received_part(self, body: bytes, reply: _Reply) -> None:
+        _, more, part = openflow.parse_multipart(body)
+        reply.parts.append(part)
+        reply.size += len(body)  # of empty parts too: each costs something
+        if reply.size > REPLY_LIMIT:
+            raise OpenFlowError(f"a reply of more than {REPLY_LIMIT >> 20} MiB")
+        if not more:
+            reply.future.set_result(reply.parts)
 
     def _received_error(self, xid: int, error: SwitchError, reply: _Reply | None) -> None:
         if reply is not None and not reply.future.done():
             reply.future.set_exception(Refused(error))
         elif self._turn.locked():
-            self._errors[xid] = error
+            if len(self._errors) >= ERROR_LIMIT:
+                raise OpenFlowError(f"more than {ERROR_LIMIT} errors")
+            self._errors[xid] = replace(error, data=error.data[:_ERROR_DATA])
         elif error.type != 0:  # HELLO_FAILED: `connect` tells it better
             log.warning("%s: the switch says %s to xid %d", self.mgmt_path, error, xid)
 

@@ -20,7 +20,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
-from ovspane.match import ANY
+from ovspane.match import ANY, Match
 from ovspane.network.values import COOKIE_MASK, COOKIE_TAG, FlowRule, Instructions, Meter
 from ovspane.oxm import MARK_BIT, MARK_HEADER, OpenFlowError, decode_match, encode_match, narrow_port, wide_port
 
@@ -340,10 +340,12 @@ def parse_multipart(body: bytes) -> tuple[int, bool, bytes]:
     return kind, bool(flags & 1), body[8:]
 
 
-def flow_stats_request(cookie: int = COOKIE_TAG, cookie_mask: int = COOKIE_MASK) -> Request:
-    """Ask for the flows of all tables whose cookie equals `cookie` under `cookie_mask`."""
-    body = struct.pack("!B3xII4xQQ", ALL_TABLES, ANY_PORT, ANY_GROUP, cookie, cookie_mask)
-    return multipart_request(FLOW_STATS, body + encode_match(ANY))
+def flow_stats_request(
+    cookie: int = COOKIE_TAG, cookie_mask: int = COOKIE_MASK, table: int = ALL_TABLES, match: Match = ANY
+) -> Request:
+    """Ask for the flows of one table or all whose cookie equals `cookie` under `cookie_mask`, and whose match is inside `match`."""
+    body = struct.pack("!B3xII4xQQ", table, ANY_PORT, ANY_GROUP, cookie, cookie_mask)
+    return multipart_request(FLOW_STATS, body + encode_match(match))
 
 
 class FlowStats(NamedTuple):

@@ -163,7 +163,7 @@ class Database:
         tables = {t: {"columns": columns, "isRoot": t in roots} for t, columns in schema.items()}
         helper = ovs.db.idl.SchemaHelper(schema_json={"name": name, "version": "0.0.0", "tables": tables})
         helper.register_all()
-        self._remote = remote
+        self.remote = remote
         self._idl = _Idl(remote, helper)
         self._descriptors: dict[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -235,7 +235,7 @@ class Database:
         deadline = self._loop.time() + seconds
         while True:
             if not await self.wait_until(lambda: self.connected, deadline - self._loop.time()):
-                raise OvsdbError(f"no connection to {self._remote} within {seconds:g} s")
+                raise OvsdbError(f"no connection to {self.remote} within {seconds:g} s")
             seen = self._idl.change_seqno
             transaction = await self._attempt(build, durable, deadline)
             status = transaction._status
@@ -244,7 +244,7 @@ class Database:
             if status == Transaction.UNCHANGED:
                 return None
             if status != Transaction.TRY_AGAIN:
-                raise OvsdbError(f"{self._remote} refused the transaction: {transaction.get_error()}")
+                raise OvsdbError(f"{self.remote} refused the transaction: {transaction.get_error()}")
             pause = min(0.1, deadline - self._loop.time())  # a change that we know already wakes nobody
             await self.wait_until(lambda seen=seen: self._idl.change_seqno != seen, pause)  # type: ignore[misc]
 
@@ -266,7 +266,7 @@ class Database:
             finally:
                 del self._transactions[transaction]
             if transaction._status == Transaction.INCOMPLETE:
-                raise OvsdbError(f"no answer from {self._remote}")
+                raise OvsdbError(f"no answer from {self.remote}")
         return transaction
 
     def changed(self, tables: set[str], connection: bool) -> None:
@@ -286,7 +286,7 @@ class Database:
         flipped = self._was_connected != self.connected
         if flipped:
             self._was_connected = self.connected
-            log.info("%s: %s", self._remote, "connected" if self.connected else "connection lost")
+            log.info("%s: %s", self.remote, "connected" if self.connected else "connection lost")
         if flipped:
             self._derived.clear()
         for rows in self._idl.touched.values():

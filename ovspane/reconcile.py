@@ -7,6 +7,8 @@ names any more (make before break). Queues are brought by a task beside (queuein
 held back, all others go on. What comes in meanwhile waits for the next pass. After any error
 the state of that bridge is unknown and is read back before the next change, so a switch that was away, restarted or was
 changed behind our back is repaired by the difference; READ_BACK seconds after the last pass it is read back in any case.
+What others do to our flows is told by each bridge's flow monitor and undone at once (watching says how often), meters are looked at
+every METER_LOOK seconds. A bridge is changed only while we hold its lock (bridge_lock), so two daemons never fight over one.
 While the host's OVSDB is away nothing is tried: ovs-vswitchd answers no OpenFlow then either (vswitchd/bridge.c, bridge_run: it
 does nothing without its lock on the database), and a session that waits for it would be given up.
 
@@ -24,6 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from ovspane.bridge import BridgeTwin, Work, gathered
+from ovspane.bridge_lock import BridgeLocks
 from ovspane.flowpush import SessionError, VersionError
 from ovspane.network.placement import FlowKey, Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, Queue
@@ -40,6 +43,10 @@ log = logging.getLogger(__name__)
 RETRY = (0.02, 0.25)
 #: seconds after which flows, meters and queues are read back though nothing happened: somebody else may have changed them
 READ_BACK = 30.0
+#: seconds between looks at the meters, of which no monitor tells
+METER_LOOK = 0.5
+#: how long `clean` waits for its locks (seconds)
+LOCK_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -64,8 +71,9 @@ class Reconciler:
         self._switch = switch
         self._scope = scope
         self._on_status = on_status
+        self._locks = BridgeLocks(switch.remote, self._on_lock)
         self._queues = Queueing(
-            switch, scope.manages, scope.speeds, self._poke, adopt=scope.adopt, on_kernel=self._kernel_changed
+            switch, self._has_queues, scope.speeds, self._poke, adopt=scope.adopt, on_kernel=self._kernel_changed
         )
         self._queue_basis: tuple[Plan, int, list[str]] | None = None
         self._wanted: Queues = {}
@@ -76,6 +84,8 @@ class Reconciler:
         self._settled = asyncio.Event()
         self._missing: set[str] = set()
         self._away: dict[str, str] = {}
+        self._general: str | None = None
+        self._troubled: dict[int, str] = {}
         self.plan = Plan(scope.pipeline)
         switch.listen(self._on_event)
 
@@ -124,7 +134,8 @@ class Reconciler:
     def _on_event(self, event: Event) -> None:
         if event.change is Change.DISCONNECTED:
             self._queues.disconnected()
-        else:  # a port's QoS may be another one; of a port or bridge that went, rows may be left (QoS and Queue are root tables)
+        elif not self._unknown():
+            # a port's QoS may be another one; of a port or bridge that went, rows may be left (QoS and Queue are root tables)
             self._queues.look(orphans=event.change in (Change.BRIDGE_REMOVED, Change.BRIDGE_CHANGED))
         self._poke()
 
@@ -133,6 +144,26 @@ class Reconciler:
         self._waiting |= {entry.request for slot in queues if (entry := self.plan.guarantees.get(slot)) is not None}
         if 0 in queues:  # the default queue: then nobody's guarantee can be relied on
             self._waiting |= {entry.request for entry in self.plan.guarantees.values()}
+        self._poke()
+
+    def _drives(self, name: str) -> bool:
+        """True iff the bridge is ours to change now."""
+        return self._scope.manages(name) and self._locks.state(name) is True
+
+    def _unknown(self) -> bool:
+        """True while the database has not told of every bridge whether it is ours."""
+        return any(self._locks.state(name) is None for name in self._managed())
+
+    def _has_queues(self, name: str) -> bool:
+        """True iff queue rows of that bridge are ours to change; it may be gone, and its lock with it."""
+        return self._scope.manages(name) and self._locks.state(name) is not False
+
+    def _on_lock(self, names: list[str]) -> None:
+        """Bridges were given to us or taken from us; meanwhile they may have been another daemon's."""
+        for name in names:
+            if name in self._twins:
+                self._twins[name].forget()
+        self._queues.look(orphans=True)
         self._poke()
 
     def _lost(self, name: str, reason: str) -> None:
@@ -152,29 +183,53 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
-        queues = asyncio.create_task(self._queues.run(), name="queueing")
-        bridges = asyncio.create_task(self._run_bridges(), name="bridges")
+        work = {"queueing": self._queues.run(), "bridges": self._run_bridges(), "locks": self._locks.run()}
+        tasks = [asyncio.create_task(work, name=name) for name, work in work.items()]
         try:
-            done, _ = await asyncio.wait((queues, bridges), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # only a defect ends one of them
         finally:
-            for task in (queues, bridges):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(queues, bridges, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _idle(self) -> None:
+        """Wait until there is something to do; see to what tells nothing by itself."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + READ_BACK
+        while not self._wake.is_set():
+            now = loop.time()
+            if now >= until:
+                self.look()
+                return
+            due = [due for twin in self._twins.values() if (due := twin.due(now)) is not None]
+            try:
+                async with asyncio.timeout(max(0.001, min((until - now, METER_LOOK, *due)))):
+                    await self._wake.wait()
+            except TimeoutError:
+                if any(twin.due(loop.time()) == 0 for twin in self._twins.values()):
+                    self._wake.set()
+                await self._look_at_meters(loop.time())
+
+    async def _look_at_meters(self, now: float) -> None:
+        for twin in list(self._twins.values()):
+            fought = twin.fought
+            try:
+                if await twin.look_at_meters(now) or twin.fought != fought:
+                    self._waiting |= self._all_requests()
+                    self._wake.set()
+            except (SessionError, TimeoutError) as problem:  # `_lost` hears of it
+                log.debug("bridge %s: %s", twin.name, problem)
 
     async def _run_bridges(self) -> None:
         pause = RETRY[0]
         while True:
-            try:
-                async with asyncio.timeout(READ_BACK):
-                    await self._wake.wait()
-            except TimeoutError:
-                self.look()
+            await self._idle()
             self._wake.clear()
             if await self._pass():
                 pause = RETRY[0]
-                if not self._wake.is_set() and self._queues.done:
+                if not self._wake.is_set() and self._queues.done and not any(twin.fought for twin in self._twins.values()):
                     self._settled.set()
                 continue
             self._settled.clear()
@@ -188,19 +243,21 @@ class Reconciler:
     def look(self) -> None:
         """Read everything back now, and repair what is not as planned."""
         self._queues.look()
-        self._waiting |= {request for twin in self._twins.values() for request in twin.troubled()}
         for twin in self._twins.values():
             twin.forget()
         self._poke()
 
     async def _pass(self) -> bool:
         """Bring everything to the plan once. True iff it went through everywhere."""
-        bridges = self._managed()
-        self._follow(bridges)
-        if not self._switch.connected:
+        managed = self._managed()
+        self._locks.want(managed)
+        bridges = {name: bridge for name, bridge in managed.items() if self._drives(name)}
+        if not self._switch.connected or self._unknown():
             return False
+        self._follow(bridges)
         wanted = self._wanted_queues(bridges)
         self._queues.want(wanted, self._named_queues)
+        self._news()
         requests, self._waiting = self._waiting, set()
         work = {name: twin.take(self.plan, self._queues.ready) for name, twin in self._twins.items()}
         twins = [twin for name, twin in self._twins.items() if name in bridges]
@@ -212,12 +269,24 @@ class Reconciler:
         self._queues.want(wanted, self._named_queues)  # flows that are gone name nothing any more
         if good:
             held = {key for done in work.values() for key in done.held}
-            late = requests & {rule.cookie & ~COOKIE_MASK for key in held if (rule := self.plan.flows.get(key)) is not None}
-            self._report(requests - late, bridges)
+            late = {rule.cookie & ~COOKIE_MASK for key in held if (rule := self.plan.flows.get(key)) is not None}
+            self._report(requests, late, bridges)
             self._waiting |= late
         else:
             self._waiting |= requests
         return good
+
+    def _news(self) -> None:
+        """Take in what others did to the bridges."""
+        now = asyncio.get_running_loop().time()
+        for twin in self._twins.values():
+            hurt = twin.news(now)
+            if 0 in hurt:
+                hurt = self._all_requests()
+            if not twin.fought:
+                for request in hurt:
+                    self._on_status(request, "pending")
+            self._waiting |= hurt
 
     def _named_queues(self) -> Named | None:
         """The queue ids that flows name somewhere, and for which request; None if that is not known of every bridge."""
@@ -232,16 +301,17 @@ class Reconciler:
     def _follow(self, bridges: Mapping[str, Bridge]) -> None:
         """One twin for each managed bridge that is there."""
         for name in list(self._twins):
-            if name not in bridges and self._switch.connected:
-                log.warning("bridge %s is gone", name)
+            if name not in bridges:
+                if name not in self._switch.bridges():
+                    log.warning("bridge %s is gone", name)
                 self._twins.pop(name).close()
         for name in bridges:
             if name not in self._twins:
                 log.info("bridge %s found", name)
                 self._twins[name] = BridgeTwin(
-                    name, self._scope.rundir, self._scope.pipeline, partial(self._lost, name)
+                    name, self._scope.rundir, self._scope.pipeline, partial(self._lost, name), self._poke
                 )
-        missing = set(self._scope.names) - set(bridges) if self._switch.connected else set()
+        missing = set(self._scope.names) - set(self._switch.bridges())
         for name in missing - self._missing:
             log.warning("bridge %s is not there (yet)", name)
         self._missing = missing
@@ -355,16 +425,23 @@ class Reconciler:
 
     # --- status
 
-    def _report(self, requests: set[int], bridges: Mapping[str, Bridge]) -> None:
-        if not requests:
-            return
+    def _report(self, requests: set[int], late: set[int], bridges: Mapping[str, Bridge]) -> None:
+        """Tell what became of `requests`, and of all whose troubles changed; those that are `late` are not done yet."""
         troubled: dict[int, str] = {}
         for twin in self._twins.values():
             troubled |= twin.troubled()
+        requests = requests | {number for number, _ in troubled.items() ^ self._troubled.items()} - {0}
+        self._troubled = troubled
+        general = self._general_trouble(bridges, troubled.get(0))
+        if general != self._general:
+            self._general = general
+            requests = requests | self._all_requests()
+            if general is not None:
+                log.warning("%s", general)
         queues: Callable[[int], str] | None = None
-        for request in requests:
-            if not bridges:
-                status = "degraded: there is no bridge"
+        for request in requests - late:
+            if general is not None:
+                status = f"degraded: {general}"
             elif request in troubled:
                 status = f"degraded: {troubled[request]}"
             else:
@@ -394,6 +471,17 @@ class Reconciler:
 
         return status
 
+    def _general_trouble(self, bridges: Mapping[str, Bridge], trouble: str | None) -> str | None:
+        """Why no request at all is as it should be; `trouble`: what bridges say of that."""
+        if (driven := self._driven_by_others()) is not None:
+            return driven
+        return trouble if bridges else "there is no bridge"
+
+    def _driven_by_others(self) -> str | None:
+        """A bridge that another daemon drives."""
+        taken = [name for name in sorted(self._managed()) if self._locks.state(name) is False]
+        return f"bridge {taken[0]} is driven by another ovspane daemon" if taken else None
+
     def close(self) -> None:
         """End the sessions; flows, meters and queues stay where they are."""
         for twin in self._twins.values():
@@ -401,8 +489,24 @@ class Reconciler:
         self._twins = {}
 
     async def clean(self) -> tuple[int, int]:
-        """Remove all that is ours from the managed bridges: (flows, queue rows). Raises SessionError, OvsdbError."""
+        """Remove all that is ours from the managed bridges: (flows, queue rows). Raises SessionError (also where a daemon drives
+        one of them), OvsdbError."""
+        locks = asyncio.create_task(self._locks.run())
+        try:
+            return await self._clean()
+        finally:
+            locks.cancel()
+            await asyncio.gather(locks, return_exceptions=True)
+
+    async def _clean(self) -> tuple[int, int]:
         bridges = self._managed()
+        self._locks.want(bridges)
+        async with asyncio.timeout(LOCK_SECONDS):
+            while any(self._locks.state(name) is None for name in bridges):
+                await self._wake.wait()
+                self._wake.clear()
+        if (driven := self._driven_by_others()) is not None:
+            raise SessionError(f"{driven}; stop it first")
         self._follow(bridges)
         flows = 0
         for twin in self._twins.values():

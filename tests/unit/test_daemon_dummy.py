@@ -226,6 +226,39 @@ def test_two_daemons(switch: DummyOvs) -> None:
         assert flows(switch) == before
 
 
+def test_a_bridge_has_one_daemon(switch: DummyOvs) -> None:
+    """Two daemons with state of their own: the second says so and touches nothing; when the first dies it takes over."""
+    with daemon_on(switch, RATES) as daemon:
+        daemon.do(*TREE)
+        daemon.request("deny(user=Alice, dstPort=80) on aAC to +1h.")
+        daemon.request("reserve(user=Alice, dstPort=82) = 3Mb on aBW to +1h.")
+        daemon.settle()
+        wait_for(lambda: len(rows(switch, "queue")) == 4, "two queues on each of two ports")
+        before = flows(switch), rows(switch, "qos"), rows(switch, "queue")
+        with daemon_on(switch, RATES) as second:
+            second.do(*TREE)
+            number = second.request("deny(user=Alice, dstPort=90) on aAC to +1h.")
+            second.settle()
+            assert second.requests()[number].startswith("degraded: bridge br0 is driven by another ovspane daemon ")
+            done = second.run("cleanup")
+            assert done.returncode == 1
+            assert "bridge br0 is driven by another ovspane daemon; stop it first" in done.stderr
+            switch.stop_server(kill=True)  # all locks are free; who had them is first
+            switch.start_server()
+            assert daemon.ask("deny(user=Alice, dstPort=81) on aAC to +1h.").startswith("OK")
+            wait_verdict(switch, f"in_port=1,udp,{ALICE},udp_dst=81", dropped=True)
+            time.sleep(1.5)  # the second has asked again by now
+            assert second.requests()[number].startswith("degraded: bridge br0 is driven by another ovspane daemon ")
+            assert not drops(switch, f"in_port=1,udp,{ALICE},udp_dst=90")
+            assert set(flows(switch)) > set(before[0])
+            assert (rows(switch, "qos"), rows(switch, "queue")) == before[1:]
+            daemon.kill()
+            wait_verdict(switch, f"in_port=1,udp,{ALICE},udp_dst=90", dropped=True)
+            wait_verdict(switch, f"in_port=1,udp,{ALICE},udp_dst=80", dropped=False)
+            second.settle()
+            assert second.requests()[number].startswith("installed ")
+
+
 def test_a_socket_path_in_use_is_left_alone(switch: DummyOvs) -> None:
     with contextlib.closing(daemon_on(switch)) as daemon:
         with socket.socket(socket.AF_UNIX) as somebody:

@@ -16,9 +16,12 @@ PACKAGE = Path(__file__).parents[2] / "ovspane"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"daemon", "cli", "__main__"}),
     frozenset({"server", "control", "probe", "explain", "metrics", "notify"}),
-    frozenset({"reconcile", "bridge", "queueing", "timers", "accounting", "replay"}),
+    frozenset({"reconcile", "bridge", "watching", "ownership", "queueing", "timers", "accounting", "replay"}),
     frozenset(
-        {"flowpush", "ovsdb_queues", "tc", "openflow", "oxm", "ofsession", "ovsdb", "ovsdb_replica", "store", "config", "garbage"}
+        {
+            "flowpush", "ovsdb_queues", "tc", "openflow", "ofwatch", "oxm", "ofsession", "bridge_lock", "ovsdb", "ovsdb_replica",
+            "store", "config", "garbage",
+        }
     ),
     frozenset({"network"}),
     frozenset({"policy"}),
