@@ -28,11 +28,14 @@ class IntervalSet:
 
     @staticmethod
     def single(*values: int) -> IntervalSet:
+        if len(values) == 1:
+            return IntervalSet(((values[0], values[0]),))
         return IntervalSet.of((value, value) for value in values)
 
     @staticmethod
     def span(lo: int, hi: int) -> IntervalSet:
-        return IntervalSet.of([(lo, hi)])
+        """lo .. hi; empty if lo > hi."""
+        return IntervalSet(((lo, hi),)) if lo <= hi else EMPTY
 
     def __bool__(self) -> bool:
         return bool(self.spans)
@@ -41,6 +44,12 @@ class IntervalSet:
         return any(lo <= value <= hi for lo, hi in self.spans)
 
     def intersect(self, other: IntervalSet) -> IntervalSet:
+        if len(self.spans) == len(other.spans) == 1:  # nearly always, and often one of them is everything
+            (first, last), (lo, hi) = self.spans[0], other.spans[0]
+            if first <= lo and hi <= last:
+                return other
+            if lo <= first and last <= hi:
+                return self
         out: list[tuple[int, int]] = []
         i = j = 0
         a, b = self.spans, other.spans
@@ -78,7 +87,7 @@ class IntervalSet:
 
     def covers(self, other: IntervalSet) -> bool:
         """True iff `other` is a subset."""
-        return self.intersect(other) == other
+        return self is other or self.intersect(other) == other
 
     def prefixes(self, width: int) -> Iterator[tuple[int, int]]:
         """The fewest disjoint (value, mask) prefixes of `width` bits whose union is this set."""
