@@ -146,7 +146,7 @@ def test_check_changes_nothing() -> None:
             assert malformed(compiler, history.tree, history.where, default_deny=True) is None
 
 
-# --- the counterexamples of the design, by name
+# --- cases by name (the counterexamples of the design: tests/unit/test_counterexamples.py)
 
 A, B, WEB = AddressSet.parse("10.0.0.1"), AddressSet.parse("10.0.0.2"), IntervalSet.single(80)
 TCP = IntervalSet.single(6)
@@ -165,7 +165,7 @@ class Policy:
         self.where: dict[str, AddressSet] = {}
 
     def add(self, node: str, kind: Kind, group: Flowgroup, rate: int = 0, allows: bool | None = None) -> ActiveRequest:
-        number = len(self.tree.requests) + 1
+        number = max(self.tree.requests, default=0) + 1
         says = kind is Kind.ALLOW if allows is None else allows
         request = ActiveRequest(number, node, kind, normalise(group), rate, says, slot=number)
         self.change(Delta(added=(request,)))
@@ -208,21 +208,6 @@ def test_deny_at_two_levels() -> None:
     assert not policy.dropped(Packet(src=0x0A000001, dst=0x0A000003, proto=6, dport=80))
     policy.add("leaf", Kind.ALLOW, Flowgroup(dport=WEB))
     assert not policy.dropped()
-
-
-def test_overlapping_siblings_need_as_many_stages() -> None:
-    """n siblings, each denying everything and with an allow below it that meets the others' denies."""
-    count = 6
-    shares = [(f"s{i}", ROOT) for i in range(count)] + [(f"c{i}", f"s{i}") for i in range(count)]
-    policy = Policy(*shares)
-    for i in range(count):
-        policy.add(f"s{i}", Kind.DENY, Flowgroup(src=A))
-    assert policy.compiler.stages == 1
-    for i in range(count):
-        policy.add(f"c{i}", Kind.ALLOW, Flowgroup(dst=B))
-        assert policy.dropped() == (i < count - 1)
-    assert policy.compiler.stages == count
-    assert policy.dropped(Packet(src=0x0A000001, dst=0x0A000009))
 
 
 def test_disjoint_siblings_need_one_stage() -> None:
@@ -281,39 +266,6 @@ def test_more_stages_than_tables_is_refused_before_anything_changes() -> None:
         policy.compiler.update(Delta(added=(last,)), {})
     assert policy.compiler.table.rules == before
     assert malformed(policy.compiler, policy.tree, {}) is None
-
-
-def test_cyclic_precedence() -> None:
-    """No single table is right here (NoSingleTable.v): A_m > D_n > A_w > D_u > A_m."""
-    policy = Policy(("n", ROOT), ("m", "n"), ("u", ROOT), ("w", "u"))
-    policy.add("n", Kind.DENY, Flowgroup(src=A))
-    policy.add("m", Kind.ALLOW, Flowgroup(dst=B))
-    policy.add("u", Kind.DENY, Flowgroup(dport=WEB))
-    policy.add("w", Kind.ALLOW, Flowgroup(transport=TCP))
-    assert policy.compiler.stages == 2
-    assert not policy.dropped()
-    assert policy.dropped(Packet(src=0x0A000001, dst=0x0A000003, proto=6, dport=80))
-    assert policy.dropped(Packet(src=0x0A000003, dst=0x0A000002, proto=17, dport=80))
-
-
-@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 1, 3), (2, 3, 1)])
-def test_ranks_are_strict(order: tuple[int, ...]) -> None:
-    """Overlapping guarantees and limits of nearly equal rates: the maximum and the minimum, whatever came first."""
-    policy = Policy()
-    groups = {1: Flowgroup(src=A), 2: Flowgroup(dst=B), 3: Flowgroup(dport=WEB)}
-    for kind in (Kind.RESERVE, Kind.RATELIMIT):
-        for rate in order:
-            policy.add(ROOT, kind, groups[rate], rate=1_000_000 + rate)
-    outcome = policy.compiler.table.evaluate(PACKET.packed)
-    assert (outcome.guarantee, outcome.limit) == (1_000_003, 1_000_001)
-
-
-def test_overlapping_sibling_reserve_and_ratelimit_both_hold() -> None:
-    policy = Policy(("one", ROOT), ("two", ROOT))
-    policy.add("one", Kind.RESERVE, Flowgroup(src=A), rate=5_000_000)
-    policy.add("two", Kind.RATELIMIT, Flowgroup(dst=B), rate=9_000_000)
-    outcome = policy.compiler.table.evaluate(PACKET.packed)
-    assert (outcome.dropped, outcome.guarantee, outcome.limit) == (False, 5_000_000, 9_000_000)
 
 
 def test_equal_match_and_priority_pass_on_to_the_next_owner() -> None:

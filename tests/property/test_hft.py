@@ -8,17 +8,14 @@ from typing import Any
 
 import pytest
 
-from ovspane.flowgroup import Flowgroup, normalise
-from ovspane.lang.statements import Kind
-from ovspane.match import Match, Packet
+from ovspane.match import Match
 from ovspane.policy import actions, hft
 from ovspane.policy.actions import Access, Operators
 from ovspane.policy.compile import Compiler
 from ovspane.policy.hft import HftNode, TooManyRules, compiled, decided, evaluate, of_tree, united
 from ovspane.policy.table import Stage
-from ovspane.policy.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.tree import Delta
 from tests.property import oracle, workload
-from tests.property.test_compile import TCP, A, B
 
 #: concatenation: associative, not commutative, so that any wrong order shows
 WORDS: Operators[str] = Operators("", lambda a, b: a + b, lambda a, b: a + b, lambda a, b: a + b)
@@ -84,22 +81,6 @@ def test_the_compiler_agrees() -> None:
             assert dropped == (decided(access, packet.packed, Access.UNSET) is Access.DENY), seed
             assert oracle.decided(compiler.table, Stage.LIMIT, packet) == decided(limit, packet.packed, None), seed
             assert (oracle.decided(compiler.table, Stage.QUEUE, packet) or 0) == decided(guarantee, packet.packed, 0), seed
-
-
-def test_no_pair_is_skipped_because_its_values_agree() -> None:
-    """The prototype of 2013: root denies a host, its child denies a destination and allows TCP. The packet in all three
-    is denied; with the pair of the two denies left out, root's host and the child's TCP allow it."""
-    tree = PolicyTree()
-    tree.add_node("child", ROOT)
-    said = [(ROOT, Kind.DENY, Flowgroup(src=A)), ("child", Kind.DENY, Flowgroup(dst=B))]
-    said.append(("child", Kind.ALLOW, Flowgroup(transport=TCP)))
-    requests = [ActiveRequest(i, at, kind, normalise(group), allows=kind is Kind.ALLOW) for i, (at, kind, group) in enumerate(said)]
-    tree.apply(Delta(added=tuple(requests)))
-    table = compiled(of_tree(tree, {}, lambda verdict: verdict.access, Access.UNSET), actions.ACCESS)
-    packet = Packet(src=0x0A000001, dst=0x0A000002, proto=6)
-    assert decided(table, packet.packed, Access.UNSET) is Access.DENY
-    assert decided(table, Packet(src=0x0A000001, dst=0x0A000003, proto=6).packed, Access.UNSET) is Access.ALLOW
-    assert decided(table, Packet(src=0x0A000001, dst=0x0A000003, proto=17).packed, Access.UNSET) is Access.DENY
 
 
 def test_a_covered_rule_is_dropped_and_the_limit_holds() -> None:

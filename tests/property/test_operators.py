@@ -64,10 +64,3 @@ def test_the_tables_of_the_manual() -> None:
     assert [ACCESS.p(unset, child) for child in (unset, allow, deny)] == [unset, allow, deny]
     assert (GUARANTEE.p(3, 5), GUARANTEE.p(5, 3)) == (5, 5)
     assert (LIMIT.p(3, 5), LIMIT.p(5, 3), LIMIT.p(None, 3), LIMIT.p(0, None)) == (3, 3, 3, 0)
-
-
-def test_own_plus_children_is_not_a_fold_over_the_children() -> None:
-    """engine.md, section 7: own +P (children joined by +S). Folding +P over the children lets their order decide."""
-    own, one, other = Verdict(Access.UNSET), Verdict(Access.ALLOW), Verdict(Access.DENY)
-    assert own.p(one.s(other)) == own.p(other.s(one)) == Verdict(Access.DENY)
-    assert own.p(one).p(other) != own.p(other).p(one)

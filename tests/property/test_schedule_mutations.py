@@ -21,7 +21,8 @@ WALKS = 60  # at most; the first that disagrees ends it
 
 #: name -> (what stands there once, the mistake)
 MUTATIONS = {
-    "intervals_have_no_upper_end": ("            e.most_tilt = q\n", "            pass\n"),
+    "intervals_of_blocks_have_no_upper_end": ("    e.most_tilt = inwards(bounds[1])", "    e.most_tilt = ANY"),
+    "intervals_of_later_blocks_are_lost": ("    if later.most_tilt < e.most_tilt:\n        e.most_tilt = later.most_tilt\n", ""),
     "intervals_are_rounded_outwards": ("#define SHRUNK (1.0 - 0x1p-50)", "#define SHRUNK (1.0 + 0x1p-3)"),
     "a_tilt_leaves_intervals_where_they_were": ("        e.most_tilt -= tilt\n", ""),
     "nothing_is_lowered_after_the_end": ("lift(t, b, area(-rate, end - start), 0)", "lift(t, b, 0, 0)"),

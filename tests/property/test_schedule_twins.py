@@ -107,60 +107,6 @@ def test_the_bucket_starts_empty_and_fills(twin: Twin) -> None:
     assert ledger.level_then(10**6) == 20000
 
 
-def test_initial_level_above_capacity(twin: Twin) -> None:
-    """engine.md, section 7, and proofs/Schedule.v: the closed form of the level needs x0 <= cap; so a level is cut to it."""
-    ledger = twin("s", 10, 0, 3, 0, level=5000)
-    assert ledger.level == 3000
-    assert ledger.level_then(10) == 3000
-    assert ledger.missing(0, 4000, 1) == (3000, 0, "tokens")
-    assert ledger.missing(0, 3000, 1) is None
-    ledger.fold_to(9000, 10)
-    assert ledger.level == 3000
-    ledger.fold_to(-1, 11)
-    assert ledger.level == 0
-
-
-def test_no_finite_infinity(twin: Twin) -> None:
-    """proofs/Schedule.v: 2**62 as infinity is a unit only within bounds. With the largest rates, capacities and times that can be
-    booked nothing wraps around, and beyond them the answer is no."""
-    ledger = twin("s", None, 0, 2**60, 2**60, level=2**60 * 1000)
-    assert ledger.missing(0, 2**55, 2**60) is None
-    ledger.add(0, 2**55, 2**60 - 1)
-    assert ledger.level_then(2**55) == 2**60 * 1000
-    assert ledger.missing(0, None, 1) is None
-    assert ledger.missing(0, None, 2) == (0, 0, "bound")
-    tight = twin("s", None, 0, 2**60, 0, level=2**60 * 1000)
-    tight.add(-(2**55), 0, 2**60)
-    assert tight.missing(0, 2**55, 1) == (0, 0, "bound")
-    tight.remove(-(2**55), 0, 2**60)
-    tight.add(0, 1000, 2**60)
-    assert tight.level_then(500) == 2**60 * 500
-    assert tight.level_then(2**55) == 0
-    tight.remove(0, 1000, 2**60)
-    assert tight.most_that_fits(0, 2**55, 2**60) == 2**60 * 1000 // 2**55
-    assert twin("s", None, 0, 2**60, 1).missing(0, 2**55, 2**60) == (0, 0, "tokens")
-
-
-def test_reservations_for_ever_do_not_overdrain(twin: Twin) -> None:
-    """engine.md, section 1: the prototype of 2013 accepted them."""
-    ledger = twin("s", 10, 0, 100, 2, level=100_000)
-    assert ledger.missing(0, None, 3) == (100_000, 0, "tokens")
-    assert ledger.missing(0, None, 2) is None
-    ledger.add(0, None, 2)
-    assert ledger.missing(5, None, 1) == (100_005, 0, "tokens")
-
-
-def test_negative_rates_are_no_rates(twin: Twin) -> None:
-    """engine.md, section 1: in the prototype of 2013 they raised the capacity."""
-    ledger = twin("s", 10)
-    for rate in (0, -1, -(2**70)):
-        with pytest.raises(ValueError):
-            ledger.missing(0, 10, rate)
-        with pytest.raises(ValueError):
-            ledger.add(0, 10, rate)
-    assert ledger.steps() == [(0, 0)]
-
-
 def test_a_step_for_each_start_and_end(twin: Twin) -> None:
     """GetSchedule lists the instants at which something starts or ends, also where the total stays the same."""
     ledger = twin("s", 10, level_at=5)
