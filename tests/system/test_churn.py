@@ -1,0 +1,194 @@
+"""Make before break: ten thousand requests come and go under a flood of numbered packets, and no packet of a request that is still
+valid is lost, misqueued or unlimited; each packet obeys the verdict of before or of after a change."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Iterator
+
+from tests.daemon_process import DaemonProcess, Talk
+from tests.lab.numbered import Numbered, Stream
+from tests.lab.switch import DATAPATH, flows, run
+from tests.lab.topology import Lan
+from tests.ovs_dummy import wait_for
+
+OVSDB = "unix:/var/run/openvswitch/db.sock"
+RUNDIR = "/var/run/openvswitch"
+KERNEL = DATAPATH == "system"
+REQUESTS = 300 if KERNEL else 10_000  # the guest's one emulated processor is some thirty times slower
+SECONDS = 60.0  # after so long no further requests are made; there have to be REQUESTS / 4 by then
+RATE = 100 if KERNEL else 300  # packets a second of each stream
+WINDOW = 48  # statements under way
+KEPT = 400  # requests that are there at a time
+
+OPEN, CLOSED, SLOW, QUEUED, CHANGING, EXCEPTION = "open", "closed", "slow", "queued", "changing", "exception"
+PORTS = {OPEN: 1001, CLOSED: 1002, SLOW: 1003, QUEUED: 1004, CHANGING: 1005, EXCEPTION: 1006}
+LIMIT = 50_000  # bit/s, of SLOW
+FRAME = 62  # bytes
+#: a verdict that changes is that of after so long after its reply (seconds)
+APPLIED = 5.0 if KERNEL else 1.0
+
+
+def churn(dice: random.Random, target: str) -> str:
+    """A request that changes no verdict on the streams, though most overlap them."""
+    port = dice.choice(list(PORTS.values()))
+    other = dice.randrange(2000, 60_000)
+    here = f"dstHost={target}, transport=UDP"
+    rate = dice.randrange(1, 400)
+    return dice.choice((
+        f"deny({here}, dstPort={other}) on site",
+        f"deny({here}, dstPort={other}-{other + dice.randrange(30)}) partial on site",
+        f"deny({here}, dstPort=1006, srcHost=10.0.0.{dice.randrange(256)}/{dice.randrange(24, 33)}) partial on site",
+        f"deny({here}, dstPort=1006, srcPort={dice.randrange(3990, 4001)}-{dice.randrange(4000, 4010)}) partial on site",
+        f"deny({here}, dstPort=1002, srcPort=0-{dice.randrange(60_000)}) on site",
+        f"allow({here}, dstPort={dice.choice([1001, 1003, 1004])}) on site",
+        f"allow({here}, dstPort=1002) partial on site",
+        f"allow({here}, dstPort=1006, srcPort=4000-{dice.randrange(4000, 4010)}) on web",
+        f"ratelimit({here}, dstPort={port}) = {100 + rate}Mb on site",
+        f"ratelimit({here}, dstPort={port}, srcPort=0-{dice.randrange(4000, 60_000)}) = {100 + rate}Mb on site",
+        f"ratelimit({here}, dstPort=1003, srcPort=0-{dice.randrange(4000, 60_000)}) = {100 + rate}kb on site",
+        f"reserve({here}, dstPort=1004, srcPort={dice.randrange(3000, 4001)}-{dice.randrange(4000, 5000)}) = {rate}kb on site",
+    ))  # fmt: skip
+
+
+class Crowd:
+    """Makes, cancels and lets end requests by one connection, WINDOW statements under way."""
+
+    def __init__(self, talk: Talk, target: str, seed: int) -> None:
+        self._talk, self._target, self._dice = talk, target, random.Random(seed)
+        self._due: list[str] = []
+        self._mine: list[int] = []
+        self.made = self.refused = self.cancelled = 0
+        self.refusals: dict[str, int] = {}
+
+    def step(self) -> None:
+        """One statement more, and the answer to the oldest one if the window is full."""
+        if len(self._mine) > KEPT or (self._mine and self._dice.random() < 0.3):
+            self._say(f"Cancel {self._mine.pop(self._dice.randrange(len(self._mine)))}.")
+        else:
+            end = self._dice.choice((f"+{self._dice.randrange(1, 6)}s", "+1h"))
+            self._say(f"{churn(self._dice, self._target)} to {end}.")
+        if len(self._due) >= WINDOW:
+            self._hear()
+
+    def finish(self) -> None:
+        """Cancel all that is left."""
+        while self._due:
+            self._hear()
+        for number in self._mine:
+            self._say(f"Cancel {number}.")
+            if len(self._due) >= WINDOW:
+                self._hear()
+        while self._due:
+            self._hear()
+
+    def _say(self, statement: str) -> None:
+        self._talk.send(statement + "\n")
+        self._due.append(statement)
+
+    def _hear(self) -> None:
+        statement, answer = self._due.pop(0), self._talk.reply()[0]
+        if found := re.match(r"OK id=(\d+)", answer):
+            self.made += 1
+            if statement.endswith("+1h."):
+                self._mine.append(int(found[1]))
+        elif statement.startswith("Cancel"):
+            assert answer == "OK", f"{statement} -> {answer}"
+            self.cancelled += 1
+        else:
+            assert answer.startswith("NO "), f"{statement} -> {answer}"
+            self.refused += 1
+            word = f"{statement.split(')')[0][:60]} -> {answer[:90]}"
+            self.refusals[word] = self.refusals.get(word, 0) + 1
+
+
+def toggles(daemon: DaemonProcess, target: str) -> Iterator[tuple[float, float, bool]]:
+    """Each time asked: CHANGING's verdict the other way; (asked, answered, whether it passes from now on)."""
+    while True:
+        began = time.monotonic()
+        number = daemon.request(f"deny(dstHost={target}, transport=UDP, dstPort=1005) on site to +1h.")
+        yield began, time.monotonic(), False
+        began = time.monotonic()
+        daemon.do(f"Cancel {number}.")
+        yield began, time.monotonic(), True
+
+
+def disobedient(stream: Stream, changes: list[tuple[float, float, bool]]) -> list[int]:
+    """Packets that obey neither the verdict of before nor that of after: the verdict is sure from APPLIED after a change until the
+    next one is asked for."""
+    wrong = []
+    spans = [(0.0, changes[0][0], True)]
+    asked = [change[0] for change in changes[1:]] + [float("inf")]
+    spans += [(answered + APPLIED, until, passes) for (_, answered, passes), until in zip(changes, asked, strict=True)]
+    for number, sent in stream.sent.items():
+        for start, end, passes in spans:
+            if start <= sent < end - 0.05 and (number in stream.received) is not passes:
+                wrong.append(number)
+    return wrong
+
+
+def queued(device: str) -> dict[int, int]:
+    """Queue -> packets that its class on a port has sent (tc-htb(8))."""
+    text = run("tc", "-s", "class", "show", "dev", device)
+    found = re.findall(r"class htb 1:(\w+) .*?\n Sent \d+ bytes (\d+) pkt", text)
+    return {int(minor, 16) - 1: int(packets) for minor, packets in found}
+
+
+def test_no_packet_notices_ten_thousand_requests(lan: Lan) -> None:
+    h1, h2, _ = lan.hosts
+    changes: list[tuple[float, float, bool]] = []
+    settings = f'enforcement = "best-effort"\n[ports]\n{h2.device} = "1Gb"'
+    with DaemonProcess(OVSDB, RUNDIR, settings) as daemon:
+        may = "deny = True, allow = True, ratelimit >= 1kb, reserve <= 100Mb"
+        here = f"dstHost={h2.ip}, transport=UDP"
+        daemon.do(
+            f"NewShare site for (dstHost={h2.ip}) [{may}] on rootShare.",
+            f"NewShare web for (dstHost={h2.ip}, dstPort=1006) [{may}] on site.",
+            f"deny({here}, dstPort=1002) on site to +1h.",
+            f"ratelimit({here}, dstPort=1003) = {LIMIT}b on site to +1h.",
+            f"reserve({here}, dstPort=1004) = 1Mb on site to +1h.",
+            f"deny({here}, dstPort=1006-1010) on site to +1h.",
+            f"allow({here}, dstPort=1006) on web to +1h.",
+        )
+        daemon.settle(20)
+        base = set(flows("br0"))
+        talk = daemon.client(60)
+        crowd = Crowd(talk, h2.ip, seed=7)
+        change = toggles(daemon, h2.ip)
+        with Numbered(h1, h2, PORTS, RATE) as numbered:
+            began = next_change = time.monotonic()
+            while crowd.made < REQUESTS and time.monotonic() - began < SECONDS:
+                crowd.step()
+                if time.monotonic() > next_change:
+                    changes.append(next(change))
+                    next_change = time.monotonic() + 2 * APPLIED + 1
+            elapsed = time.monotonic() - began
+            crowd.finish()
+            daemon.settle(30)
+        talk.close()
+        if changes[-1][2] is False:
+            next(change)
+        streams = {name: numbered.stream(name) for name in PORTS}
+        lost = {name: len(stream.lost) for name, stream in streams.items()}
+        sent = len(streams[OPEN].sent)
+        print(f"{crowd.made} requests, {crowd.cancelled} cancelled, {crowd.refused} refused in {elapsed:.1f} s")
+        print(f"{sent} packets of each stream; lost {lost}")
+        print(sorted(crowd.refusals.items(), key=lambda e: -e[1])[:12])
+        wrong = disobedient(streams[CHANGING], changes)
+        slow = streams[SLOW]
+        most = LIMIT + LIMIT * (max(slow.received.values()) - min(slow.received.values()))
+        got = len(slow.received) * FRAME * 8
+        print(f"{len(changes)} changes, disobedient {wrong[:10]}; slow got {got} of at most {most:.0f} bits")
+        time.sleep(8)
+        print("DIFF", set(flows("br0")) ^ base, daemon.requests())
+        wait_for(lambda: set(flows("br0")) == base, "the flows of before", 20)
+        assert crowd.made >= REQUESTS / 4
+        assert sent > RATE * elapsed * 0.8
+        assert {name: lost[name] for name in (OPEN, QUEUED, EXCEPTION)} == {OPEN: 0, QUEUED: 0, EXCEPTION: 0}
+        assert lost[CLOSED] == sent
+        assert wrong == []
+        assert len(changes) > 3
+        assert 0.5 * most < got <= 1.05 * most
+        daemon.check_probes()
