@@ -241,7 +241,7 @@ class BridgeTwin:
         self._raw_meters = b""
         self._meters = await session.meter_table()
         self._made_meters = None
-        flows = await session.dump()
+        flows = await session.dump(self._plan.flows)
         self._ours.learn(flows.values())
         installed = {key: rule for key, rule in flows.items() if self._ours.place(key)}
         self._our_meters |= {meter for rule in installed.values() if (meter := rule.instructions.meter) is not None}

@@ -17,11 +17,11 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from ovspane import ofwatch, openflow
+from ovspane import flowbytes, ofwatch, openflow
 from ovspane.match import ANY, Match
 from ovspane.network.values import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
 from ovspane.ofsession import Refused, Session, SessionError, VersionError
@@ -46,7 +46,7 @@ FlowKey = tuple[int, int, Match]
 
 #: Flow-mods in one bundle: COMMIT stalls ovs-vswitchd for 25 ms at this size, for longer above.
 BUNDLE_LIMIT = 10_000
-_SLICE = 1000  # flow-mods encoded before other tasks get their turn
+_SLICE = 500  # flow-mods encoded before other tasks get their turn
 
 
 class PushError(SessionError):
@@ -73,6 +73,24 @@ class MeterError(SessionError):
         self.failed = dict(failed)
 
 
+class _Unsayable(Exception):
+    """Flows of a bundle that cannot be said in OpenFlow."""
+
+    def __init__(self, failed: list[tuple[FlowRule, SwitchError | ValueError]]) -> None:
+        super().__init__()
+        self.failed = failed
+
+
+def _unsayable(command: int, bundle: _Bundle) -> list[tuple[FlowRule, SwitchError | ValueError]]:
+    failed: list[tuple[FlowRule, SwitchError | ValueError]] = []
+    for rule in bundle.rules:
+        try:
+            openflow.flow_mod(command, rule, 0)
+        except ValueError as problem:
+            failed.append((rule, problem))
+    return failed
+
+
 class Difference(NamedTuple):
     """What turns `actual` into `desired`: flows to add (new or changed), to delete, and how many adds are changes."""
 
@@ -83,7 +101,7 @@ class Difference(NamedTuple):
 
 def difference(desired: Mapping[FlowKey, FlowRule], actual: Mapping[FlowKey, FlowRule]) -> Difference:
     """The flow-mods that turn `actual` into `desired`; a flow whose instructions or cookie differ is an add."""
-    adds = [rule for key, rule in desired.items() if actual.get(key) != rule]
+    adds = [rule for key, rule in desired.items() if (there := actual.get(key)) is not rule and there != rule]
     deletes = [rule for key, rule in actual.items() if key not in desired]
     return Difference(adds, deletes, sum(rule.key in actual for rule in adds))
 
@@ -97,14 +115,16 @@ class SyncCounts(NamedTuple):
     kept: int
 
 
-@dataclass(slots=True)
-class _Bundle:
-    """Flow-mods ready to go: message i has xid `first` + i and stands for rules[i]."""
+class _Bundle(NamedTuple):
+    """Flow-mods of one bundle, not encoded yet: the one at `i` has xid `first` + i."""
 
     id: int
     first: int
-    rules: list[FlowRule] = field(default_factory=list)
-    messages: list[bytes] = field(default_factory=list)
+    work: list[tuple[int, list[FlowRule]]]  # command, flows
+
+    @property
+    def rules(self) -> list[FlowRule]:
+        return [rule for _, rules in self.work for rule in rules]
 
 
 class BridgeSession(Session):
@@ -123,10 +143,27 @@ class BridgeSession(Session):
                 await asyncio.sleep(0)
         return found
 
-    async def dump(self) -> dict[FlowKey, FlowRule]:
-        """Every flow with our cookie. One that does what we never write has openflow.FOREIGN instructions or an
-        OpaqueMatch, so it equals no rule of ours. Raises SessionError."""
-        return {stats.rule.key: stats.rule for stats in await self.flow_stats()}
+    async def dump(self, expected: Mapping[FlowKey, FlowRule] | None = None) -> dict[FlowKey, FlowRule]:
+        """Every flow with our cookie. One that does what we never write has openflow.FOREIGN instructions or an OpaqueMatch, so it
+        equals no rule of ours. The `expected` ones are recognised by their bytes, which is 20 times as fast. Raises SessionError.
+        """
+        expected = expected or {}
+        async with self._operation():
+            known = flowbytes.identities(expected.values())
+            found: list[FlowRule] = []
+            others: list[bytes] = []
+            for part in await self._ask(*openflow.flow_stats_request()):
+                rules, rest = self._parsed(partial(flowbytes.recognise, known=known), part)
+                found += rules
+                others += rest
+            if len(found) == len(expected) and not others:
+                return dict(expected)
+            table = {rule.key: rule for rule in found}
+            for start in range(0, len(others), _SLICE):
+                for stats in self._parsed(openflow.parse_flow_stats, b"".join(others[start : start + _SLICE])):
+                    table[stats.rule.key] = stats.rule
+                await asyncio.sleep(0)
+            return table
 
     async def _meter_table(self) -> dict[int, Meter | None]:
         return self._parsed(openflow.parse_meter_config, b"".join(await self._ask(*openflow.meter_config_request())))
@@ -203,7 +240,7 @@ class BridgeSession(Session):
 
         Nobody else may push meanwhile. Raises PushError, SessionError.
         """
-        actual = await self.dump()
+        actual = await self.dump(desired)
         adds, deletes, changed = difference(desired, actual)
         await self.push(adds, deletes)
         return SyncCounts(len(adds) - changed, changed, len(deletes), len(desired) - len(adds))
@@ -215,72 +252,71 @@ class BridgeSession(Session):
         limit go in several bundles, every add before the first delete, so nothing is missing in between.
         Raises PushError naming the flows at fault, SessionError; after the latter the outcome is unknown.
         """
-        bundles = await self._encode(list(adds), deletes)
         async with self._operation():
             committed = 0
-            for bundle in bundles:
+            for bundle in self._bundles(list(adds), list(deletes)):
                 await self._push_bundle(bundle, committed)
                 committed += len(bundle.rules)
 
-    async def _encode(self, adds: list[FlowRule], deletes: Iterable[FlowRule]) -> list[_Bundle]:
-        """Bundles ready to send; all of them before the first is sent, so that a flow that cannot be said stops all.
-
-        Deletes go by ascending priority: the classifier of ovs-vswitchd takes quadratic time for the opposite order.
-        """
-        kept = {rule.key for rule in adds}
-        doomed = sorted((rule for rule in deletes if rule.key not in kept), key=lambda rule: rule.priority)
-        work = [(openflow.ADD, rule) for rule in adds] + [(openflow.DELETE_STRICT, rule) for rule in doomed]
-        first = self._next_xid(len(work))
-        bundles: list[_Bundle] = []
-        failed: list[tuple[FlowRule, SwitchError | ValueError]] = []
-        for index, (command, rule) in enumerate(work):
-            if index % BUNDLE_LIMIT == 0:
-                self._bundle_id = self._bundle_id % 0xFFFFFFF0 + 1
-                bundles.append(_Bundle(self._bundle_id, first + index))
-            if index % _SLICE == _SLICE - 1:
-                await asyncio.sleep(0)
-            bundle, xid = bundles[-1], first + index
-            try:
-                inner = openflow.flow_mod(command, rule, xid)
-            except ValueError as problem:
-                failed.append((rule, problem))
-                continue
-            bundle.rules.append(rule)
-            bundle.messages.append(openflow.bundle_add(bundle.id, inner, xid))
-        if failed:
-            raise PushError(failed, "cannot be said in OpenFlow", 0)
-        return bundles
+    def _bundles(self, adds: list[FlowRule], deletes: list[FlowRule]) -> Iterator[_Bundle]:
+        """Every add before the first delete, BUNDLE_LIMIT in each. Deletes go by ascending priority: the classifier of ovs-vswitchd
+        takes quadratic time for the opposite order."""
+        if deletes:
+            kept = {rule.key for rule in adds}
+            deletes = sorted((rule for rule in deletes if rule.key not in kept), key=lambda rule: rule.priority)
+        for start in range(0, len(adds) + len(deletes), BUNDLE_LIMIT):
+            end = start + BUNDLE_LIMIT
+            self._bundle_id = self._bundle_id % 0xFFFFFFF0 + 1
+            few = [adds[start:end], deletes[max(0, start - len(adds)) : max(0, end - len(adds))]]
+            work = [(command, rules) for command, rules in zip((openflow.ADD, openflow.DELETE_STRICT), few, strict=True) if rules]
+            yield _Bundle(self._bundle_id, self._next_xid(len(few[0]) + len(few[1])), work)
 
     async def _push_bundle(self, bundle: _Bundle, committed: int) -> None:
         undecided = True
+        refused: list[tuple[FlowRule, SwitchError | ValueError]] = []
+        reason: SwitchError | None = None
         try:
             reason = await self._stage(bundle)
-            if reason is None and not self._refused(bundle):
+            refused = self._refused(bundle)
+            if reason is None and not refused:
                 undecided = False
                 reason = await self._commit(bundle)
                 if reason is None:
                     return
+        except _Unsayable as problem:
+            refused = problem.failed
         finally:
             if undecided:  # also when we are cancelled: then nobody waits for the reply
                 kind, body = openflow.bundle_control(openflow.BUNDLE_DISCARD, bundle.id)
                 self._wire.write(openflow.message(kind, self._next_xid(), body))
         if undecided:
             await self._ask(openflow.BARRIER_REQUEST)
-        text = f"{self.mgmt_path.stem}: bundle refused" + (f": {reason}" if reason else "")
-        raise PushError(self._refused(bundle), text, committed)
+        by_codec = bool(refused) and isinstance(refused[0][1], ValueError)
+        text = "cannot be said in OpenFlow" if by_codec else "bundle refused" + (f": {reason}" if reason else "")
+        raise PushError(refused or self._refused(bundle), f"{self.mgmt_path.stem}: {text}", committed)
 
     def _refused(self, bundle: _Bundle) -> list[tuple[FlowRule, SwitchError | ValueError]]:
         """The bundle's flows that an error has come for (not those of an earlier bundle that was cancelled)."""
-        return [
-            (bundle.rules[xid - bundle.first], error)
-            for xid, error in self._errors.items()
-            if 0 <= xid - bundle.first < len(bundle.rules)
-        ]
+        if not self._errors:
+            return []
+        rules = bundle.rules
+        return [(rules[xid - bundle.first], error) for xid, error in self._errors.items() if 0 <= xid - bundle.first < len(rules)]
 
     async def _stage(self, bundle: _Bundle) -> SwitchError | None:
-        """Open the bundle and put all messages in; then every error has come. Gives that of the opening, if any."""
+        """Open the bundle and put all messages in, each slice encoded while the switch takes the one before; then every error has
+        come. Gives that of the opening, if any. Raises _Unsayable."""
         opening = await self._send(*openflow.bundle_control(openflow.BUNDLE_OPEN, bundle.id))
-        await self._write(bundle.messages)
+        xid = bundle.first
+        for command, rules in bundle.work:
+            for start in range(0, len(rules), _SLICE):
+                few = rules[start : start + _SLICE]
+                try:
+                    messages = flowbytes.bundle_adds(command, few, bundle.id, xid)
+                except ValueError:
+                    raise _Unsayable(_unsayable(command, bundle)) from None
+                await self._write([messages])
+                await asyncio.sleep(0)
+                xid += len(few)
         await self._ask(openflow.BARRIER_REQUEST)
         return self._errors.get(opening)
 

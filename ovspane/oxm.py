@@ -138,12 +138,12 @@ def _oxm_field(name: str, eth_type: int | None, proto: int | None) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _plan(mask: int, eth_type: int | None, proto: int | None, mark: int) -> list[bytes | slice]:
+def plan(mask: int, eth_type: int | None, proto: int | None, mark: int) -> list[bytes | slice]:
     """Constant bytes and slices of the big-endian packed value that make the OXMs of a match of this shape."""
     shape = Match(0, mask)
     if mask & ~_ALL_FIELDS:
         raise ValueError(f"mask bits outside every field: {mask & ~_ALL_FIELDS:#x}")
-    plan: list[bytes | slice] = []
+    made: list[bytes | slice] = []
     for name in _FIELDS:
         _, field_mask = shape.field(name)
         if not field_mask:
@@ -156,14 +156,14 @@ def _plan(mask: int, eth_type: int | None, proto: int | None, mark: int) -> list
         end = _SIZE - shift // 8
         value = slice(end - width, end)
         if name == "in_port":
-            plan += [_header(BASIC, number, False, 4).to_bytes(4, "big"), value]
+            made += [_header(BASIC, number, False, 4).to_bytes(4, "big"), value]
         else:
-            plan += [_header(BASIC, number, not exact, width).to_bytes(4, "big"), value]
+            made += [_header(BASIC, number, not exact, width).to_bytes(4, "big"), value]
         if not exact:
-            plan.append(field_mask.to_bytes(width, "big"))
+            made.append(field_mask.to_bytes(width, "big"))
     if mask >> _MARK_SHIFT & 1:
-        plan.append(MARK_MASKED_HEADER.to_bytes(4, "big") + (_MARK if mark else bytes(4)) + _MARK)
-    return plan
+        made.append(MARK_MASKED_HEADER.to_bytes(4, "big") + (_MARK if mark else bytes(4)) + _MARK)
+    return made
 
 
 def encode_oxm(match: Match) -> bytes:
@@ -181,9 +181,9 @@ def encode_oxm(match: Match) -> bytes:
         return b""
     eth_type = value >> _ETH_TYPE_SHIFT & 0xFFFF if mask >> _ETH_TYPE_SHIFT & 0xFFFF == 0xFFFF else None
     proto = value >> _PROTO_SHIFT & 0xFF if mask >> _PROTO_SHIFT & 0xFF == 0xFF else None
-    plan = _plan(mask, eth_type, proto, value >> _MARK_SHIFT & 1)
+    shape = plan(mask, eth_type, proto, value >> _MARK_SHIFT & 1)
     packed = (value & _NO_MARK).to_bytes(_SIZE, "big")
-    parts = [part if isinstance(part, bytes) else packed[part] for part in plan]
+    parts = [part if isinstance(part, bytes) else packed[part] for part in shape]
     if mask >> LAYOUT["in_port"][0] & 0xFFFF:
         parts[1] = wide_port(int.from_bytes(parts[1], "big"))
     return b"".join(parts)

@@ -201,7 +201,7 @@ def test_more_than_a_bundle_goes_in_several_adds_first(ovs: DummyOvs) -> None:
         async with session(ovs) as bridge:
             await bridge.push(old.values())
             assert len(await bridge.dump()) == len(old)
-            bundles = await bridge._encode(list(new.values()), old.values())
+            bundles = list(bridge._bundles(list(new.values()), list(old.values())))
             assert [len(bundle.rules) for bundle in bundles] == [BUNDLE_LIMIT, BUNDLE_LIMIT, 3000]
             order = [rule for bundle in bundles for rule in bundle.rules]
             assert order[: len(new)] == list(new.values())
