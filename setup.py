@@ -1,4 +1,4 @@
-"""Builds the compiled parts of ovspane: matches (index, algebra, expansion), flows as bytes, and the schedule, each with a plain twin.
+"""Builds the compiled parts of ovspane: matches (index, algebra, expansion), flows as bytes, and the schedule.
 
 Everything else about the package is in pyproject.toml. The extensions are optional: on a machine without a compiler or
 without Cython the install succeeds and only they are missing, which setuptools says in its output.
