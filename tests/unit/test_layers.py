@@ -40,8 +40,8 @@ LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in
 PURE_IMPORTS = frozenset(
     {
         "__future__", "abc", "array", "bisect", "bitarray", "collections", "contextlib", "copy", "cython",
-        "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "ipaddress",
-        "itertools", "json", "math", "operator", "re", "string", "struct", "textwrap", "types", "typing", "unicodedata",
+        "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "hmac", "ipaddress",
+        "itertools", "json", "math", "networkx", "operator", "re", "string", "struct", "textwrap", "types", "typing", "unicodedata",
     }
 )
 PURE_NAMES = frozenset(

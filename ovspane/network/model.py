@@ -1,0 +1,157 @@
+"""What a network is made of, as values: bridges, ports, links, hosts, and who claims what is another's. Pure.
+
+Above: topology (keeps them), paths, flood, listing, discovery (makes them). Below: nothing.
+
+Each value says where it was learned (`Origin`); what is higher wins. Times are milliseconds since the epoch, speeds bit/s with 0
+for unknown. A value is replaced when something about it changes, not when it is merely seen again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, Self
+
+
+class Origin(IntEnum):
+    """Where something was learned, from the least to the most trusted."""
+
+    OBSERVED = 1  # packets of hosts, which may lie
+    PROBE = 2  # our own probes, authenticated
+    LOCAL = 3  # what the host's own database and kernel say
+    CONFIGURED = 4  # the administrator
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class PortId(NamedTuple):
+    """A port's name on the network: its bridge (of another host: HOST/BRIDGE) and its own."""
+
+    bridge: str
+    port: str
+
+    def __str__(self) -> str:
+        return f"{self.bridge}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of BRIDGE:PORT. Raises ValueError."""
+        bridge, colon, port = text.partition(":")
+        if not (bridge and colon and port):
+            raise ValueError(f"{text!r} is not BRIDGE:PORT")
+        return cls(bridge, port)
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A switch. `host`: whose it is, "" for this host's."""
+
+    name: str
+    datapath_id: int | None = None
+    host: str = ""
+    origin: Origin = Origin.LOCAL
+
+    @property
+    def key(self) -> tuple[str, object]:
+        return "bridge", self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of a bridge. `number`: its OpenFlow port; `kind`: Open vSwitch's interface type, "" for a device of the system."""
+
+    id: PortId
+    number: int | None = None
+    up: bool = True
+    speed: int = 0
+    kind: str = ""
+    origin: Origin = Origin.LOCAL
+
+    @property
+    def key(self) -> tuple[str, object]:
+        return "port", self.id
+
+
+LinkKey = tuple[PortId, PortId]
+
+
+def link_key(a: PortId, b: PortId) -> LinkKey:
+    """The one name of the link between two ports. Raises ValueError for a port and itself."""
+    if a == b:
+        raise ValueError(f"{a} is no link to itself")
+    return (a, b) if a < b else (b, a)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Two ports that hear each other, both up. `medium`: patch, veth, tunnel, wire; `speed`: the slower end's, 0 if unknown."""
+
+    ends: LinkKey
+    medium: str = "wire"
+    speed: int = 0
+    origin: Origin = Origin.PROBE
+    since: int = 0
+
+    @property
+    def key(self) -> tuple[str, object]:
+        return "link", self.ends
+
+    def other(self, end: PortId) -> PortId:
+        return self.ends[1] if end == self.ends[0] else self.ends[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A MAC address, where it is attached (None: configured, and not seen yet), and its addresses. `origin` is the attachment's,
+    `since` when it came there. `damped`: it is seen at several ports in turn, and held where it is until that ends."""
+
+    mac: str
+    port: PortId | None
+    addresses: tuple[str, ...] = ()
+    origin: Origin = Origin.OBSERVED
+    since: int = 0
+    damped: bool = False
+
+    @property
+    def key(self) -> tuple[str, object]:
+        return "host", self.mac
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """An address (MAC, IPv4 or IPv6) that `claimant` claims at `port`, while it is `holder`'s, at `held`. The holder keeps it."""
+
+    subject: str
+    holder: str
+    held: PortId | None
+    claimant: str
+    port: PortId
+    since: int = 0
+
+    @property
+    def key(self) -> tuple[str, object]:
+        return "conflict", self.subject
+
+    def __str__(self) -> str:
+        if self.subject == self.claimant:
+            return f"{self.subject} is seen at {self.port} too, but is held at {self.held}"
+        keeps = f"{self.holder} at {self.held}" if self.held else self.holder
+        return f"{self.subject} is claimed by {self.claimant} at {self.port}, but is held by {keeps}"
+
+
+Thing = Bridge | Port | Link | Host | Conflict
+
+
+class Delta(NamedTuple):
+    """One thing that came (`before` is None), changed, or went (`after` is None)."""
+
+    before: Thing | None
+    after: Thing | None
+
+    @property
+    def thing(self) -> Thing:
+        """What it is about: as it is now, or as it was."""
+        found = self.after if self.after is not None else self.before
+        assert found is not None
+        return found
