@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovspane.flowpush import BridgeSession, FlowKey, MeterError, PushError, Refused, SessionError, SyncCounts, difference
+from ovspane.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.network.placement import Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, FlowRule, Meter
 from ovspane.openflow import SwitchError, as_programmed, parse_meter_config
@@ -180,6 +181,7 @@ class BridgeTwin:
             for key, rule in flows.items()
             if rule is not None and rule.instructions.set_queue is not None and not ready(rule.instructions.set_queue)
         )
+        held |= _clauses_of(held, flows)
         for key in held:
             del flows[key]
         self._dirty |= held
@@ -377,6 +379,19 @@ class BridgeTwin:
     def fought(self) -> bool:
         """True while damage stays because its repair would be undone."""
         return (self._watch.hurt or self._hurt_meters) and self._watch.contest.fighting
+
+
+def _clauses_of(held: frozenset[FlowKey], flows: Mapping[FlowKey, FlowRule | None]) -> set[FlowKey]:
+    """The clauses of conjunctive matches whose acting flow is held. Without it a packet that satisfies them would be looked up
+    with their id and in vain, and the conjunctive matches of lower priority would not be tried any more (lib/classifier.c)."""
+    numbers = {match.value >> CONJ_SHIFT for _, _, match in held if match.mask & CONJ_MASK}
+    if not numbers:
+        return set()
+    return {
+        key
+        for key, rule in flows.items()
+        if rule is not None and any(number in numbers for number, _, _ in rule.instructions.conjunctions)
+    }
 
 
 async def gathered(tasks: Iterable[asyncio.Task[None]]) -> list[BaseException | None]:

@@ -12,6 +12,7 @@ a setting that is silently not in force is worse than a daemon that does not sta
     db = "unix:/…"                         # an ovsdb-server with the database OVSPane; unset: a private one
     bridges = ["br0"]                      # unset: all
     default_deny = false
+    conjunction = true                     # say products of sets with conjunctive matches where those are fewer flows
     hiding = false                         # keep flows off the bridges that another one covers
     enforcement = "strict"                 # or "best-effort": accept reservations that no port can enforce
     first_table = 100                      # our OpenFlow tables: first_table .. first_table + 43
@@ -73,6 +74,7 @@ class Settings:
     db: str = ""
     bridges: tuple[str, ...] = ()
     default_deny: bool = False
+    conjunction: bool = True
     hiding: bool = False
     enforcement: str = "strict"
     first_table: int = 100
@@ -121,7 +123,7 @@ def _typed(key: str, value: Any) -> Any:
             return Compatibility(**_table(key, value, Compatibility))
         case "tls":
             return Tls(**_table(key, value, Tls))
-        case "default_deny" | "hiding":
+        case "default_deny" | "conjunction" | "hiding":
             return _expect(key, value, bool)
         case "first_table" | "meter_base":
             return _expect(key, value, int)

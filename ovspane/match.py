@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 WORDS = 8
 BITS = 64 * WORDS
+#: where a flow's match has the 32 bits of conj_id (ovs-fields(7)): above all that packets have, so never in an index
+CONJ_SHIFT, CONJ_MASK = BITS, 0xFFFFFFFF << BITS
 
 ETH_IPV4 = 0x0800
 ETH_IPV6 = 0x86DD
@@ -99,7 +101,7 @@ class Match(NamedTuple):
         return packet & self.mask == self.value
 
     def __str__(self) -> str:
-        parts = []
+        parts = [f"conj_id={self.value >> CONJ_SHIFT}"] if self.mask >> CONJ_SHIFT else []
         for name, value, mask in self.fields():
             full = (1 << LAYOUT[name][1]) - 1
             parts.append(f"{name}={value:#x}" if mask == full else f"{name}={value:#x}/{mask:#x}")

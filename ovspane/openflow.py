@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
@@ -208,11 +208,12 @@ def parse_features(body: bytes) -> Features:
 _GOTO_TABLE, _APPLY_ACTIONS, _METER = 1, 4, 6
 _OUTPUT, _SET_QUEUE, _EXPERIMENTER = 0, 21, 0xFFFF
 _NICIRA = 0x2320
-_REG_LOAD, _RESUBMIT_TABLE = 7, 14
+_REG_LOAD, _RESUBMIT_TABLE, _CONJUNCTION = 7, 14, 34
 _NX_IN_PORT = 0xFFF8
 
 _SET_MARK = struct.pack("!HHIHHIQ", _EXPERIMENTER, 24, _NICIRA, _REG_LOAD, MARK_BIT << 6, MARK_HEADER, 1)
 _RESUBMIT = struct.pack("!HHIHH", _EXPERIMENTER, 16, _NICIRA, _RESUBMIT_TABLE, _NX_IN_PORT)
+_CONJUNCTION_HEAD = struct.pack("!HHIH", _EXPERIMENTER, 16, _NICIRA, _CONJUNCTION)
 
 
 def _in_range(name: str, value: int, low: int, high: int) -> int:
@@ -227,6 +228,9 @@ def encode_instructions(wanted: Instructions) -> bytes:
     out, actions = b"", b""
     if wanted.meter is not None:
         out = struct.pack("!HHI", _METER, 8, _in_range("meter", wanted.meter, 1, MAX_METER_ID))
+    for number, k, n in wanted.conjunctions:  # struct nx_action_conjunction: the dimension counts from 0
+        clause = _in_range("dimension", k, 1, _in_range("dimensions", n, 2, 64)) - 1
+        actions += _CONJUNCTION_HEAD + struct.pack("!BBI", clause, n, _in_range("conjunction", number, 0, 0xFFFFFFFF))
     if wanted.set_mark:
         actions += _SET_MARK
     if wanted.set_queue is not None:
@@ -256,6 +260,7 @@ def decode_instructions(data: bytes) -> Instructions:
     """The instructions, or FOREIGN if they are not exactly what encode_instructions writes. Raises OpenFlowError."""
     meter = queue = resubmit = goto = None
     mark = False
+    conjunctions: list[tuple[int, int, int]] = []
     for kind, body in _tlvs(data, "instruction"):
         if kind == _METER:
             meter = int.from_bytes(body, "big")
@@ -267,11 +272,17 @@ def decode_instructions(data: bytes) -> Instructions:
                     queue = int.from_bytes(argument, "big")
                 elif argument == _SET_MARK[4:]:
                     mark = True
+                elif argument.startswith(_CONJUNCTION_HEAD[4:]) and len(argument) == 12:
+                    clause, dimensions, number = struct.unpack("!BBI", argument[6:])
+                    conjunctions.append((number, clause + 1, dimensions))
                 elif argument.startswith(_RESUBMIT[4:]):
                     resubmit = int.from_bytes(argument[8:9], "big")
-    found = Instructions(meter, queue, mark, resubmit, goto)
+    found = Instructions(meter, queue, mark, resubmit, goto, tuple(conjunctions))
     try:
-        return found if encode_instructions(found) == data else FOREIGN
+        if encode_instructions(found) != data:
+            return FOREIGN
+        # a switch may have them in any order, which means nothing
+        return replace(found, conjunctions=tuple(sorted(conjunctions))) if conjunctions else found
     except ValueError:
         return FOREIGN
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from struct import Struct, error
 
-from ovspane.match import ANY, BITS, ETH_IPV4, ETH_IPV6, LAYOUT, Match
+from ovspane.match import ANY, BITS, CONJ_MASK, CONJ_SHIFT, ETH_IPV4, ETH_IPV6, LAYOUT, Match
 
 # Our "pipeline passed" mark: this bit of this register. The bits besides are left to other users of the bridge.
 MARK_REGISTER = 15
@@ -69,6 +69,9 @@ def _header(oxm_class: int, field: int, masked: bool, length: int) -> int:
 #: The field of the mark: NXM_NX_REG15, four bytes.
 MARK_HEADER = _header(NXM_1, MARK_REGISTER, False, 4)
 MARK_MASKED_HEADER = _header(NXM_1, MARK_REGISTER, True, 4)
+#: NXM_NX_CONJ_ID, four bytes, no mask
+CONJ_HEADER = _header(NXM_1, 37, False, 4)
+_CONJ_HEADER_BYTES = CONJ_HEADER.to_bytes(4, "big")
 _MARK = (1 << MARK_BIT).to_bytes(4, "big")
 
 #: OXM field numbers of the transport ports by protocol: (source, destination).
@@ -179,6 +182,11 @@ def encode_oxm(match: Match) -> bytes:
         raise ValueError(f"value bits outside the mask: {value:#x}/{mask:#x}")
     if not mask:
         return b""
+    if mask >> CONJ_SHIFT:  # the first that nx_put_raw writes
+        if mask & CONJ_MASK != CONJ_MASK:
+            raise ValueError("conj_id cannot be masked")
+        rest = Match(value & ~CONJ_MASK, mask & ~CONJ_MASK)
+        return _CONJ_HEADER_BYTES + (value >> CONJ_SHIFT).to_bytes(4, "big") + encode_oxm(rest)
     eth_type = value >> _ETH_TYPE_SHIFT & 0xFFFF if mask >> _ETH_TYPE_SHIFT & 0xFFFF == 0xFFFF else None
     proto = value >> _PROTO_SHIFT & 0xFF if mask >> _PROTO_SHIFT & 0xFF == 0xFF else None
     shape = plan(mask, eth_type, proto, value >> _MARK_SHIFT & 1)
@@ -261,6 +269,9 @@ def decode_oxm(data: bytes) -> Match:
         elif header == MARK_MASKED_HEADER and data[at + 4 : after] == _MARK:
             value |= (data[at : at + 4] == _MARK) << _MARK_SHIFT
             mask |= 1 << _MARK_SHIFT
+        elif header == CONJ_HEADER:
+            value |= int.from_bytes(data[at:after], "big") << CONJ_SHIFT
+            mask |= CONJ_MASK
         else:
             known = False
         at = after

@@ -59,6 +59,7 @@ class Scope:
     speeds: Mapping[str, int] = field(default_factory=dict)
     best_effort: bool = False
     adopt: frozenset[str] = frozenset()
+    conjunction: bool = True
 
     def manages(self, bridge: str) -> bool:
         return not self.names or bridge in self.names
@@ -86,24 +87,18 @@ class Reconciler:
         self._away: dict[str, str] = {}
         self._general: str | None = None
         self._troubled: dict[int, str] = {}
-        self.plan = Plan(scope.pipeline)
+        self.plan = Plan(scope.pipeline, conjunction=scope.conjunction)
         switch.listen(self._on_event)
 
     # --- what the policy wants
 
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
-        skeleton = self.plan.stages != stages
-        before = set(self.plan.flows) if skeleton else set()
-        self.plan.apply(delta, stages)
-        keys: set[FlowKey] = {self._scope.pipeline.flow(rule).key for rule in (*delta.added, *delta.removed)}
-        if skeleton:
-            keys |= before ^ set(self.plan.flows) | {rule.key for rule in self._scope.pipeline.skeleton(stages)}
-        self._note(keys, {rule.request for rule in delta.added})
+        self._note(self.plan.apply(delta, stages), {rule.request for rule in delta.added})
 
     def reset(self, table: Table, stages: int) -> None:
         """The whole table may be another."""
-        old, self.plan = self.plan, Plan(self._scope.pipeline)
+        old, self.plan = self.plan, Plan(self._scope.pipeline, conjunction=self._scope.conjunction)
         self.plan.apply(TableDelta(tuple(table.rules.values())), stages)
         changed = {key for key in old.flows.keys() | self.plan.flows if old.flows.get(key) != self.plan.flows.get(key)}
         self._note(changed, {rule.request for rule in table.rules.values()})

@@ -22,7 +22,7 @@ from typing import Any
 from ovspane.lang.parser import Contradiction, Piece, Splitter, SyntaxFault, parse
 from ovspane.lang.replies import Code
 from ovspane.lang.statements import Statement, Tick
-from ovspane.network.placement import FlowKey, Guarantee, Pipeline, Plan
+from ovspane.network.placement import Guarantee, Pipeline, Plan
 from ovspane.network.text import actions_text, flow_text, match_fields, meter_text
 from ovspane.network.values import COOKIE_MASK, FlowRule, Meter
 from ovspane.policy.hiding import Hiding
@@ -78,6 +78,12 @@ def add_parser(subparsers: Any) -> None:
         help="leave out the flows that another one covers, as a daemon with hiding = true does",
     )
     parser.add_argument(
+        "--no-conjunction",
+        dest="conjunction",
+        action="store_false",
+        help="a flow for each combination of a product of sets, as a daemon with conjunction = false has",
+    )
+    parser.add_argument(
         "--format",
         choices=("ovs-ofctl", "json"),
         default="ovs-ofctl",
@@ -96,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     name = options.file
     try:
         text = (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()).decode("utf-8")
-        compiled = Compiled(text, options.hiding)
+        compiled = Compiled(text, options.hiding, options.conjunction)
         compiled.play(options.at)
     except OSError as error:
         return _bad(f"{name}: {error.strerror}")
@@ -153,13 +159,12 @@ def _plain(text: str) -> Iterator[Spoken]:
 class Compiled:
     """A file's statements, said up to an instant, and what they come to."""
 
-    def __init__(self, text: str, hiding: bool = False) -> None:
+    def __init__(self, text: str, hiding: bool = False, conjunction: bool = True) -> None:
         """Raises TraceError or BadFile."""
         self._spoken = read(text)
         self._replay = Replay()
         self._pipeline = Pipeline()
-        self.plan = Plan(self._pipeline)
-        self._stages: dict[FlowKey, str] = {}  # of the flows that requests brought
+        self.plan = Plan(self._pipeline, conjunction=conjunction)
         self._hiding = Hiding() if hiding else None
         self._owners: dict[int, int] = {}  # a meter's slot -> its request
         self.complaints: list[str] = []  # refusals, and answers that a trace does not expect
@@ -183,7 +188,6 @@ class Compiled:
             self._hiding.update(TableDelta(added=tuple(rules)))
             rules = self._hiding.visible.rules.values()
         self.plan.apply(TableDelta(added=tuple(rules)), compiler.stages)
-        self._stages = {self._pipeline.flow(rule).key: rule.stage.name.lower() for rule in rules}
         self._owners = {rule.slot: rule.request for rule in rules if rule.effect is Effect.LIMIT}
 
     @staticmethod
@@ -219,7 +223,9 @@ class Compiled:
 
     def stage(self, rule: FlowRule) -> str:
         """Which of STAGES a flow belongs to."""
-        return self._stages.get(rule.key, "pipeline")
+        if not rule.cookie & ~COOKIE_MASK:
+            return "pipeline"
+        return {self._pipeline.limit: "limit", self._pipeline.queue: "queue"}.get(rule.table, "access")
 
     def flows(self, stage: str | None) -> list[FlowRule]:
         """The flows of a stage (None: all) in the order of the pipeline, highest priority first, the entry flow last."""

@@ -17,14 +17,19 @@ network model's business, later.
 
 Meters and queues exist exactly while a rule names them. A meter's id is its request's slot plus `meter_base`, so that the low
 numbers, which people choose by hand, stay free for others.
+
+With conjunctions (network.conjunction) the rules of a product are said by its clauses and one flow that acts. Where two products
+have a clause in common it is one flow that names both. Where a single rule has the match and priority of a clause, it has the flow:
+it decides for the packets of the clause just what the conjunction would.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ovspane.match import ANY, Match
+from ovspane.match import ANY, CONJ_MASK, CONJ_SHIFT, Match
+from ovspane.network.conjunction import Change, Conjunction, Conjunctions, Key
 from ovspane.network.values import COOKIE_TAG, FlowRule, Instructions, Meter
 from ovspane.policy.table import Effect, Rule, Stage, TableDelta
 
@@ -60,10 +65,10 @@ class Pipeline:
         """All tables that are ours alone."""
         return range(self.first, self.exit + 1)
 
-    def table(self, rule: Rule) -> int:
-        match rule.stage:
+    def table(self, stage: Stage, index: int) -> int:
+        match stage:
             case Stage.ACCESS:
-                return self.first + rule.index
+                return self.first + index
             case Stage.LIMIT:
                 return self.limit
             case Stage.QUEUE:
@@ -84,7 +89,7 @@ class Pipeline:
 
     def flow(self, rule: Rule) -> FlowRule:
         """The flow that does what a rule of the network flow table says."""
-        table = self.table(rule)
+        table = self.table(*rule[:2])
         match rule.effect:
             case Effect.DROP:
                 instructions = Instructions()
@@ -95,6 +100,10 @@ class Pipeline:
             case Effect.QUEUE:
                 instructions = Instructions(set_queue=rule.slot, goto=self.exit)
         return FlowRule(table, rule.priority, rule.match, instructions, COOKIE_TAG | rule.request & 0xFFFFFFFF)
+
+    def acting(self, made: Conjunction) -> FlowRule:
+        """The flow that acts for all the rules of a conjunction."""
+        return replace(self.flow(made.rule), match=Match(made.number << CONJ_SHIFT, CONJ_MASK))
 
     def meter_id(self, slot: int) -> int:
         return self.meter_base + slot
@@ -124,42 +133,106 @@ class Plan:
     guarantees: dict[int, Guarantee] = field(default_factory=dict)
     guarantees_changed: int = 0
     enforcers: dict[int, tuple[Stage, int]] = field(default_factory=dict)
-    _rules: dict[tuple[Stage, int, int, Match], Rule] = field(default_factory=dict)
+    _rules: dict[Key, Rule] = field(default_factory=dict)
     _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
     stages: int = 0
+    conjunction: bool = False
+    _conjunctions: Conjunctions | None = None
+    #: of a flow: by id, (dimension, how many, whose)
+    _clauses: dict[FlowKey, dict[int, tuple[int, int, int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.conjunction:
+            self._conjunctions = Conjunctions(self._rules)
         self._put(self.pipeline.skeleton(0))
 
-    def apply(self, delta: TableDelta, stages: int) -> None:
-        """Take a change of the network flow table in; `stages` is the number of access stages in use after it."""
-        for rule in delta.added:
-            self._replace(rule.key, rule)
-        for rule in delta.removed:
-            self._replace(rule.key, None)
+    def apply(self, delta: TableDelta, stages: int) -> set[FlowKey]:
+        """Take a change of the network flow table in; `stages` is the number of access stages in use after it. Returns the keys
+        of the flows that may have changed."""
+        changes = [self._replace(rule[:4], rule) for rule in delta.added]
+        changes += [self._replace(rule[:4], None) for rule in delta.removed]
+        touched: set[FlowKey] = set()
+        if self._conjunctions is None:
+            for key, _, rule in changes:
+                touched.add(self._show(key, rule))
+        else:
+            change = self._conjunctions.update(changes)
+            for gone in change.gone:
+                touched |= self._forget(gone)
+            for key, rule in change.single:
+                touched.add(self._show(key, rule))
+            for made in change.made:
+                touched |= self._say(made)
         if stages != self.stages:
-            old = {rule.key for rule in self.pipeline.skeleton(self.stages)}
+            old = {rule.key: rule for rule in self.pipeline.skeleton(self.stages)}
             new = {rule.key: rule for rule in self.pipeline.skeleton(stages)}
-            for key in old - set(new):
-                del self.flows[key]
+            for at in old.keys() - new.keys():
+                del self.flows[at]
             self._put(new.values())
             self.stages = stages
+            touched |= old.keys() | new.keys()
+        return touched
 
     def _put(self, rules: Iterable[FlowRule]) -> None:
         for rule in rules:
             self.flows[rule.key] = rule
 
-    def _replace(self, key: tuple[Stage, int, int, Match], rule: Rule | None) -> None:
+    def _replace(self, key: Key, rule: Rule | None) -> Change:
         old = self._rules.pop(key, None)
         if rule is not None:
             self._rules[key] = rule
-            flow = self.pipeline.flow(rule)
-            self.flows[flow.key] = flow
             self._count(rule, 1)
-        elif old is not None:
-            del self.flows[self.pipeline.flow(old).key]
         if old is not None:
             self._count(old, -1)
+        return key, old, rule
+
+    def _show(self, key: Key, rule: Rule | None) -> FlowKey:
+        """A rule that is said by a flow of its own, or (None) is not."""
+        stage, index, priority, match = key
+        at = self.pipeline.table(stage, index), priority, match
+        if rule is not None:
+            self.flows[at] = self.pipeline.flow(rule)
+        else:
+            self.flows.pop(at, None)
+            self._show_clauses(at)
+        return at
+
+    def _show_clauses(self, at: FlowKey) -> None:
+        """The flow of the clauses that have this match, unless a rule has it."""
+        clauses, there = self._clauses.get(at), self.flows.get(at)
+        if there is not None and not there.instructions.conjunctions:
+            return
+        if clauses is None:
+            self.flows.pop(at, None)
+            return
+        actions = tuple((number, k, n) for number, (k, n, _) in sorted(clauses.items()))
+        owner = min(request for _, _, request in clauses.values())
+        self.flows[at] = FlowRule(*at, Instructions(conjunctions=actions), COOKIE_TAG | owner & 0xFFFFFFFF)
+
+    def _say(self, made: Conjunction) -> set[FlowKey]:
+        acting = self.pipeline.acting(made)
+        self.flows[acting.key] = acting
+        touched = {acting.key}
+        for k, match in made.product.clauses():
+            at = acting.table, acting.priority, match
+            clause = k + 1, len(made.product.dimensions), made.rule.request
+            self._clauses.setdefault(at, {})[made.number] = clause
+            self._show_clauses(at)
+            touched.add(at)
+        return touched
+
+    def _forget(self, gone: Conjunction) -> set[FlowKey]:
+        acting = self.pipeline.acting(gone)
+        del self.flows[acting.key]
+        touched = {acting.key}
+        for _, match in gone.product.clauses():
+            at = acting.table, acting.priority, match
+            del self._clauses[at][gone.number]
+            if not self._clauses[at]:
+                del self._clauses[at]
+            self._show_clauses(at)
+            touched.add(at)
+        return touched
 
     def _count(self, rule: Rule, by: int) -> None:
         """Keep meters and guarantees in step with the rules that name them."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from ovspane.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match
+from ovspane.match import CONJ_SHIFT, ETH_IPV4, ETH_IPV6, LAYOUT, Match
 from ovspane.network.values import FlowRule, Instructions, Meter
 
 #: (EtherType, protocol) -> the word of ovs-ofctl that says both (ovs-ofctl(8), "Flow Syntax"); protocol None: any
@@ -52,7 +52,8 @@ def match_fields(match: Match) -> dict[str, str]:
     The match has to be one that OpenFlow can say (ports with their protocol, and so on), as all of ours are.
     """
     fields = {name: (value, mask) for name, value, mask in match.fields()}
-    out = dict(_protocol(fields))
+    out = {"conj_id": str(match.value >> CONJ_SHIFT)} if match.mask >> CONJ_SHIFT else {}
+    out |= _protocol(fields)
     for name, (there, form) in _NAMES.items():
         if name in fields:
             out[there] = _masked(*fields[name], (1 << LAYOUT[name][1]) - 1, form)
@@ -106,7 +107,7 @@ def match_text(match: Match) -> str:
 
 def actions_text(wanted: Instructions) -> str:
     """As `meter:1000003,goto_table:141`; `drop` for none."""
-    parts = []
+    parts = [f"conjunction({number},{k}/{n})" for number, k, n in wanted.conjunctions]
     if wanted.meter is not None:
         parts.append(f"meter:{wanted.meter}")
     if wanted.set_mark:

@@ -18,13 +18,16 @@ COOKIE_MASK = 0xFFFFFFFF << 32
 
 @dataclass(frozen=True, slots=True)
 class Instructions:
-    """What a flow does with a packet. All unset: drop. Order of effect: meter, register, queue, resubmit, goto."""
+    """What a flow does with a packet. All unset: drop. Order of effect: meter, register, queue, resubmit, goto.
+
+    `conjunctions`: (id, dimension from 1, how many dimensions), ascending; a flow with any has nothing else (ovs-actions(7))."""
 
     meter: int | None = None
     set_queue: int | None = None
     set_mark: bool = False  # set our register's bit (the pipeline was passed)
     resubmit: int | None = None  # resubmit(,TABLE): the only way back to a lower table
     goto: int | None = None  # goto_table:TABLE
+    conjunctions: tuple[tuple[int, int, int], ...] = ()
 
 
 DROP = Instructions()

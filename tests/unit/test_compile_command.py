@@ -197,6 +197,51 @@ def test_hiding_leaves_out_what_another_flow_covers(
     load(ovs, out)
 
 
+SETS = """
+deny(srcHost={10.0.0.1, 10.0.0.3, 10.0.0.5, 10.0.0.8}, dstPort={53, 80, 82, 443}) on rootShare.
+ratelimit(srcHost={10.0.0.0, 10.0.0.3, 10.0.0.6}, dstHost={10.0.0.4, 10.0.0.6, 10.0.0.9}) = 2Mb on rootShare.
+"""
+
+
+def test_products_of_sets_are_conjunctive_matches(
+    ovs: DummyOvs, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out, err = printed(capsys, tmp_path / "f", SETS)
+    assert err == ""
+    plain, _ = printed(capsys, tmp_path / "f", SETS, "--no-conjunction")
+    counts = [sum("priority=0," not in line and line[0] != "#" for line in text.splitlines()) for text in (plain, out)]
+    assert counts == [4 * 4 * 3 + 3 * 3 + 1, 4 + 4 * 3 + 1 + 3 + 3 + 1 + 1]  # and the entry
+    assert "conjunction(" not in plain
+    [limiting] = re.findall(r"conj_id=(\d+),actions=meter:1000001,goto_table:141$", out, re.M)
+    assert len(re.findall(rf"actions=conjunction\({limiting},[12]/2\)$", out, re.M)) == 6
+    limits, _ = printed(capsys, tmp_path / "f", SETS, "--stage", "limit")
+    assert sum(line[0] != "#" for line in limits.splitlines()) == 7
+    document = json.loads(printed(capsys, tmp_path / "f", SETS, "--format", "json")[0])
+    assert {"conj_id": limiting} in [rule["match"] for table in document["tables"] for rule in table["rules"]]
+    load(ovs, out)
+    made = compiled(SETS)
+
+    async def same_as_pushed() -> None:
+        async with session(ovs) as bridge:
+            loaded = await bridge.dump()
+            assert loaded == made.plan.flows
+            await bridge.cleanup()
+            await bridge.push(made.plan.flows.values())
+            assert await bridge.dump() == loaded
+
+    run(same_as_pushed())
+    ovs.ofctl("add-flow", BRIDGE, "table=0,priority=1,actions=output:2")
+    replay = Replay()
+    for spoken in read(SETS):
+        replay.say(spoken.speaker, spoken.piece)
+    outcomes = set()
+    for packet in packets():
+        want = expected(evaluate(replay.runtime.tree, packet, {}))
+        assert traced(ovs, made, packet) == want, packet
+        outcomes.add(want)
+    assert outcomes == {(False, None, 0), (True, None, 0), (True, 2_000_000, 0)}
+
+
 def test_json_has_the_same_flows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text, _ = printed(capsys, tmp_path / "f", PLAIN)
     document = json.loads(printed(capsys, tmp_path / "f", PLAIN, "--format", "json")[0])

@@ -18,6 +18,7 @@ rundir = "/tmp/run"
 db = "unix:/tmp/db.sock"
 bridges = ["br0", "br1"]
 default_deny = true
+conjunction = false
 hiding = true
 enforcement = "best-effort"
 first_table = 20
@@ -44,6 +45,7 @@ def test_every_setting(tmp_path: Path) -> None:
         db="unix:/tmp/db.sock",
         bridges=("br0", "br1"),
         default_deny=True,
+        conjunction=False,
         hiding=True,
         enforcement="best-effort",
         first_table=20,
@@ -66,6 +68,7 @@ def test_defaults() -> None:
         ("socket_mode = 'rw'", "socket_mode"),
         ("default_deny = 'yes'", "default_deny"),
         ("hiding = 1", "hiding"),
+        ("conjunction = 'on'", "conjunction"),
         ("first_table = 250", "first_table"),
         ("first_table = true", "first_table"),
         ("meter_base = -1", "meter_base"),

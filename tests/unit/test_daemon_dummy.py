@@ -339,3 +339,31 @@ def test_hidden_requests_have_no_flow_and_say_so(switch: DummyOvs) -> None:
         assert drops(switch, packet)
         assert not drops(switch, f"in_port=1,tcp,{ALICE},tp_dst=81")
     assert skeleton < with_hiding
+
+
+def test_a_product_of_sets_is_a_conjunctive_match_and_survives_a_restart(switch: DummyOvs) -> None:
+    """Few flows, all ours; a restart changes none; what others take away of it comes back; a cancel leaves none."""
+    hosts = ", ".join(f"10.0.0.{number}" for number in range(2, 20, 2))
+    ports = ", ".join(str(number) for number in range(81, 99, 2))
+    packets = {f"in_port=1,tcp,nw_src=10.0.0.1,nw_dst=10.0.0.{host},tp_dst={port}": host % 2 == 0 and port % 2 == 1
+               for host in (2, 3, 18) for port in (81, 82, 97)}  # fmt: skip
+    with daemon_on(switch) as daemon:
+        daemon.do(*TREE)
+        before = flows(switch)
+        number = daemon.request(f"deny(user=Alice, dstHost={{{hosts}}}, dstPort={{{ports}}}) on aAC.")
+        daemon.settle()
+        assert daemon.requests()[number].startswith("installed deny(")
+        assert {packet: drops(switch, packet) for packet in packets} == packets
+        installed = flows(switch)
+        # 9 hosts x 9 ports x 3 transports = 243; and the default of the access table
+        assert len(installed) - len(before) == 9 + 27 + 1 + 1
+        assert sum("conjunction(" in line for line in installed) == 36
+        daemon.stop()
+        daemon.start()
+        daemon.settle()
+        assert flows(switch) == installed
+        assert not daemon.logged("flows added")
+        switch.ofctl("del-flows", "br0", "table=100,tcp")
+        wait_for(lambda: flows(switch) == installed, "repair", 40.0)
+        daemon.do(f"Cancel {number}.")
+        wait_for(lambda: flows(switch) == before, "end of the flows")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovspane.bridge import BridgeTwin
 from ovspane.match import ANY, Match
 from ovspane.network.placement import ENTRY_PRIORITY, Pipeline, Plan
 from ovspane.network.values import COOKIE_TAG, Instructions
@@ -83,3 +86,20 @@ def test_a_continue_of_the_last_stage_goes_where_its_default_goes() -> None:
     rule = Rule(Stage.ACCESS, 1, 4, MATCHES[0], Effect.CONTINUE, 7)
     default = next(flow for flow in pipeline.skeleton(2) if flow.table == pipeline.first + 1)
     assert pipeline.flow(rule).instructions == default.instructions
+
+
+def test_clauses_wait_with_the_flow_that_acts() -> None:
+    """Clauses without it would keep the conjunctive matches of lower priority from being tried (lib/classifier.c)."""
+    plan = Plan(conjunction=True)
+    sets = [Match.of(eth_type=0x0800, ipv4_src=1 + 2 * src, ipv4_dst=1 + 2 * dst) for src in range(4) for dst in range(4)]
+    queued = [Rule(Stage.QUEUE, 0, 5, match, Effect.QUEUE, 1, 7, 1000) for match in sets]
+    lower = [rule._replace(priority=4, request=2, slot=8, rate=900) for rule in queued]
+    plan.apply(TableDelta(tuple(queued + lower)), 0)
+    twin = BridgeTwin("br0", Path("/nowhere"), plan.pipeline, lambda reason: None, lambda: None)
+    whole = twin.take(plan, lambda queue: True)
+    assert not whole.held
+    assert len(whole.flows) == len(plan.flows) == len(Plan().flows) + 2 * (4 + 4 + 1)
+    work = twin.take(plan, lambda queue: queue == 8)
+    assert work.held == {key for key, rule in plan.flows.items() if rule.priority == 5}
+    assert len(work.held) == 9
+    assert work.flows.keys() | work.held == plan.flows.keys()
