@@ -319,14 +319,16 @@ class QueueSync:
 
         await self._db.apply(build, seconds=seconds)
 
-    def classes(self, port: str) -> dict[int, tuple[int, int]]:
-        """What our rows of a port say that has HTB: queue id -> (min-rate, max-rate), bit/s; empty while ovs-vswitchd has still
+    def classes(self, port: str) -> dict[int, tuple[int, int]] | None:
+        """What our rows of a port say that has HTB: queue id -> (min-rate, max-rate), bit/s; None while ovs-vswitchd has still
         to apply them."""
-        has = self.actual().get(port)
-        if has is None or not has.ours or self._db.cur_cfg < self._db.next_cfg:
+        if not self._db.connected or self._db.cur_cfg < self._db.next_cfg:
+            return None
+        bridge = next((b for b in self._db.bridges().values() if port in b.ports and self._manages(b.name)), None)
+        if bridge is None or any(enforceable(interface, bridge) is not None for interface in bridge.ports[port].interfaces):
             return {}
-        bridge = self._db.bridges()[has.bridge]
-        if any(enforceable(interface, bridge) is not None for interface in bridge.ports[port].interfaces):
+        has = self._port_qos(bridge.name, bridge.ports[port])
+        if not has.ours:
             return {}
         return {n: (held.value.min_rate, held.value.max_rate) for n, held in has.queues.items() if held.value is not None}
 
@@ -354,7 +356,11 @@ class QueueSync:
             for port in bridge.ports.values()
         }
 
-    def _port_qos(self, bridge: str, port: Port) -> PortQos:
+    def standing(self, bridge: str, port: Port) -> PortQos:
+        """What one port has, but for its queues: that costs the same however many there are."""
+        return self._port_qos(bridge, port, queues=False)
+
+    def _port_qos(self, bridge: str, port: Port, queues: bool = True) -> PortQos:
         interfaces = tuple(interface.name for interface in port.interfaces)
         speeds = [interface.link_speed for interface in port.interfaces if interface.link_speed]
         speed = min(speeds) if speeds else None
@@ -362,12 +368,12 @@ class QueueSync:
         if row is None:
             return PortQos(bridge, speed=speed, interfaces=interfaces)
         rows = self._db.rows("Queue")
-        ids = self._db.derived(row, _queue_ids)
-        queues = {number: self._db.derived(rows[queue], _held) for number, queue in ids.items() if queue in rows}
+        ids = self._db.derived(row, _queue_ids) if queues else {}
+        held = {number: self._db.derived(rows[queue], _held) for number, queue in ids.items() if queue in rows}
         ours = _is_ours(row) and row.type == TYPE
         rate, former = self._db.derived(row, _qos)
         known = former if former in self._db.rows("QoS") else None
-        return PortQos(bridge, row.uuid, ours, rate, queues, speed, interfaces, known)
+        return PortQos(bridge, row.uuid, ours, rate, held, speed, interfaces, known)
 
 
 class _Writer:

@@ -20,7 +20,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 
 from ovspane.network.values import Queue
-from ovspane.ovsdb import OvsdbError, SwitchDb
+from ovspane.ovsdb import OvsdbError, Port, SwitchDb
 from ovspane.ovsdb_queues import DEFAULT_QUEUE, PortQos, QueueSync, SyncResult
 from ovspane.tc import TcWatch
 
@@ -58,7 +58,7 @@ class Queueing:
         self._on_ready = on_ready
         self._on_kernel = on_kernel
         self._sync = QueueSync(switch, manages, adopt)
-        self._tc = TcWatch(self._rows, self._kernel_changed)
+        self._tc = TcWatch(self._rows, self._kernel_looked)
         #: port -> how often it was set again since the kernel last had what the rows say
         self._attempts: dict[str, int] = {}
         self._again: set[str] = set()
@@ -119,9 +119,9 @@ class Queueing:
                     target.setdefault(port, {})[number] = queue
         return self._wanted if target == self._wanted else target
 
-    def actual(self) -> dict[str, PortQos]:
-        """What every port has, by name."""
-        return self._sync.actual()
+    def standing(self, bridge: str, port: Port) -> PortQos:
+        """What a port has, but for its queues."""
+        return self._sync.standing(bridge, port)
 
     # --- what the kernel has
 
@@ -132,26 +132,29 @@ class Queueing:
                 return f"port {port} {found[number]}"
         return None
 
-    def _rows(self, port: str) -> Mapping[int, tuple[int, int]]:
-        """What the kernel should have, empty while it is about to change, or where there is no HTB."""
-        return self._sync.classes(port) if self._task is None and not self._again else {}
+    def _rows(self, port: str) -> Mapping[int, tuple[int, int]] | None:
+        """What the kernel should have, None while it is about to change, empty where there is no HTB."""
+        return self._sync.classes(port) if self._task is None and port not in self._again else None
 
-    def _kernel_changed(self, port: str, numbers: frozenset[int]) -> None:
+    def _kernel_looked(self, port: str, numbers: frozenset[int]) -> None:
         if port not in self._tc.trouble:
             self._attempts.pop(port, None)
         elif self._attempts.get(port, 0) < 2:
             self._again.add(port)
             self._wake.set()
-        self._on_kernel(numbers)
+        if numbers:
+            self._on_kernel(numbers)
 
     async def _set_again(self) -> None:
         """Raises OvsdbError."""
-        while self._again:
-            port = self._again.pop()
+        for port in sorted(self._again):
             attempt = self._attempts[port] = self._attempts.get(port, 0) + 1
             log.info("port %s: %s", port, "setting its queues again" if attempt == 1 else "making its queues anew")
             await self._sync.again(port, anew=attempt > 1, seconds=APPLY_SECONDS)
-            self._unsure |= attempt > 1
+            self._again.discard(port)
+            if attempt > 1:
+                self._unsure = True
+                self._wake.set()
             self._tc.look([port])
 
     # --- what is done
@@ -164,12 +167,9 @@ class Queueing:
 
     async def run(self) -> None:
         """Keep the queues until cancelled."""
-        watch = asyncio.create_task(self._tc.run(), name="tc")
-        try:
-            await self._run()
-        finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tc.run(), name="tc")
+            tasks.create_task(self._run(), name="queues")
 
     async def _run(self) -> None:
         pause = RETRY[0]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,8 @@ from ovspane.bridge_lock import BridgeLocks
 from ovspane.flowpush import SessionError, VersionError
 from ovspane.network.placement import FlowKey, Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, Queue
-from ovspane.ovsdb import Bridge, Change, Event, Interface, OvsdbError, SwitchDb
-from ovspane.ovsdb_queues import DEFAULT_QUEUE, PortQos, enforceable, foreign_row, unrepresentable
+from ovspane.ovsdb import Bridge, Change, Event, Interface, OvsdbError, Port, SwitchDb
+from ovspane.ovsdb_queues import DEFAULT_QUEUE, enforceable, foreign_row, unrepresentable
 from ovspane.policy.table import Stage, Table, TableDelta
 from ovspane.queueing import Named, Queueing, Queues
 from ovspane.units import rate_text
@@ -47,6 +47,8 @@ READ_BACK = 30.0
 METER_LOOK = 0.5
 #: how long `clean` waits for its locks (seconds)
 LOCK_SECONDS = 5.0
+#: ports that a status names
+SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -340,7 +342,7 @@ class Reconciler:
         return [
             port.name
             for port in bridge.ports.values()
-            if len(port.interfaces) == 1 and self.unable(port.interfaces[0], bridge) is None
+            if all(self.unable(interface, bridge) is None for interface in port.interfaces)
         ]
 
     def unable(self, interface: Interface, bridge: Bridge) -> str | None:
@@ -353,34 +355,30 @@ class Reconciler:
 
     def unenforced(self, rate: int = 0) -> str | None:
         """Why no port of any managed bridge can enforce a guarantee of `rate` (bit/s); None if one can."""
-        bridges = self._managed()
-        actual = self._queues.actual()
-        reasons = [
-            f"{interface.name}: {reason}" if (reason := self._cannot(port.name, interface, bridge, actual, rate)) else None
-            for _, bridge in sorted(bridges.items())
-            for _, port in sorted(bridge.ports.items())
-            for interface in port.interfaces
-            if interface.type != "internal"
-        ]
-        if not bridges:
-            return "there is no bridge to enforce it on"
-        if None in reasons:
-            return None
-        return str(reasons[0]) if reasons else f"bridge {next(iter(bridges))} has no ports that could enforce it"
+        first: str | None = None
+        for _, bridge in sorted(self._managed().items()):
+            for name, port in sorted(bridge.ports.items()):
+                if name == bridge.name:
+                    continue  # the way to the host itself
+                reason = self._cannot(port, bridge, rate)
+                if reason is None:
+                    return None
+                first = first or f"{name}: {reason}"
+            first = first or f"bridge {bridge.name} has no ports that could enforce it"
+        return first or "there is no bridge to enforce it on"
 
-    def _cannot(
-        self, port: str, interface: Interface, bridge: Bridge, actual: Mapping[str, PortQos], rate: int
-    ) -> str | None:
+    def _cannot(self, port: Port, bridge: Bridge, rate: int) -> str | None:
         """Why this port cannot guarantee `rate`: its kind, somebody else's queues, or its speed."""
-        reason = enforceable(interface, bridge)
-        if reason is not None or port not in actual:
+        reasons = (enforceable(interface, bridge) for interface in port.interfaces)
+        reason = next((reason for reason in reasons if reason is not None), None)
+        if reason is not None:
             return reason
-        has = actual[port]
-        if port not in self._scope.adopt and (has.foreign or has.former is not None):
-            return foreign_row(port)
-        speed = self._scope.speeds.get(port) or has.speed
+        has = self._queues.standing(bridge.name, port)
+        if port.name not in self._scope.adopt and (has.foreign or has.former is not None):
+            return foreign_row(port.name)
+        speed = self._scope.speeds.get(port.name) or has.speed
         if not speed:
-            return "it reports no speed; say it under [ports] in the configuration"
+            return f'its speed is not known; say it: [ports] {port.name} = "100Mb" in the configuration'
         if rate > speed:
             return f"it sends at most {rate_text(speed)}"
         return unrepresentable(speed, self._switch.ovs_version)
@@ -450,19 +448,23 @@ class Reconciler:
 
     def _queue_status(self, bridges: Mapping[str, Bridge]) -> Callable[[int], str]:
         """What to say of a queue, by its id: where it enforces its guarantee, and where it does not."""
-        ports = [port for bridge in bridges.values() for port in self._ports(bridge)]
-        refused = {port: self._queues.trouble[port] for port in ports if port in self._queues.trouble}
-        without = next((f"{port}: {why}" for port, why in refused.items()), None)
-        none = without if ports and len(refused) == len(ports) else self.unenforced()
-        good = ",".join(port for port in ports if port not in refused)
+        ports = {
+            name: self._cannot(port, bridge, 0) or self._queues.trouble.get(name)
+            for _, bridge in sorted(bridges.items())
+            for name, port in sorted(bridge.ports.items())
+            if name != bridge.name
+        }
+        good = [name for name, reason in ports.items() if reason is None]
+        bad = [f"{name}: {reason}" for name, reason in ports.items() if reason is not None]
+        but = f", not on {bad[0]}" + (f" (and {len(bad) - 1} more)" if bad[1:] else "") if bad else ""
 
         def status(queue: int) -> str:
-            if none is not None:
-                return f"degraded: unenforced, {none}"
+            if not good:
+                return f"degraded: unenforced, {bad[0] if bad else self.unenforced()}"
             trouble = self._queues.kernel_trouble(queue) or self._queues.kernel_trouble(DEFAULT_QUEUE)
             if trouble is not None:
                 return f"degraded: {trouble}"
-            return f"installed by queue {queue} on {good}" + (f", not on {without}" if without else "")
+            return f"installed by queue {queue} on {_few(good)}{but}"
 
         return status
 
@@ -514,3 +516,7 @@ class Reconciler:
                 log.info("bridge %s: OpenFlow14 taken out of its protocols again", name)
         return flows, rows
 
+
+def _few(names: Sequence[str]) -> str:
+    """Some names, however many there are."""
+    return ",".join(names) if len(names) <= SHOWN else f"{','.join(names[:SHOWN])} and {len(names) - SHOWN} more"

@@ -73,14 +73,14 @@ def differences(rows: Mapping[int, tuple[int, int]], kernel: Mapping[int, tuple[
 
 
 class TcWatch:
-    """Compares ports with what the kernel has. `rows(port)`: our queues there, queue id -> (rate, ceil), empty while that is about
-    to change; `on_change(port, queue ids)`: what `trouble` says of the port is another thing now."""
+    """Compares ports with what the kernel has. `rows(port)`: our queues there, queue id -> (rate, ceil), None while that is about
+    to change; `on_look(port, queue ids)`: a look at the port found or ended trouble; of these queues `trouble` is another now."""
 
     def __init__(
-        self, rows: Callable[[str], Mapping[int, tuple[int, int]]], on_change: Callable[[str, frozenset[int]], None]
+        self, rows: Callable[[str], Mapping[int, tuple[int, int]] | None], on_look: Callable[[str, frozenset[int]], None]
     ) -> None:
         self._rows = rows
-        self._on_change = on_change
+        self._on_look = on_look
         self._due: dict[str, None] = {}
         self._wake = asyncio.Event()
         #: port -> queue id -> what the kernel has otherwise than our rows say
@@ -114,9 +114,9 @@ class TcWatch:
 
     async def _check(self, port: str) -> bool:
         """False: try again, the rows were changing meanwhile."""
-        before = dict(self._rows(port))
+        before = self._rows(port)
         if not before:
-            return True  # whoever changes them asks for a look when that is done
+            return before is not None
         try:
             kernel = await asyncio.to_thread(read_tc, port)
         except LookupError:  # in another network namespace than ours: nothing can be said
@@ -124,7 +124,7 @@ class TcWatch:
         except OSError as problem:
             log.debug("tc of %s: %s", port, problem)
             return False
-        if dict(self._rows(port)) != before:
+        if self._rows(port) != before:
             return False
         self._found(port, differences(before, kernel))
         return True
@@ -133,7 +133,8 @@ class TcWatch:
         old = self.trouble.pop(port, {})
         if found:
             self.trouble[port] = found
-        if found != old:
-            if found:
-                log.warning("port %s: the kernel has other queues than it was told: %s", port, "; ".join(found.values()))
-            self._on_change(port, frozenset(old.keys() | found.keys()))
+        if found and found != old:
+            log.warning("port %s: the kernel has other queues than it was told: %s", port, "; ".join(found.values()))
+        if found or old:
+            changed = (number for number in old.keys() | found.keys() if old.get(number) != found.get(number))
+            self._on_look(port, frozenset(changed))

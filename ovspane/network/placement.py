@@ -37,6 +37,12 @@ ENTRY_PRIORITY = 0xFFFF
 ACCESS_TABLES = 40
 FlowKey = tuple[int, int, Match]
 
+#: the burst of a limit's meter, in parts of a second of its rate. Measured with iperf3 on the kernel and the userspace datapath,
+#: limits of 0.1 to 10 Mbit/s, one TCP flow and four, round trips of 0 and 25 ms: with 0.1 s a TCP flow may get 43 % of the limit
+#: (a whole window is dropped at once, then it waits for its timer), with 0.25 s 93 to 101, with half a second 92 to 101, with a
+#: second 87 to 100; UDP gets 97 with each (headers are counted too). What was not used may be sent on top later, so after a rest a
+#: flow is over its limit by this: over five seconds 10 % with half a second, 20 % with one. So half a second.
+BURST_SECONDS = 0.5
 #: a burst below two full-sized Ethernet frames (bits) would stop a flow whatever its rate
 LEAST_BURST = 2 * 1518 * 8
 
@@ -109,8 +115,8 @@ class Pipeline:
         return self.meter_base + slot
 
     def meter(self, rule: Rule) -> Meter:
-        """The meter of a limit: a burst of one second: with a tenth of that TCP gets half of the rate."""
-        return Meter(self.meter_id(rule.slot), rule.rate, max(rule.rate, LEAST_BURST))
+        """The meter of a limit; see BURST_SECONDS."""
+        return Meter(self.meter_id(rule.slot), rule.rate, max(int(rule.rate * BURST_SECONDS), LEAST_BURST))
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,17 @@ def limit_of_four(scene: Scene) -> Iterator[Figure]:
     yield Figure("limit 2, two TCP and two UDP flows together", sum(mixed), "Mb/s", 1.8, 2.2)
 
 
+def limits_of_all_sizes(scene: Scene) -> Iterator[Figure]:
+    """One flow under limits of 1 and 10 Mb/s (2 is the scenarios above)."""
+    for rate in (1, 10):
+        number = scene.say("ratelimit", "5201", f"{rate}Mb")
+        (tcp,) = scene.mbit(scene.flow(1, 5201))
+        (udp,) = scene.mbit(scene.flow(1, 5201, udp=2 * rate * MBIT))
+        yield Figure(f"limit {rate}, TCP", tcp, "Mb/s", 0.9 * rate, 1.1 * rate)
+        yield Figure(f"limit {rate}, UDP", udp, "Mb/s", 0.9 * rate, 1.1 * rate)
+        scene.daemon.do(f"Cancel {number}.")
+
+
 def two_reservations_and_a_limit(scene: Scene) -> Iterator[Figure]:
     scene.say("reserve", "5201", "8Mb")
     scene.say("reserve", "5202", "5Mb")
@@ -197,11 +208,14 @@ SCENARIOS: dict[str, Scenario] = {
         limit_tcp,
         limit_udp,
         limit_of_four,
+        limits_of_all_sizes,
         two_reservations_and_a_limit,
         reservation_starts_and_ends_mid_transfer,
         deny_stops_at_once,
     )
 }
+#: those that hold on every datapath: meters and drops are the bridge's own, queues are the kernel's
+EVERYWHERE = (limit_tcp, limit_udp, limit_of_four, limits_of_all_sizes, deny_stops_at_once)
 #: the short form of the proof (`make check-kernel-short`)
 SHORT = (
     reserved_tcp_against_udp,

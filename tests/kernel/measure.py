@@ -1,0 +1,71 @@
+"""`make measure`: plays every scenario and writes what it found into docs/measurements.md.
+
+    lab/kernel python -m tests.kernel.measure FILE     all scenarios, on the kernel datapath
+    lab/sandbox python -m tests.kernel.measure FILE    those that hold on the userspace datapath
+
+Each datapath has a section of its own in the file, between two comments; the rest of the file stays as it is. Exit status 1 if a
+promise was not kept; the table says which.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.results import table
+from tests.kernel.scenarios import EVERYWHERE, SCENARIOS, Figure, play
+from tests.lab import topology
+from tests.lab.switch import DATAPATH, run
+
+SECONDS = 6
+NAMES = {"system": "kernel datapath", "netdev": "userspace datapath"}
+GUESTS = {"uml": "user-mode-linux guest", "qemu": "qemu guest", "host": "host"}
+
+
+def section(name: str, about: str, figures: Iterable[Figure]) -> str:
+    """The text between the comments."""
+    headings = ("measured across a 20 Mb/s port", "value", "expected", "")
+    rows = [(f.name, f"{f.value:.2f} {f.unit}", f"{f.expected} {f.unit}", "" if f.holds() else "not kept") for f in figures]
+    return f"## Guarantees and limits, {name}\n\n{about}\n\n{table(headings, rows)}\n"
+
+
+def replaced(text: str, key: str, new: str) -> str:
+    """The text with the section of that key replaced, or added at the end."""
+    first, last = f"<!-- make measure: {key} -->\n", f"<!-- end: {key} -->\n"
+    before, found, rest = text.partition(first)
+    if not found:
+        return f"{text.rstrip()}\n\n{first}{new}{last}"
+    _, ended, after = rest.partition(last)
+    if not ended:
+        raise ValueError(f"{first.strip()} without {last.strip()}")
+    return f"{before}{first}{new}{last}{after}"
+
+
+def about() -> str:
+    version = run("ovs-vswitchd", "--version").splitlines()[0].split()[-1]
+    where = GUESTS.get(os.environ.get("OVSPANE_KERNEL", ""), "host")
+    day = datetime.now(UTC).date().isoformat()
+    return (
+        f"{day}, Linux {platform.release()} ({where}), Open vSwitch {version}; h1 and h2 send to h3, whose port is the narrow one; "
+        f"{SECONDS} s each, user data as the receiver counts it. All asked for in the daemon's language."
+    )
+
+
+def main(path: Path) -> int:
+    figures: list[Figure] = []
+    for scenario in SCENARIOS.values() if DATAPATH == "system" else EVERYWHERE:
+        with topology.one_bridge(3) as lan:
+            for figure in play(scenario, lan, SECONDS):
+                print(figure, "" if figure.holds() else "  NOT KEPT", flush=True)
+                figures.append(figure)
+    new = section(NAMES[DATAPATH], about(), figures)
+    path.write_text(replaced(path.read_text(encoding="utf-8"), DATAPATH, new), encoding="utf-8")
+    return 0 if all(figure.holds() for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,66 @@
+"""What the kernel's HTB has otherwise than our rows say is found, set right, and said where it cannot be set right."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+
+from ovspane.tc import read_tc
+from tests.daemon_process import DaemonProcess
+from tests.kernel.scenarios import MBIT, OVSDB, RUNDIR, settings, tree
+from tests.lab.switch import run, vsctl
+from tests.lab.topology import Lan
+from tests.ovs_dummy import wait_for
+
+
+def test_what_tc_changed_behind_our_back(lan: Lan) -> None:
+    h3 = lan.hosts[2]
+    with DaemonProcess(OVSDB, RUNDIR, settings(lan)) as daemon:
+        daemon.do(tree(lan))
+        number = daemon.request(f"reserve(dstHost={h3.ip}, dstPort=5201) = 12Mb on net to +10min.")
+        daemon.settle(20)
+        ports = ",".join(sorted(host.device for host in lan.hosts))
+        assert daemon.requests()[number].startswith(f"installed by queue 1 on {ports} reserve(")
+        good = read_tc(h3.device)
+        assert good[1] == (12 * MBIT, 20 * MBIT)
+        change = ["tc", "class", "change", "dev", h3.device, "parent", "1:fffe", "classid", "1:2"]
+
+        def look() -> None:
+            """Another reservation comes and goes: a change after which the kernel is read."""
+            daemon.do(f"Cancel {daemon.request(f'reserve(dstHost={h3.ip}, dstPort=5300) = 1Mb on net to +10min.')}.")
+
+        # A change of its rate: set again.
+        subprocess.run([*change, "htb", "rate", "11mbit", "ceil", "20mbit"], check=True)
+        assert read_tc(h3.device)[1][0] == 11 * MBIT
+        look()  # Open vSwitch itself sets every queue again at this change; ours is to see that it did
+        wait_for(lambda: read_tc(h3.device) == good, "the old rate", 20)
+
+        # The whole qdisc is gone: Open vSwitch, which thinks it is there, cannot set a queue; ours are made anew.
+        run("tc", "qdisc", "del", "dev", h3.device, "root")
+        assert read_tc(h3.device) == {}
+        look()
+        wait_for(lambda: read_tc(h3.device) == good, "all classes", 20)
+        assert daemon.logged("the kernel has other queues than it was told: queue 0 is not in the kernel") >= 1
+        wait_for(lambda: daemon.requests()[number].startswith("installed by queue 1"), "status", 20)
+
+        # Somebody who changes it again and again: after two attempts it is said, and left.
+        stop = threading.Event()
+
+        def spoil() -> None:
+            while not stop.wait(0.02):
+                subprocess.run([*change, "htb", "rate", "11mbit", "ceil", "20mbit"], capture_output=True, timeout=10)
+
+        spoiler = threading.Thread(target=spoil)
+        spoiler.start()
+        try:
+            look()
+            degraded = f"degraded: port {h3.device} queue 1 has 11Mb of 12Mb"
+            wait_for(lambda: daemon.requests()[number].startswith(degraded), "degraded status", 20)
+            wait_for(lambda: daemon.logged("making its queues anew") >= 2, "the second attempt", 20)
+        finally:
+            stop.set()
+            spoiler.join(10)
+        look()
+        wait_for(lambda: daemon.requests()[number].startswith("installed by queue 1"), "status after all", 20)
+        assert read_tc(h3.device)[1] == (12 * MBIT, 20 * MBIT)
+    assert vsctl("list", "qos")  # rows stay when the daemon ends
