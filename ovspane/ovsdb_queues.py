@@ -37,6 +37,7 @@ _NO_HTB: Final = {
     "dummy": "a dummy port has no queueing discipline",
     "tap": "the userspace datapath ignores set_queue",
 }
+_NOWHERE: Final = {"internal", "patch"}  # whatever the datapath
 _TUNNELS: Final = {
     "bareudp", "erspan", "geneve", "gre", "gre64", "gtpu", "ip6erspan", "ip6gre", "lisp", "srv6", "stt", "vxlan"
 }  # fmt: skip
@@ -148,10 +149,12 @@ class SyncResult:
 
 def enforceable(interface: Interface, bridge: Bridge) -> str | None:
     """Why queues on this interface would do nothing; None when they work."""
-    if bridge.datapath_type not in ("", "system"):
-        return f"the {bridge.datapath_type} datapath of {bridge.name} ignores set_queue; only the kernel's obeys it"
     if interface.type in _TUNNELS:
         return f"a {interface.type} tunnel has no queueing discipline"
+    if interface.type in _NOWHERE:
+        return _NO_HTB[interface.type]
+    if bridge.datapath_type not in ("", "system"):
+        return f"the {bridge.datapath_type} datapath of {bridge.name} ignores set_queue; only the kernel's obeys it"
     if interface.type not in ("", "system"):
         return _NO_HTB.get(interface.type, f"ports of type {interface.type} have no HTB")
     if interface.error:

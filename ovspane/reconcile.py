@@ -22,7 +22,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from ovspane.bridge import BridgeTwin, Work, gathered
@@ -448,23 +448,29 @@ class Reconciler:
 
     def _queue_status(self, bridges: Mapping[str, Bridge]) -> Callable[[int], str]:
         """What to say of a queue, by its id: where it enforces its guarantee, and where it does not."""
-        ports = {
-            name: self._cannot(port, bridge, 0) or self._queues.trouble.get(name)
-            for _, bridge in sorted(bridges.items())
-            for name, port in sorted(bridge.ports.items())
-            if name != bridge.name
-        }
-        good = [name for name, reason in ports.items() if reason is None]
-        bad = [f"{name}: {reason}" for name, reason in ports.items() if reason is not None]
-        but = f", not on {bad[0]}" + (f" (and {len(bad) - 1} more)" if bad[1:] else "") if bad else ""
+
+        @cache
+        def places(rate: int) -> tuple[str, str]:
+            """The ports that can, and those that cannot, as text."""
+            reasons = {
+                name: self._cannot(port, bridge, rate) or self._queues.trouble.get(name)
+                for _, bridge in sorted(bridges.items())
+                for name, port in sorted(bridge.ports.items())
+                if name != bridge.name
+            }
+            good = [name for name, reason in reasons.items() if reason is None]
+            bad = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+            more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
+            return _few(good), f"{bad[0]}{more}" if bad else ""
 
         def status(queue: int) -> str:
+            good, bad = places(self.plan.guarantees[queue].rate)
             if not good:
-                return f"degraded: unenforced, {bad[0] if bad else self.unenforced()}"
+                return f"degraded: unenforced, {bad or self.unenforced()}"
             trouble = self._queues.kernel_trouble(queue) or self._queues.kernel_trouble(DEFAULT_QUEUE)
             if trouble is not None:
                 return f"degraded: {trouble}"
-            return f"installed by queue {queue} on {_few(good)}{but}"
+            return f"installed by queue {queue} on {good}" + (f", not on {bad}" if bad else "")
 
         return status
 
