@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from random import Random
 
-from ovspane.flowgroup import ALL, AddressSet, Flowgroup
+from ovspane.flowgroup import ALL, AddressSet, Flowgroup, normalise
 from ovspane.lang.statements import Kind
 from ovspane.policy.schedule import Schedule
 from ovspane.policy.shares import ADMINISTRATOR, Privileges, Request, Share
@@ -59,7 +59,7 @@ def beside(count: int, limits: Privileges) -> list[Share]:
 
 def host(number: int) -> Flowgroup:
     """The packets to one host; another one for each number below 2**24."""
-    return Flowgroup(dst=AddressSet.parse(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
+    return normalise(Flowgroup(dst=AddressSet.parse(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")))
 
 
 def reserved(share: str, bookings: list[Booking], first: int = 1) -> Iterator[Request]:

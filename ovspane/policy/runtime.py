@@ -124,6 +124,8 @@ class Runtime:
         match statement:
             case said.Check(statement=inner):
                 return self.weight(inner)
+            case said.Ask() if statement.kind is Kind.RESERVE:
+                return self._near(statement.flowgroup) + self._scheduling(statement.share)
             case said.Ask() | said.Explain():
                 return self._near(statement.flowgroup)
             case _ if isinstance(statement, _LONG):
@@ -133,7 +135,15 @@ class Runtime:
 
     def burden(self, changes: Iterable[Change]) -> int:
         """How much work applying changes is, and settling after them; counting ends when it is much."""
-        return self._total(value.flowgroup for change in changes if isinstance(value := change.value, Request))
+        requests = [value for change in changes if isinstance(value := change.value, Request)]
+        scheduling = sum(self._scheduling(request.share) for request in requests if request.kind is Kind.RESERVE)
+        return scheduling + self._total(request.flowgroup for request in requests)
+
+    def _scheduling(self, share: str) -> int:
+        """What a reservation may cost in the schedules of a share and those above it: a little for each, and at worst each looks at
+        all of its reservations, some 40 ns for each."""
+        depth = sum(1 for _ in self.state.chain(share)) if share in self.state.shares else 0
+        return depth // 2 + depth * len(self.state.requests) // 2048
 
     def _total(self, groups: Iterable[Flowgroup]) -> int:
         total = 0
