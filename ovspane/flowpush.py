@@ -231,7 +231,8 @@ class BridgeSession(Session):
                 if updates := ofwatch.parse_updates(part):
                     self._on_updates(updates)
                 return
-        super()._unasked(frame)
+        if frame.kind != openflow.BUNDLE_CONTROL:  # of an opening, for which nobody waits: the barrier tells
+            super()._unasked(frame)
 
     # --- writing
 

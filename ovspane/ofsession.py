@@ -271,8 +271,8 @@ class Session:
             try:
                 yield
             except TimeoutError as problem:
-                self._wire.end(problem)
-                raise SessionError(f"{self.mgmt_path}: no answer within {self.timeout} s") from problem
+                self._wire.end(TimeoutError(f"no answer within {self.timeout:g} s"))
+                raise SessionError(f"{self.mgmt_path}: no answer within {self.timeout:g} s") from problem
 
     def _parsed(self, parse: Callable[[bytes], T], body: bytes) -> T:
         """What the switch said; if it cannot be read the session is over. Raises SessionError."""

@@ -67,6 +67,12 @@ class Scope:
         return not self.names or bridge in self.names
 
 
+def _expected(problem: BaseException | None) -> None:
+    """Raise what is a defect of ours; that a switch or the database is away is none."""
+    if problem is not None and not isinstance(problem, SessionError | TimeoutError | OvsdbError | OSError):
+        raise problem
+
+
 class Reconciler:
     """Keeps the switches as the plan says. `on_status(request id, text)` hears what became of each request."""
 
@@ -87,6 +93,8 @@ class Reconciler:
         self._settled = asyncio.Event()
         self._missing: set[str] = set()
         self._away: dict[str, str] = {}
+        self._healing: dict[str, asyncio.Task[None]] = {}
+        self._pauses: dict[str, tuple[float, float]] = {}
         self._general: str | None = None
         self._troubled: dict[int, str] = {}
         self.plan = Plan(scope.pipeline, conjunction=scope.conjunction)
@@ -164,6 +172,8 @@ class Reconciler:
         self._poke()
 
     def _lost(self, name: str, reason: str) -> None:
+        if name in self._away:
+            return  # an attempt to heal it failed
         if name in self._managed():
             log.warning("bridge %s: OpenFlow connection lost (%s); repairing when it is back", name, reason)
             self._away[name] = reason
@@ -187,6 +197,7 @@ class Reconciler:
             for task in done:
                 task.result()  # only a defect ends one of them
         finally:
+            tasks += self._healing.values()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -256,22 +267,44 @@ class Reconciler:
         self._queues.want(wanted, self._named_queues)
         self._news()
         requests, self._waiting = self._waiting, set()
-        work = {name: twin.take(self.plan, self._queues.ready) for name, twin in self._twins.items()}
-        twins = [twin for name, twin in self._twins.items() if name in bridges]
-        results = await gathered([asyncio.ensure_future(self._bring(twin, work[twin.name])) for twin in twins])
+        well = {name: twin for name, twin in self._twins.items() if not self._heal(twin)}
+        work = {name: twin.take(self.plan, self._queues.ready) for name, twin in well.items()}
+        results = await gathered([asyncio.ensure_future(self._bring(twin, work[name])) for name, twin in well.items()])
         for result in results:
-            if result is not None and not isinstance(result, SessionError | TimeoutError | OvsdbError | OSError):
-                raise result
-        good = all(result is None for result in results) and await self._tidy(work)
+            _expected(result)
+        tidied = await self._tidy(work)
         self._queues.want(wanted, self._named_queues)  # flows that are gone name nothing any more
-        if good:
+        away = any(name in self._away for name in bridges)
+        if tidied or away:
             held = {key for done in work.values() for key in done.held}
             late = {rule.cookie & ~COOKIE_MASK for key in held if (rule := self.plan.flows.get(key)) is not None}
             self._report(requests, late, bridges)
             self._waiting |= late
-        else:
+        if away or not tidied:
             self._waiting |= requests
-        return good
+        return tidied and not away
+
+    def _heal(self, twin: BridgeTwin) -> bool:
+        """True iff the bridge is away. It gets a task of its own then, so that one that hangs (each attempt may take seconds) does
+        not hold up the others; when the task has brought it to the plan the bridge takes part in passes again."""
+        task = self._healing.get(twin.name)
+        if task is not None:
+            if not task.done():
+                return True
+            del self._healing[twin.name]
+            _expected(task.exception())
+        if twin.name not in self._away:
+            self._pauses.pop(twin.name, None)
+            return False
+        now = asyncio.get_running_loop().time()
+        pause, due = self._pauses.get(twin.name, (RETRY[0], now))
+        if now < due:
+            return True
+        self._pauses[twin.name] = (min(RETRY[1], 2 * pause), now + pause)
+        task = asyncio.create_task(self._bring(twin, twin.take(self.plan, self._queues.ready)), name=f"healing {twin.name}")
+        task.add_done_callback(lambda task: None if task.cancelled() or task.exception() else self._poke())
+        self._healing[twin.name] = task
+        return True
 
     def _news(self) -> None:
         """Take in what others did to the bridges."""
@@ -301,7 +334,10 @@ class Reconciler:
             if name not in bridges:
                 if name not in self._switch.bridges():
                     log.warning("bridge %s is gone", name)
+                if (task := self._healing.pop(name, None)) is not None:
+                    task.cancel()
                 self._twins.pop(name).close()
+                self._away.pop(name, None)
         for name in bridges:
             if name not in self._twins:
                 log.info("bridge %s found", name)
@@ -429,7 +465,7 @@ class Reconciler:
         if general != self._general:
             self._general = general
             requests = requests | self._all_requests()
-            if general is not None:
+            if general is not None and not self._away:  # that has been said
                 log.warning("%s", general)
         queues: Callable[[int], str] | None = None
         for request in requests - late:
@@ -478,7 +514,8 @@ class Reconciler:
         """Why no request at all is as it should be; `trouble`: what bridges say of that."""
         if (driven := self._driven_by_others()) is not None:
             return driven
-        return trouble if bridges else "there is no bridge"
+        away = next((f"bridge {name} is away" for name in sorted(bridges) if name in self._away), None)
+        return away or (trouble if bridges else "there is no bridge")
 
     def _driven_by_others(self) -> str | None:
         """A bridge that another daemon drives."""
