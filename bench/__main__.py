@@ -8,6 +8,7 @@ From the top folder; `make bench` and `make bench BENCH=compile` do that. The gr
     schedule  admissions of reservations through 5 nested shares
     bounds    the longest piece of work of one statement, for input that is meant to hurt
     push      flows to a real ovs-vswitchd
+    queues    queues in the database of a real ovs-vswitchd, against ovs-vsctl
     way       a statement on the Unix socket to its reply, and to the installed flow (the whole daemon)
 
 Nothing else should run on the machine. `--seconds` bounds one case; what does not end is reported as such.
@@ -32,6 +33,7 @@ GROUPS = {
     "schedule": "bench.admitting",
     "bounds": "bench.bounds",
     "push": "bench.flow_push",
+    "queues": "bench.queues",
     "way": "bench.whole_way",
 }
 OUTPUT = Path("build/bench.json")

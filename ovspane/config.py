@@ -20,6 +20,8 @@ a setting that is silently not in force is worse than a daemon that does not sta
     adopt = ["eth1"]                       # ports whose QoS row of another owner ours may stand in for, while it is needed
     [ports]
     eth1 = "100Mb"                         # what a port can send, where the link speed does not tell
+    [police]
+    eth1 = "50Mb"                          # what a port may send into the switch at most, all its traffic together
     [compatibility]
     listen = "127.0.0.1:4242"              # the wire protocol of the PANE prototype; unset: off
     allow_root = false
@@ -63,7 +65,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """See the module's text for the meaning. `ports` in bit/s."""
+    """See the module's text for the meaning. `ports` and `police` in bit/s."""
 
     socket: Path = Path("/run/ovspane/ovspane.sock")
     socket_mode: int = 0o666
@@ -81,6 +83,7 @@ class Settings:
     meter_base: int = 1_000_000
     ports: Mapping[str, int] = field(default_factory=dict)
     adopt: tuple[str, ...] = ()
+    police: Mapping[str, int] = field(default_factory=dict)
     compatibility: Compatibility = Compatibility()
     tls: Tls = Tls()
 
@@ -117,8 +120,8 @@ def _typed(key: str, value: Any) -> Any:
                 raise ConfigError(f"{key} must be an octal number such as 0660") from problem
         case "bridges" | "adopt":
             return tuple(_expect(key, name, str) for name in _expect(key, value, list, tuple))
-        case "ports":
-            return {name: _speed(name, speed) for name, speed in _expect(key, value, dict).items()}
+        case "ports" | "police":
+            return {name: _speed(f"{key}.{name}", speed) for name, speed in _expect(key, value, dict).items()}
         case "compatibility":
             return Compatibility(**_table(key, value, Compatibility))
         case "tls":
@@ -157,9 +160,9 @@ def _expect(key: str, value: Any, *kinds: type) -> Any:
 
 def _speed(name: str, value: Any) -> int:
     try:
-        return parse_rate(_expect(f"ports.{name}", value, str))
+        return parse_rate(_expect(name, value, str))
     except SyntaxFault as fault:
-        raise ConfigError(f"ports.{name}: expected {fault.expected}") from fault
+        raise ConfigError(f"{name}: expected {fault.expected}") from fault
 
 
 def _check(settings: Settings) -> None:

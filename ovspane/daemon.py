@@ -75,6 +75,7 @@ def scope_of(settings: Settings) -> Scope:
         settings.ports,
         settings.enforcement == "best-effort",
         frozenset(settings.adopt),
+        settings.police,
         settings.conjunction,
     )
 

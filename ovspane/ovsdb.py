@@ -51,6 +51,7 @@ _SCHEMA: Final[dict[str, Any]] = {
         "name": _TEXT, "type": _TEXT, "ofport": _MAYBE_INT, "error": _MAYBE_TEXT, "link_speed": _MAYBE_INT,
         "admin_state": _MAYBE_TEXT, "link_state": _MAYBE_TEXT, "ifindex": _MAYBE_INT, "mac_in_use": _MAYBE_TEXT,
         "options": _TEXTS, "external_ids": _TEXTS,
+        "ingress_policing_rate": {"type": "integer"}, "ingress_policing_burst": {"type": "integer"},
     },
     "QoS": {
         "type": _TEXT, "other_config": _TEXTS, "external_ids": _TEXTS,
@@ -64,7 +65,8 @@ _ROOTS: Final = {"Open_vSwitch", "QoS", "Queue"}  # rows that live without being
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A row of Interface. link_speed in bit/s; ofport None: not there yet; -1: it could not be made."""
+    """A row of Interface. link_speed in bit/s; ofport None: not there yet; -1: it could not be made. The ingress policing's
+    rate in kbit/s (0: none) and burst in kbit."""
 
     name: str
     type: str
@@ -77,6 +79,8 @@ class Interface:
     mac: str | None
     options: Mapping[str, str]
     external_ids: Mapping[str, str]
+    policing_rate: int = 0
+    policing_burst: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,4 +277,5 @@ def _interface(row: Any) -> Interface:
     return Interface(
         row.name, row.type, first("ofport"), first("error"), first("link_speed"), up("admin_state"), up("link_state"),
         first("ifindex"), first("mac_in_use"), dict(row.options), dict(row.external_ids),
+        row.ingress_policing_rate, row.ingress_policing_burst,
     )  # fmt: skip

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from ovspane.network.values import Queue
 from ovspane.ovsdb import OvsdbError, Port, SwitchDb
+from ovspane.ovsdb_policing import PolicingSync
 from ovspane.ovsdb_queues import DEFAULT_QUEUE, PortQos, QueueSync, SyncResult
 from ovspane.tc import TcWatch
 
@@ -49,15 +50,18 @@ class Queueing:
         on_ready: Callable[[], None],
         *,
         adopt: Collection[str] = (),
+        police: Mapping[str, int] | None = None,
         on_kernel: Callable[[frozenset[int]], None] = lambda numbers: None,
     ) -> None:
-        """`adopt`: ports whose QoS of another owner ours may stand in for; `on_kernel` hears of queue ids whose
-        `kernel_trouble` is another."""
+        """`adopt`: ports whose QoS of another owner ours may stand in for; `police`: what interfaces may send in at most, bit/s;
+        `on_kernel` hears of queue ids whose `kernel_trouble` is another."""
         self._switch = switch
         self._speeds = speeds
         self._on_ready = on_ready
         self._on_kernel = on_kernel
         self._sync = QueueSync(switch, manages, adopt)
+        self._policing = PolicingSync(switch, manages, police or {})
+        self._unpoliced: dict[str, str] = {}
         self._tc = TcWatch(self._rows, self._kernel_looked)
         #: port -> how often it was set again since the kernel last had what the rows say
         self._attempts: dict[str, int] = {}
@@ -205,6 +209,8 @@ class Queueing:
                 self._note(result)
                 self._made = target
                 self._look_at_kernel(target if unsure else result.ports)
+            if unsure:
+                await self._police()
             if self._again:
                 await self._set_again()
             if orphans:
@@ -237,6 +243,14 @@ class Queueing:
                 log.warning("no queues on port %s: %s", port, reason)
         self.trouble = dict(result.refused)
 
+    async def _police(self) -> None:
+        """Raises OvsdbError."""
+        refused = await self._policing.sync(seconds=APPLY_SECONDS)
+        for interface, reason in refused.items():
+            if self._unpoliced.get(interface) != reason:
+                log.warning("no policing on %s: %s", interface, reason)
+        self._unpoliced = refused
+
     def _look_at_kernel(self, ports: Collection[str]) -> None:
         """After rows were written, or when all are to be compared."""
         self._tc.look(port for port in ports if port in (self._made or {}))
@@ -255,5 +269,6 @@ class Queueing:
         }
 
     async def clean(self) -> int:
-        """Remove all rows of ours; returns how many there were. Raises OvsdbError."""
+        """Remove all rows of ours, and our policing; returns how many rows there were. Raises OvsdbError."""
+        await self._policing.clean()
         return await self._sync.collect(everything=True)

@@ -53,7 +53,7 @@ SHOWN = 5
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What we may touch. `names`: the bridges (empty: all). `speeds`: what ports can send, in bit/s, where it was configured.
-    `adopt`: the ports whose QoS row of another owner ours may stand in for."""
+    `adopt`: the ports whose QoS row of another owner ours may stand in for. `police`: what ports may send in, in bit/s."""
 
     rundir: Path
     names: frozenset[str] = frozenset()
@@ -61,6 +61,7 @@ class Scope:
     speeds: Mapping[str, int] = field(default_factory=dict)
     best_effort: bool = False
     adopt: frozenset[str] = frozenset()
+    police: Mapping[str, int] = field(default_factory=dict)
     conjunction: bool = True
 
     def manages(self, bridge: str) -> bool:
@@ -82,7 +83,8 @@ class Reconciler:
         self._on_status = on_status
         self._locks = BridgeLocks(switch.remote, self._on_lock)
         self._queues = Queueing(
-            switch, self._has_queues, scope.speeds, self._poke, adopt=scope.adopt, on_kernel=self._kernel_changed
+            switch, self._has_queues, scope.speeds, self._poke,
+            adopt=scope.adopt, police=scope.police, on_kernel=self._kernel_changed,
         )
         self._queue_basis: tuple[Plan, int, list[str]] | None = None
         self._wanted: Queues = {}

@@ -21,6 +21,8 @@ OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = "/var/run/openvswitch"
 MBIT = 10**6
 LINK = 20 * MBIT
+#: a UDP flood: well above what it may have, and not so much that a guest of one processor cannot send it
+FLOOD = 15 * MBIT
 UNBOUND = float("inf")
 
 
@@ -85,7 +87,7 @@ def tree(lan: Lan) -> str:
 
 def reserved_tcp_against_udp(scene: Scene) -> Iterator[Figure]:
     scene.say("reserve", "5201", "12Mb")
-    ours, others = scene.mbit(scene.flow(1, 5201), scene.flow(2, 5202, udp=LINK))
+    ours, others = scene.mbit(scene.flow(1, 5201), scene.flow(2, 5202, udp=FLOOD))
     yield Figure("reserved 12, TCP, against a UDP flood", ours, "Mb/s", least=11)
     yield Figure("… what the flood gets of the rest", others, "Mb/s", least=6)
 
@@ -99,14 +101,14 @@ def reserved_tcp_against_tcp(scene: Scene) -> Iterator[Figure]:
 
 def reserved_udp_against_udp(scene: Scene) -> Iterator[Figure]:
     scene.say("reserve", "5201", "12Mb")
-    ours, others = scene.mbit(scene.flow(1, 5201, udp=LINK), scene.flow(2, 5202, udp=LINK))
+    ours, others = scene.mbit(scene.flow(1, 5201, udp=FLOOD), scene.flow(2, 5202, udp=FLOOD))
     yield Figure("reserved 12, UDP, against a UDP flood", ours, "Mb/s", least=11)
     yield Figure("… what the flood gets of the rest", others, "Mb/s", least=6)
 
 
 def reserved_udp_against_tcp(scene: Scene) -> Iterator[Figure]:
     scene.say("reserve", "5201", "12Mb")
-    ours, others = scene.mbit(scene.flow(1, 5201, udp=LINK), scene.flow(2, 5202))
+    ours, others = scene.mbit(scene.flow(1, 5201, udp=FLOOD), scene.flow(2, 5202))
     yield Figure("reserved 12, UDP flood, against TCP", ours, "Mb/s", least=11)
     yield Figure("… what TCP without a reservation gets", others, "Mb/s", least=5)
 
@@ -156,7 +158,7 @@ def two_reservations_and_a_limit(scene: Scene) -> Iterator[Figure]:
     scene.say("reserve", "5201", "8Mb")
     scene.say("reserve", "5202", "5Mb")
     scene.say("ratelimit", "5203", "2Mb")
-    flows = scene.flow(1, 5201), scene.flow(2, 5202), scene.flow(1, 5203), scene.flow(2, 5204, udp=LINK)
+    flows = scene.flow(1, 5201), scene.flow(2, 5202), scene.flow(1, 5203), scene.flow(2, 5204, udp=FLOOD)
     first, second, limited, others = scene.mbit(*flows)
     yield Figure("all at once: reserved 8, TCP", first, "Mb/s", least=7.3)
     yield Figure("… reserved 5, TCP", second, "Mb/s", least=4.5)

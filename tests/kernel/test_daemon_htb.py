@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ovspane.tc import read_tc
 from tests.daemon_process import DaemonProcess
-from tests.lab.switch import appctl
+from tests.lab.switch import appctl, vsctl
 from tests.lab.throughput import Stream, measure
 from tests.lab.topology import Lan
 from tests.ovs_dummy import wait_for
@@ -56,3 +56,17 @@ def test_a_limit_holds_on_the_kernel_datapath(lan: Lan) -> None:
         (limited,) = measure([Stream(h1, h3, 5201)], seconds=6)
         print(f"TCP under a limit of 3 Mb/s: {limited / MBIT:.2f}")
         assert 0.6 * 3 * MBIT <= limited <= 3 * MBIT * (1 + TOLERANCE)
+
+
+def test_a_port_is_policed_as_configured(lan: Lan) -> None:
+    """All that h1 sends, of both protocols together, is bounded to 4 Mb/s; h2 is not; cleanup ends it."""
+    h1, h2, h3 = lan.hosts
+    with DaemonProcess(OVSDB, RUNDIR, f'[police]\n{h1.device} = "4Mb"') as daemon:
+        wait_for(lambda: vsctl("get", "interface", h1.device, "ingress_policing_rate").strip() == "4000", "policing")
+        tcp, udp, free = measure([Stream(h1, h3, 5201), Stream(h1, h3, 5202, udp=5 * MBIT), Stream(h2, h3, 5203, udp=8 * MBIT)])
+        print(f"policed to 4 Mb/s: TCP {tcp / MBIT:.2f} + UDP {udp / MBIT:.2f}; another port {free / MBIT:.2f}")
+        assert 0.8 * 4 * MBIT <= tcp + udp <= 4 * MBIT * (1 + TOLERANCE)
+        assert free >= 8 * MBIT * (1 - TOLERANCE)
+        daemon.stop()
+        assert daemon.run("cleanup").returncode == 0
+        assert vsctl("get", "interface", h1.device, "ingress_policing_rate").strip() == "0"

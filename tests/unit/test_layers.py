@@ -19,8 +19,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"reconcile", "bridge", "watching", "ownership", "queueing", "timers", "accounting", "replay"}),
     frozenset(
         {
-            "flowpush", "flowbytes", "_fastflow", "_fastflow_py", "ovsdb_queues", "tc", "openflow", "ofwatch", "oxm",
-            "ofsession", "bridge_lock", "ovsdb", "ovsdb_replica", "store", "config", "garbage",
+            "flowpush", "flowbytes", "_fastflow", "_fastflow_py", "ovsdb_queues", "openflow", "ofwatch", "oxm",
+            "ovsdb_policing", "tc", "ofsession", "bridge_lock", "ovsdb", "ovsdb_replica", "store", "config", "garbage",
         }
     ),
     frozenset({"network"}),
