@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from ovspane.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match
+from ovspane.match import CONJ_MASK, CONJ_SHIFT, ETH_IPV4, ETH_IPV6, LAYOUT, Match
 from ovspane.network.values import COOKIE_TAG, FlowRule, Instructions
 
 #: Masked field by field; the switch keeps any bit pattern in these.
@@ -19,6 +19,8 @@ def _field(draw: st.DrawFn, name: str) -> tuple[int, int]:
     """(value, mask), mostly exact."""
     ones = (1 << LAYOUT[name][1]) - 1
     mask = draw(st.one_of(st.just(ones), st.integers(1, ones)))
+    if name.startswith("ipv6"):
+        mask |= 0xF << 124  # ovs-ofctl reads one that begins with a decimal digit as a prefix length
     return draw(st.integers(0, ones)) & mask, mask
 
 
@@ -63,5 +65,14 @@ def rules(draw: st.DrawFn) -> FlowRule:
         resubmit=draw(st.none() | st.integers(0, 253)),
         goto=draw(st.none() | st.integers(table + 1, 253)),
     )
+    match, numbers = draw(matches()), st.integers(1, 0xFFFFFFFF)
+    match draw(st.sampled_from(("plain", "plain", "clause", "acting"))):
+        case "clause":
+            ids = draw(st.lists(numbers, min_size=1, max_size=100, unique=True))
+            sizes = draw(st.lists(st.integers(2, 64), min_size=len(ids), max_size=len(ids)))
+            dimensions = [draw(st.integers(1, size)) for size in sizes[:3]] + [1] * len(sizes[3:])
+            instructions = Instructions(conjunctions=tuple(sorted(zip(ids, dimensions, sizes, strict=True))))
+        case "acting":
+            match = Match(match.value | draw(numbers) << CONJ_SHIFT, match.mask | CONJ_MASK)
     cookie = COOKIE_TAG | draw(st.integers(0, 0xFFFFFFFF))
-    return FlowRule(table, draw(st.integers(0, 65535)), draw(matches()), instructions, cookie)
+    return FlowRule(table, draw(st.integers(0, 65535)), match, instructions, cookie)

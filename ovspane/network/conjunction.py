@@ -41,6 +41,9 @@ Choice = tuple[int, int]
 
 #: below so many rules the sum is not smaller: 2 x 4 is 6 clauses and a flow
 FEWEST = 8
+#: bounds of the work for one change: how many of those that met a conjunction are tried again when it goes, and how many
+#: neighbours one is compared with before it stays single rules
+RETRIED, MOST_NEAR = 2, 64
 
 
 def _bits(*names: str) -> int:
@@ -133,20 +136,17 @@ class Conjunctions:
         self._members: dict[Key, Conjunction] = {}
         self._taken: dict[int, Conjunction] = {}  # by id
         self._hulls: dict[Level, MatchIndex] = {}  # of the conjunctions of a level, by id
-        self._blocked: dict[Level, dict[int, None]] = {}  # requests that met another one's there
+        self._blocked: dict[int, dict[int, None]] = {}  # the requests that met a conjunction, by its id
 
     def update(self, changes: Collection[Change]) -> Regrouped:
         """Take in what changed in the table."""
         concerned = self._note(changes)
         change = Regrouped()
-        waiting = {request: None for request in concerned if request in self._made or len(self._own.get(request, ())) >= FEWEST}
-        while waiting:
-            request = next(iter(waiting))
-            del waiting[request]
-            known = len(change.gone)
-            self._regroup(request, change)
-            for conjunction in change.gone[known:]:
-                waiting |= self._blocked.pop(conjunction.level, {})
+        for request in concerned:
+            if request in self._made or len(self._own.get(request, ())) >= FEWEST:
+                self._regroup(request, change)
+        for gone in change.gone:  # which grows, should a retry end another
+            self._retry(gone, change)
         members = self._members
         change.single = [(key, None if members and key in members else new) for key, _, new in changes]
         keys = dict.fromkeys(key for conjunction in (*change.gone, *change.made) for key in conjunction.members)
@@ -197,12 +197,23 @@ class Conjunctions:
                 self._dissolve(request, conjunction)
                 change.gone.append(conjunction)
         made = self._made.get(request, {})
-        for case in [case for case in wanted if case not in made]:
-            formed = self._form(request, case, wanted[case])
-            if formed is None:
-                self._blocked.setdefault(case[0][:3], {})[request] = None
+        for kind, product in [case for case in wanted if case not in made]:
+            blocker = self._blocker(kind, product)
+            if blocker is not None:
+                self._blocked.setdefault(blocker, {})[request] = None
             else:
-                change.made.append(formed)
+                change.made.append(self._form(request, kind, product, wanted[kind, product]))
+
+    def _retry(self, gone: Conjunction, change: Regrouped) -> None:
+        """Some of those that met one that has gone may be conjunctions now; the next of them that is one stands in the way of the
+        rest. Few are tried, to bound the time; what is left over is single rules until it changes."""
+        left = list(self._blocked.pop(gone.number, ()))
+        for at, request in enumerate(left[:RETRIED], start=1):
+            known = len(change.made)
+            self._regroup(request, change)
+            if len(change.made) > known:
+                self._blocked.setdefault(change.made[-1].number, {}).update(dict.fromkeys(left[at:]))
+                return
 
     def _products(self, keys: Iterable[Key]) -> dict[tuple[Kind, Product], tuple[Key, ...]]:
         groups: dict[Kind, list[Key]] = {}
@@ -218,17 +229,19 @@ class Conjunctions:
                 found[kind, product] = tuple(members)
         return found
 
-    def _form(self, request: int, case: tuple[Kind, Product], members: tuple[Key, ...]) -> Conjunction | None:
-        """None: it may share a packet with another conjunction of its level."""
-        kind, product = case
-        hulls = self._hulls.setdefault(kind[:3], MatchIndex())
-        hull = product.hull
-        if any(self._taken[number].product.meets(product) for number in hulls.overlapping(*hull)):
-            return None
+    def _blocker(self, kind: Kind, product: Product) -> int | None:
+        """A conjunction of the level that may share a packet with the product; where many lie near, any of those."""
+        hulls = self._hulls.get(kind[:3])
+        near = hulls.overlapping(*product.hull, None, MOST_NEAR + 1) if hulls is not None else []
+        if len(near) > MOST_NEAR:
+            return near[0]
+        return next((number for number in near if self._taken[number].product.meets(product)), None)
+
+    def _form(self, request: int, kind: Kind, product: Product, members: tuple[Key, ...]) -> Conjunction:
         made = Conjunction(self._free_number(request, kind), kind, self._rules[members[0]], product, members)
-        hulls.add(made.number, *hull)
+        self._hulls.setdefault(kind[:3], MatchIndex()).add(made.number, *product.hull)
         self._taken[made.number] = made
-        self._made.setdefault(request, {})[case] = made
+        self._made.setdefault(request, {})[kind, product] = made
         self._members |= dict.fromkeys(members, made)
         return made
 

@@ -258,6 +258,10 @@ def run_history(seed: int, hidden: bool = False, steps: int = 10) -> tuple[str |
         plan.apply(layer.update(change) if hidden else change, compiler.stages)
     if plan.flows != Plan().flows or plan._clauses:
         return f"seed {seed}: flows are left over", seen
+    kept = plan._conjunctions
+    assert kept is not None
+    if any((kept._own, kept._only, kept._made, kept._members, kept._taken, kept._hulls, kept._blocked)):
+        return f"seed {seed}: what is gone is remembered", seen
     return None, seen
 
 
@@ -369,6 +373,35 @@ def test_two_that_share_packets_are_not_both_conjunctions() -> None:
     plan.apply(TableDelta(removed=tuple(first)), 1)
     assert forms(plan)["acting"] == 1
     assert all(rule.cookie & 0xFFFFFFFF == 2 for rule in plan.flows.values() if rule.instructions.conjunctions)
+
+
+@pytest.mark.parametrize("near", [0, 64])
+def test_the_next_in_line_is_tried_when_one_goes(near: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All meet at one packet; one at a time is a conjunction. Also where so many lie near that they are not compared."""
+    monkeypatch.setattr(conjunction, "MOST_NEAR", near)
+    made = {}
+    for request in range(1, 9):
+        # each prefix is longer than the one before, so they have a packet in common, but no rule
+        hosts = AddressSet.parse(f"10.0.0.0/{23 + request}", *(f"10.0.{request}.{number}" for number in (1, 3, 5)))
+        group = normalise(Flowgroup(src=hosts, dport=IntervalSet.single(80, request, 1024 + request, 3000 + 2 * request),
+                                    transport=IntervalSet.single(TCP)))  # fmt: skip
+        made[request] = ActiveRequest(request, ROOT, Kind.DENY, group)
+    tree = PolicyTree()
+    compiler, plan = Compiler(tree), Plan(conjunction=True)
+
+    def change(delta: Delta) -> set[int]:
+        tree.apply(delta)
+        plan.apply(compiler.update(delta, {}), compiler.stages)
+        return {rule.cookie & 0xFFFFFFFF for rule in plan.flows.values() if rule.match.mask & CONJ_MASK}
+
+    for request in made.values():
+        assert change(Delta(added=(request,))) == {1}
+    left = set(made)
+    while left:
+        [gone] = change(Delta())
+        left.remove(gone)
+        assert len(change(Delta(removed=(made[gone],)))) == bool(left)
+    assert plan.flows == Plan().flows
 
 
 KNOWN = {1889505086, 3377793679}
