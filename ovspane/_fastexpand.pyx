@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """The one match of a flowgroup that has only one, packed in a microsecond. The plain twin is policy.expand itself.
 
-Above: policy.expand, which does without where this is not built. Below: match. The typed interface is in _fastexpand.pyi.
+Above: policy.expand, which does without where this is not built; _fastcompile. Below: match. The typed interface is in _fastexpand.pyi.
 
 Nearly every flowgroup is one match: each field is a single prefix. Those of IPv4 and those without an IP field are
 packed here; for all others (sets, ranges, IPv6, users) the answer is None, and the general expansion does it.
@@ -66,31 +66,31 @@ cdef inline object as_int(const uint64_t *words):
     return int.from_bytes(raw[:32], "little")
 
 
-def single_match(group):
-    cdef uint64_t match[8]
+cdef int pack(object group, uint64_t *match) except -1:
+    """Fill four words of value and four of mask; 0: the flowgroup is not that simple."""
     cdef uint64_t low = 0, free = 0
     cdef int w
     cdef bint ip, ports
     cdef object mac
     if group.src_user is not None or group.dst_user is not None:
-        return None
+        return 0
     for w in range(8):
         match[w] = 0
     if not prefix(group.vlan.spans, &low, &free):
         # the set of all VLANs, 0 .. 4094, is no prefix; the others are none or several
         spans = group.vlan.spans
         if len(spans) != 1 or spans[0] != (0, 4094):
-            return None
+            return 0
     elif free:
-        return None
+        return 0
     else:
         put(VLAN, 0x1000 | low if low else 0, 0x1FFF, match)
     if not prefix(group.eth_type.spans, &low, &free):
-        return None
+        return 0
     put(ETH_TYPE, low, 0xFFFF & ~free, match)
     ip = not free and (low == IPV4 or low == IPV6)
     if ip and low == IPV6:
-        return None
+        return 0
     mac = group.eth_src
     if mac.mask:
         put(SRC_MAC, mac.value, mac.mask, match)
@@ -99,15 +99,20 @@ def single_match(group):
         put(DST_MAC, mac.value, mac.mask, match)
     if ip:
         if not put_set(SRC4, group.src.v4.spans, match) or not put_set(DST4, group.dst.v4.spans, match):
-            return None
+            return 0
         if not put_set(DSCP, group.dscp.spans, match):
-            return None
+            return 0
         if not put_set(SPORT, group.sport.spans, match) or not put_set(DPORT, group.dport.spans, match):
-            return None
+            return 0
         if not prefix(group.transport.spans, &low, &free):
-            return None
+            return 0
         ports = match[4 + WORD[SPORT]] >> SHIFT[DPORT] != 0  # both ports are above everything else in their word
         if ports and free:
-            return None  # one match a protocol (ovs-fields(7), "tcp_src": prerequisite nw_proto)
+            return 0  # one match a protocol (ovs-fields(7), "tcp_src": prerequisite nw_proto)
         put(PROTO, low, 0xFF & ~free, match)
-    return tuple.__new__(Match, (as_int(match), as_int(match + 4)))
+    return 1
+
+
+def single_match(group):
+    cdef uint64_t match[8]
+    return tuple.__new__(Match, (as_int(match), as_int(match + 4))) if pack(group, match) else None

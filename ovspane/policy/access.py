@@ -1,6 +1,6 @@
 """Which access stage each deny stands in, and which exceptions its stage needs (engine.md, sections 2 and 3). Pure.
 
-Above: compile turns this into rules. Below: overlap, match.
+Above: compile_plain turns this into rules; _fastaccess is its compiled twin. Below: overlap, match, colouring.
 
 Denied(packet) <=> some deny at a node n matches and no allow strictly below n matches. In a stage, a deny at depth k
 is a drop of priority 2k+1, and an allow is an exception at `2*level+2`, where its level is the greatest depth of its
@@ -23,15 +23,12 @@ Invariants: `hits` of each class are the deny nodes that matter and have a deny 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ovspane.match import Match
 from ovspane.overlap import MatchIndex, overlapped
-
-#: with more deny nodes than this one index over all denies is asked, instead of one index a node: where there are many
-#: nodes few of them meet, and where all meet a query ends early in each
-MANY_NODES = 64
+from ovspane.policy import bounds, colouring
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +45,10 @@ class DenyNode:
     #: by class number, 1: a deny more, a deny less here changes nothing for the class (the `skip` of MatchIndex)
     deaf: bytearray = field(default_factory=bytearray, repr=False)
     hitless: bytearray = field(default_factory=bytearray, repr=False)
+
+    @property
+    def weight(self) -> int:
+        return len(self.denies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ class AccessStages:
         if not met:
             return NO_HITS
         level = max(node.depth for node in met)
-        if len(nodes) > MANY_NODES:
+        if len(nodes) > bounds.MANY_NODES:
             touched = (self._node_numbers[number] for number in self._deny_index.overlapping_tags(value, mask))
             met += [node for node in touched if node.depth <= level and node.name not in place.ancestors]
         else:
@@ -239,7 +240,7 @@ class AccessStages:
             for one, two in ((node, other), (other, node)):
                 one.clashes[two] = one.clashes.get(two, 0) + 1
             if node.stage is not None and node.stage == other.stage:
-                self._strained[min(node, other, key=lambda one: len(one.denies))] = None
+                self._strained.update({node: None, other: None})
         return new
 
     def _leave(self, handle: int, old: AllowClass) -> None:
@@ -256,7 +257,7 @@ class AccessStages:
         self._free.append(old.number)
 
     def _deaf(self, node: DenyNode) -> bytearray | None:
-        if len(self.nodes) > MANY_NODES:  # too much memory, and few allows to pass over
+        if len(self.nodes) > bounds.MANY_NODES:  # too much memory, and few allows to pass over
             return None
         for number in range(len(node.deaf), len(self._by_number) + len(self._free)):
             known = self._by_number.get(number)
@@ -264,7 +265,7 @@ class AccessStages:
         return node.deaf
 
     def _hitless(self, node: DenyNode) -> bytearray | None:
-        if len(self.nodes) > MANY_NODES:
+        if len(self.nodes) > bounds.MANY_NODES:
             return None
         for number in range(len(node.hitless), len(self._by_number) + len(self._free)):
             known = self._by_number.get(number)
@@ -280,16 +281,10 @@ class AccessStages:
         As few nodes as possible move: a new one, or one of a pair that clashes now. If that runs out of stages, all are
         coloured anew.
         """
-        chosen: dict[DenyNode, int] = {}
-        strained = [node for node in self._strained if node.denies]
-        for node in sorted(strained, key=lambda node: (node.stage is None, len(node.denies))):
-            taken = {chosen.get(other, other.stage) for other in node.clashes}
-            if node.stage is None or node.stage in taken:
-                chosen[node] = _lowest_free(taken)
-        if all(stage < limit for stage in chosen.values()):
-            return chosen
-        fresh = greedy_colouring(node for node in self.nodes.values() if node.denies)
-        return fresh if all(stage < limit for stage in fresh.values()) else None
+        chosen = colouring.recoloured({node: node.clashes for node in self._strained if node.denies}, limit)
+        if chosen is None:
+            chosen = colouring.recoloured({node: node.clashes for node in self.nodes.values() if node.denies}, limit, anew=True)
+        return chosen
 
     def settle(self, stages: Mapping[DenyNode, int]) -> set[int]:
         """Give nodes the stages that `recolour` chose, and forget those without denies.
@@ -319,26 +314,3 @@ class AccessStages:
 
 def _is_deaf(known: AllowClass, node: DenyNode) -> bool:
     return node in known.hits or not known.minds(node)
-
-
-def greedy_colouring(nodes: Iterable[DenyNode]) -> dict[DenyNode, int]:
-    """A stage for each node, different for nodes that clash: DSATUR (the node with the most colours around it goes
-    next)."""
-    left = dict.fromkeys(nodes)
-    around: dict[DenyNode, set[int]] = {node: set() for node in left}
-    stages: dict[DenyNode, int] = {}
-    while left:
-        node = max(left, key=lambda one: (len(around[one]), len(one.clashes)))
-        del left[node]
-        stages[node] = _lowest_free(around[node])
-        for other in node.clashes:
-            around[other].add(stages[node])
-    return stages
-
-
-def _lowest_free(taken: Iterable[int | None]) -> int:
-    used = set(taken)
-    stage = 0
-    while stage in used:
-        stage += 1
-    return stage

@@ -9,8 +9,9 @@ effect there are none, except where any of them is right (two requests with equa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ class Rule(NamedTuple):
     rate: int = 0
 
     @property
-    def key(self) -> tuple[Stage, int, int, Match]:
+    def key(self) -> Key:
         return self[:4]
 
 
@@ -71,17 +72,19 @@ class Outcome:
     queue: int = 0
 
 
-@dataclass(slots=True)
-class Table:
-    """A whole network flow table; the reference for what the switch has to do."""
+#: what a rule is found by: stage, index, priority, match
+Key = tuple[Stage, int, int, Match]
 
-    rules: dict[tuple[Stage, int, int, Match], Rule] = field(default_factory=dict)
 
-    def apply(self, delta: TableDelta) -> None:
-        for rule in delta.added:
-            self.rules[rule.key] = rule
-        for rule in delta.removed:
-            del self.rules[rule.key]
+class Rules(ABC):
+    """A whole network flow table to be read: the reference for what the switch has to do."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def rules(self) -> Mapping[Key, Rule]:
+        """All rules by key, in no particular order."""
 
     def evaluate(self, packet: int) -> Outcome:
         """The outcome for a packed packet, by looking at every rule."""
@@ -103,19 +106,47 @@ class Table:
         )
 
 
-def difference(old: Table, new: Iterable[Rule]) -> TableDelta:
+class Table(Rules):
+    """A table that keeps its rules, and that deltas change."""
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, rules: dict[Key, Rule] | None = None) -> None:
+        self._rules = {} if rules is None else rules
+
+    @property
+    def rules(self) -> dict[Key, Rule]:
+        return self._rules
+
+    def apply(self, delta: TableDelta) -> None:
+        for rule in delta.added:
+            self._rules[rule.key] = rule
+        for rule in delta.removed:
+            del self._rules[rule.key]
+
+
+def difference(old: Rules, new: Iterable[Rule]) -> TableDelta:
     """The delta that turns `old` into exactly the rules of `new`."""
     wanted = {rule.key: rule for rule in new}
-    if not old.rules:
-        return TableDelta(tuple(wanted.values()))
-    added = tuple(rule for key, rule in wanted.items() if old.rules.get(key) != rule)
-    return TableDelta(added, tuple(rule for key, rule in old.rules.items() if key not in wanted))
+    before = {rule.key: rule for rule in old.rules.values()}
+    added = tuple(rule for key, rule in wanted.items() if before.get(key) != rule)
+    return TableDelta(added, tuple(rule for key, rule in before.items() if key not in wanted))
+
+
+def ordered(change: TableDelta) -> TableDelta:
+    """Exceptions come before the drops they lift and go after them, for a reader that does not apply a delta atomically."""
+    added, removed = change.added, change.removed
+    if len(added) > 1:
+        added = (*(rule for rule in added if rule.effect is not Effect.DROP), *(r for r in added if r.effect is Effect.DROP))
+    if len(removed) > 1:
+        removed = (*(rule for rule in removed if rule.effect is Effect.DROP), *(r for r in removed if r.effect is not Effect.DROP))
+    return TableDelta(added, removed)
 
 
 def joined(deltas: Iterable[TableDelta]) -> TableDelta:
     """One delta that does what the given ones do one after the other."""
-    added: dict[tuple[Stage, int, int, Match], Rule] = {}
-    removed: dict[tuple[Stage, int, int, Match], Rule] = {}
+    added: dict[Key, Rule] = {}
+    removed: dict[Key, Rule] = {}
     for delta in deltas:
         for rule in delta.added:
             removed.pop(rule.key, None)
