@@ -1,11 +1,8 @@
-"""The interface of the compiled core of the compiler; policy.compile_fast is its only user."""
+"""The interface of the compiled core of the compiler; policy.compile_fast is its only user, and says what the values are:
+`policy` is a PolicyTree, `hooks` its Hooks, and rules are of the type that these give."""
 
 from collections.abc import Mapping
 from typing import Any
-
-from ovspane.policy.compile_fast import Hooks
-from ovspane.policy.table import Rule
-from ovspane.policy.tree import Delta, PolicyTree
 
 class Core:
     """One network flow table, with what it is compiled from.
@@ -14,18 +11,18 @@ class Core:
     memory when it could no longer be undone.
     """
 
-    def __init__(self, policy: PolicyTree, hooks: Hooks, default_deny: bool, stage_limit: int) -> None: ...
-    def update(self, delta: Delta, locations: Mapping[str, Any]) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+    def __init__(self, policy: Any, hooks: Any, default_deny: bool, stage_limit: int) -> None: ...
+    def update(self, delta: Any, locations: Mapping[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Take in a delta; the rules that were added or got another content, and those that went.
 
         Raises what `policy.compile.Compiler.update` says, and OverflowError for a rate or slot beyond 64 bits; then nothing has
         changed.
         """
-    def check(self, delta: Delta, locations: Mapping[str, Any]) -> None:
+    def check(self, delta: Any, locations: Mapping[str, Any]) -> None:
         """Raise what `update` would, and change nothing."""
-    def rules(self) -> list[Rule]:
+    def rules(self) -> list[Any]:
         """All rules, in no particular order."""
-    def rule_at(self, key: object) -> Rule | None:
+    def rule_at(self, key: object) -> Any:
         """The rule with this key."""
     def __len__(self) -> int:
         """How many rules there are."""

@@ -94,7 +94,8 @@ cdef class Core:
     cdef list effects, stage_names
     cdef uint32_t virtual, above_root
     cdef int stage_limit
-    cdef bint busy, broken
+    cdef dict chosen  # the new stages, between the access stages and `commit`
+    cdef bint busy, broken  # `broken` is also set while a failure could not be undone
     cdef Staged *going
     cdef uint32_t going_used, going_room
     cdef Staged *coming
@@ -253,8 +254,7 @@ cdef class Core:
         if stages is None:
             self.undo()
             raise self.hooks.too_many_stages(self.stage_limit)
-        self.access.settle(stages)
-        self.broken = False
+        self.chosen = stages
         return 0
 
     cdef int stage_removals(self, object removed) except -1:
@@ -471,12 +471,12 @@ cdef class Core:
 
     cdef int undo(self) except -1:
         cdef uint32_t i
-        self.broken = True
         for i in range(self.new.used):
             self.access.leave(self.new.at[i])
         for i in range(self.gone.used):
             self.access.enter(self.gone.at[i])
         self.access.settle({})
+        self.chosen = None
         self.forget_staged()
         self.broken = False
         return 0
@@ -485,7 +485,8 @@ cdef class Core:
 
     cdef int commit(self) except -1:
         cdef uint32_t i, number
-        self.broken = True
+        self.access.settle(self.chosen)
+        self.chosen = None
         if self.virtual != NIL:
             self.access.mark(self.virtual)
         for i in range(self.new.used):  # before the old ones are dropped: a user that moves keeps its ranks

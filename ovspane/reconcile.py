@@ -32,7 +32,7 @@ from ovspane.network.placement import FlowKey, Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, Queue
 from ovspane.ovsdb import Bridge, Change, Event, Interface, OvsdbError, Port, SwitchDb
 from ovspane.ovsdb_queues import DEFAULT_QUEUE, enforceable, foreign_row, unrepresentable
-from ovspane.policy.table import Stage, Table, TableDelta
+from ovspane.policy.table import Rules, Stage, TableDelta
 from ovspane.queueing import Named, Queueing, Queues
 from ovspane.units import rate_text
 
@@ -108,7 +108,7 @@ class Reconciler:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
         self._note(self.plan.apply(delta, stages), {rule.request for rule in delta.added})
 
-    def reset(self, table: Table, stages: int) -> None:
+    def reset(self, table: Rules, stages: int) -> None:
         """The whole table may be another."""
         old, self.plan = self.plan, Plan(self._scope.pipeline, conjunction=self._scope.conjunction)
         self.plan.apply(TableDelta(tuple(table.rules.values())), stages)

@@ -115,7 +115,7 @@ class _CoreRules(Mapping[Key, Rule]):
         self.core = core
 
     def __getitem__(self, key: Key) -> Rule:
-        rule = self.core.rule_at(key)
+        rule: Rule | None = self.core.rule_at(key)
         if rule is None:
             raise KeyError(key)
         return rule

@@ -5,8 +5,9 @@ Above: pytest. Below: workload (random trees), oracle (what must hold).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,9 @@ from ovspane.flowgroup import AddressSet, Flowgroup, normalise
 from ovspane.intervals import IntervalSet
 from ovspane.lang.statements import Kind
 from ovspane.match import Packet
-from ovspane.policy import access, expand
-from ovspane.policy.access import DenyNode
-from ovspane.policy.compile import Compiler, TooManyStages
+from ovspane.policy import bounds, colouring, compile_fast, compile_plain, expand
+from ovspane.policy.bounds import TooManyStages
+from ovspane.policy.compile import Compiler
 from ovspane.policy.expand import MATCH_LIMIT, TooManyMatches, expansion, located_matches
 from ovspane.policy.ranks import LAST_LABEL, Ranks
 from ovspane.policy.semantics import evaluate
@@ -31,11 +32,17 @@ HISTORIES, STEPS = 600, 10  # a tree, and so a case, after each step: 10 000 cas
 BATCH = 200
 
 
-def run_history(seed: int, steps: int, compiler_class: type[Compiler] = Compiler, count: int = 8) -> str | None:
+@pytest.fixture(params=[compile_fast, compile_plain], ids=["fast", "plain"], autouse=True)
+def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here is of both twins."""
+    monkeypatch.setattr(__name__ + ".Compiler", request.param.Compiler)
+
+
+def run_history(seed: int, steps: int, compiler_class: type[Compiler] | None = None, count: int = 8) -> str | None:
     """Follow a random history; what is wrong after one of its steps, or None."""
     history = History.start(seed)
     default_deny = history.rng.random() < 0.25
-    compiler = compiler_class(history.tree, default_deny)
+    compiler = (compiler_class or Compiler)(history.tree, default_deny)
     built = Table()
     for number in range(steps):
         delta = history.step()
@@ -51,7 +58,7 @@ def run_history(seed: int, steps: int, compiler_class: type[Compiler] = Compiler
     return None
 
 
-def run_tree(seed: int, compiler_class: type[Compiler] = Compiler, count: int = 10) -> str | None:
+def run_tree(seed: int, compiler_class: type[Compiler] | None = None, count: int = 10) -> str | None:
     """Compile one random tree at once and compare; what is wrong, or None."""
     rng = Random(seed)
     wide = workload.wide(rng)
@@ -60,7 +67,7 @@ def run_tree(seed: int, compiler_class: type[Compiler] = Compiler, count: int = 
     requests = [workload.request(rng, number, rng.choice(nodes), wide) for number in range(1, rng.randint(3, 16 + 8 * wide))]
     tree.apply(Delta(added=tuple(requests)))
     default_deny = rng.random() < 0.25
-    compiler = compiler_class(tree, default_deny)
+    compiler = (compiler_class or Compiler)(tree, default_deny)
     compiler.recompile(where)
     sent = workload.packets(rng, tree, where, count)
     fault = disagreement(compiler.table, tree, where, sent, default_deny)
@@ -82,7 +89,7 @@ def test_random_histories(batch: int) -> None:
 @pytest.mark.parametrize("many", [0, 2])
 def test_histories_with_many_deny_nodes(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one index over all denies, and changing between it and the indexes of the nodes."""
-    monkeypatch.setattr(access, "MANY_NODES", many)
+    monkeypatch.setattr(bounds, "MANY_NODES", many)
     for seed in range(120):
         assert run_history(seed, STEPS, count=2) is None
 
@@ -225,13 +232,13 @@ def test_disjoint_siblings_need_one_stage() -> None:
 def test_all_are_coloured_anew_before_a_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Moving one node of a clashing pair can run out of stages where another colouring of all nodes does not."""
     anew = []
-    true = access.greedy_colouring
+    true = colouring.greedy_colouring
 
-    def counted(nodes: Iterable[DenyNode]) -> dict[DenyNode, int]:
-        anew.append(max((found := true(nodes)).values()))
+    def counted(clashes: Mapping[Any, Collection[Any]]) -> dict[Any, int]:
+        anew.append(max((found := true(clashes)).values()))
         return found
 
-    monkeypatch.setattr(access, "greedy_colouring", counted)
+    monkeypatch.setattr(colouring, "greedy_colouring", counted)
     nodes = ["a", "b", "c", "d"]
     for seed in range(150):
         rng = Random(seed)

@@ -1,7 +1,8 @@
 """Tests must be able to fail: the compiler is broken on purpose, one way at a time, and the property check must notice.
 
 Each mutation is a plausible mistake. It counts as caught if the random trees and histories of test_compile show a
-disagreement within a bounded number of seeds; that the broken compiler raises something is not enough.
+disagreement within a bounded number of seeds; that the broken compiler raises something is not enough. These are of the plain
+twin; those of the compiled one are in test_compile_mutations.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ from ovspane.flowgroup import AddressSet, Flowgroup, normalise
 from ovspane.intervals import IntervalSet
 from ovspane.lang.statements import Kind
 from ovspane.overlap import MatchIndex
-from ovspane.policy import access
-from ovspane.policy import compile as compiler_module
+from ovspane.policy import access, colouring
+from ovspane.policy import compile_plain as compiler_module
 from ovspane.policy.access import AccessStages, AllowClass, DenyNode
-from ovspane.policy.compile import Compiler
+from ovspane.policy.compile_plain import Compiler
 from ovspane.policy.ranks import Ranks
 from ovspane.policy.table import Table, TableDelta
 from ovspane.policy.tree import ROOT, ActiveRequest, Delta, PolicyTree
-from tests.property import workload
+from tests.property import test_compile, workload
 from tests.property.oracle import disagreement, malformed
 from tests.property.test_compile import run_history, run_tree
 from tests.property.workload import History
 
 Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(test_compile, "Compiler", Compiler)
 
 
 def drops_ignore_depth(patch: Patch) -> None:
@@ -62,7 +68,7 @@ def allows_lift_their_own_node(patch: Patch) -> None:
 
 
 def everything_in_one_stage(patch: Patch) -> None:
-    patch.setattr(access, "_lowest_free", lambda taken: 0)
+    patch.setattr(colouring, "lowest_free", lambda taken: 0)
 
 
 def clashes_not_counted(patch: Patch) -> None:

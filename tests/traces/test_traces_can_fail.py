@@ -13,9 +13,10 @@ import pytest
 from ovspane.flowgroup import Flowgroup
 from ovspane.lang.statements import Kind
 from ovspane.policy import actions, admission, honour, interpreter, schedule, schedule_plain, semantics, state
+from ovspane.policy import runtime as runtime_module
 from ovspane.policy.access import AccessStages
 from ovspane.policy.actions import Access, Operators
-from ovspane.policy.compile import Compiler
+from ovspane.policy.compile_plain import Compiler
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.shares import Privileges, Request, Share
 from ovspane.policy.state import State
@@ -256,12 +257,14 @@ def the_nearest_guarantee_counts(patch: Patch) -> None:
 
 @mutation
 def the_table_forgets_exceptions(patch: Patch) -> None:
+    patch.setattr(runtime_module, "Compiler", Compiler)  # what can be broken here: the plain one
     patch.setattr(AccessStages, "add_allow", lambda self, handle, match, place: None)
     patch.setattr(AccessStages, "remove_allow", lambda self, handle: [])
 
 
 @mutation
 def the_table_keeps_what_ended(patch: Patch) -> None:
+    patch.setattr(runtime_module, "Compiler", Compiler)
     patch.setattr(Compiler, "_disclaim", lambda self, rule, touched: None)
 
 

@@ -28,7 +28,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "lang", "flowgroup", "overlap", "algebra", "match", "intervals", "units",
-            "_fastalgebra", "_fastalgebra_py", "_fastexpand", "_fastmatch", "_fastmatch_py", "_schedule",
+            "_fastaccess", "_fastalgebra", "_fastalgebra_py", "_fastcompile", "_fastexpand",
+            "_fastmatch", "_fastmatch_py", "_schedule",
         }
     ),
 )
