@@ -9,7 +9,7 @@ again, unless its level rises; one that meets one node less, to the class of its
 then. Allows of one class go the same way, so that is worked out once a class.
 
 Bounds: each method takes time in proportion to the entries that it changes, plus a query or two of an index (see _fastmatch). Loops
-`tick`, which lets other threads run about every PATIENCE steps, at most 1 us each: nobody waits for the GIL longer than 5 ms, or
+`tick`, which lets other threads run every PATIENCE steps of at most 1 us or so: nobody waits for the GIL longer than 5 ms, or
 than one query of one index takes (a millisecond for 100 000 matches).
 Invariants: those of the twin; `hits` has room for all nodes; deaf and hitless flags are right for the classes below `known`.
 """
@@ -25,7 +25,7 @@ from ovspane._fastmatch cimport MatchIndex
 from ovspane._fastmatch_words cimport NIL, OVERLAPPING, resized
 
 cdef enum:
-    PATIENCE = 4096
+    PATIENCE = 1024
     KEPT = 4096  # numbers for which a list is kept between changes
 
 
