@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The compiler's core in C arrays: requests in, rules that come and go out. The compiled twin of policy.compile_plain.
 
-Above: policy.compile_fast, the only importer. Below: _fastaccess (stages and levels), _fastflows (who owns which flow), _fastentries,
+Above: policy.compile_fast, the only importer. Below: _fastaccess (stages and levels), _fastclaims (who owns which flow), _fastentries,
 _fastexpand, _fasthandles. The typed interface is in _fastcompile.pyi.
 
 No Python object is kept for a request or a rule: what is resident is some 500 bytes in arrays, which garbage collection never looks
@@ -27,7 +27,7 @@ from ovspane._fastentries cimport (
     interned, new_entry, new_tree_node, push, release
 )
 from ovspane._fastexpand cimport pack
-from ovspane._fastflows cimport Flows, Key, Touch, drop_claim, find_key, forget_touch, put_claim
+from ovspane._fastclaims cimport Flows, Key, Touch, drop_claim, find_key, forget_touch, put_claim
 from ovspane._fasthandles cimport Handles, Place, drop_place, place_of, put_place, room_for_one
 from ovspane._fastmatch_words cimport NIL, WORDS, unpack_match
 

@@ -142,8 +142,8 @@ def test_a_call_within_a_call_is_refused() -> None:
 
 
 def test_other_threads_run_during_a_long_call() -> None:
-    """One request that overlaps all others. Another thread that asks something meanwhile is refused: so it had its turn in the midst
-    of the call, which nothing else could show as surely."""
+    """One request that overlaps all others. Another thread that asks something meanwhile is refused: so it had its turn in the
+    midst of the call, which nothing else could show as surely."""
     tree = PolicyTree()
     tree.add_node("below", ROOT)
     compiler = Compiler(tree)
