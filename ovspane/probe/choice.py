@@ -26,6 +26,8 @@ _ECHO = {ETH_IPV4: ICMP, ETH_IPV6: ICMPV6}
 LEAST_EACH = 8
 #: ternary matches of one flowgroup beyond which no more are tried
 MATCHES = 256
+#: requests whose parts of one flowgroup are looked at
+PARTS = 24
 _PLAIN = Packet()
 
 
@@ -62,7 +64,7 @@ def _shuffled(packets: set[Packet]) -> list[Packet]:
 
 def around(picture: Picture, group: Flowgroup) -> set[Packet]:
     """Packets inside, at the borders and just outside of a flowgroup and of the requests' parts of it."""
-    parts = picture.around(group)
+    parts = picture.around(group, PARTS)
     found = set(corners(parts, picture.locations))
     for part in parts:
         whole, inner = part.resolve(picture.locations), _middle(part, picture.locations)

@@ -14,8 +14,10 @@ from typing import Any
 from ovspane.flowgroup import AddressSet, Flowgroup, Locations, overlap
 from ovspane.lang.parser import parse
 from ovspane.lang.statements import Explain, Kind
-from ovspane.match import Packet
+from ovspane.match import BITS, Packet
+from ovspane.overlap import MatchIndex
 from ovspane.policy.actions import Access
+from ovspane.policy.nearby import hull, located
 from ovspane.policy.semantics import evaluate, passes
 from ovspane.policy.tree import ROOT, ActiveRequest, Delta, PolicyTree
 
@@ -41,30 +43,48 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
+    """`index` finds the requests that may speak of a packet, so that each packet need not be held against all of them."""
+
     tree: PolicyTree
     locations: Locations
     default_deny: bool
     pending: frozenset[int]
+    index: MatchIndex
 
     def expected(self, packet: Packet) -> Expected:
         """The oracle's word on a packet."""
-        verdict = evaluate(self.tree, packet, self.locations)
-        matching = [r for r in self.tree.requests.values() if r.flowgroup.contains(packet, self.locations)]
+        near = self.index.overlapping(packet.packed, (1 << BITS) - 1)
+        matching = [r for r in map(self.tree.requests.__getitem__, near) if r.flowgroup.contains(packet, self.locations)]
+        verdict = evaluate(self._only(matching), packet, self.locations)
         if not passes(verdict, self.default_deny):
             return Expected(False, {}, {}, tuple(r.id for r in matching if r.verdict.access is Access.DENY))
         queues = {r.slot: r.rate for r in matching if r.kind is Kind.RESERVE and r.rate == verdict.guarantee}
         limits = {r.slot: r.rate for r in matching if r.kind is Kind.RATELIMIT and r.rate == verdict.limit}
         return Expected(True, queues, limits, tuple(r.id for r in matching))
 
-    def around(self, group: Flowgroup) -> list[Flowgroup]:
-        """The flowgroup, and the parts of the active requests' that lie in it."""
-        parts = [group]
-        for request in self.tree.requests.values():
-            if overlap(request.flowgroup, group, self.locations):
-                part = request.flowgroup.intersect(group) or request.flowgroup
-                if part not in parts:
-                    parts.append(part)
-        return parts
+    def _only(self, requests: Iterable[ActiveRequest]) -> PolicyTree:
+        """The tree with these requests alone: who does not speak of a packet does not count for it."""
+        tree = PolicyTree()
+        for request in requests:
+            chain = [request.node, *self.tree.ancestors(request.node)]
+            for name in reversed(chain):
+                if name not in tree.nodes:
+                    parent = self.tree.nodes[name].parent
+                    assert parent is not None
+                    tree.add_node(name, parent)
+            tree.apply(Delta(added=(request,)))
+        return tree
+
+    def around(self, group: Flowgroup, most: int) -> list[Flowgroup]:
+        """The flowgroup, and the parts of the active requests' that lie in it, of at most so many requests."""
+        match = hull(located(group, self.locations))
+        near = sorted(self.index.overlapping(match.value, match.mask))
+        parts = {group: None}
+        for number in near[:: max(1, -(-len(near) // most))]:
+            other = self.tree.requests[number].flowgroup
+            if overlap(other, group, self.locations):
+                parts[other.intersect(group) or other] = None
+        return list(parts)
 
 
 def read_picture(ask: Ask, default_deny: bool) -> Picture:
@@ -90,7 +110,11 @@ def read_picture(ask: Ask, default_deny: bool) -> Picture:
             pending.add(request.id)
     tree.apply(Delta(added=tuple(requests)))
     users = {user for request in requests for user in request.flowgroup.users()}
-    return Picture(tree, _locations(ask, users), default_deny, frozenset(pending))
+    locations, index = _locations(ask, users), MatchIndex()
+    for request in requests:
+        match = hull(located(request.flowgroup, locations))
+        index.add(request.id, match.value, match.mask)
+    return Picture(tree, locations, default_deny, frozenset(pending), index)
 
 
 def _request(item: Item, allows: dict[str, bool]) -> ActiveRequest:

@@ -11,6 +11,7 @@ import pytest
 from ovspane.flowgroup import ALL
 from ovspane.match import Match, Packet
 from ovspane.oxm import OpenFlowError
+from ovspane.policy.semantics import evaluate, passes
 from ovspane.probe import messages
 from ovspane.probe.choice import choose, inside, of_flows
 from ovspane.probe.frames import flow, frame, makeable, text
@@ -201,6 +202,26 @@ def test_the_oracle_reads_what_the_daemon_tells() -> None:
     assert not picture(default_deny=True).expected(web).passes
     with pytest.raises(NoPicture):
         read_picture(lambda statement: SHARES[1:] if statement == "ListShares" else [], False)
+
+
+def test_the_oracle_asks_all_who_speak_of_a_packet() -> None:
+    """The requests that the index finds decide as all of them do."""
+    kinds = ("deny", "allow", "reserve", "ratelimit")
+    groups = ("(dstHost=10.0.{}.0/24)", "(dstPort={}-9)", "(user=Alice, dscp={})", "(vlan={})", "(ethType=0x0806, vlan={})")
+    now = picture(
+        *(
+            item(number, kinds[number % 4], groups[number % 5].format(number % 7), "ab"[number % 2], rate=number, slot=number)
+            for number in range(1, 60)
+        )
+    )
+    packets = choose(now, [ALL, *(request.flowgroup for request in now.tree.requests.values())], 3000).packets
+    assert len(packets) > 500
+    for packet in packets:
+        verdict, found = evaluate(now.tree, packet, now.locations), now.expected(packet)
+        assert found.passes == passes(verdict)
+        if found.passes:
+            assert set(found.queues.values()) == {verdict.guarantee} - {0}
+            assert set(found.limits.values()) == {verdict.limit} - {None}
 
 
 def test_the_choice_has_inside_border_and_outside() -> None:
