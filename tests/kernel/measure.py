@@ -22,7 +22,7 @@ from tests.kernel.scenarios import EVERYWHERE, SCENARIOS, Figure, Scenario, play
 from tests.lab import topology
 from tests.lab.switch import DATAPATH, run
 
-SECONDS = 6
+SECONDS = 5
 NAMES = {"system": "kernel datapath", "netdev": "userspace datapath"}
 GUESTS = {"uml": "user-mode-linux guest", "qemu": "qemu guest", "host": "host"}
 
@@ -52,7 +52,8 @@ def about() -> str:
     day = datetime.now(UTC).date().isoformat()
     return (
         f"{day}, Linux {platform.release()} ({where}), Open vSwitch {version}; h1 and h2 send to h3, whose port is the narrow one; "
-        f"{SECONDS} s each, user data as the receiver counts it. All asked for in the daemon's language."
+        f"{SECONDS} s each, user data as the receiver counts it. All asked for in the daemon's language. "
+        "(second run): the first did not keep it; a guest that gets a part of a processor cannot send enough to fill the port."
     )
 
 
@@ -71,8 +72,8 @@ def main(path: Path) -> int:
         if not all(figure.holds() for figure in found):  # the senders may not have got the processor: once more
             found = [replace(figure, name=f"{figure.name} (second run)") for figure in _played(scenario)]
         figures += found
-    new = section(NAMES[DATAPATH], about(), figures)
-    path.write_text(replaced(path.read_text(encoding="utf-8"), DATAPATH, new), encoding="utf-8")
+        new = section(NAMES[DATAPATH], about(), figures)  # each time: a run that is ended leaves what it found
+        path.write_text(replaced(path.read_text(encoding="utf-8"), DATAPATH, new), encoding="utf-8")
     return 0 if all(figure.holds() for figure in figures) else 1
 
 

@@ -46,7 +46,18 @@ def test_an_id_is_another_request_s_only_when_no_flow_names_it_for_the_first(swi
             first, second = queue(1, 53, 5, M), queue(2, 54, 5, 2 * M)
             made.change(added=(first,))
             await made.settled()
+            twin = made.reconciler._twins["br0"]
+            go, make = asyncio.Event(), twin.make
+
+            async def slowly(*arguments: object, **named: object) -> object:
+                await go.wait()
+                return await make(*arguments, **named)  # type: ignore[arg-type]
+
+            twin.make = slowly  # type: ignore[method-assign, assignment]
             made.change(added=(second,), removed=(first,))
+            await asyncio.sleep(0.2)  # the first flow is still there: the queue is kept for it
+            assert 'ovspane-request="1"' in switch.vsctl("list", "queue")
+            go.set()
             await made.settled()
             (flow,) = [flow for flow in flows(switch) if "set_queue:5" in flow]
             assert "tp_dst=54" in flow
