@@ -1,56 +1,149 @@
-"""How fast flows reach a real ovs-vswitchd (dummy datapath, no root). The group `push`.
+"""How fast flows reach a real ovs-vswitchd (dummy datapath, no root), and how fast it is compared with the plan. The group `push`.
 
-Above: bench. Below: flowpush, openflow, the tests' ovs_dummy. Medians of several runs: encode, push of 1 / 1 000 / 10 000 flows,
-dump and diff of 10 000 (the first time and when the matches are known already), a change of one flow among 10 000, delete of all.
-The baseline of the pushes is `ovs-ofctl --bundle add-flows` of the same flows, forked.
+Above: bench. Below: flowpush, bridge, the tests' ovs_dummy. Medians of several runs, for 1 to 50 000 flows.
+
+`push.N.add_ms`: N new flows in atomic bundles, as the daemon sends them; baseline: `ovs-ofctl --bundle add-flows`, forked.
+`from_nothing_ms`: read back, compare, push; baseline: `ovs-ofctl replace-flows`. `cpu_ms`: what ovs-vswitchd, all its threads, needed
+of the processors for `add_ms`; baseline: for `ovs-ofctl --bundle add-flows`; `own_cpu_ms`: what we needed. `over_cpu`: add_ms / cpu_ms,
+run by run. On a busy machine add_ms has also the time for which ovs-vswitchd's main thread could have run and got no processor:
+`waited_ms`; `best_over_cpu` is of the run that came out best.
+`reconcile.N.again_ms`: read everything back, compare, find nothing to do; `restart_ms`: the same as a new daemon does it, from
+connecting on, with nothing remembered.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from time import perf_counter
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import NamedTuple
 
 from bench.results import Result, percentile
-from ovspane import openflow
+from ovspane import flowbytes, openflow
+from ovspane.bridge import BridgeTwin
+from ovspane.flowpush import BridgeSession
+from ovspane.network.placement import Pipeline, Plan
 from ovspane.network.text import flow_text
 from ovspane.oxm import decode_oxm
 from tests.bridge_session import BRIDGE, many, session
 from tests.ovs_dummy import DummyOvs
 
-RUNS = 7
-SIZES = (1, 1_000, 10_000)
+SIZES = {1: 15, 100: 15, 1_000: 11, 10_000: 9, 50_000: 3}  # flows -> runs
+RECONCILED = (10_000, 50_000)
+MOST = 10_000
+
+
+class Cost(NamedTuple):
+    """Milliseconds of one run: on the clock, of processors in ovs-vswitchd, for which its main thread waited for one, of processors
+    here."""
+
+    wall: float
+    cpu: float
+    waited: float
+    own: float
+
+
+class Meter:
+    """Measures runs; `costs` has one entry for each."""
+
+    def __init__(self, pid: int) -> None:
+        self._tasks = Path(f"/proc/{pid}/task")
+        self.costs: list[Cost] = []
+
+    def _cpu(self) -> float:
+        """Milliseconds that all threads have run (proc(5), schedstat)."""
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in self._tasks.iterdir()) / 1e6
+
+    def _waited(self) -> float:
+        return int((self._tasks.parent / "schedstat").read_text().split()[1]) / 1e6
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        cpu, waited, own, wall = self._cpu(), self._waited(), process_time(), perf_counter()
+        yield
+        wall, own = (perf_counter() - wall) * 1000, (process_time() - own) * 1000
+        self.costs.append(Cost(wall, self._cpu() - cpu, self._waited() - waited, own))
+
+    @property
+    def own(self) -> float:
+        return percentile((cost.own for cost in self.costs), 50)
+
+    @property
+    def wall(self) -> float:
+        return percentile((cost.wall for cost in self.costs), 50)
+
+    @property
+    def cpu(self) -> float:
+        return percentile((cost.cpu for cost in self.costs), 50)
+
+    @property
+    def waited(self) -> float:
+        return percentile((cost.waited for cost in self.costs), 50)
+
+    @property
+    def ratios(self) -> list[float]:
+        return [cost.wall / cost.cpu for cost in self.costs if cost.cpu]
 
 
 def results(seconds: float) -> Iterator[Result]:
     """The group."""
     with DummyOvs() as switch:
         switch.add_bridge(BRIDGE)
-        forked = {count: _forked(switch, count) for count in SIZES}
+        forked = {count: _forked(switch, count, runs) for count, runs in SIZES.items()}
         yield from asyncio.run(_all(switch, forked))
 
 
-async def _all(ovs: DummyOvs, forked: dict[int, float]) -> list[Result]:
-    return [result async for result in _measure(ovs, forked)]
+async def _all(ovs: DummyOvs, forked: dict[int, tuple[Meter, Meter]]) -> list[Result]:
+    return [
+        result
+        for part in (_push(ovs, forked), _change(ovs, forked[1][0]), _reconcile(ovs))
+        async for result in part
+    ]
 
 
-def _forked(ovs: DummyOvs, count: int) -> float:
-    """Milliseconds of one ovs-ofctl that adds the flows in a bundle, the median."""
+def _forked(ovs: DummyOvs, count: int, runs: int) -> tuple[Meter, Meter]:
+    """ovs-ofctl adding the flows in a bundle, and replacing none by them."""
     path = ovs.rundir / "flows"
     path.write_text("".join(flow_text(rule) + "\n" for rule in many(count).values()))
-    times = []
-    for _ in range(RUNS):
-        start = perf_counter()
-        ovs.ofctl("--bundle", "add-flows", BRIDGE, str(path))
-        times.append((perf_counter() - start) * 1000)
-        ovs.ofctl("del-flows", BRIDGE)
-    return percentile(times, 50)
+    meters = Meter(ovs.vswitchd_pid), Meter(ovs.vswitchd_pid)
+    for meter, command in zip(meters, (("--bundle", "add-flows"), ("replace-flows",)), strict=True):
+        for _ in range(runs):
+            with meter.run():
+                ovs.ofctl(*command, BRIDGE, str(path))
+            ovs.ofctl("del-flows", BRIDGE)
+    return meters
+
+
+async def _push(ovs: DummyOvs, forked: dict[int, tuple[Meter, Meter]]) -> AsyncIterator[Result]:
+    async with session(ovs) as bridge:
+        for count, runs in SIZES.items():
+            flows = many(count)
+            rules = list(flows.values())
+            add, whole = Meter(ovs.vswitchd_pid), Meter(ovs.vswitchd_pid)
+            for _ in range(runs):
+                with add.run():
+                    await bridge.push(rules)
+                await bridge.cleanup()
+                with whole.run():
+                    await bridge.sync(flows)
+                await bridge.cleanup()
+            bundle, replace = forked[count]
+            name = f"push.{count}"
+            yield Result(f"{name}.add_ms", add.wall, "ms", count, bundle.wall)
+            yield Result(f"{name}.cpu_ms", add.cpu, "ms", count, bundle.cpu)
+            yield Result(f"{name}.own_cpu_ms", add.own, "ms", count)
+            yield Result(f"{name}.waited_ms", add.waited, "ms", count)
+            yield Result(f"{name}.over_cpu", percentile(add.ratios, 50), "times", count)
+            yield Result(f"{name}.best_over_cpu", min(add.ratios), "times", count)
+            yield Result(f"{name}.from_nothing_ms", whole.wall, "ms", count, replace.wall)
 
 
 async def _median(what: Callable[[], Awaitable[object]], before: Callable[[], Awaitable[object]] | None = None) -> float:
     """Milliseconds of `what`, the median; `before` runs each time, untimed."""
     times = []
-    for _ in range(RUNS):
+    for _ in range(SIZES[MOST]):
         if before is not None:
             await before()
         start = perf_counter()
@@ -59,17 +152,14 @@ async def _median(what: Callable[[], Awaitable[object]], before: Callable[[], Aw
     return percentile(times, 50)
 
 
-async def _measure(ovs: DummyOvs, forked: dict[int, float]) -> AsyncIterator[Result]:
-    most = SIZES[-1]
+async def _change(ovs: DummyOvs, forked: Meter) -> AsyncIterator[Result]:
+    """Encoding alone, and what happens to few or all of MOST resident flows."""
+    flows = many(MOST)
+    rules = list(flows.values())
     start = perf_counter()
-    for xid, rule in enumerate(many(most).values()):
-        openflow.bundle_add(1, openflow.flow_mod(openflow.ADD, rule, xid), xid)
-    yield Result(f"push.{most}.encode_ms", (perf_counter() - start) * 1000, "ms", most)
-    flows = many(most)
+    flowbytes.bundle_adds(openflow.ADD, rules, 1, 1)
+    yield Result(f"push.{MOST}.encode_ms", (perf_counter() - start) * 1000, "ms", MOST)
     async with session(ovs) as bridge:
-
-        async def forget() -> None:
-            decode_oxm.cache_clear()
 
         async def delete() -> object:
             return await bridge.sync({})
@@ -77,14 +167,53 @@ async def _measure(ovs: DummyOvs, forked: dict[int, float]) -> AsyncIterator[Res
         async def restore() -> object:
             return await bridge.sync(flows)
 
-        for count in SIZES:
-            some = list(many(count).values())
-            time = await _median(lambda some=some: bridge.push(some), bridge.cleanup)  # type: ignore[misc]
-            yield Result(f"push.{count}.add_ms", time, "ms", count, forked[count])
-        yield Result(f"push.{most}.first_diff_ms", await _median(restore, forget), "ms", most)
-        yield Result(f"push.{most}.diff_ms", await _median(restore), "ms", most)
+        await restore()
         one = list(many(1, 1 << 24).values())
-        yield Result(f"push.{most}.add_one_ms", await _median(lambda: bridge.push(one)), "ms", most, forked[1])
-        yield Result(f"push.{most}.barrier_ms", await _median(bridge.barrier), "ms", most)
-        yield Result(f"push.{most}.delete_each_ms", await _median(delete, restore), "ms", most)
-        yield Result(f"push.{most}.delete_by_cookie_ms", await _median(bridge.cleanup, restore), "ms", most)
+        yield Result(f"push.{MOST}.add_one_ms", await _median(lambda: bridge.push(one)), "ms", MOST, forked.wall)
+        yield Result(f"push.{MOST}.barrier_ms", await _median(bridge.barrier), "ms", MOST)
+        yield Result(f"push.{MOST}.delete_each_ms", await _median(delete, restore), "ms", MOST)
+        yield Result(f"push.{MOST}.delete_by_cookie_ms", await _median(bridge.cleanup, restore), "ms", MOST)
+
+
+async def _reconcile(ovs: DummyOvs) -> AsyncIterator[Result]:
+    for count in RECONCILED:
+        plan = Plan()
+        plan.flows |= many(count)
+        twin = _twin(ovs)
+        await twin.connect()
+        await _bring(twin, plan)
+        again, restart, cold = (Meter(ovs.vswitchd_pid) for _ in range(3))
+        for _ in range(SIZES[MOST]):
+            twin.forget()
+            with again.run():
+                await _bring(twin, plan)
+            decode_oxm.cache_clear()
+            newcomer = _twin(ovs)
+            fresh = many(count)  # of its own: nothing is the same object
+            other = Plan()
+            other.flows |= fresh
+            with restart.run():
+                await newcomer.connect()
+                await _bring(newcomer, other)
+            newcomer.close()
+        twin.close()
+        decode_oxm.cache_clear()
+        async with BridgeSession(ovs.mgmt(BRIDGE)) as bridge:
+            with cold.run():
+                await bridge.dump()
+            await bridge.cleanup()
+        yield Result(f"reconcile.{count}.again_ms", again.wall, "ms", count)
+        yield Result(f"reconcile.{count}.restart_ms", restart.wall, "ms", count)
+        yield Result(f"reconcile.{count}.cpu_ms", again.cpu, "ms", count)
+        yield Result(f"reconcile.{count}.own_cpu_ms", again.own, "ms", count)
+        yield Result(f"reconcile.{count}.waited_ms", again.waited, "ms", count)
+        yield Result(f"reconcile.{count}.decode_all_ms", cold.wall, "ms", count)
+
+
+def _twin(ovs: DummyOvs) -> BridgeTwin:
+    return BridgeTwin(BRIDGE, ovs.rundir, Pipeline(), lambda reason: None, lambda: None)
+
+
+async def _bring(twin: BridgeTwin, plan: Plan) -> None:
+    """A pass over one bridge. Raises SessionError."""
+    await twin.make(twin.take(plan, lambda queue: True))
