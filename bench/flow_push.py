@@ -3,10 +3,10 @@
 Above: bench. Below: flowpush, bridge, the tests' ovs_dummy. Medians of several runs, for 1 to 50 000 flows.
 
 `push.N.add_ms`: N new flows in atomic bundles, as the daemon sends them; baseline: `ovs-ofctl --bundle add-flows`, forked.
-`from_nothing_ms`: read back, compare, push; baseline: `ovs-ofctl replace-flows`. `cpu_ms`: what ovs-vswitchd, all its threads, needed
-of the processors for `add_ms`; baseline: for `ovs-ofctl --bundle add-flows`; `own_cpu_ms`: what we needed. `over_cpu`: add_ms / cpu_ms,
-run by run. On a busy machine add_ms has also the time for which ovs-vswitchd's main thread could have run and got no processor:
-`waited_ms`; `best_over_cpu` is of the run that came out best.
+`from_nothing_ms`: read back, compare, push; baseline: `ovs-ofctl replace-flows`. `cpu_ms`: what ovs-vswitchd, all its threads,
+needed of the processors for it; baseline: for `ovs-ofctl --bundle add-flows`. `own_cpu_ms`: what we needed. `over_cpu`: add_ms
+through cpu_ms, run by run; `best_over_cpu` is of the run that came out best. On a busy machine add_ms has also the time for which
+ovs-vswitchd's main thread could have run and got no processor: `waited_ms`.
 `reconcile.N.again_ms`: read everything back, compare, find nothing to do; `restart_ms`: the same as a new daemon does it, from
 connecting on, with nothing remembered.
 """

@@ -15,9 +15,11 @@ from tests.daemon_bridges import (
     COOKIE,
     RATES,
     TREE,
+    add_foreign,
     bridge,
     daemon_on,
     drops,
+    flood,
     flows,
     make_foreign,
     others,
@@ -146,6 +148,43 @@ def test_cleanup_removes_what_is_ours_and_nothing_else(switch: DummyOvs) -> None
     assert flows(switch) == []
     assert others(switch) == before
     assert rows(switch, "qos") + rows(switch, "queue") == []
+
+
+def test_what_is_not_ours_survives_everything(switch: DummyOvs) -> None:
+    """Byte for byte: start, statements, kill -9, restart, a switch that restarts, others' damage to us, cleanup."""
+    make_foreign(switch)
+    before = others(switch)
+    packet = f"in_port=1,udp,{ALICE},udp_dst=80"
+    with daemon_on(switch, RATES) as daemon:
+        daemon.do(*TREE)
+        assert others(switch) == before
+        daemon.request("deny(user=Alice, dstPort=80) on aAC to +1h.")
+        limited = daemon.request("ratelimit(user=Alice, dstPort=81) = 2Mb on aBW to +1h.")
+        daemon.request("reserve(user=Alice, dstPort=82) = 3Mb on aBW to +1h.")
+        wait_for(lambda: len(rows(switch, "queue")) == 4, "two queues on each of two ports")
+        daemon.settle()
+        assert others(switch) == before
+        daemon.kill()
+        switch.ofctl("del-flows", "br0", "table=100")
+        daemon.start()
+        wait_verdict(switch, packet, dropped=True)
+        daemon.do(f"Cancel {limited}.")
+        wait_for(lambda: "meter=1000001 " not in switch.ofctl("dump-meters", "br0"), "end of the meter")
+        daemon.settle()
+        assert others(switch) == before
+        switch.restart_vswitchd(kill=True)
+        flood(switch, "br0")
+        add_foreign(switch)
+        wait_verdict(switch, packet, dropped=True)
+        daemon.settle()
+        assert others(switch) == before
+        switch.ofctl("del-flows", "br0", "table=100")
+        wait_verdict(switch, packet, dropped=True)
+        assert others(switch) == before
+        assert daemon.stop() == 0
+        assert daemon.run("cleanup").returncode == 0
+    assert others(switch) == before
+    assert flows(switch) == rows(switch, "qos") == rows(switch, "queue") == []
 
 
 def test_strict_enforcement_refuses_with_the_reason(switch: DummyOvs) -> None:
