@@ -67,7 +67,7 @@ def test_no_packet_is_lost_while_requests_come_and_go(lan: Lan) -> None:
                 port = dice.randrange(1, 60000)
                 statement = dice.choice((
                     f"deny(dstHost={h2.ip}, dstPort={port}, transport=TCP) on aAC to +{dice.randrange(1, 5)}s.",
-                    f"deny partial (dstHost={h2.ip}, dstPort={port}, transport=UDP) on aAC to +1min.",
+                    f"deny(dstHost={h2.ip}, dstPort={port}, transport=UDP) partial on aAC to +1min.",
                     f"allow(dstHost={h2.ip}, dstPort={port}, transport=UDP) on below to +1min.",
                     f"ratelimit(dstHost={h2.ip}, dstPort={port}, transport=UDP) = 1Mb on below to +1min.",
                 ))  # fmt: skip
