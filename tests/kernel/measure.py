@@ -22,7 +22,7 @@ from tests.kernel.scenarios import EVERYWHERE, SCENARIOS, Figure, Scenario, play
 from tests.lab import topology
 from tests.lab.switch import DATAPATH, run
 
-SECONDS = 5
+SECONDS = 4
 NAMES = {"system": "kernel datapath", "netdev": "userspace datapath"}
 GUESTS = {"uml": "user-mode-linux guest", "qemu": "qemu guest", "host": "host"}
 

@@ -25,12 +25,13 @@ _FACTOR = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A TCP stream, or a UDP stream of `udp` bit/s, from one host to a port of another."""
+    """A TCP stream, or a UDP stream of `udp` bit/s in datagrams of `length` bytes, from one host to a port of another."""
 
     src: Host
     dst: Host
     port: int
     udp: int | None = None
+    length: int = 1400
 
 
 @dataclass(slots=True)
@@ -103,7 +104,7 @@ def _flowing(streams: Sequence[Stream]) -> Iterator[tuple[list[_Received], list[
 
 def _command(stream: Stream) -> list[str]:
     words = ["iperf3", "-i", "0", "-c", stream.dst.ip, "-p", str(stream.port), "-t", "600"]
-    return words if stream.udp is None else [*words, "-u", "-l", "1400", "-b", str(stream.udp)]
+    return words if stream.udp is None else [*words, "-u", "-l", str(stream.length), "-b", str(stream.udp)]
 
 
 def _await_listener(stream: Stream) -> None:

@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 
 from tests.lab.hosts import Host
 
-PAYLOAD = 1400
-FRAME = PAYLOAD + 42  # Ethernet, IPv4 and UDP headers: what HTB and meters count
+HEADERS = 42  # Ethernet, IPv4 and UDP: what HTB and meters count
 
 
 @dataclass(slots=True)
 class Arrivals:
-    """When datagrams of the stream arrived, seconds since the epoch."""
+    """When datagrams of the stream arrived, seconds since the epoch; `frame` is the size of each, in bytes."""
 
+    frame: int
     times: list[float] = field(default_factory=list)
 
     def rate(self, begin: float, end: float) -> float:
         """bit/s of frames between two instants."""
         count = bisect_left(self.times, end) - bisect_left(self.times, begin)
-        return count * FRAME * 8 / (end - begin)
+        return count * self.frame * 8 / (end - begin)
 
     def first_window(self, begin: float, end: float, least: float, most: float, window: float = 0.5) -> float | None:
         """The start of the first `window` seconds in [begin, end] whose rate is between `least` and `most` bit/s."""
@@ -40,9 +40,9 @@ class Arrivals:
 
 
 @contextlib.contextmanager
-def stream(src: Host, dst: Host, port: int, rate: float) -> Iterator[Arrivals]:
-    """Datagrams at `rate` bit/s (of frames) to `port` of `dst` while the body runs."""
-    arrivals = Arrivals()
+def stream(src: Host, dst: Host, port: int, rate: float, payload: int = 1400) -> Iterator[Arrivals]:
+    """Datagrams of `payload` bytes at `rate` bit/s (of frames) to `port` of `dst` while the body runs."""
+    arrivals = Arrivals(payload + HEADERS)
     ending = threading.Event()
     receiver = dst.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     sender = src.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -54,13 +54,13 @@ def stream(src: Host, dst: Host, port: int, rate: float) -> Iterator[Arrivals]:
     def receive() -> None:
         while not ending.is_set():
             with contextlib.suppress(TimeoutError):
-                receiver.recv(2048)
+                receiver.recv(10_000)
                 arrivals.times.append(time.time())
 
     def send() -> None:
-        packet, begin, sent = bytes(PAYLOAD), time.monotonic(), 0
+        packet, begin, sent = bytes(payload), time.monotonic(), 0
         while not ending.is_set():
-            due = int((time.monotonic() - begin) * rate / (FRAME * 8))
+            due = int((time.monotonic() - begin) * rate / (arrivals.frame * 8))
             for _ in range(min(due - sent, 20)):
                 with contextlib.suppress(OSError):
                     sender.sendto(packet, (dst.ip, port))
