@@ -1,8 +1,7 @@
 """Walks in which the compiled and the plain compiler go side by side: equal deltas, stages and tables, and the table as defined.
 
-Above: test_compile_twins, test_compile_mutations (as a program, for a core that is somewhere else). Below: workload, oracle.
-
-    python -m tests.property.compile_walk [--library MODULE=PATH …] [SEEDS [FIRST]]
+Above: test_compile_twins, test_compile_mutations. Below: workload, oracle. As a program: python -m tests.property.compile_walk
+[SEEDS [FIRST]]
 """
 
 from __future__ import annotations
@@ -10,14 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.machinery import ExtensionFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from random import Random
 
 from ovspane.flowgroup import AddressSet, Flowgroup, normalise
 from ovspane.intervals import IntervalSet
 from ovspane.lang.statements import Kind
-from ovspane.policy import bounds, compile_plain
+from ovspane.policy import bounds, compile_fast, compile_plain
 from ovspane.policy.bounds import TooManyStages
 from ovspane.policy.table import Effect, Table, TableDelta
 from ovspane.policy.tree import ROOT, ActiveRequest, Delta, PolicyTree
@@ -29,10 +26,8 @@ class Pair:
     """Both compilers over one tree."""
 
     def __init__(self, tree: PolicyTree, default_deny: bool = False, stage_limit: int = bounds.STAGE_LIMIT) -> None:
-        from ovspane.policy.compile_fast import Compiler  # here: a walk of another core has put that in place first
-
         self.tree, self.default_deny = tree, default_deny
-        self.fast = Compiler(tree, default_deny, stage_limit)
+        self.fast = compile_fast.Compiler(tree, default_deny, stage_limit)
         self.plain = compile_plain.Compiler(tree, default_deny, stage_limit)
         self.built = Table()
 
@@ -100,6 +95,27 @@ def crowd(seed: int) -> None:
             raise AssertionError("the compiled one finds stages enough") from None
 
 
+def few_nodes(seed: int) -> None:
+    """Two lines of descent with many denies a node, within each other or side by side, that come and go above allows."""
+    random, tree = Random(seed), PolicyTree()
+    for line in ("ab", "xy"):
+        above = ROOT
+        for name in line:
+            tree.add_node(name, above)
+            above = name
+    tree.add_node("c", "b")
+    pair = Pair(tree)
+    for number in range(1, 60):
+        kind = random.choice((Kind.DENY, Kind.DENY, Kind.ALLOW))
+        host = AddressSet.parse(f"10.0.0.{random.randint(0, 3)}/{random.choice((30, 31, 32))}")
+        name = random.choice("abxy" if kind is Kind.DENY else "bccy")
+        new = ActiveRequest(number, name, kind, normalise(Flowgroup(src=host)), allows=kind is Kind.ALLOW)
+        gone = tuple(random.sample(list(tree.requests.values()), min(len(tree.requests) // 6, random.randint(0, 2))))
+        delta = Delta(gone, (new,))
+        tree.apply(delta)
+        pair.change(delta, {})
+
+
 def crowd_of_equals(seed: int) -> None:
     """Many requests with few matches and rates: each flow has many claims, which come and go in any order."""
     random, tree = Random(seed), PolicyTree()
@@ -147,20 +163,15 @@ def many_nodes(seed: int) -> None:
     try:
         history(seed)
         crowd(seed)
+        few_nodes(seed)
     finally:
         bounds.MANY_NODES = true
 
 
-WALKS: tuple[Callable[[int], None], ...] = (history, crowd, crowd_of_equals, many_rates, many_nodes)
+WALKS: tuple[Callable[[int], None], ...] = (history, crowd, few_nodes, crowd_of_equals, many_rates, many_nodes)
 
 
 def main(arguments: list[str]) -> None:
-    while arguments[:1] == ["--library"]:
-        name, path = arguments[1].split("=")
-        module = module_from_spec(spec_from_loader(name, loader := ExtensionFileLoader(name, path)))  # type: ignore[arg-type]
-        sys.modules[name] = module
-        loader.exec_module(module)
-        arguments = arguments[2:]
     count, first = (*map(int, arguments), *(100, 0)[len(arguments) :])
     for seed in range(first, first + count):
         for walk in WALKS:
