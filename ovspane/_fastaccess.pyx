@@ -86,6 +86,8 @@ cdef class AccessStages:
         self.nodes, self.free_nodes, self.strained, self.bare = [], [], [], []
         self.allows = MatchIndex()
         self.unused = NIL
+        if not grown(<void **>&self.hits.at, &self.hits.room, 1, sizeof(uint32_t)):
+            raise MemoryError()
 
     def __dealloc__(self):
         cdef uint32_t i

@@ -254,8 +254,9 @@ class Runtime:
         moving = sum(len(self.state.nearby.of_user(user)) for user in self._moved)
         return moving + self._total(due) + self._total(gone)
 
-    def settle(self, now: int, collected: bool = False) -> Settled:
-        """Bring the tree and the network flow table to `now` (ms); `collected`: only with the starts that `collect` took."""
+    def settle(self, now: int, collected: bool = False, quiet: bool = False) -> Settled:
+        """Bring the tree and the network flow table to `now` (ms); `collected`: only with the starts that `collect` took.
+        `quiet`: tell nobody of starts (at the daemon's start nobody listens yet, and rendering is most of the work)."""
         if not collected:
             self.collect(now)
         removed = dict(self._gone)
@@ -265,7 +266,8 @@ class Runtime:
             request = self.state.requests.get(number)
             if request is not None and number not in self.tree.requests and (request.end is None or now < request.end):
                 added[number] = self._active(request)
-                self._notices.append(_notice("started", request))
+                if not quiet:
+                    self._notices.append(_notice("started", request))
         for number in sorted({number for user in self._moved for number in self.state.nearby.of_user(user)}):
             active = self.tree.requests.get(number)
             if active is not None and number not in removed:

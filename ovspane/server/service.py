@@ -188,7 +188,7 @@ class Service:
         runtime = Runtime(values, self._default_deny)
         over = runtime.overdue(now)
         runtime.apply(over, quiet=True)
-        runtime.settle(now)
+        runtime.settle(now, quiet=True)
         committed = Committed()
         for value in values:
             committed.apply(Put(value))

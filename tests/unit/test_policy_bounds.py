@@ -88,6 +88,16 @@ def test_too_much_to_explain_is_said_so(runtime: Runtime, monkeypatch: pytest.Mo
     assert say(runtime, "Explain (srcHost={10.0.1.1, 10.0.2.1}).").reason_code == "too-many"
 
 
+def test_a_quiet_start_is_silent_only(runtime: Runtime) -> None:
+    """What the daemon does when it starts: the same table as from statements, and nobody is told."""
+    for i in range(5):
+        say(runtime, f"deny(dstPort={i + 1}) on b.")
+    again = Runtime(list(runtime.state.values()))
+    settled = again.settle(NOW, quiet=True)
+    assert (len(settled.delta.added), settled.notices) == (len(runtime.compiler.table.rules), [])
+    assert dict(again.compiler.table.rules) == dict(runtime.compiler.table.rules)
+
+
 def test_time_can_be_cut_into_slices(runtime: Runtime) -> None:
     """Starts and ends a few at a time come to the same as all at once."""
     for i in range(10):
