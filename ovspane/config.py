@@ -9,7 +9,7 @@ a setting that is silently not in force is worse than a daemon that does not sta
     state_dir = "/var/lib/ovspane"
     ovsdb = "unix:/var/run/openvswitch/db.sock"
     rundir = "/var/run/openvswitch"        # where the bridges' .mgmt sockets are
-    db = "unix:/…"                         # an ovsdb-server with the database OVSPane; unset: a private one
+    db = "tcp:10.0.0.1:6645,tcp:10.0.0.2:6645" # the members of a database that many hosts share; unset: a private one
     bridges = ["br0"]                      # unset: all
     default_deny = false
     conjunction = true                     # say products of sets with conjunctive matches where those are fewer flows
@@ -31,6 +31,10 @@ a setting that is silently not in force is worse than a daemon that does not sta
     certificate = "/etc/ovspane/cert.pem"  # ours, its key, and the authority that signs our clients' (PEM)
     key = "/etc/ovspane/key.pem"
     authority = "/etc/ovspane/clients.pem"
+    [db_tls]
+    certificate = "/etc/ovspane/cert.pem"  # ours, its key, and the authority that signs the members' of `db`, for ssl: (PEM)
+    key = "/etc/ovspane/key.pem"
+    authority = "/etc/ovspane/members.pem"
 """
 
 from __future__ import annotations
@@ -64,6 +68,13 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class DbTls:
+    certificate: str = ""
+    key: str = ""
+    authority: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """See the module's text for the meaning. `ports` and `police` in bit/s."""
 
@@ -86,6 +97,7 @@ class Settings:
     police: Mapping[str, int] = field(default_factory=dict)
     compatibility: Compatibility = Compatibility()
     tls: Tls = Tls()
+    db_tls: DbTls = DbTls()
 
 
 def load(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
@@ -126,6 +138,8 @@ def _typed(key: str, value: Any) -> Any:
             return Compatibility(**_table(key, value, Compatibility))
         case "tls":
             return Tls(**_table(key, value, Tls))
+        case "db_tls":
+            return DbTls(**_table(key, value, DbTls))
         case "default_deny" | "conjunction" | "hiding":
             return _expect(key, value, bool)
         case "first_table" | "meter_base":
@@ -134,7 +148,7 @@ def _typed(key: str, value: Any) -> Any:
             return _expect(key, value, str)
 
 
-def _table(key: str, value: Any, shape: type[Compatibility] | type[Tls]) -> dict[str, Any]:
+def _table(key: str, value: Any, shape: type[Compatibility] | type[Tls] | type[DbTls]) -> dict[str, Any]:
     """The entries of a TOML table, each of the kind of its default."""
     kinds = {entry.name: type(entry.default) for entry in fields(shape)}
     given = _expect(key, value, dict)
@@ -173,6 +187,9 @@ def _check(settings: Settings) -> None:
             address(key, text)
     if settings.tls.listen and not (settings.tls.certificate and settings.tls.key and settings.tls.authority):
         raise ConfigError("tls.listen needs tls.certificate, tls.key and tls.authority")
+    given = settings.db_tls
+    if "ssl:" in settings.db and not (given.certificate and given.key and given.authority):
+        raise ConfigError("db with ssl: needs db_tls.certificate, db_tls.key and db_tls.authority")
     if not 1 <= settings.first_table <= 210:
         raise ConfigError("first_table must be from 1 to 210: 44 tables must fit below 254")
     if not 0 <= settings.meter_base <= 0xFFFF0000 - 0xF000:

@@ -17,6 +17,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
@@ -38,9 +39,12 @@ from ovspane.server.accepting import Acceptor
 from ovspane.server.compat import CompatListener
 from ovspane.server.listener import UnixListener
 from ovspane.server.service import Service
+from ovspane.server.shared_service import SharedService
 from ovspane.server.tls import TlsListener, server_context
 from ovspane.store import OvsdbStore, PrivateServer
+from ovspane.store.cluster import ClusterStore, client_context, own_name
 from ovspane.store.keeper import StoreKeeper
+from ovspane.store.shared_keeper import SharedKeeper
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +52,10 @@ log = logging.getLogger(__name__)
 LAST_PUSH = 2.0
 #: statements are served before the switch is reached, but wait this long for it, so that admission knows its ports (seconds)
 FIRST_LOOK = 1.0
-#: how long a commit may take before its statements are refused (seconds), all who ask wait for it meanwhile: with the private
-#: server, and with one at --db, which may be a cluster that elects a leader
-STORE_SECONDS, CLUSTER_SECONDS = 5.0, 30.0
+#: how long a commit may take before its statements are refused (seconds), all who ask wait for it meanwhile
+STORE_SECONDS = 5.0
+#: how long a start waits for the database at --db, which may be a cluster that elects a leader (seconds)
+CLUSTER_SECONDS = 30.0
 
 
 class PartFailed(Exception):
@@ -99,17 +104,7 @@ class Daemon:
     async def run(self) -> None:
         """Serve. Raises StoreError, ListenError or OSError when it cannot start, PartFailed when it had to end."""
         async with contextlib.AsyncExitStack() as stack:
-            remote = self._settings.db or await stack.enter_async_context(self._private_store())
-            store = OvsdbStore(remote, limit=CLUSTER_SECONDS if self._settings.db else STORE_SECONDS)
-            stack.push_async_callback(store.close)
-            self._service = Service(
-                StoreKeeper(store),
-                clock=clock,
-                on_delta=self._on_delta,
-                on_reload=self._on_reload,
-                gate=self._gate,
-                default_deny=self._settings.default_deny,
-            )
+            self._service = await (self._shared_service(stack) if self._settings.db else self._own_service(stack))
             await self._load()
             self._switch.start()
             stack.push_async_callback(self._switch.close)
@@ -128,6 +123,32 @@ class Daemon:
             await self._reconciler.settled(LAST_PUSH)
         if self._failure is not None:
             raise PartFailed(str(self._failure)) from self._failure
+
+    async def _own_service(self, stack: contextlib.AsyncExitStack) -> Service:
+        """On a private database, which nobody else writes."""
+        store = OvsdbStore(await stack.enter_async_context(self._private_store()), limit=STORE_SECONDS)
+        stack.push_async_callback(store.close)
+        return Service(StoreKeeper(store), **self._hooks())
+
+    async def _shared_service(self, stack: contextlib.AsyncExitStack) -> Service:
+        """On a database that other daemons write, too. Raises StoreError when it has no leader or is not for us."""
+        settings = self._settings
+        tls = client_context(settings.db_tls.certificate, settings.db_tls.key, settings.db_tls.authority)
+        host = socket.gethostname()
+        store = ClusterStore(settings.db, own_name(settings.state_dir), host=host, tls=tls)
+        await stack.enter_async_context(self._task(store.run()))
+        service = SharedService(SharedKeeper(store), **self._hooks())
+        await store.until_synced(CLUSTER_SECONDS)
+        return service
+
+    def _hooks(self) -> dict[str, Any]:
+        return {
+            "clock": clock,
+            "on_delta": self._on_delta,
+            "on_reload": self._on_reload,
+            "gate": self._gate,
+            "default_deny": self._settings.default_deny,
+        }
 
     async def _load(self) -> None:
         with garbage.loading():

@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "replay": "ovspane.cli.replay_command",
     "probe": "ovspane.cli.probe_command",
     "cleanup": "ovspane.cli.cleanup_command",
+    "cluster": "ovspane.cli.cluster_command",
 }
 
 

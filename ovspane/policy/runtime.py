@@ -27,6 +27,7 @@ from ovspane.policy.compile import STAGE_LIMIT, Compiler
 from ovspane.policy.expand import CannotCompile
 from ovspane.policy.interpreter import Outcome, ending, execute
 from ovspane.policy.shares import Principal, Request, Share
+from ovspane.policy.sharing import inverse
 from ovspane.policy.state import Change, Drop, Put, State, Value
 from ovspane.policy.table import TableDelta, joined
 from ovspane.policy.tree import ActiveRequest, Delta, PolicyTree
@@ -171,9 +172,12 @@ class Runtime:
                 changes.append(Drop(hint))
         return changes
 
-    def apply(self, changes: Iterable[Change], quiet: bool = False) -> None:
-        """Apply changes to the state and note what they mean for the tree. `quiet`: tell nobody."""
+    def apply(self, changes: Iterable[Change], quiet: bool = False, journal: list[list[Change]] | None = None) -> None:
+        """Apply changes to the state and note what they mean for the tree. `quiet`: tell nobody. `journal` gets what `undo`
+        needs."""
         for change in changes:
+            if journal is not None:
+                journal.append(inverse(self.state, change))
             value = change.value
             fresh = isinstance(value, Share) and value.name not in self.state.shares
             moved = isinstance(value, Principal) and self._moves(value, change)
@@ -201,6 +205,18 @@ class Runtime:
                     if end is not None and isinstance(change, Put):
                         heapq.heappush(self._ends, (end, getattr(value, "id", 0)))
 
+    def mark(self) -> tuple[int, int]:
+        """Where things stand, for `undo`."""
+        return len(self._notices), self.state.next_id
+
+    def undo(self, journal: list[list[Change]], mark: tuple[int, int]) -> None:
+        """Take back what was applied with this journal since `mark`; nothing was settled in between. A token bucket that was
+        folded stays so: that says the same of every later instant."""
+        for changes in reversed(journal):
+            self.apply(changes)
+        del self._notices[mark[0] :]
+        self.state.next_id = mark[1]
+
     def _moves(self, principal: Principal, change: Change) -> bool:
         known = self.state.locations.get(principal.name)
         return known != (principal.addresses or None) if isinstance(change, Put) else known is not None
@@ -208,11 +224,16 @@ class Runtime:
     def _add_node(self, share: Share) -> None:
         assert share.parent is not None
         if share.name in self._gone_nodes:
-            raise RuntimeError(f"share {share.name} is made again before its end was settled")
+            if self.tree.nodes[share.name].parent != share.parent:
+                raise RuntimeError(f"share {share.name} is made again elsewhere before its end was settled")
+            self._gone_nodes.remove(share.name)
+            return
         self.tree.add_node(share.name, share.parent)
 
     def _note_request(self, request: Request, put: bool, quiet: bool) -> None:
         if put:
+            if request.id in self._gone and self._gone[request.id] == self._active(request):
+                del self._gone[request.id]  # it is back before its end was settled
             heapq.heappush(self._starts, (request.start, request.id))
             if request.end is not None:
                 heapq.heappush(self._ends, (request.end, request.id))
@@ -264,7 +285,9 @@ class Runtime:
         starting, self._starting = self._starting, []
         for number in starting:
             request = self.state.requests.get(number)
-            if request is not None and number not in self.tree.requests and (request.end is None or now < request.end):
+            if request is None or (number in self.tree.requests and number not in removed):
+                continue
+            if request.start <= now and (request.end is None or now < request.end):
                 added[number] = self._active(request)
                 if not quiet:
                     self._notices.append(_notice("started", request))

@@ -25,6 +25,8 @@ __all__ = ["Change", "Counter", "Drop", "Put", "State", "Value"]
 
 #: queue ids of linux-htb end below 0xf000 (ovs lib/netdev-linux.c, HTB_N_QUEUES); slot 0 means "none"
 SLOTS = 0xEFF0
+#: the database's integers end there
+LAST_ID = 2**63 - 1
 
 
 class State(Known):
@@ -38,7 +40,11 @@ class State(Known):
         self.schedules: dict[str, Schedule] = {}
         self.locations: dict[str, AddressSet] = {}
         self.nearby = Nearby()
+        #: the ids that are given to what is said here; where many daemons share a database, each has some of its own
+        self.lease = range(1, LAST_ID)
         self.next_id = 1
+        #: the sum of all reservations' rates (bit/s)
+        self.booked = 0
         #: what the network makes of active requests (installed, pending, degraded: reason); not kept in the database
         self.status: dict[int, str] = {}
         self._slots = bitarray(SLOTS)
@@ -63,13 +69,24 @@ class State(Known):
             case Hint():
                 if put:
                     self.hints[value.id] = value
-                    self.next_id = max(self.next_id, value.id + 1)
+                    self._used(value.id)
                 else:
                     del self.hints[value.id]
             case Bucket():
                 self.schedules[value.share].fold_to(value.level, value.at)
             case Counter():
-                self.next_id = max(self.next_id, value.next_id)
+                self._used(value.next_id - 1)
+
+    def _used(self, number: int) -> None:
+        if number in self.lease:
+            self.next_id = max(self.next_id, number + 1)
+
+    def lend(self, lease: range) -> None:
+        """From now on give these ids only, from the first; slots are looked for at a place that depends on it, so that daemons
+        which share a database seldom take the same one."""
+        self.lease = lease
+        self.next_id = lease.start
+        self._last_slot = lease.start * 40_503 % SLOTS
 
     def _put_share(self, share: Share) -> None:
         super()._put_share(share)
@@ -107,13 +124,15 @@ class State(Known):
         self.requests[request.id] = request
         self.by_share[request.share][request.id] = request
         self.nearby.put(request, self.locations)
-        self.next_id = max(self.next_id, request.id + 1)
+        self._used(request.id)
         if request.kind is Kind.RESERVE:
+            self.booked += request.rate
             for name in self.chain(request.share):
                 self.schedules[name].add(request.start, request.end, request.rate)
         if request.slot:
             self._slots[request.slot] = True
-            self._last_slot = request.slot
+            if request.id in self.lease:
+                self._last_slot = request.slot
 
     def _drop_request(self, request: Request) -> None:
         del self.requests[request.id]
@@ -121,6 +140,7 @@ class State(Known):
         self.status.pop(request.id, None)
         del self.by_share[request.share][request.id]
         if request.kind is Kind.RESERVE:
+            self.booked -= request.rate
             for name in self.chain(request.share):
                 self.schedules[name].remove(request.start, request.end, request.rate)
         if request.slot:

@@ -67,7 +67,9 @@ class Keeper(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class _Waiting:
+class Waiting:
+    """A statement that waits for its reply."""
+
     speaker: str
     statement: Statement
     reply: asyncio.Future[Reply]
@@ -94,7 +96,7 @@ class Service:
         self._on_reload = on_reload
         self._gate = gate
         self._default_deny = default_deny
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._queue: asyncio.Queue[Waiting | None] = asyncio.Queue()  # None: look at the state
         self._runtime = Runtime((), default_deny)
         self._committed = Committed()
         self._turn = asyncio.Lock()
@@ -133,7 +135,7 @@ class Service:
 
         `show` is how the reply will be rendered: a long one comes with that done (`Reply.shown`).
         """
-        waiting = _Waiting(speaker, statement, asyncio.get_running_loop().create_future(), show)
+        waiting = Waiting(speaker, statement, asyncio.get_running_loop().create_future(), show)
         self._queue.put_nowait(waiting)
         return waiting.reply
 
@@ -217,43 +219,51 @@ class Service:
             if self._reviver is not None:
                 self._reviver.cancel()
 
-    async def _next(self) -> list[_Waiting]:
+    async def _next(self) -> list[Waiting]:
         """What waits now, or nothing when a request starts or ends first."""
-        due = self._runtime.next_event()
-        nap = DOUBTFUL_NAP if self._doubtful else LONGEST_NAP
-        if due is not None:
-            nap = min(nap, max(0.0, (due - self._clock()) / 1000))
-        batch: list[_Waiting] = []
+        batch: list[Waiting | None] = []
         try:
-            async with asyncio.timeout(nap):
+            async with asyncio.timeout(self._nap()):
                 batch.append(await self._queue.get())
         except TimeoutError:
-            return batch
+            return [waiting for waiting in batch if waiting is not None]
         while len(batch) < BATCH and not self._queue.empty():
             batch.append(self._queue.get_nowait())
-        return batch
+        return [waiting for waiting in batch if waiting is not None]
 
-    async def _serve(self, batch: list[_Waiting]) -> None:
+    def _nap(self) -> float:
+        """Seconds until something is to be done that nobody asks for."""
+        due = self._runtime.next_event()
+        nap = DOUBTFUL_NAP if self._doubtful else LONGEST_NAP
+        return nap if due is None else min(nap, max(0.0, (due - self._clock()) / 1000))
+
+    async def _serve(self, batch: list[Waiting]) -> None:
         now = self._clock()
         runtime = self._runtime
         changes = runtime.overdue(now, SLICE)
-        await _eased(runtime.burden(changes), runtime.apply, changes)
+        await eased(runtime.burden(changes), runtime.apply, changes)
         settled: list[Settled] = []
-        replies: list[tuple[_Waiting, Reply]] = []
+        replies: list[tuple[Waiting, Reply]] = []
         for waiting in batch:
             reply, more = await self._judge(waiting, now)
             if more:
                 if runtime.needs_settling(more):
                     settled.append(await self._settle(now))
-                await _eased(runtime.burden(more), runtime.apply, more)
+                await eased(runtime.burden(more), runtime.apply, more)
                 changes.extend(more)
             replies.append((waiting, reply))
         # While the store is away only time changes anything. What it ended is found to be over again by the load that is to come.
         if changes and not self._doubtful:
             await self._keeper.keep(changes)
             await self._commit(changes)
-        _answer(replies)
+        answer(replies)
         settled.append(await self._settle(now))
+        await self._act(settled)
+        if len(batch) == BATCH:
+            await asyncio.sleep(0)  # a full queue never waits, and the sessions need their turn
+
+    async def _act(self, settled: Sequence[Settled]) -> None:
+        """Hand on what settling did: to the switches, and to those who listen."""
         for one in settled:
             if one.delta:
                 self._on_delta(one.delta)
@@ -261,12 +271,10 @@ class Service:
             for first in range(0, len(one.notices), SLICE):
                 self.tell(one.notices[first : first + SLICE])
                 await asyncio.sleep(0)
-        if len(batch) == BATCH:
-            await asyncio.sleep(0)  # a full queue never waits, and the sessions need their turn
 
     async def _settle(self, now: int) -> Settled:
         runtime = self._runtime
-        return await _eased(runtime.collect(now, SLICE), runtime.settle, now, True)
+        return await eased(runtime.collect(now, SLICE), runtime.settle, now, True)
 
     async def _commit(self, changes: Sequence[Change]) -> None:
         for first in range(0, len(changes), COMMITTED):
@@ -277,10 +285,10 @@ class Service:
         if any(isinstance(change.value, (Principal, Share)) for change in changes):
             self.generation += 1
 
-    async def _judge(self, waiting: _Waiting, now: int) -> tuple[Reply, Sequence[Change]]:
+    async def _judge(self, waiting: Waiting, now: int) -> tuple[Reply, Sequence[Change]]:
         runtime, statement = self._runtime, waiting.statement
         try:
-            outcome = await _eased(runtime.weight(statement), runtime.execute, waiting.speaker, statement, now)
+            outcome = await eased(runtime.weight(statement), runtime.execute, waiting.speaker, statement, now)
             reply = outcome.reply
             if reply.code is Code.OK and outcome.changes:
                 reply = self._gate(outcome.changes, reply)
@@ -295,7 +303,7 @@ class Service:
             return no("store", "not stored, nothing changed: the store is away"), ()
         return reply, outcome.changes
 
-    async def _fall_back(self, batch: list[_Waiting], reason: str) -> None:
+    async def _fall_back(self, batch: list[Waiting], reason: str) -> None:
         """Go back to what was committed, answer what only asked, refuse what would change something, and try to load."""
         self._doubtful = True
         async with self._turn:
@@ -305,7 +313,7 @@ class Service:
             for waiting in batch:
                 if not waiting.reply.done():
                     reply, _ = await self._judge(waiting, now)
-                    _answer([(waiting, no("store", reason) if reply.reason_code == "store" else reply)])
+                    answer([(waiting, no("store", reason) if reply.reason_code == "store" else reply)])
         if self._reviver is None or self._reviver.done():
             self._reviver = asyncio.create_task(self._revive(), name="store-revive")
 
@@ -329,14 +337,14 @@ class Service:
             pause = min(2 * pause, RETRY[1])
 
 
-async def _eased(weight: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def eased(weight: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do work of that weight, here or in a thread."""
     if weight > HEAVY:
         return await asyncio.to_thread(work, *args, **kwargs)
     return work(*args, **kwargs)
 
 
-def _answer(replies: Iterable[tuple[_Waiting, Reply]]) -> None:
+def answer(replies: Iterable[tuple[Waiting, Reply]]) -> None:
     for waiting, reply in replies:
         if not waiting.reply.done():
             waiting.reply.set_result(reply)

@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._next = 0
         self._transport: asyncio.Transport | None = None
         self.on_notice: Callable[[str, Any], None] | None = None
+        self.heard = 0.0  # the loop's time when something came last
         self.closed = asyncio.Event()
 
     async def call(self, method: str, params: Sequence[object]) -> Any:
@@ -115,6 +116,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        self.heard = asyncio.get_running_loop().time()
         try:
             for text in self._framer.feed(data):
                 self._receive(json.loads(text))

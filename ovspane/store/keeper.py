@@ -39,7 +39,7 @@ class StoreKeeper:
         """Everything that was kept, in an order in which a new state can apply it."""
         records = await self._store.load()
         try:
-            return list(_values(records))
+            return list(values_of(records))
         except (ValueError, KeyError, TypeError) as problem:
             raise StoreError(f"the database holds what this version cannot read: {problem}") from problem
 
@@ -60,13 +60,14 @@ def _records(changes: Sequence[Change]) -> tuple[list[Record], list[Key]]:
             if isinstance(change.value, Request | Hint):  # ids are never used twice, not even after a crash
                 puts["Setting", NEXT_ID] = record_of(Counter(change.value.id + 1))
         else:
-            for key in _keys(change):
+            for key in keys_of(change):
                 puts.pop(key, None)
                 drops[key] = None
     return list(puts.values()), list(drops)
 
 
-def _keys(change: Drop) -> Iterator[Key]:
+def keys_of(change: Drop) -> Iterator[Key]:
+    """The rows that a value has."""
     match change.value:
         case Share(name=name):
             yield "Share", name
@@ -152,8 +153,9 @@ def _at(ms: int) -> Time:
 # --- reading
 
 
-def _values(records: Sequence[Record]) -> Iterator[Value]:
-    """Principals, then shares from the root down with their buckets, then requests and hints by id."""
+def values_of(records: Sequence[Record], part: bool = False) -> Iterator[Value]:
+    """Principals, then shares from the root down with their buckets, then requests and hints by id. With only a `part` of the
+    records, shares and buckets come in any order."""
     tables: dict[str, dict[str, Mapping[str, Any]]] = {}
     for record in records:
         tables.setdefault(record.table, {})[record.key] = record.columns
@@ -162,7 +164,11 @@ def _values(records: Sequence[Record]) -> Iterator[Value]:
         yield Counter(int(settings[NEXT_ID]["value"]))
     for name, columns in tables.get("Principal", {}).items():
         yield Principal(name, frozenset(_binding(text) for text in columns["bindings"]), AddressSet.parse(*columns["locations"]))
-    yield from _ordered_shares(tables.get("Share", {}), settings)
+    if part:
+        yield from (_share(name, columns) for name, columns in tables.get("Share", {}).items())
+        yield from (_bucket(name.removeprefix(BUCKET), settings) for name in settings if name.startswith(BUCKET))
+    else:
+        yield from _ordered_shares(tables.get("Share", {}), settings)
     for number, columns in sorted(tables.get("Request", {}).items(), key=lambda row: int(row[0])):
         yield _request(int(number), columns)
     for number, columns in sorted(tables.get("Hint", {}).items(), key=lambda row: int(row[0])):
@@ -186,11 +192,15 @@ def _ordered_shares(rows: Mapping[str, Mapping[str, Any]], settings: Mapping[str
         seen += 1
         yield _share(name, rows[name])
         if BUCKET + name in settings:
-            level, at = settings[BUCKET + name]["value"].split()
-            yield Bucket(name, int(level), int(at))
+            yield _bucket(name, settings)
         pending += below.pop(name, [])
     if seen != len(rows):
         raise ValueError(f"shares without a parent: {', '.join(sorted(name for names in below.values() for name in names))}")
+
+
+def _bucket(share: str, settings: Mapping[str, Mapping[str, Any]]) -> Bucket:
+    level, at = settings[BUCKET + share]["value"].split()
+    return Bucket(share, int(level), int(at))
 
 
 def _share(name: str, columns: Mapping[str, Any]) -> Share:

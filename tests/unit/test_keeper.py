@@ -13,7 +13,7 @@ from ovspane.policy.runtime import Runtime
 from ovspane.policy.shares import Bucket, Hint, Principal, Privileges, Request, Share
 from ovspane.policy.state import Counter, Drop, Put, Value
 from ovspane.store import MemoryStore, StoreError
-from ovspane.store.keeper import StoreKeeper, _values, record_of
+from ovspane.store.keeper import StoreKeeper, record_of, values_of
 from ovspane.store.records import Record, checked
 
 GROUP = parse_flowgroup("(user=Alice, dstHost={10.0.0.0/24, 10.0.2.1}, dstPort={80, 8000-8080}, transport=TCP)")
@@ -57,7 +57,7 @@ VALUES: list[Value] = [
 def test_a_value_comes_back_as_it_went(value: Value) -> None:
     needed = [other for other in VALUES if isinstance(other, Share)] if isinstance(value, Share | Bucket) else [value]
     records = [record_of(other) for other in {id(v): v for v in [*needed, value]}.values()]
-    assert value in list(_values([checked(record) for record in records]))
+    assert value in list(values_of([checked(record) for record in records]))
 
 
 def test_a_state_that_was_kept_loads_as_it_was() -> None:

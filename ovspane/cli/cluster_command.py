@@ -1,0 +1,133 @@
+"""`ovspane cluster`: this host's member of the database that many hosts share (ovspane(8)).
+
+Above: cli.main. Below: store.member. Exit status: 0 done, 1 not done, 2 bad usage; `status` gives 1 when there is no leader.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ovspane.store.member import ELECTION_MS, PORT, RAFT_PORT, Member, Serving, split
+from ovspane.store.records import StoreError
+
+FOLDER = "/var/lib/ovspane/cluster"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the subparsers of `ovspane`."""
+    parser = subparsers.add_parser(
+        "cluster",
+        help="this host's member of the database that many hosts share",
+        description="Make, run and look after this host's member of the database cluster. See ovspane(8).",
+    )
+    parser.add_argument("--dir", type=Path, default=Path(FOLDER), help=f"where the member lives ({FOLDER})")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, help="one of those below")
+
+    def action(name: str, text: str, work: Any) -> argparse.ArgumentParser:
+        one: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+        one.set_defaults(run=run, work=work)
+        return one
+
+    create = action("create", "make a new cluster with this host as its first member", _create)
+    join = action("join", "make this host a member of a cluster that there is", _join)
+    for one in (create, join):
+        one.add_argument("local", metavar="ADDRESS", help=f"tcp:IP[:{RAFT_PORT}] or ssl:…, where this member hears the others")
+        one.add_argument("--listen", metavar="ADDRESS", help=f"where it hears daemons; default: the same IP, port {PORT}")
+        one.add_argument("--certificate", default="", metavar="FILE", help="of this member, for ssl: (PEM)")
+        one.add_argument("--key", default="", metavar="FILE", help="of the certificate (PEM)")
+        one.add_argument("--authority", default="", metavar="FILE", help="that signs the others' certificates (PEM)")
+    timer = f"silence after which a leader is replaced ({ELECTION_MS})"
+    create.add_argument("--election-timer", type=int, default=ELECTION_MS, metavar="MS", help=timer)
+    create.add_argument("--from", dest="contents", type=Path, metavar="FILE", help="contents: a database of one host, or a backup")
+    join.add_argument("remotes", nargs="+", metavar="MEMBER", help="where members of the cluster hear each other")
+    action("run", "run the member's ovsdb-server in the foreground (what ovspane-db.service does)", _serve)
+    action("status", "what the member says of the cluster, and which daemons use it", _status)
+    action("leave", "leave the cluster for good", _leave)
+    kick = action("kick", "remove another member, which will not come back", _kick)
+    kick.add_argument("server", metavar="SERVER", help="its id as `status` has it, or its address")
+    for name, text, work in (
+        ("backup", "write the database to a file", _backup),
+        ("restore", "make the database what a backup has; what was admitted since is gone", _restore),
+    ):
+        action(name, text, work).add_argument("file", type=Path, metavar="FILE")
+    action("upgrade", "bring the database to this version's schema, once on one member", _upgrade)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        return int(args.work(Member(args.dir), args))
+    except (StoreError, OSError) as problem:
+        print(f"ovspane: {problem}", file=sys.stderr)
+        return 1
+
+
+def _with_port(address: str, port: int) -> str:
+    """tcp:IP as tcp:IP:PORT."""
+    host = address.partition(":")[2]
+    return address if host.rpartition("]")[2].startswith(":") or (host.count(":") == 1 and "]" not in host) else f"{address}:{port}"
+
+
+def _serving(args: argparse.Namespace) -> Serving:
+    kind, host, _ = split(_with_port(args.local, RAFT_PORT))
+    listen = _with_port(args.listen, PORT) if args.listen else f"{kind}:{host}:{PORT}"
+    return Serving(listen, args.certificate, args.key, args.authority)
+
+
+def _create(member: Member, args: argparse.Namespace) -> int:
+    member.create(_with_port(args.local, RAFT_PORT), _serving(args), args.election_timer, args.contents)
+    print(f"made {member.database}; now run it: systemctl enable --now ovspane-db")
+    return 0
+
+
+def _join(member: Member, args: argparse.Namespace) -> int:
+    remotes = [_with_port(remote, RAFT_PORT) for remote in args.remotes]
+    member.join(_with_port(args.local, RAFT_PORT), remotes, _serving(args))
+    print(f"made {member.database}; it joins when it runs: systemctl enable --now ovspane-db")
+    return 0
+
+
+def _serve(member: Member, args: argparse.Namespace) -> int:
+    command = member.command()
+    os.umask(0o077)
+    os.environ["OVS_RUNDIR"] = str(member.folder)
+    os.execvp(command[0], command)
+
+
+def _status(member: Member, args: argparse.Namespace) -> int:
+    text = member.status()
+    print(text)
+    print("Daemons:")
+    for host, name in member.daemons():
+        print(f"    {host} ({name})")
+    return 0 if "Status: cluster member" in text and "Leader: unknown" not in text else 1
+
+
+def _leave(member: Member, args: argparse.Namespace) -> int:
+    member.leave()
+    print(f"left; stop ovspane-db, and remove {member.folder} before it joins again")
+    return 0
+
+
+def _kick(member: Member, args: argparse.Namespace) -> int:
+    member.kick(args.server)
+    return 0
+
+
+def _backup(member: Member, args: argparse.Namespace) -> int:
+    member.backup(args.file)
+    return 0
+
+
+def _restore(member: Member, args: argparse.Namespace) -> int:
+    member.restore(args.file)
+    return 0
+
+
+def _upgrade(member: Member, args: argparse.Namespace) -> int:
+    before, after = member.upgrade()
+    print(f"schema {before} is current" if before == after else f"schema {before} is now {after}")
+    return 0

@@ -1,0 +1,166 @@
+"""The policy's values in a database that many daemons share: what others changed, and changes that hold only if nothing was missed.
+
+Above: server.shared_service. Below: cluster (records, versions), keeper (values ↔ records), policy.sharing (which versions).
+
+What was taken (`load`, `take`) and the versions at that instant go together: `commit` guards with those versions, so a decision
+made on what was taken passes only if nothing that it read has changed since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ovspane.policy.known import Change, Put, Value
+from ovspane.policy.shares import Hint, Request
+from ovspane.policy.sharing import STRUCTURE, Footprint
+from ovspane.store.cluster import ClusterStore, Guard
+from ovspane.store.keeper import LONG, NEXT_ID, keys_of, record_of, values_of
+from ovspane.store.records import Key, Record, StoreError
+
+#: ids that a daemon takes at once
+LEASE: Final = 512
+IDS: Final = "ids"  # the version that guards the next free id
+_COUNTER: Final = ("Setting", NEXT_ID)
+_VALUES: Final = ("Principal", "Share", "Request", "Hint")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What others changed: values that are there, and keys that are gone."""
+
+    puts: tuple[Value, ...] = ()
+    gone: tuple[Key, ...] = ()
+
+
+class SharedKeeper:
+    """On a `ClusterStore` that runs."""
+
+    def __init__(self, store: ClusterStore) -> None:
+        self.store = store
+        self._versions: dict[str, tuple[str, int]] = {}
+
+    @property
+    def synced(self) -> bool:
+        return self.store.synced
+
+    async def load(self) -> list[Value]:
+        """All values. Raises StoreError when there is no leader to ask."""
+        if not self.synced:
+            raise self.store.failure or StoreError(self.store.reason)
+        return await self.copy()
+
+    async def copy(self) -> list[Value]:
+        """All values of the copy that we have, however old. Raises StoreError when it cannot be understood."""
+        replica = self.store.replica
+        replica.forget()
+        self._versions = {}
+        for name, uuid in ((key[1], uuid) for key, uuid in replica.uuids.items() if key[0] == "Version"):
+            self._versions[name] = (uuid, _number(replica.records["Version", name]))
+        records = list(replica.records.values())
+        return await asyncio.to_thread(_values, records)
+
+    async def take(self) -> Taken:
+        """What changed since the last call or `load`; from now on `commit` is guarded by the versions of this instant.
+
+        Raises StoreError when it cannot be understood.
+        """
+        replica = self.store.replica
+        changed = list(replica.changed)
+        replica.forget()
+        records: list[Record] = []
+        gone: list[Key] = []
+        for key in changed:
+            table, name = key
+            record = replica.records.get(key)
+            if key == _COUNTER:
+                continue  # each daemon has ids of its own
+            if table == "Version":
+                self._note_version(name, replica.uuids.get(key), record)
+            elif record is not None:
+                records.append(record)
+            elif table in _VALUES:
+                gone.append(key)
+        if not records:
+            return Taken((), tuple(gone))
+        long = len(records) > LONG
+        return Taken(tuple(await asyncio.to_thread(_values, records, True) if long else _values(records, True)), tuple(gone))
+
+    def _note_version(self, name: str, uuid: str | None, record: Record | None) -> None:
+        if record is None or uuid is None:
+            self._versions.pop(name, None)
+        else:
+            self._versions[name] = (uuid, _number(record))
+
+    def there(self, value: Request | Hint) -> bool:
+        """Whether the database still has the request or hint."""
+        return ("Request" if isinstance(value, Request) else "Hint", str(value.id)) in self.store.replica.records
+
+    async def keep(self, changes: Sequence[Change]) -> None:
+        """Changes that depend on nothing but the structure. Raises as `commit` does."""
+        await self.commit(changes, Footprint(frozenset({STRUCTURE}), frozenset({STRUCTURE})))
+
+    async def commit(self, changes: Sequence[Change], footprint: Footprint) -> None:
+        """Make changes durable; raises as `ClusterStore.commit` does."""
+        long = len(changes) > LONG
+        puts, drops = await asyncio.to_thread(_records, changes) if long else _records(changes)
+        present = tuple(self._key(number) for number in sorted(footprint.present))
+        guard = Guard({name: self._versions.get(name) for name in footprint.reads}, footprint.writes, footprint.gone, present)
+        await self.store.commit(list(puts.values()), drops, guard)
+        replica = self.store.replica
+        for key in [*puts, *drops]:  # our own changes came back before the answer; what we know needs not be read
+            if replica.records.get(key) == puts.get(key):
+                replica.changed.pop(key, None)
+
+    def _key(self, number: int) -> Key:
+        key = ("Request", str(number))
+        return key if key in self.store.replica.records else ("Hint", str(number))
+
+    async def lease(self) -> range:
+        """Ids that nobody else gives. Raises as `commit` does."""
+        records = self.store.replica.records
+        row = records.get(_COUNTER)
+        if row is None:
+            first = 1 + max((int(key) for table, key in records if table in ("Request", "Hint")), default=0)
+        else:
+            first = int(str(row.columns["value"]))
+        lease = range(first, first + LEASE)
+        guard = Guard({IDS: self._versions.get(IDS)}, frozenset({IDS}), frozenset(), ())
+        await self.store.commit([Record(*_COUNTER, {"value": str(lease.stop)})], [], guard)
+        return lease
+
+
+def _number(record: Record) -> int:
+    return int(str(record.columns["number"]))
+
+
+def _records(changes: Iterable[Change]) -> tuple[dict[Key, Record], list[Key]]:
+    """What to put, and what to delete. A slot has a row of its own, whose index keeps two requests from having the same."""
+    puts: dict[Key, Record] = {}
+    drops: dict[Key, None] = {}
+    for change in changes:
+        value = change.value
+        slot = value.slot if isinstance(value, Request) else 0
+        if isinstance(change, Put):
+            records = [record_of(value)]
+            if slot and isinstance(value, Request):
+                records.append(Record("Slot", str(slot), {"request": value.id}))
+            for record in records:
+                puts[record.table, record.key] = record
+                drops.pop((record.table, record.key), None)
+        else:
+            for key in [*keys_of(change), *([("Slot", str(slot))] if slot else [])]:
+                puts.pop(key, None)
+                drops[key] = None
+    return puts, list(drops)
+
+
+def _values(records: Sequence[Record], part: bool = False) -> list[Value]:
+    """Raises StoreError."""
+    try:
+        return list(values_of(records, part))
+    except (ValueError, KeyError, TypeError) as problem:
+        raise StoreError(f"the database holds what this version cannot read: {problem}") from problem
+

@@ -1,0 +1,266 @@
+"""Many daemons' services on one real cluster, in one process: nothing is given away twice, all end up with the same state."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from ovspane.lang.parser import parse
+from ovspane.lang.replies import Code, Reply
+from ovspane.server.shared_service import SharedService
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.shared_keeper import SharedKeeper
+from tests.cluster import Member, leader_of, loopback_cluster, remotes
+
+
+def clock() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@pytest.fixture
+def members() -> Iterator[list[Member]]:
+    with tempfile.TemporaryDirectory(prefix="ovspane.", dir="/tmp") as folder, loopback_cluster(Path(folder)) as made:
+        yield made
+
+
+class Party:
+    """One daemon's service."""
+
+    def __init__(self, where: str, name: str) -> None:
+        self.store = ClusterStore(where, name)
+        self.service = SharedService(SharedKeeper(self.store), clock=clock)
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self.tasks.append(asyncio.create_task(self.store.run()))
+        await self.store.until_synced(20)
+        await self.service.load()
+        self.tasks.append(asyncio.create_task(self.service.run()))
+
+    async def say(self, text: str, speaker: str = "root") -> Reply:
+        async with asyncio.timeout(30):
+            return await self.service.ask(speaker, parse(text))
+
+    async def do(self, text: str) -> Reply:
+        reply = await self.say(text)
+        assert reply.code is Code.OK, f"{text} -> {reply}"
+        return reply
+
+    async def stop(self) -> None:
+        for task in reversed(self.tasks):
+            task.cancel()
+        for outcome in await asyncio.gather(*self.tasks, return_exceptions=True):
+            assert outcome is None or isinstance(outcome, asyncio.CancelledError), outcome
+
+
+@contextlib.asynccontextmanager
+async def parties(where: str, count: int = 3) -> AsyncIterator[list[Party]]:
+    made = [Party(where, f"d{number}") for number in range(count)]
+    try:
+        for one in made:
+            await one.start()
+        yield made
+    finally:
+        for one in made:
+            await one.stop()
+
+
+async def agree(made: list[Party], seconds: float = 10.0) -> None:
+    """Wait until all have the same requests, shares and principals."""
+
+    def view(one: Party) -> object:
+        state = one.service.state
+        return dict(state.requests), dict(state.shares), dict(state.principals), set(state.hints)
+
+    async with asyncio.timeout(seconds):
+        while any(view(one) != view(made[0]) for one in made[1:]):
+            await asyncio.sleep(0.02)
+
+
+def test_the_last_room_is_given_away_once(members: list[Member]) -> None:
+    """1 000 racing reservations of 1 Mb from three daemons for a share with room for 100."""
+
+    async def main() -> None:
+        async with parties(remotes(members)) as made:
+            await made[0].do("NewShare a for (*) [reserve <= 100Mb] on rootShare.")
+            for number, one in enumerate(made):  # so that each has ids, and versions are there
+                await one.do(f"reserve(dstPort={2000 + number}) = 1Mb on a to +1h.")
+            for _ in range(3):
+                await agree(made)
+                await made[0].do(f"Cancel {min(made[0].service.state.requests)}.")
+            await agree(made)
+            ports = iter(range(1, 1001))
+
+            async def ask(one: Party) -> list[Reply]:
+                return [await one.say(f"reserve(dstPort={port}) = 1Mb on a to +1h.") for port in ports]
+
+            replies = [reply for part in await asyncio.gather(*map(ask, made * 4)) for reply in part]
+            assert len(replies) == 1000
+            granted = [reply for reply in replies if reply.code is Code.OK]
+            assert len(granted) == 100
+            assert {reply.reason_code for reply in replies if reply.code is not Code.OK} == {"no-room"}
+            await agree(made)
+            ids = {reply.fields["id"] for reply in granted}
+            assert len(ids) == 100
+            for one in made:
+                reserved = {number: one for number, one in one.service.state.requests.items() if one.slot}
+                assert set(reserved) == ids
+                assert one.service.state.schedules["a"].total_at(clock()) == 100_000_000
+                assert len({request.slot for request in reserved.values()}) == 100
+            races = [one.service.races for one in made]
+            print("races lost:", races)
+            assert sum(races) > 0
+
+    asyncio.run(main())
+
+
+def test_what_one_daemon_answered_binds_the_others_at_once(members: list[Member]) -> None:
+    """No daemon may judge on a copy that lacks what another one has answered already."""
+
+    async def main() -> None:
+        async with parties(remotes(members), 2) as (one, other):
+            for name in ("a", "b"):
+                await one.do(f"NewShare {name} for (*) [deny = True, allow = True] on rootShare.")
+            await one.do("NewShare c for (*) [deny = True, allow = True] on b.")
+            await agree([one, other])
+            for port in range(1, 40):
+                await one.do(f"deny(dstPort={port}) on b to +1h.")
+                assert (await other.say(f"allow(dstPort={port}) on a to +1h.")).reason_code == "overridden", port
+                opener = await other.do(f"allow(dstPort={port}) on c to +1h.")
+                opened = await one.do(f"allow(dstPort={port}) on c to +1h.")
+                assert (await one.say(f"deny(dstPort={port}) on b to +1h.")).reason_code == "overridden", port
+                await one.do(f"Cancel {opener.fields['id']}.")
+                await other.do(f"Cancel {opened.fields['id']}.")
+                await one.do(f"deny(dstPort={port}) on b to +1h.")
+            await agree([one, other])
+
+    asyncio.run(main())
+
+
+def test_shares_grants_and_ends_are_seen_by_all(members: list[Member]) -> None:
+    async def main() -> None:
+        async with parties(remotes(members)) as made:
+            one, two, three = made
+            await one.do("NewShare a for (*) [reserve <= 10Mb] on rootShare.")
+            await one.do("AddUser Alice.")
+            await one.do("Grant a to Alice.")
+            await agree(made)
+            reply = await two.say("reserve(dstPort=80) = 4Mb on a to +1s.", "Alice")
+            assert reply.code is Code.OK
+            kept = await three.say("reserve(dstPort=81) = 4Mb on a to +1h.", "Alice")
+            assert kept.code is Code.OK
+            await agree(made)
+            assert len(one.service.state.requests) == 2
+            async with asyncio.timeout(10):
+                while len(one.store.replica.records) == 0 or any(len(p.service.state.requests) != 1 for p in made):
+                    await asyncio.sleep(0.05)
+                while ("Request", str(reply.fields["id"])) in one.store.replica.records:
+                    await asyncio.sleep(0.05)
+            assert sum(table == "Slot" for table, _ in one.store.replica.records) == 1
+            await one.do("DropUser Alice.")
+            await agree(made)
+            assert not three.service.state.requests
+            assert (await three.say("reserve(dstPort=80) = 4Mb on a to +1s.", "Alice")).reason_code == "not-holder"
+            await three.do("DropShare a.")
+            await agree(made)
+            assert not [key for key in one.store.replica.records if key[0] in ("Slot", "Request")]
+            assert ("Version", "room:a") not in one.store.replica.records
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["killed", "hung"])
+def test_a_lost_leader_loses_and_doubles_nothing(members: list[Member], how: str) -> None:
+    """The leader dies or hangs under a load of statements: whatever was answered OK is there, once, and nothing else."""
+
+    async def main() -> None:
+        async with parties(remotes(members)) as made:
+            await made[0].do("NewShare a for (*) [reserve <= 10Gb] on rootShare.")
+            await agree(made)
+            granted: set[int] = set()
+            others: list[Reply] = []
+            ending = asyncio.Event()
+            last = [0.0, 0.0]  # the longest time without an OK, and when the last came
+
+            async def load(one: Party, base: int) -> None:
+                number = 0
+                while not ending.is_set():
+                    number += 1
+                    reply = await one.say(f"reserve(srcPort={base}, dstPort={number}) = 1kb on a to +1h.")
+                    now = time.monotonic()
+                    if reply.code is Code.OK:
+                        granted.add(int(str(reply.fields["id"])))
+                        last[0] = max(last[0], now - last[1]) if last[1] else 0.0
+                        last[1] = now
+                    else:
+                        others.append(reply)
+
+            tasks = [asyncio.create_task(load(one, 10 * n + k)) for n, one in enumerate(made) for k in (1, 2)]
+            await asyncio.sleep(1.0)
+            first = leader_of(members)
+            if how == "killed":
+                first.kill()
+            else:
+                first.signal(signal.SIGSTOP)
+            before = len(granted)
+            async with asyncio.timeout(20):
+                while len(granted) < before + 30:
+                    await asyncio.sleep(0.05)
+            ending.set()
+            await asyncio.gather(*tasks)
+            print(f"{how}: {len(granted)} granted, {len(others)} refused, longest pause {last[0]:.2f} s")
+            await agree(made)
+            assert others == []
+            assert set(made[0].service.state.requests) == granted
+            assert made[0].service.state.schedules["a"].total_at(clock()) == 1000 * len(granted)
+            # And the member that was away catches up by its log.
+            if how == "killed":
+                first.start()
+            else:
+                first.signal(signal.SIGCONT)
+            async with asyncio.timeout(20):
+                while not first.joined():
+                    await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+
+
+def test_without_a_majority_requests_end_in_time_and_changes_are_refused(members: list[Member]) -> None:
+    async def main() -> None:
+        async with parties(remotes(members), 2) as made:
+            one, other = made
+            await one.do("NewShare a for (*) [reserve <= 10Mb] on rootShare.")
+            reply = await one.do("reserve(dstPort=80) = 4Mb on a to +3s.")
+            await one.do("reserve(dstPort=81) = 4Mb on a to +1h.")
+            await agree(made)
+            for member in members[:2]:
+                member.kill()
+            refused = await other.say("reserve(dstPort=82) = 1Mb on a to +1h.")
+            assert refused.reason_code == "store"
+            assert "not stored" in refused.text
+            assert other.service.store_away
+            started = time.monotonic()
+            assert (await other.say("reserve(dstPort=82) = 1Mb on a to +1h.")).reason_code == "store"
+            assert time.monotonic() - started < 3  # at once, after the first wait
+            listed = await other.say("ListRequests.")
+            assert listed.lines is not None
+            async with asyncio.timeout(5):
+                while reply.fields["id"] in other.service.state.requests:
+                    await asyncio.sleep(0.05)
+            for member in members[:2]:
+                member.start()
+            async with asyncio.timeout(20):
+                while one.service.store_away or other.service.store_away:
+                    await asyncio.sleep(0.05)
+            await one.do("reserve(dstPort=83) = 6Mb on a to +1h.")
+            assert (await other.say("reserve(dstPort=84) = 1Mb on a to +1h.")).reason_code == "no-room"
+            await agree(made)
+
+    asyncio.run(main())
