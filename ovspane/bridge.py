@@ -16,7 +16,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovspane.flowpush import BridgeSession, FlowKey, MeterError, PushError, Refused, SessionError, SyncCounts, difference
+from ovspane.desired import LONG
+from ovspane.flowpush import (
+    BridgeSession,
+    Difference,
+    FlowKey,
+    MeterError,
+    PushError,
+    Refused,
+    SessionError,
+    SyncCounts,
+    difference,
+)
 from ovspane.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.network.placement import Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, FlowRule, Meter
@@ -169,6 +180,10 @@ class BridgeTwin:
 
     # --- to the plan
 
+    def due_flows(self, plan: Plan) -> int:
+        """How many flows `take` will look at."""
+        return len(plan.flows) if self._installed is None else len(self._dirty)
+
     def take(self, plan: Plan, ready: Callable[[int], bool]) -> Work:
         """What is to be done now. `ready` says whether a queue id may be named by flows yet; flows that have to wait for theirs
         are noted for the next time."""
@@ -304,10 +319,10 @@ class BridgeTwin:
                 self._our_meters.add(meter.id)
 
     async def _make_flows(self, session: BridgeSession, work: Work, installed: dict[FlowKey, FlowRule]) -> SyncCounts:
-        desired = {key: rule for key, rule in work.flows.items() if rule is not None and self._possible(key, rule)}
-        concerned = installed.keys() - work.held if work.whole else work.flows.keys() & installed.keys()
-        actual = {key: installed[key] for key in concerned}
-        adds, deletes, changed = difference(desired, actual)
+        if len(work.flows) > LONG:
+            adds, deletes, changed = await asyncio.to_thread(self._difference, work, installed)
+        else:
+            adds, deletes, changed = self._difference(work, installed)
         if adds or deletes:
             await session.push(adds, deletes)
         for rule in adds:
@@ -317,6 +332,11 @@ class BridgeTwin:
         if self._watch.news and self._watch.concerns({rule.key for rule in (*adds, *deletes)}):
             self._watch.lost = True  # somebody else changed one of these meanwhile, before us or after us
         return SyncCounts(len(adds) - changed, changed, len(deletes), len(installed) - len(adds))
+
+    def _difference(self, work: Work, installed: Mapping[FlowKey, FlowRule]) -> Difference:
+        desired = {key: rule for key, rule in work.flows.items() if rule is not None and self._possible(key, rule)}
+        concerned = installed.keys() - work.held if work.whole else work.flows.keys() & installed.keys()
+        return difference(desired, {key: installed[key] for key in concerned})
 
     def _say(self, problem: str) -> None:
         """Log a refusal, once."""

@@ -30,7 +30,6 @@ from ovspane.lang.statements import Kind
 from ovspane.network.placement import Pipeline
 from ovspane.ovsdb import Change as SwitchChange
 from ovspane.ovsdb import Event, SwitchDb
-from ovspane.policy.hiding import Hiding
 from ovspane.policy.shares import Request
 from ovspane.policy.state import Change, Put
 from ovspane.policy.table import TableDelta
@@ -82,6 +81,7 @@ def scope_of(settings: Settings) -> Scope:
         frozenset(settings.adopt),
         settings.police,
         settings.conjunction,
+        settings.hiding,
     )
 
 
@@ -93,9 +93,8 @@ class Daemon:
         self._ending = asyncio.Event()
         self._failure: BaseException | None = None
         self._switch = SwitchDb(settings.ovsdb)
-        self._reconciler = Reconciler(self._switch, scope_of(settings), self._status)
+        self._reconciler = Reconciler(self._switch, scope_of(settings), self._status, self._note_hidden)
         self._switch.listen(self._tell_switch)
-        self._hiding = Hiding() if settings.hiding else None
 
     def end(self) -> None:
         """Ask for a clean end."""
@@ -213,36 +212,24 @@ class Daemon:
     # --- policy to switch, switch to policy
 
     def _on_delta(self, delta: TableDelta) -> None:
-        if self._hiding is not None:
-            delta = self._hiding.update(delta)
         self._reconciler.change(delta, self._service.runtime.compiler.stages)
-        self._note_hidden()
 
     def _on_reload(self) -> None:
         compiler = self._service.runtime.compiler
-        table = compiler.table
-        if self._hiding is not None:
-            self._hiding = Hiding()
-            self._hiding.update(TableDelta(added=tuple(table.rules.values())))
-            table = self._hiding.visible
-        self._reconciler.reset(table, compiler.stages)
-        self._note_hidden()
+        self._reconciler.reset(compiler.table, compiler.stages)
 
-    def _note_hidden(self) -> None:
-        """The status of requests that have no flow of their own any more, or lie below another one, or have no rules now."""
-        if self._hiding is None:
-            return
+    def _note_hidden(self, number: int) -> None:
+        """The status of a request that may have no flow of its own any more, or lie below another one, or have no rules now."""
         status = self._service.state.status
-        for number in self._hiding.changed:
-            if self._hiding.wholly_hidden(number):
-                self._status(number, HIDDEN)
-            elif status.get(number, "").startswith(HIDDEN):
-                del status[number]
+        if self._reconciler.hider(number):
+            self._status(number, HIDDEN)
+        elif status.get(number, "").startswith(HIDDEN):
+            del status[number]
 
     def _status(self, number: int, text: str) -> None:
         state = self._service.state
-        if self._hiding is not None and self._hiding.wholly_hidden(number):  # whatever became of the flow that it had
-            text = f"{HIDDEN} {','.join(map(str, self._hiding.hiders(number)))}"
+        if hiders := self._reconciler.hider(number):  # whatever became of the flow that it had
+            text = f"{HIDDEN} {','.join(map(str, hiders))}"
         request = state.requests.get(number)
         if request is None or state.status.get(number) == text:
             return

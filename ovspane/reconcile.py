@@ -20,15 +20,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
 from ovspane.bridge import BridgeTwin, Work, gathered
 from ovspane.bridge_lock import BridgeLocks
+from ovspane.desired import LONG, Desired
 from ovspane.flowpush import SessionError, VersionError
-from ovspane.network.placement import FlowKey, Pipeline, Plan
+from ovspane.network.placement import Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, Queue
 from ovspane.ovsdb import Bridge, Change, Event, Interface, OvsdbError, Port, SwitchDb
 from ovspane.ovsdb_queues import DEFAULT_QUEUE, enforceable, foreign_row, unrepresentable
@@ -49,6 +50,8 @@ METER_LOOK = 0.5
 LOCK_SECONDS = 5.0
 #: ports that a status names
 SHOWN = 5
+#: requests whose status is told before the loop gets a turn
+SLICE = 500
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -63,24 +66,27 @@ class Scope:
     adopt: frozenset[str] = frozenset()
     police: Mapping[str, int] = field(default_factory=dict)
     conjunction: bool = True
+    hiding: bool = False
 
     def manages(self, bridge: str) -> bool:
         return not self.names or bridge in self.names
 
 
-def _expected(problem: BaseException | None) -> None:
-    """Raise what is a defect of ours; that a switch or the database is away is none."""
-    if problem is not None and not isinstance(problem, SessionError | TimeoutError | OvsdbError | OSError):
-        raise problem
-
-
 class Reconciler:
     """Keeps the switches as the plan says. `on_status(request id, text)` hears what became of each request."""
 
-    def __init__(self, switch: SwitchDb, scope: Scope, on_status: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        switch: SwitchDb,
+        scope: Scope,
+        on_status: Callable[[int, str], None],
+        on_hidden: Callable[[int], None] = lambda request: None,
+    ) -> None:
+        """`on_hidden(request id)`: `hider` may say something else of it now."""
         self._switch = switch
         self._scope = scope
         self._on_status = on_status
+        self._on_hidden = on_hidden
         self._locks = BridgeLocks(switch.remote, self._on_lock)
         self._queues = Queueing(
             switch, self._has_queues, scope.speeds, self._poke,
@@ -99,29 +105,42 @@ class Reconciler:
         self._pauses: dict[str, tuple[float, float]] = {}
         self._general: str | None = None
         self._troubled: dict[int, str] = {}
-        self.plan = Plan(scope.pipeline, conjunction=scope.conjunction)
+        self._desired = Desired(scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding)
         switch.listen(self._on_event)
 
     # --- what the policy wants
 
+    @property
+    def plan(self) -> Plan:
+        """What every bridge must have, as far as it was taken in."""
+        return self._desired.plan
+
+    def hider(self, request: int) -> list[int]:
+        """The requests below which one lies that has no flow of its own; see policy.hiding."""
+        return self._desired.hider(request)
+
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
-        self._note(self.plan.apply(delta, stages), {rule.request for rule in delta.added})
+        self._desired.change(delta, stages)
+        for rule in delta.added[:SLICE]:  # of a long one `_take_in` tells
+            self._on_status(rule.request, "pending")
+        self._poke()
 
     def reset(self, table: Rules, stages: int) -> None:
         """The whole table may be another."""
-        old, self.plan = self.plan, Plan(self._scope.pipeline, conjunction=self._scope.conjunction)
-        self.plan.apply(TableDelta(tuple(table.rules.values())), stages)
-        changed = {key for key in old.flows.keys() | self.plan.flows if old.flows.get(key) != self.plan.flows.get(key)}
-        self._note(changed, {rule.request for rule in table.rules.values()})
-
-    def _note(self, keys: Iterable[FlowKey], requests: set[int]) -> None:
-        for twin in self._twins.values():
-            twin.touch(keys)
-        for request in requests:
-            self._on_status(request, "pending")
-        self._waiting |= requests
+        self._desired.reset(tuple(table.rules.values()), stages)
         self._poke()
+
+    async def _take_in(self) -> None:
+        """Bring the plan to what the policy wants now."""
+        taken = await self._desired.take_in()
+        for twin in self._twins.values():
+            twin.touch(taken.flows)
+        async for request in _in_turns(taken.requests):
+            self._on_status(request, "pending")
+        async for request in _in_turns(taken.hidden):
+            self._on_hidden(request)
+        self._waiting |= taken.requests
 
     def _poke(self) -> None:
         self._settled.clear()
@@ -150,7 +169,7 @@ class Reconciler:
         """What the kernel has of these queues is another thing now than it was."""
         self._waiting |= {entry.request for slot in queues if (entry := self.plan.guarantees.get(slot)) is not None}
         if 0 in queues:  # the default queue: then nobody's guarantee can be relied on
-            self._waiting |= {entry.request for entry in self.plan.guarantees.values()}
+            self._waiting |= {entry.request for entry in list(self.plan.guarantees.values())}
         self._poke()
 
     def _drives(self, name: str) -> bool:
@@ -185,7 +204,7 @@ class Reconciler:
         self._poke()
 
     def _all_requests(self) -> set[int]:
-        return {number for rule in self.plan.flows.values() if (number := rule.cookie & ~COOKIE_MASK)}
+        return {number for rule in list(self.plan.flows.values()) if (number := rule.cookie & ~COOKIE_MASK)}
 
     def _managed(self) -> dict[str, Bridge]:
         return {name: bridge for name, bridge in self._switch.bridges().items() if self._scope.manages(name)}
@@ -259,6 +278,7 @@ class Reconciler:
 
     async def _pass(self) -> bool:
         """Bring everything to the plan once. True iff it went through everywhere."""
+        await self._take_in()
         managed = self._managed()
         self._locks.want(managed)
         bridges = {name: bridge for name, bridge in managed.items() if self._drives(name)}
@@ -270,7 +290,7 @@ class Reconciler:
         self._news()
         requests, self._waiting = self._waiting, set()
         well = {name: twin for name, twin in self._twins.items() if not self._heal(twin)}
-        work = {name: twin.take(self.plan, self._queues.ready) for name, twin in well.items()}
+        work = {name: await self._taken(twin) for name, twin in well.items()}
         results = await gathered([asyncio.ensure_future(self._bring(twin, work[name])) for name, twin in well.items()])
         for result in results:
             _expected(result)
@@ -280,11 +300,17 @@ class Reconciler:
         if tidied or away:
             held = {key for done in work.values() for key in done.held}
             late = {rule.cookie & ~COOKIE_MASK for key in held if (rule := self.plan.flows.get(key)) is not None}
-            self._report(requests, late, bridges)
+            await self._report(requests, late, bridges)
             self._waiting |= late
         if away or not tidied:
             self._waiting |= requests
         return tidied and not away
+
+    async def _taken(self, twin: BridgeTwin) -> Work:
+        """What is to be done on a bridge; long work is found in a thread."""
+        if twin.due_flows(self.plan) > LONG:
+            return await asyncio.to_thread(twin.take, self.plan, self._queues.ready)
+        return twin.take(self.plan, self._queues.ready)
 
     def _heal(self, twin: BridgeTwin) -> bool:
         """True iff the bridge is away. It gets a task of its own then, so that one that hangs (each attempt may take seconds) does
@@ -456,7 +482,7 @@ class Reconciler:
 
     # --- status
 
-    def _report(self, requests: set[int], late: set[int], bridges: Mapping[str, Bridge]) -> None:
+    async def _report(self, requests: set[int], late: set[int], bridges: Mapping[str, Bridge]) -> None:
         """Tell what became of `requests`, and of all whose troubles changed; those that are `late` are not done yet."""
         troubled: dict[int, str] = {}
         for twin in self._twins.values():
@@ -470,7 +496,7 @@ class Reconciler:
             if general is not None and not self._away:  # that has been said
                 log.warning("%s", general)
         queues: Callable[[int], str] | None = None
-        for request in requests - late:
+        async for request in _in_turns(requests - late):
             if general is not None:
                 status = f"degraded: {general}"
             elif request in troubled:
@@ -565,3 +591,17 @@ class Reconciler:
 def _few(names: Sequence[str]) -> str:
     """Some names, however many there are."""
     return ",".join(names) if len(names) <= SHOWN else f"{','.join(names[:SHOWN])} and {len(names) - SHOWN} more"
+
+
+async def _in_turns(requests: Iterable[int]) -> AsyncIterator[int]:
+    """Each request; the event loop gets a turn after each SLICE of them."""
+    for count, request in enumerate(requests, 1):
+        yield request
+        if count % SLICE == 0:
+            await asyncio.sleep(0)
+
+
+def _expected(problem: BaseException | None) -> None:
+    """Raise what is a defect of ours; that a switch or the database is away is none."""
+    if problem is not None and not isinstance(problem, SessionError | TimeoutError | OvsdbError | OSError):
+        raise problem

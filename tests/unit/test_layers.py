@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "ovspane"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"daemon", "cli", "__main__"}),
     frozenset({"server", "control", "probe", "explain", "metrics", "notify"}),
-    frozenset({"reconcile", "bridge", "watching", "ownership", "queueing", "timers", "accounting", "replay"}),
+    frozenset({"reconcile", "desired", "bridge", "watching", "ownership", "queueing", "timers", "accounting", "replay"}),
     frozenset(
         {
             "flowpush", "flowbytes", "_fastflow", "_fastflow_py", "ovsdb_queues", "openflow", "ofwatch", "oxm",
