@@ -25,6 +25,7 @@ from typing import Any
 
 from ovspane import garbage
 from ovspane.config import Settings, address
+from ovspane.enforcing import Scope
 from ovspane.lang.replies import Code, Notice, Reply, no
 from ovspane.lang.statements import Kind
 from ovspane.network.placement import Pipeline
@@ -33,7 +34,7 @@ from ovspane.ovsdb import Event, SwitchDb
 from ovspane.policy.shares import Request
 from ovspane.policy.state import Change, Put
 from ovspane.policy.table import TableDelta
-from ovspane.reconcile import Reconciler, Scope
+from ovspane.reconcile import Reconciler
 from ovspane.server.accepting import Acceptor
 from ovspane.server.compat import CompatListener
 from ovspane.server.listener import UnixListener

@@ -20,22 +20,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, partial
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 
 from ovspane.bridge import BridgeTwin, Work, gathered
 from ovspane.bridge_lock import BridgeLocks
 from ovspane.desired import LONG, Desired
+from ovspane.enforcing import Enforcement, Scope
 from ovspane.flowpush import SessionError, VersionError
-from ovspane.network.placement import Pipeline, Plan
-from ovspane.network.values import COOKIE_MASK, Queue
-from ovspane.ovsdb import Bridge, Change, Event, Interface, OvsdbError, Port, SwitchDb
-from ovspane.ovsdb_queues import DEFAULT_QUEUE, enforceable, foreign_row, unrepresentable
+from ovspane.network.placement import Plan
+from ovspane.network.values import COOKIE_MASK
+from ovspane.ovsdb import Bridge, Change, Event, OvsdbError, SwitchDb
 from ovspane.policy.table import Rules, Stage, TableDelta
-from ovspane.queueing import Named, Queueing, Queues
-from ovspane.units import rate_text
+from ovspane.queueing import Named, Queueing
 
 log = logging.getLogger(__name__)
 
@@ -52,25 +49,6 @@ LOCK_SECONDS = 5.0
 SHOWN = 5
 #: requests whose status is told before the loop gets a turn
 SLICE = 500
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What we may touch. `names`: the bridges (empty: all). `speeds`: what ports can send, in bit/s, where it was configured.
-    `adopt`: the ports whose QoS row of another owner ours may stand in for. `police`: what ports may send in, in bit/s."""
-
-    rundir: Path
-    names: frozenset[str] = frozenset()
-    pipeline: Pipeline = field(default_factory=Pipeline)
-    speeds: Mapping[str, int] = field(default_factory=dict)
-    best_effort: bool = False
-    adopt: frozenset[str] = frozenset()
-    police: Mapping[str, int] = field(default_factory=dict)
-    conjunction: bool = True
-    hiding: bool = False
-
-    def manages(self, bridge: str) -> bool:
-        return not self.names or bridge in self.names
-
 
 class Reconciler:
     """Keeps the switches as the plan says. `on_status(request id, text)` hears what became of each request."""
@@ -92,8 +70,7 @@ class Reconciler:
             switch, self._has_queues, scope.speeds, self._poke,
             adopt=scope.adopt, police=scope.police, on_kernel=self._kernel_changed,
         )
-        self._queue_basis: tuple[Plan, int, list[str]] | None = None
-        self._wanted: Queues = {}
+        self._enforcement = Enforcement(switch, scope, self._queues)
         self._said: dict[str, str] = {}
         self._twins: dict[str, BridgeTwin] = {}
         self._waiting: set[int] = set()
@@ -118,6 +95,10 @@ class Reconciler:
     def hider(self, request: int) -> list[int]:
         """The requests below which one lies that has no flow of its own; see policy.hiding."""
         return self._desired.hider(request)
+
+    def unenforced(self, rate: int = 0) -> str | None:
+        """Why no port of any managed bridge can enforce a guarantee of `rate` (bit/s); None if one can."""
+        return self._enforcement.unenforced(self._managed().values(), rate)
 
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
@@ -285,7 +266,7 @@ class Reconciler:
         if not self._switch.connected or self._unknown():
             return False
         self._follow(bridges)
-        wanted = self._wanted_queues(bridges)
+        wanted = self._enforcement.wanted(self.plan, bridges.values())
         self._queues.want(wanted, self._named_queues)
         self._news()
         requests, self._waiting = self._waiting, set()
@@ -399,69 +380,6 @@ class Reconciler:
             await self._switch.ensure_openflow14(twin.name)
             await twin.connect()
 
-    # --- queues
-
-    def _ports(self, bridge: Bridge) -> list[str]:
-        """The ports of the bridge that get queues."""
-        return [
-            port.name
-            for port in bridge.ports.values()
-            if all(self.unable(interface, bridge) is None for interface in port.interfaces)
-        ]
-
-    def unable(self, interface: Interface, bridge: Bridge) -> str | None:
-        """Why a port gets no queues. With best effort also ports of which only the datapath ignores them do."""
-        reason = enforceable(interface, bridge)
-        attached = interface.error is None and interface.ofport is not None and interface.ofport > 0
-        if reason is not None and self._scope.best_effort and attached and interface.type in ("", "system"):
-            return None
-        return reason
-
-    def unenforced(self, rate: int = 0) -> str | None:
-        """Why no port of any managed bridge can enforce a guarantee of `rate` (bit/s); None if one can."""
-        first: str | None = None
-        for _, bridge in sorted(self._managed().items()):
-            for name, port in sorted(bridge.ports.items()):
-                if name == bridge.name:
-                    continue  # the way to the host itself
-                reason = self._cannot(port, bridge, rate)
-                if reason is None:
-                    return None
-                first = first or f"{name}: {reason}"
-            first = first or f"bridge {bridge.name} has no ports that could enforce it"
-        return first or "there is no bridge to enforce it on"
-
-    def _cannot(self, port: Port, bridge: Bridge, rate: int) -> str | None:
-        """Why this port cannot guarantee `rate`: its kind, somebody else's queues, or its speed."""
-        reasons = (enforceable(interface, bridge) for interface in port.interfaces)
-        reason = next((reason for reason in reasons if reason is not None), None)
-        if reason is not None:
-            return reason
-        has = self._queues.standing(bridge.name, port)
-        if port.name not in self._scope.adopt and (has.foreign or has.former is not None):
-            return foreign_row(port.name)
-        speed = self._scope.speeds.get(port.name) or has.speed
-        if not speed:
-            return f'its speed is not known; say it: [ports] {port.name} = "100Mb" in the configuration'
-        if rate > speed:
-            return f"it sends at most {rate_text(speed)}"
-        return unrepresentable(speed, self._switch.ovs_version)
-
-    def _wanted_queues(self, bridges: Mapping[str, Bridge]) -> Queues:
-        """Each guarantee on each port that may get it: where a flow leaves is the bridge's business (NORMAL, other flows).
-        The same object as long as neither guarantees nor ports changed."""
-        ports = [port for bridge in bridges.values() for port in self._ports(bridge)]
-        basis = (self.plan, self.plan.guarantees_changed, ports)
-        if self._queue_basis != basis:
-            self._queue_basis = basis
-            guarantees = self.plan.guarantees.values()
-            self._wanted = {
-                port: {entry.slot: Queue(entry.slot, entry.rate, None, (port,), entry.request) for entry in guarantees}
-                for port in ports
-                if guarantees
-            }
-        return self._wanted
-
     def _say(self, what: str, trouble: str) -> None:
         """Log a trouble once, not at every attempt."""
         if self._said.get(what) != trouble:
@@ -504,39 +422,11 @@ class Reconciler:
             else:
                 stage, number = self.plan.enforcers.get(request, (Stage.ACCESS, 0))
                 if stage is Stage.QUEUE:
-                    queues = queues or self._queue_status(bridges)
+                    queues = queues or self._enforcement.statuses(self.plan, bridges.values())
                     status = queues(number)
                 else:
                     status = f"installed by meter {number}" if stage is Stage.LIMIT else "installed"
             self._on_status(request, status)
-
-    def _queue_status(self, bridges: Mapping[str, Bridge]) -> Callable[[int], str]:
-        """What to say of a queue, by its id: where it enforces its guarantee, and where it does not."""
-
-        @cache
-        def places(rate: int) -> tuple[str, str]:
-            """The ports that can, and those that cannot, as text."""
-            reasons = {
-                name: self._cannot(port, bridge, rate) or self._queues.trouble.get(name)
-                for _, bridge in sorted(bridges.items())
-                for name, port in sorted(bridge.ports.items())
-                if name != bridge.name
-            }
-            good = [name for name, reason in reasons.items() if reason is None]
-            bad = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-            more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
-            return _few(good), f"{bad[0]}{more}" if bad else ""
-
-        def status(queue: int) -> str:
-            good, bad = places(self.plan.guarantees[queue].rate)
-            if not good:
-                return f"degraded: unenforced, {bad or self.unenforced()}"
-            trouble = self._queues.kernel_trouble(queue) or self._queues.kernel_trouble(DEFAULT_QUEUE)
-            if trouble is not None:
-                return f"degraded: {trouble}"
-            return f"installed by queue {queue} on {good}" + (f", not on {bad}" if bad else "")
-
-        return status
 
     def _general_trouble(self, bridges: Mapping[str, Bridge], trouble: str | None) -> str | None:
         """Why no request at all is as it should be; `trouble`: what bridges say of that."""
@@ -588,9 +478,7 @@ class Reconciler:
         return flows, rows
 
 
-def _few(names: Sequence[str]) -> str:
-    """Some names, however many there are."""
-    return ",".join(names) if len(names) <= SHOWN else f"{','.join(names[:SHOWN])} and {len(names) - SHOWN} more"
+
 
 
 async def _in_turns(requests: Iterable[int]) -> AsyncIterator[int]:

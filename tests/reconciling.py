@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
+from ovspane.enforcing import Scope
 from ovspane.flowpush import BridgeSession
 from ovspane.match import Match
 from ovspane.network.placement import Pipeline
@@ -17,7 +18,7 @@ from ovspane.openflow import as_programmed
 from ovspane.ovsdb import SwitchDb
 from ovspane.ownership import Ours
 from ovspane.policy.table import Effect, Rule, Stage, TableDelta
-from ovspane.reconcile import Reconciler, Scope
+from ovspane.reconcile import Reconciler
 from tests.daemon_bridges import FOREIGN_METER
 from tests.ovs_dummy import DummyOvs
 

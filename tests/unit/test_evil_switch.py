@@ -20,11 +20,12 @@ import pytest
 from ovspane import bridge as bridge_room
 from ovspane import ofsession, ofwatch
 from ovspane import openflow as of
+from ovspane.enforcing import Scope
 from ovspane.flowpush import BridgeSession, SessionError
 from ovspane.match import ANY
 from ovspane.network.values import Meter
 from ovspane.ovsdb import SwitchDb
-from ovspane.reconcile import Reconciler, Scope
+from ovspane.reconcile import Reconciler
 from tests.bridge_session import BRIDGE, many, run, session
 from tests.daemon_bridges import bridge, flows
 from tests.ovs_dummy import DummyOvs

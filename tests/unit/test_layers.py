@@ -16,7 +16,9 @@ PACKAGE = Path(__file__).parents[2] / "ovspane"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"daemon", "cli", "__main__"}),
     frozenset({"server", "control", "probe", "explain", "metrics", "notify"}),
-    frozenset({"reconcile", "desired", "bridge", "watching", "ownership", "queueing", "timers", "accounting", "replay"}),
+    frozenset(
+        {"reconcile", "desired", "enforcing", "bridge", "watching", "ownership", "queueing", "timers", "accounting", "replay"}
+    ),
     frozenset(
         {
             "flowpush", "flowbytes", "_fastflow", "_fastflow_py", "ovsdb_queues", "openflow", "ofwatch", "oxm",
