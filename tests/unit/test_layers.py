@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "lang", "flowgroup", "overlap", "algebra", "match", "intervals", "units",
-            "_fastaccess", "_fastalgebra", "_fastalgebra_py", "_fastcompile", "_fastexpand",
+            "_fastaccess", "_fastalgebra", "_fastalgebra_py", "_fastclasses", "_fastcompile", "_fastexpand",
             "_fastmatch", "_fastmatch_py", "_schedule",
         }
     ),
