@@ -162,14 +162,19 @@ class Runtime:
         at most, or of all."""
         changes: list[Change] = []
         ended = 0
+        seen: set[int] = set()  # what was dropped and is back (`undo`) has two ends
         while self._ends and self._ends[0][0] <= now and ended != most:
             ended += 1
             end, number = heapq.heappop(self._ends)
+            if number in seen:
+                continue
             request, hint = self.state.requests.get(number), self.state.hints.get(number)
             if request is not None and request.end == end:
                 changes += ending(self.state, request, end)
+                seen.add(number)
             elif hint is not None and hint.end == end:
                 changes.append(Drop(hint))
+                seen.add(number)
         return changes
 
     def apply(self, changes: Iterable[Change], quiet: bool = False, journal: list[list[Change]] | None = None) -> None:
@@ -285,7 +290,7 @@ class Runtime:
         starting, self._starting = self._starting, []
         for number in starting:
             request = self.state.requests.get(number)
-            if request is None or (number in self.tree.requests and number not in removed):
+            if request is None or number in added or (number in self.tree.requests and number not in removed):
                 continue
             if request.start <= now and (request.end is None or now < request.end):
                 added[number] = self._active(request)

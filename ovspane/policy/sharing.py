@@ -18,8 +18,8 @@ key             read by                                              incremented
 structure       everything                                           each change of a share, a grant or a principal
 room:SHARE      a reservation, for each share of its chain that      put or drop of a reservation below it (not by its mere
                 limits anything                                      end, see below)
-restraints      allow, reserve (a deny or limit may override them);  put of a deny or a ratelimit; drop of an allow or a
-                cancelling them                                      reserve with a deny near
+restraints      allow, reserve (a deny or limit may override them);  put of a deny or a ratelimit; drop of a ratelimit, and
+                cancelling them                                      of an allow or a reserve with a deny near
 openers         deny (an allow or reserve may open it); cancelling   put of an allow or a reserve; drop of a deny with an
                 it                                                   opener near (it may have backed another deny)
 hints           what drops whole shares and users                    put of a hint
@@ -32,6 +32,7 @@ hints           what drops whole shares and users                    put of a hi
   hurt a deny; more denies the other way round. So puts increment where they can hurt, and drops where the loss of help can hurt.
   A dropped opener can hurt an allow or reserve only where it opened a deny, so where a deny is near it; a dropped deny can hurt
   another deny only where an opener is near both. Where there is none nothing is incremented; that there is none was read too.
+  For a dropped ratelimit a partial reserve may have got less than it could have now.
 * The end of a request in time changes no answer about any later instant, since decisions are about intervals; so it needs no
   version, and any daemon may delete what is over. The one thing read is the level of token buckets, written down when a
   reservation is forgotten: then room is read and incremented.
@@ -133,6 +134,8 @@ def _of_request(state: State, request: Request, put: bool) -> tuple[set[str], se
         if request.kind is not Kind.RATELIMIT:
             reads.add(RESTRAINTS if opening else OPENERS)
         writes.add(OPENERS if opening else RESTRAINTS)
+    elif request.kind is Kind.RATELIMIT:
+        writes.add(RESTRAINTS)
     elif opening or request.kind is Kind.DENY:
         # What it may have helped to be strict: an allow or reserve, to get through a deny; a deny, where an opener is.
         key, others = (RESTRAINTS, (Kind.DENY,)) if opening else (OPENERS, _OPENING)

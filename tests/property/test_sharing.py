@@ -1,0 +1,270 @@
+"""Many daemons on one database, without processes: what passes equals a serial history, and all copies become the same.
+
+A model of the database (versions, a log of transactions) and of three daemons, which judge on copies of different age. When a
+transaction passes, the same statement is judged on the state at that instant of the history: the oracle. The outcome must be the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovspane.lang.parser import parse
+from ovspane.lang.replies import Code
+from ovspane.lang.statements import Statement
+from ovspane.policy import sharing
+from ovspane.policy.known import Change, Counter, Put, Value
+from ovspane.policy.runtime import Runtime
+from ovspane.policy.shares import Bucket, Hint, Principal, Request, Share
+from ovspane.policy.sharing import Footprint, footprint, merged, of_ends
+
+STEPS = 120
+Key = tuple[str, str]
+SHARES = [
+    "NewShare a for (*) [reserve <= 10Mb, ratelimit >= 1kb] on rootShare.",
+    "NewShare b for (*) [reserve <= 10Mb, reserve >= 2Mb] on rootShare.",
+    "NewShare c for (dstPort=80) [reserve <= 6Mb] on b.",
+    "NewShare d for (*) [reserve <= 10Mb, reserveTBCapacity = 20Mb, reserveTBFill = 5Mb] on a.",
+    "NewShare e for (*) [allow = True] on c.",
+]
+
+
+def key_of(value: Value) -> Key:
+    match value:
+        case Share(name=name) | Principal(name=name):
+            return type(value).__name__, name
+        case Request(id=number) | Hint(id=number):
+            return type(value).__name__, str(number)
+        case Bucket(share=name):
+            return "Bucket", name
+        case Counter():
+            return "Counter", ""
+
+
+@dataclass
+class Database:
+    """The serial history: its state, versions, and each transaction's rows (None: gone)."""
+
+    state: Runtime = field(default_factory=Runtime)
+    versions: dict[str, int] = field(default_factory=dict)
+    log: list[dict[Key, Value | None]] = field(default_factory=list)
+    slots: dict[int, int] = field(default_factory=dict)
+    now: int = 1_000_000
+
+    def passes(self, seen: dict[str, int], mark: Footprint, changes: Iterable[Change]) -> bool:
+        current = all(self.versions.get(key, 0) == seen.get(key, 0) for key in mark.reads)
+        there = self.state.state
+        free = not any(
+            isinstance(change, Put) and isinstance(change.value, Request) and change.value.slot in self.slots for change in changes
+        )
+        return current and free and all(number in there.requests or number in there.hints for number in mark.present)
+
+    def write(self, changes: list[Change], mark: Footprint) -> None:
+        rows: dict[Key, Value | None] = {}
+        for change in changes:
+            value = change.value
+            rows[key_of(value)] = value if isinstance(change, Put) else None
+            if isinstance(value, Share) and not isinstance(change, Put):
+                rows["Bucket", value.name] = None
+            if isinstance(value, Request) and value.slot:
+                if isinstance(change, Put):
+                    self.slots[value.slot] = value.id
+                else:
+                    del self.slots[value.slot]
+        self.state.apply(changes)
+        self.state.settle(self.now)
+        for key in mark.writes:
+            self.versions[key] = self.versions.get(key, 0) + 1
+        for key in mark.gone:
+            self.versions[key] = self.versions.get(key, 0) + 1000
+        self.log.append(rows)
+
+    def end(self) -> None:
+        over = self.state.overdue(self.now)
+        if over:
+            self.write(over, of_ends(over))
+        self.state.settle(self.now)
+
+
+@dataclass
+class Daemon:
+    """One copy; `position` is how much of the log it has taken."""
+
+    number: int
+    runtime: Runtime = field(default_factory=Runtime)
+    seen: dict[str, int] = field(default_factory=dict)
+    position: int = 0
+    pending: tuple[list[tuple[Statement, list[Change]]], Footprint] | None = None
+    undo: tuple[list[list[Change]], tuple[int, int]] = ([], (0, 0))
+
+    def __post_init__(self) -> None:
+        self.runtime.state.lend(range(1 + 10_000 * self.number, 10_000 * (self.number + 1)))
+
+    def take(self, base: Database) -> None:
+        rows: dict[Key, Value | None] = {}
+        for one in base.log[self.position :]:
+            rows.update(one)
+        self.position, self.seen = len(base.log), dict(base.versions)
+        puts = [value for value in rows.values() if value is not None]
+        changes = merged(self.runtime.state, puts, [key for key, value in rows.items() if value is None])
+        if changes is None:
+            lease = self.runtime.state.lease
+            free = self.runtime.state.next_id
+            self.runtime = Runtime(list(base.state.state.values()))
+            self.runtime.state.lend(range(free, lease.stop))
+        else:
+            self.runtime.apply(changes)
+        self.runtime.apply(self.runtime.overdue(base.now))
+        self.runtime.settle(base.now)
+
+    def judge(self, statements: Iterable[Statement], now: int) -> None:
+        mark, journal = self.runtime.mark(), list[list[Change]]()
+        said: list[tuple[Statement, list[Change]]] = []
+        reads = Footprint()
+        for statement in statements:
+            outcome = self.runtime.execute("root", statement, now)
+            changes = list(outcome.changes)
+            if outcome.reply.code is not Code.OK or not changes or self.runtime.needs_settling(changes):
+                continue
+            reads |= footprint(self.runtime.state, changes)
+            self.runtime.apply(changes, journal=journal)
+            said.append((statement, changes))
+        self.pending, self.undo = (said, reads), (journal, mark)
+
+    def commit(self, base: Database) -> bool:
+        assert self.pending is not None
+        said, reads = self.pending
+        self.pending = None
+        changes = [change for _, part in said for change in part]
+        before = len(base.log)
+        if said and base.passes(self.seen, reads, changes):
+            for statement, part in said:
+                oracle = base.state.execute("root", statement, base.now)
+                assert oracle.reply.code is Code.OK, f"{statement}: {oracle.reply}"
+                assert sorted(map(plain, oracle.changes), key=repr) == sorted(map(plain, part), key=repr), statement
+                base.write(part, Footprint())
+            base.log[before:] = [{key: value for rows in base.log[before:] for key, value in rows.items()}]
+            for key in reads.writes:
+                base.versions[key] = base.versions.get(key, 0) + 1
+            for key in reads.gone:
+                base.versions[key] = base.versions.get(key, 0) + 1000
+            self.runtime.settle(base.now)
+            return True
+        self.runtime.undo(*self.undo)
+        self.runtime.settle(base.now)
+        return False
+
+
+def plain(change: Change) -> Change:
+    """A change without what is each daemon's own choice."""
+    value = change.value
+    if isinstance(change, Put) and isinstance(value, Request):
+        return Put(replace(value, id=0, slot=0))
+    return Put(replace(value, id=0)) if isinstance(change, Put) and isinstance(value, Hint) else change
+
+
+def statement(dice: Random, daemon: Daemon) -> Statement:
+    share = dice.choice("aabbbcddde")
+    port = 80 if share in "ce" else dice.choice((80, 81))
+    partial = dice.choice(("", "", " partial"))
+    until = dice.choice(("+2s", "+5s", "+1h"))
+    since = dice.choice(("now", "now", "+1s"))
+    times = f"on {share} from {since} to {until}"
+    numbers = [*daemon.runtime.state.requests, *daemon.runtime.state.hints]
+    known = {f"NewShare {name}": text for name, text in zip("abcde", SHARES, strict=True)}
+    match dice.randrange(24):
+        case 0 | 1 | 2 | 3 | 4 | 5 | 6:
+            text = f"reserve(dstPort={port}) = {dice.choice((1, 2, 3, 5))}Mb{partial} {times}."
+        case 7 | 8 | 9 | 10:
+            text = f"allow(dstPort={port}){partial} {times}."
+        case 11 | 12 | 13 | 14:
+            text = f"deny(dstPort={port}){partial} {times}."
+        case 15:
+            text = f"ratelimit(dstPort={port}) = {dice.choice((1, 4))}Mb on a to {until}."
+        case 16:
+            text = f"hint(dstPort={port}) = short on {share} to {until}."
+        case 17:
+            text = f"DropShare {share}."
+        case 18 | 19:
+            text = dice.choice(list(known.values()))
+        case 20:
+            text = dice.choice(("AddUser Alice.", "DropUser Alice.", f"Grant {share} to Alice.", f"Revoke {share} from Alice."))
+        case _:
+            text = f"Cancel {dice.choice(numbers)}." if numbers else "AddUser Alice."
+    return parse(text)
+
+
+def view(runtime: Runtime, now: int) -> object:
+    state = runtime.state
+    buckets = {name: one.level_then(now) for name, one in state.schedules.items()}
+    active = dict(runtime.tree.requests)
+    return dict(state.shares), dict(state.requests), dict(state.hints), dict(state.principals), buckets, active
+
+
+def play(seed: int) -> tuple[int, int]:
+    dice = Random(seed)
+    base = Database()
+    daemons = [Daemon(number) for number in range(3)]
+    passed = lost = 0
+    for text in SHARES:
+        part = list(base.state.execute("root", parse(text), base.now).changes)
+        base.write(part, footprint(base.state.state, part))
+    for _ in range(STEPS):
+        one = dice.choice(daemons)
+        if one.pending is not None:
+            if one.commit(base):
+                passed += 1
+            else:
+                lost += 1
+        elif dice.random() < 0.3:
+            one.take(base)
+        elif dice.random() < 0.15 and not any(other.pending for other in daemons):
+            base.now += dice.choice((300, 1000, 2500))
+            base.end()
+            for other in daemons:
+                other.take(base) if dice.random() < 0.5 else None
+        else:
+            one.runtime.apply(one.runtime.overdue(base.now))
+            one.runtime.settle(base.now)
+            one.judge([statement(dice, one) for _ in range(dice.choice((1, 1, 2, 4)))], base.now)
+    for one in daemons:
+        if one.pending is not None:
+            one.commit(base)
+    for one in daemons:
+        one.take(base)
+        assert view(one.runtime, base.now) == view(base.state, base.now)
+        again = Runtime(list(base.state.state.values()))
+        again.settle(base.now)
+        assert view(one.runtime, base.now) == view(again, base.now)
+    return passed, lost
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_what_passes_is_serial_and_all_copies_agree(seed: int) -> None:
+    play(seed)
+
+
+def test_the_game_has_winners_and_losers() -> None:
+    games = [play(seed) for seed in range(20)]
+    assert sum(passed for passed, _ in games) > 200
+    assert sum(lost for _, lost in games) > 100
+
+
+@pytest.mark.parametrize("key", ["room:", sharing.STRUCTURE, sharing.RESTRAINTS, sharing.OPENERS])
+def test_without_a_key_the_oracle_objects(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Each key of the table is needed: decisions that do not read it are found out."""
+    whole = Database.passes
+
+    def careless(self: Database, seen: dict[str, int], mark: Footprint, changes: Iterable[Change]) -> bool:
+        return whole(self, seen, replace(mark, reads=frozenset(one for one in mark.reads if not one.startswith(key))), changes)
+
+    monkeypatch.setattr(Database, "passes", careless)
+    with pytest.raises((AssertionError, KeyError)):
+        for seed in range(400):
+            play(seed)
