@@ -19,6 +19,7 @@ whoever comes first. To delete a row twice does no harm.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import deque
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 PATIENCE: Final = 5.0
 #: seconds after its end at which a request of another daemon is deleted, and the spread over the daemons
 OTHERS_END, SPREAD = 3.0, 3.0
+#: races lost in a row after which the others are asked to let us go first
+UNLUCKY: Final = 4
 #: races that one statement may lose in a row before it is refused; each is another one's success
 RACES: Final = 500
 
@@ -60,6 +63,8 @@ class Shared(Protocol):
     def there(self, value: Request | Hint) -> bool: ...
     async def commit(self, changes: Sequence[Change], footprint: Footprint) -> None: ...
     async def lease(self) -> range: ...
+    async def claim(self) -> None: ...
+    def others_turn(self) -> float: ...
 
 
 @dataclass(slots=True)
@@ -136,6 +141,8 @@ class SharedService(Service):
         while todo:
             if not self._doubtful and self.state.next_id not in self._lease:
                 await self._take_lease()
+            elif not self._doubtful and not self._lost and (wait := self._shared.others_turn()) > 0:
+                await self._shared.store.newer(self._shared.store.replica.updates, wait)
             else:
                 free = max(1, self._lease.stop - self.state.next_id)
                 todo = todo[await self._attempt(todo[: min(self._most, free)]) :]
@@ -226,6 +233,9 @@ class SharedService(Service):
             self._races += 1
             self._lost += 1
             self._most = max(1, min(self._most, len(replies)) // 2)
+            if self._lost % UNLUCKY == 0:
+                with contextlib.suppress(LostRace, InDoubt, StoreError):
+                    await self._shared.claim()
             await self._shared.store.newer(updates)
             if self._lost > RACES:
                 self._lost = 0

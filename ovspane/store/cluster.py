@@ -102,9 +102,18 @@ class ClusterStore:
         self.on_change: Callable[[], None] = lambda: None
 
     @property
+    def name(self) -> str:
+        return self._name
+
+    @property
     def synced(self) -> bool:
         """True while the copy follows the leader and changes can be written."""
         return self._connection is not None and not self._connection.closed.is_set() and self._doubt is None
+
+    @property
+    def copying(self) -> bool:
+        """True while a thread works on the copy: nobody else may."""
+        return self._held is not None
 
     async def until_synced(self, seconds: float) -> None:
         """Wait for a leader. Raises StoreError with the reason when there is none in that time, or never will be."""
@@ -165,10 +174,10 @@ class ClusterStore:
             raise StoreError(self.reason)
         await self._transact(connection, [*self._checks(guard), *self._bumps(guard), *self._writes(puts, deletes)])
 
-    async def newer(self, updates: int) -> None:
+    async def newer(self, updates: int, seconds: float = UPDATE_LIMIT) -> None:
         """Wait (for a short time) until the copy has had more than so many updates."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(UPDATE_LIMIT):
+            async with asyncio.timeout(seconds):
                 while self.replica.updates <= updates and self.synced:
                     self._seen.clear()
                     await self._seen.wait()

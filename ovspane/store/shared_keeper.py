@@ -4,6 +4,10 @@ Above: server.shared_service. Below: cluster (records, versions), keeper (values
 
 What was taken (`load`, `take`) and the versions at that instant go together: `commit` guards with those versions, so a decision
 made on what was taken passes only if nothing that it read has changed since.
+
+Who is near the leader would win every race for a share that all want. So a daemon that has lost several in a row says so in the
+database (`claim`: a version row `turn:NAME`), and for TURN the others let those with a claim go first; its next success takes it
+back.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from ovspane.store.records import Key, Record, StoreError
 
 #: ids that a daemon takes at once
 LEASE: Final = 512
+TURN: Final = 0.1  # seconds for which others wait
+_TURN: Final = "turn:"
 IDS: Final = "ids"  # the version that guards the next free id
 _COUNTER: Final = ("Setting", NEXT_ID)
 _VALUES: Final = ("Principal", "Share", "Request", "Hint")
@@ -41,6 +47,8 @@ class SharedKeeper:
     def __init__(self, store: ClusterStore) -> None:
         self.store = store
         self._versions: dict[str, tuple[str, int]] = {}
+        self._turns: dict[str, float] = {}  # claims of others, and when we heard of them
+        self._claimed = False
 
     @property
     def synced(self) -> bool:
@@ -67,6 +75,8 @@ class SharedKeeper:
 
         Raises StoreError when it cannot be understood.
         """
+        if self.store.copying:
+            return Taken()
         replica = self.store.replica
         changed = list(replica.changed)
         replica.forget()
@@ -89,7 +99,12 @@ class SharedKeeper:
         return Taken(tuple(await asyncio.to_thread(_values, records, True) if long else _values(records, True)), tuple(gone))
 
     def _note_version(self, name: str, uuid: str | None, record: Record | None) -> None:
-        if record is None or uuid is None:
+        if name.startswith(_TURN):
+            if record is None:
+                self._turns.pop(name, None)
+            elif name != self._mine:
+                self._turns[name] = asyncio.get_running_loop().time() + TURN
+        elif record is None or uuid is None:
             self._versions.pop(name, None)
         else:
             self._versions[name] = (uuid, _number(record))
@@ -107,12 +122,27 @@ class SharedKeeper:
         long = len(changes) > LONG
         puts, drops = await asyncio.to_thread(_records, changes) if long else _records(changes)
         present = tuple(self._key(number) for number in sorted(footprint.present))
-        guard = Guard({name: self._versions.get(name) for name in footprint.reads}, footprint.writes, footprint.gone, present)
-        await self.store.commit(list(puts.values()), drops, guard)
+        reads = {name: self._versions.get(name) for name in footprint.reads}
+        gone = footprint.gone | ({self._mine} if self._claimed else set())
+        await self.store.commit(list(puts.values()), drops, Guard(reads, footprint.writes, gone, present))
+        self._claimed = False
         replica = self.store.replica
         for key in [*puts, *drops]:  # our own changes came back before the answer; what we know needs not be read
             if replica.records.get(key) == puts.get(key):
                 replica.changed.pop(key, None)
+
+    @property
+    def _mine(self) -> str:
+        return _TURN + self.store.name
+
+    async def claim(self) -> None:
+        """Ask the others to let us go first. Raises as `commit` does."""
+        self._claimed = True
+        await self.store.commit([], [], Guard({}, frozenset({self._mine}), frozenset(), ()))
+
+    def others_turn(self) -> float:
+        """For how long (seconds) we should let others go first."""
+        return max(self._turns.values(), default=0.0) - asyncio.get_running_loop().time() if self._turns else 0.0
 
     def _key(self, number: int) -> Key:
         key = ("Request", str(number))

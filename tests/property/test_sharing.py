@@ -1,7 +1,7 @@
 """Many daemons on one database, without processes: what passes equals a serial history, and all copies become the same.
 
 A model of the database (versions, a log of transactions) and of three daemons, which judge on copies of different age. When a
-transaction passes, the same statement is judged on the state at that instant of the history: the oracle. The outcome must be the same.
+transaction passes, the same statement is judged on the state at that instant of the history: the oracle. Both must say the same.
 """
 
 from __future__ import annotations

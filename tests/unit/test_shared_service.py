@@ -121,6 +121,27 @@ def test_the_last_room_is_given_away_once(members: list[Member]) -> None:
     asyncio.run(main())
 
 
+def test_nobody_starves_where_all_want_the_same_share(members: list[Member]) -> None:
+    """Who is served last by the leader would lose every race; it gets its turn all the same."""
+
+    async def main() -> None:
+        async with parties(remotes(members)) as made:
+            await made[0].do("NewShare a for (*) [reserve <= 1Gb] on rootShare.")
+            await agree(made)
+            done = [0, 0, 0]
+
+            async def ask(number: int) -> None:
+                while max(done) < 200:
+                    await made[number].do(f"reserve(srcPort={number + 1}, dstPort={done[number] + 1}) = 1kb on a to +1h.")
+                    done[number] += 1
+
+            await asyncio.gather(*map(ask, range(3)))
+            print("statements of each:", done, "races lost:", [one.service.races for one in made])
+            assert min(done) > 10
+
+    asyncio.run(main())
+
+
 def test_what_one_daemon_answered_binds_the_others_at_once(members: list[Member]) -> None:
     """No daemon may judge on a copy that lacks what another one has answered already."""
 
