@@ -93,10 +93,10 @@ class Host:
             pings.read(output.read())
 
     def ping(self, other: "Host", count: int = 100, interval: float = 0.001) -> "Pings":
-        """Exactly `count` pings, `interval` seconds apart, waiting 1 s for the last answer."""
+        """Exactly `count` pings, `interval` seconds apart, waiting 5 s for the last answer."""
         pings = Pings(interval)
         done = subprocess.run(
-            [*self.enter, "ping", "-n", "-i", str(interval), "-c", str(count), "-W", "1", other.ip],
+            [*self.enter, "ping", "-n", "-i", str(interval), "-c", str(count), "-W", "5", other.ip],
             capture_output=True,
             text=True,
             timeout=count * max(interval, 0.01) * 2 + 30,
