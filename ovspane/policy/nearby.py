@@ -15,7 +15,7 @@ from dataclasses import replace
 from ovspane.flowgroup import ANY_DSCP, ANY_ETHTYPE, ANY_PORT, ANY_TRANSPORT, ANY_VLAN, Flowgroup, Locations
 from ovspane.intervals import IntervalSet
 from ovspane.lang.statements import Kind
-from ovspane.match import ETH_IPV4, ETH_IPV6, Match
+from ovspane.match import ANY, ETH_IPV4, ETH_IPV6, Match
 from ovspane.overlap import MatchIndex
 from ovspane.policy.shares import Request
 
@@ -76,12 +76,19 @@ class Nearby:
         self._requests: dict[int, Request] = {}
         self._by_kind: dict[Kind, MatchIndex] = {kind: MatchIndex() for kind in Kind}
         self._by_user: dict[str, set[int]] = {}
+        self._asked: tuple[Flowgroup | None, Match] = None, ANY
+
+    def _hull(self, group: Flowgroup) -> Match:
+        """The hull of the group asked of last is known: a request is asked of several times on its way."""
+        if self._asked[0] is not group:
+            self._asked = group, hull(group)
+        return self._asked[1]
 
     def put(self, request: Request, locations: Locations) -> None:
         """Insert or replace a request."""
         self.drop(request.id)
         self._requests[request.id] = request
-        match = hull(located(request.flowgroup, locations))
+        match = self._hull(located(request.flowgroup, locations))
         self._by_kind[request.kind].add(request.id, match.value, match.mask)
         for user in request.flowgroup.users():
             self._by_user.setdefault(user, set()).add(request.id)
@@ -106,12 +113,12 @@ class Nearby:
 
     def count(self, group: Flowgroup, locations: Locations, limit: int) -> int:
         """How many requests may share packets with the flowgroup; counting ends at `limit` for each kind."""
-        match = hull(located(group, locations))
+        match = self._hull(located(group, locations))
         return sum(len(index.overlapping(match.value, match.mask, None, limit)) for index in self._by_kind.values())
 
     def near(self, group: Flowgroup, locations: Locations, kinds: Iterable[Kind]) -> Iterator[Request]:
         """The requests of these kinds that may share packets with the flowgroup."""
-        match = hull(located(group, locations))
+        match = self._hull(located(group, locations))
         for kind in kinds:
             for number in self._by_kind[kind].overlapping(match.value, match.mask):
                 yield self._requests[number]
