@@ -1,6 +1,6 @@
 """Placement: the network flow table as the flows, meters and queues that a bridge must have. Pure.
 
-Above: reconcile realises it. Below: policy.table, network.values.
+Above: reconcile realises it; spread chooses the rules of a bridge. Below: policy.table, network.values.
 
 The pipeline on a bridge (docs/architecture.md; table numbers from `Pipeline.first`, 100 by default):
 
@@ -12,8 +12,8 @@ The pipeline on a bridge (docs/architecture.md; table numbers from `Pipeline.fir
     +43    exit    set the mark and resubmit to table 0, where the bridge's own flows apply
 
 Each rule of access stage k goes on to table k+1, whether that stage is in use or not, so a stage that comes or goes changes
-only its own flows. A bridge that joins or leaves gets the same flows as the others: which switch of a path does what is the
-network model's business, later.
+only its own flows. A Plan is of one bridge, or of all that get the same; which rules a bridge gets is `spread`'s business. What
+comes from another bridge of ours was limited there and goes past the limits (`pass_by`).
 
 Meters and queues exist exactly while a rule names them. A meter's id is its request's slot plus `meter_base`, so that the low
 numbers, which people choose by hand, stay free for others.
@@ -130,7 +130,7 @@ class Guarantee:
 
 @dataclass(slots=True, eq=False)
 class Plan:
-    """What every bridge must have: the network flow table placed, kept by deltas. `guarantees_changed` counts changes of
+    """What a bridge must have, or every one: the network flow table placed, kept by deltas. `guarantees_changed` counts changes of
     `guarantees`; `enforcers`: request -> the meter (LIMIT) or queue (QUEUE) that makes it hold."""
 
     pipeline: Pipeline = field(default_factory=Pipeline)
@@ -141,6 +141,7 @@ class Plan:
     enforcers: dict[int, tuple[Stage, int]] = field(default_factory=dict)
     _rules: dict[Key, Rule] = field(default_factory=dict)
     _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
+    _passing: set[FlowKey] = field(default_factory=set)
     stages: int = 0
     conjunction: bool = False
     _conjunctions: Conjunctions | None = None
@@ -178,6 +179,21 @@ class Plan:
             self.stages = stages
             touched |= old.keys() | new.keys()
         return touched
+
+    def pass_by(self, ports: Iterable[int]) -> set[FlowKey]:
+        """What comes in by these ports (OpenFlow numbers) goes past the limits. Returns the keys of the flows that changed."""
+        rules = (
+            FlowRule(self.pipeline.limit, ENTRY_PRIORITY, Match.of(in_port=port), Instructions(goto=self.pipeline.queue))
+            for port in ports
+            if port <= 0xFFFF
+        )
+        wanted = {rule.key: rule for rule in rules}
+        changed = self._passing ^ wanted.keys()
+        for key in self._passing - wanted.keys():
+            del self.flows[key]
+        self.flows |= wanted
+        self._passing = set(wanted)
+        return changed
 
     def _put(self, rules: Iterable[FlowRule]) -> None:
         for rule in rules:

@@ -1,0 +1,260 @@
+"""Which bridge gets which rule of the network flow table, by deltas of the table and of the network. Pure.
+
+Above: desired (a Plan for each bridge, fed with that bridge's deltas). Below: ways (what is known of a match), policy.table.
+
+A packet of a host enters the network at one bridge and crosses others on its way. What each bridge must have:
+
+access  A drop stands where its packets may enter (everywhere but on the bridges that `Ways.spared` names). An exception stands
+        wherever a drop of its stage stands that it overlaps. So no packet passes that is denied: its drop is at the bridge where
+        it enters, and what lifts that drop there is exactly what lifts it in the whole table, which has the same rules for it
+        there or more. And none is dropped that is not: on any bridge, if a drop that is there matches the packet and the table's
+        stage does not drop it, then the exception that decides in the table overlaps the drop, hence is there too, and decides.
+limit   Where packets may enter, like drops; and what comes in from another bridge of ours was limited there, so it goes past
+        the stage (`fed`, Plan.pass_by). At the bridge where a packet enters, all limits that match it stand, and the lowest
+        decides, as in the table; past it, none. So each packet passes one meter. (A limit whose packets enter at several
+        bridges is one meter on each.)
+queue   On the bridges that packets leave on their way (`Ways.way`), and the queue on those ports. On each bridge that a packet
+        crosses all guarantees that match it stand, so the highest decides, as in the table.
+
+Where the network knows nothing of a rule's addresses, the rule is everywhere: on a lone bridge, or with no hosts known, what
+comes out is the whole table. Incremental: a host that moves touches the rules that name one of its addresses, and the exceptions
+that these overlap; only a link that comes or goes has all rules looked at.
+
+Invariant: each bridge has what `_on` says of the rules of now; the sum of the deltas that were returned for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import reduce
+
+from ovspane.network.model import Delta
+from ovspane.network.ways import ANYWHERE, NOBODY, Name, Way, Ways, names
+from ovspane.overlap import MatchIndex
+from ovspane.policy.table import Effect, Key, Rule, Stage, TableDelta
+
+#: where a rule stands: not on these bridges; or where its packets go
+Where = frozenset[str] | Way
+#: what touched keys had before: the rule, and where
+_Before = dict[Key, tuple[Rule | None, Where]]
+
+
+def _on(where: Where, bridge: str) -> bool:
+    return where.crosses(bridge) if isinstance(where, Way) else bridge not in where
+
+
+class _Stage:
+    """The drops and exceptions of one access stage, to know which overlap."""
+
+    def __init__(self) -> None:
+        self.drops, self.exceptions = MatchIndex(), MatchIndex()
+
+
+class Spread:
+    """The rules and where they stand. `follow` says which bridges there are."""
+
+    def __init__(self, ways: Ways) -> None:
+        self._ways = ways
+        self._rules: dict[Key, Rule] = {}
+        self._where: dict[Key, Where] = {}
+        self._bridges: set[str] = set()
+        self._named: dict[Name, set[Key]] = {}
+        self._stages: dict[int, _Stage] = {}
+        self._handles: dict[Key, int] = {}
+        self._by_handle: dict[int, Key] = {}
+        self._last = 0
+        #: of an exception: where the drops are not that it overlaps, and how many of each kind
+        self._lifts: dict[Key, Counter[frozenset[str]]] = {}
+        #: of a queue: the ways of its rules
+        self._slots: dict[int, Counter[Way]] = {}
+        #: counts changes of `ports`
+        self.version = 0
+
+    # --- what is asked
+
+    def rules(self, bridge: str) -> Iterator[Rule]:
+        """What a bridge has."""
+        return (rule for key, rule in self._rules.items() if _on(self._where[key], bridge))
+
+    def ports(self, bridge: str, slot: int) -> frozenset[str] | None:
+        """The ports of a bridge that a queue stands on; None: all."""
+        found: frozenset[str] = frozenset()
+        for way in self._slots.get(slot, ()):
+            some = way.on(bridge)
+            if some is None:
+                return None
+            found |= some
+        return found
+
+    def fed(self, bridge: str) -> frozenset[int]:
+        """The numbers of the ports whose packets were limited before they came in."""
+        return self._ways.fed(bridge)
+
+    # --- what changes
+
+    def follow(self, bridges: Iterable[str]) -> None:
+        """These are the bridges for which deltas are wanted from now on."""
+        self._bridges = set(bridges)
+
+    def change(self, delta: TableDelta) -> dict[str, TableDelta]:
+        """The table changed; returns what changes on each bridge where something does."""
+        before: _Before = {}
+        for rule in delta.added:
+            self._note(rule.key, before)
+            old = self._rules.get(rule.key)
+            if old is None:
+                self._add(rule, before)
+                continue
+            self._rules[rule.key] = rule  # of another request perhaps, but where it stands follows from its key
+            if isinstance(way := self._where[rule.key], Way):
+                self._count(rule, way, 1)
+                self._count(old, way, -1)
+        for rule in delta.removed:
+            self._note(rule.key, before)
+            self._remove(rule.key, before)
+        return self._deltas(before)
+
+    def replace(self, rules: Iterable[Rule]) -> dict[str, TableDelta]:
+        """The whole table is another."""
+        wanted = {rule.key: rule for rule in rules}
+        added = tuple(rule for key, rule in wanted.items() if self._rules.get(key) != rule)
+        return self.change(TableDelta(added, tuple(rule for key, rule in self._rules.items() if key not in wanted)))
+
+    def move(self, deltas: Iterable[Delta]) -> dict[str, TableDelta]:
+        """The network changed."""
+        changed = self._ways.update(deltas)
+        if changed is None:
+            keys: Iterable[Key] = {key for known in self._named.values() for key in known}
+        else:
+            keys = {key for name in changed for key in self._named.get(name, ())}
+        before: _Before = {}
+        for key in keys:
+            self._place(key, before)
+        return self._deltas(before)
+
+    # --- rules
+
+    def _note(self, key: Key, before: _Before) -> None:
+        if key not in before:
+            before[key] = self._rules.get(key), self._where.get(key, NOBODY)
+
+    def _add(self, rule: Rule, before: _Before) -> None:
+        key = rule.key
+        self._rules[key] = rule
+        for name in names(rule.match):
+            self._named.setdefault(name, set()).add(key)
+        if rule.stage is Stage.ACCESS:
+            self._index(rule)
+        if rule.effect is Effect.CONTINUE:
+            drops = self._stages[rule.index].drops.overlapping(*rule.match)
+            self._lifts[key] = Counter(self._spared(self._by_handle[handle]) for handle in drops)
+            self._where[key] = self._lifted(key)
+        else:
+            self._where[key] = ANYWHERE if rule.stage is Stage.QUEUE else NOBODY
+            self._count(rule, ANYWHERE, 1)
+            if rule.effect is Effect.DROP:
+                self._lift(key, None, NOBODY, before)
+            self._place(key, before)
+
+    def _remove(self, key: Key, before: _Before) -> None:
+        rule = self._rules.pop(key)
+        for name in names(rule.match):
+            self._named[name].discard(key)
+            if not self._named[name]:
+                del self._named[name]
+        if rule.stage is Stage.ACCESS:
+            self._unindex(rule)
+        where = self._where.pop(key)
+        if rule.effect is Effect.CONTINUE:
+            del self._lifts[key]
+        elif isinstance(where, Way):
+            self._count(rule, where, -1)
+        elif rule.effect is Effect.DROP:
+            self._lift(key, where, None, before)
+
+    def _place(self, key: Key, before: _Before) -> None:
+        """Put a rule where it has to be now. Exceptions follow their drops."""
+        rule = self._rules[key]
+        if rule.effect is Effect.CONTINUE:
+            return
+        old = self._where[key]
+        new: Where = self._ways.way(rule.match) if rule.stage is Stage.QUEUE else self._ways.spared(rule.match)
+        if new == old:
+            return
+        self._note(key, before)
+        self._where[key] = new
+        if isinstance(old, Way) and isinstance(new, Way):
+            self._count(rule, new, 1)
+            self._count(rule, old, -1)
+        elif isinstance(old, frozenset) and isinstance(new, frozenset) and rule.effect is Effect.DROP:
+            self._lift(key, old, new, before)
+
+    def _count(self, rule: Rule, way: Way, by: int) -> None:
+        if rule.stage is not Stage.QUEUE:
+            return
+        ways = self._slots.setdefault(rule.slot, Counter())
+        ways[way] += by
+        if not ways[way]:
+            del ways[way]
+        if not ways:
+            del self._slots[rule.slot]
+        self.version += 1
+
+    # --- exceptions
+
+    def _index(self, rule: Rule) -> None:
+        self._last += 1
+        self._handles[rule.key], self._by_handle[self._last] = self._last, rule.key
+        stage = self._stages.setdefault(rule.index, _Stage())
+        (stage.drops if rule.effect is Effect.DROP else stage.exceptions).add(self._last, *rule.match)
+
+    def _unindex(self, rule: Rule) -> None:
+        handle = self._handles.pop(rule.key)
+        del self._by_handle[handle]
+        stage = self._stages[rule.index]
+        (stage.drops if rule.effect is Effect.DROP else stage.exceptions).remove(handle)
+
+    def _spared(self, key: Key) -> frozenset[str]:
+        where = self._where[key]
+        assert isinstance(where, frozenset)
+        return where
+
+    def _lifted(self, key: Key) -> frozenset[str]:
+        """Where an exception is not needed: where none of its drops is."""
+        return reduce(frozenset.__and__, self._lifts[key]) if self._lifts[key] else NOBODY
+
+    def _lift(self, key: Key, old: frozenset[str] | None, new: frozenset[str] | None, before: _Before) -> None:
+        """A drop came (`old` is None), moved, or went."""
+        for handle in self._stages[key[1]].exceptions.overlapping(*key[3]):
+            exception = self._by_handle[handle]
+            counts = self._lifts[exception]
+            if new is not None:
+                counts[new] += 1
+            if old is not None:
+                counts[old] -= 1
+                if not counts[old]:
+                    del counts[old]
+            where = self._lifted(exception)
+            if where != self._where[exception]:
+                self._note(exception, before)
+                self._where[exception] = where
+
+    # --- what comes out
+
+    def _deltas(self, before: _Before) -> dict[str, TableDelta]:
+        added: dict[str, list[Rule]] = {}
+        removed: dict[str, list[Rule]] = {}
+        for key, (old, old_where) in before.items():
+            new, where = self._rules.get(key), self._where.get(key, NOBODY)
+            for bridge in self._bridges:
+                had = old is not None and _on(old_where, bridge)
+                if new is not None and _on(where, bridge):
+                    if not had or new != old:
+                        added.setdefault(bridge, []).append(new)
+                elif had and old is not None:
+                    removed.setdefault(bridge, []).append(old)
+        return {
+            bridge: TableDelta(tuple(added.get(bridge, ())), tuple(removed.get(bridge, ())))
+            for bridge in added.keys() | removed.keys()
+        }

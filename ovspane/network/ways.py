@@ -1,0 +1,315 @@
+"""Where the packets of a match enter the network, and by which ports they may leave its bridges. Pure, kept by deltas.
+
+Above: spread (which bridge gets which rule), room (which links a reservation takes). Below: model. It hears what `Network`
+tells and never reads it, so it may be asked in a thread while the network goes on changing.
+
+What is known of a match follows from its addresses. It names its source if it has a whole MAC, or a whole IP address (or few
+of them, see FEW), and the network knows where that is attached. A host that is damped (seen at several ports in turn) is
+nowhere for sure.
+
+`spared`: the bridges at which no packet of the match can enter the network. Only bridges that are joined with the source's are:
+    where a link is not known (yet), a host may be seen at the far end of it, and what seems two networks be one. None is spared
+    where a source is unknown, where somebody else claims its address (model.Conflict), or its bridge is not ours to program.
+    So a rule may be left out on the spared bridges, as far as addresses are where the network knows them to be: who takes the
+    address of another is told by a conflict, and a host that moves is checked at its new place as soon as it is seen there.
+
+`way`: the ports by which packets of the match may leave, on their way to the destination, whichever simple path they take. In a
+    tree that is the one path. Where links are redundant, and spanning tree or anything else decides, these are all links that
+    lie on a path without a bridge twice: those of the blocks (biconnected components) that the shortest path goes through,
+    since in a block each edge lies on a simple path between any two of its nodes. A packet that a host routes takes two such
+    ways, which no match tells.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import reduce
+from itertools import groupby, pairwise, product
+
+import networkx as nx
+
+from ovspane.match import LAYOUT, Match
+from ovspane.network.model import Bridge, Conflict, Delta, Host, Link, LinkKey, Port, PortId
+
+#: up to so many addresses under one mask are looked up one by one
+FEW = 16
+#: media between two ports that nobody else can send into: what comes out of one went into the other
+CLOSED = frozenset({"patch", "veth", "tunnel"})
+
+#: the field of a match, without its direction, and the address
+Name = tuple[str, int]
+NOBODY: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """`ports`: by which ports packets may leave. It says so of the bridges in `within` (None: of all bridges); those outside may
+    have them leave by any port."""
+
+    ports: frozenset[PortId] = frozenset()
+    within: frozenset[str] | None = NOBODY
+
+    def on(self, bridge: str) -> frozenset[str] | None:
+        """The names of the ports of a bridge by which packets may leave; None: by any."""
+        if self.within is not None and bridge not in self.within:
+            return None
+        return frozenset(port.port for port in self.ports if port.bridge == bridge)
+
+    def crosses(self, bridge: str) -> bool:
+        return (self.within is not None and bridge not in self.within) or any(port.bridge == bridge for port in self.ports)
+
+    def joined(self, other: Way) -> Way:
+        """Both together."""
+        if self.within is None or other.within is None:
+            within = other.within if self.within is None else self.within
+        else:
+            within = self.within & other.within
+        return Way(self.ports | other.ports, within)
+
+
+#: nothing is known
+ANYWHERE = Way()
+
+
+def _field(name: str) -> tuple[int, int]:
+    shift, width = LAYOUT[name]
+    return shift, (1 << width) - 1
+
+
+_SOURCE = tuple((kind, *_field(f"{kind}_src")) for kind in ("eth", "ipv4", "ipv6"))
+_SINK = tuple((kind, *_field(f"{kind}_dst")) for kind in ("eth", "ipv4", "ipv6"))
+
+
+def _named(match: Match, fields: tuple[tuple[str, int, int], ...]) -> tuple[list[Name], list[Name]]:
+    """The MAC and the IP addresses that a match names, on one side."""
+    found: tuple[list[Name], list[Name]] = [], []
+    for kind, shift, ones in fields:
+        mask = match.mask >> shift & ones
+        wild = ones & ~mask
+        if mask and 1 << wild.bit_count() <= FEW:
+            value = match.value >> shift & ones
+            bits = [1 << at for at in range(wild.bit_length()) if wild >> at & 1]
+            all_of = [value | sum(chosen) for chosen in product(*((0, bit) for bit in bits))]
+            found[kind != "eth"].extend((kind, address) for address in all_of)
+    return found
+
+
+def names(match: Match) -> set[Name]:
+    """The addresses on which it depends where the match's packets go."""
+    return {name for fields in (_SOURCE, _SINK) for side in _named(match, fields) for name in side}
+
+
+def _mac(text: str) -> Name:
+    return "eth", int(text.replace(":", ""), 16)
+
+
+def _address(text: str) -> Name:
+    parsed = ipaddress.ip_address(text)
+    return f"ipv{parsed.version}", int(parsed)
+
+
+def _name(text: str) -> Name:
+    return _mac(text) if text.count(":") == 5 and len(text) == 17 else _address(text)
+
+
+class Ways:
+    """See the module's text. `ours(bridge)`: whether we program a bridge of that name of this host."""
+
+    def __init__(self, ours: Callable[[str], bool] = lambda bridge: True) -> None:
+        self._ours = ours
+        self._bridges: dict[str, Bridge] = {}
+        self.ports: dict[PortId, Port] = {}
+        self._links: dict[LinkKey, Link] = {}
+        self._links_at: dict[PortId, set[LinkKey]] = {}
+        self._where: dict[Name, PortId] = {}
+        self._at: dict[PortId, set[Name]] = {}
+        self._contested: dict[Name, int] = {}
+        self._shape: _Shape | None = None
+
+    # --- what changes
+
+    def update(self, deltas: Iterable[Delta]) -> set[Name] | None:
+        """Take in what the network told. Returns the addresses that are elsewhere now, or contested; None: all may go other
+        ways."""
+        changed: set[Name] = set()
+        shape = False
+        before: dict[Name, PortId] = {}
+        after: dict[Name, PortId] = {}
+        for old, new in deltas:
+            match new if new is not None else old:
+                case Host():
+                    before |= _attached(old)
+                    after |= _attached(new)
+                case Port() as port:
+                    self._put(self.ports, port.id, new)
+                    changed |= self._at.get(port.id, set())
+                case Conflict() as conflict:
+                    changed.add(self._contest(_name(conflict.subject), (new is not None) - (old is not None)))
+                case Bridge() as bridge:
+                    self._put(self._bridges, bridge.name, new)
+                    shape = True
+                case Link() as link:
+                    self._put(self._links, link.ends, new)
+                    for end in link.ends:
+                        known = self._links_at.setdefault(end, set())
+                        (known.discard if new is None else known.add)(link.ends)
+                    shape = True
+        for name in before.keys() | after.keys():
+            changed |= self._move(name, after.get(name))
+        if shape:
+            self._shape = None
+        return None if shape else changed
+
+    @staticmethod
+    def _put(table: dict, key: object, value: object) -> None:  # type: ignore[type-arg]
+        if value is None:
+            table.pop(key, None)
+        else:
+            table[key] = value
+
+    def _move(self, name: Name, port: PortId | None) -> set[Name]:
+        old = self._where.get(name)
+        if old == port:
+            return set()
+        if old is not None:
+            self._at[old].discard(name)
+            if not self._at[old]:
+                del self._at[old]
+        self._put(self._where, name, port)
+        if port is not None:
+            self._at.setdefault(port, set()).add(name)
+        return {name}
+
+    def _contest(self, name: Name, by: int) -> Name:
+        count = self._contested.get(name, 0) + by
+        self._put(self._contested, name, count or None)
+        return name
+
+    # --- what is asked
+
+    def mine(self, bridge: str) -> bool:
+        """Whether it is a bridge of this host that we program."""
+        known = self._bridges.get(bridge)
+        return known is not None and not known.host and self._ours(bridge)
+
+    @property
+    def bridges(self) -> list[str]:
+        return sorted(self._bridges)
+
+    def spared(self, match: Match) -> frozenset[str]:
+        """The bridges at which no packet of the match enters the network."""
+        sources = self._places(match, _SOURCE, sure=True)
+        if not sources or not all(self.mine(port.bridge) for port in sources):
+            return NOBODY
+        return reduce(frozenset.__and__, (self._joined(port.bridge) - {port.bridge} for port in sources))
+
+    def way(self, match: Match) -> Way:
+        """The ports by which packets of the match may leave."""
+        sinks = self._places(match, _SINK)
+        if not sinks:
+            return ANYWHERE
+        sources = self._places(match, _SOURCE)
+        return reduce(Way.joined, (self._way(sources, sink) for sink in sinks))
+
+    def _way(self, sources: frozenset[PortId] | None, sink: PortId) -> Way:
+        joined = self._joined(sink.bridge)
+        starts = joined if sources is None else {port.bridge for port in sources}
+        if not starts <= joined:
+            return ANYWHERE
+        ports = {port for start in starts for port in self._known_shape.leaving(start, sink.bridge)}
+        return Way(frozenset({sink, *ports}), joined if sources is None else None)
+
+    def fed(self, bridge: str) -> frozenset[int]:
+        """The (OpenFlow) numbers of the bridge's ports through which nothing comes but from another bridge that we program."""
+        found = set()
+        for port, links in self._links_at.items():
+            known = self.ports.get(port)
+            if port.bridge != bridge or len(links) != 1 or known is None or not known.number:
+                continue
+            link = self._links[next(iter(links))]
+            other = link.other(port)
+            if link.medium in CLOSED and other.bridge != bridge and self.mine(other.bridge):
+                found.add(known.number)
+        return frozenset(found)
+
+    def _places(
+        self, match: Match, fields: tuple[tuple[str, int, int], ...], sure: bool = False
+    ) -> frozenset[PortId] | None:
+        """Where what a match names on one side is attached; None: not known, or (`sure`) claimed by somebody else too."""
+        macs, addresses = _named(match, fields)
+        spots = {name: self._spot(name) for name in (*macs, *addresses)}
+        if sure and any(name in self._contested for name in spots):
+            return None
+        ports = frozenset(port for name in macs or addresses if (port := spots[name]) is not None)
+        if not ports or any(spots[name] is None for name in macs or addresses):
+            return None
+        elsewhere = macs and any(port is not None and port not in ports for port in spots.values())
+        return None if elsewhere else ports
+
+    def _spot(self, name: Name) -> PortId | None:
+        port = self.ports.get(self._where[name]) if name in self._where else None
+        return port.id if port is not None and port.up and port.id.bridge in self._bridges else None
+
+    def _joined(self, bridge: str) -> frozenset[str]:
+        return self._known_shape.joined(bridge)
+
+    @property
+    def _known_shape(self) -> _Shape:
+        if self._shape is None:
+            self._shape = _Shape(self._bridges, self._links)
+        return self._shape
+
+
+def _attached(host: object) -> dict[Name, PortId]:
+    if not isinstance(host, Host) or host.port is None or host.damped:
+        return {}
+    return {_mac(host.mac): host.port, **{_address(address): host.port for address in host.addresses}}
+
+
+_Node = str | LinkKey
+
+
+class _Shape:
+    """The bridges and links of one moment, as a graph in which each link is a node between its two bridges; what is asked of it is
+    remembered."""
+
+    def __init__(self, bridges: Iterable[str], links: Iterable[LinkKey]) -> None:
+        graph = nx.Graph()
+        graph.add_nodes_from(sorted(bridges))
+        for ends in sorted(links):
+            if ends[0].bridge != ends[1].bridge:
+                graph.add_edges_from((end.bridge, ends) for end in ends)
+        self._graph = graph
+        self._joined: dict[str, frozenset[str]] = {}
+        for nodes in nx.connected_components(graph):
+            joined = frozenset(node for node in nodes if isinstance(node, str))
+            self._joined |= dict.fromkeys(joined, joined)
+        self._blocks: list[list[tuple[_Node, _Node]]] = [list(edges) for edges in nx.biconnected_component_edges(graph)]
+        self._block = {frozenset(edge): number for number, edges in enumerate(self._blocks) for edge in edges}
+        self._leaving: dict[tuple[str, str], frozenset[PortId]] = {}
+
+    def joined(self, bridge: str) -> frozenset[str]:
+        """The bridges that links join with it, itself too."""
+        return self._joined.get(bridge, frozenset({bridge}))
+
+    def leaving(self, start: str, end: str) -> frozenset[PortId]:
+        """The ports by which packets leave bridges on simple paths from one bridge to another that it is joined with."""
+        if start == end:
+            return frozenset()
+        found = self._leaving.get((start, end))
+        if found is None:
+            found = self._leaving[start, end] = frozenset(self._ports(start, end))
+        return found
+
+    def _ports(self, start: str, end: str) -> Iterable[PortId]:
+        nodes: list[_Node] = nx.shortest_path(self._graph, start, end)
+        for number, group in groupby(pairwise(nodes), key=lambda edge: self._block[frozenset(edge)]):
+            crossed = list(group)
+            first, last = crossed[0][0], crossed[-1][1]
+            for one, other in self._blocks[number]:
+                for leave, link in ((one, other), (other, one)):
+                    # from a bridge into a link; nothing comes back to where the block is entered, or goes on from where it is left
+                    if isinstance(leave, str) and not isinstance(link, str) and leave != last and link != first:
+                        yield link[0] if link[0].bridge == leave else link[1]
