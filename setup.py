@@ -8,7 +8,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-NAMES = ("_fastaccess", "_fastalgebra", "_fastclasses", "_fastcompile", "_fastexpand", "_fastflow", "_fastmatch", "_schedule")
+NAMES = ("_fastaccess", "_fastalgebra", "_fastcompile", "_fastexpand", "_fastflow", "_fastmatch", "_schedule")
 
 
 def extensions() -> list[Extension]:

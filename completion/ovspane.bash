@@ -2,8 +2,11 @@
 _ovspane() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "daemon send shell show compile replay probe cleanup cluster" -- "$cur")); return
+        COMPREPLY=($(compgen -W "daemon send shell show topology compile replay probe cleanup cluster" -- "$cur")); return
     fi
+    case $cmd$prev in
+        topology--format) COMPREPLY=($(compgen -W "text json dot svg" -- "$cur")); return ;;
+    esac
     case $prev in
         --format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;
         --socket|--config|--state-dir) COMPREPLY=($(compgen -f -- "$cur")); return ;;
@@ -15,7 +18,7 @@ _ovspane() {
         -*) COMPREPLY=($(compgen -W "--socket --format --help" -- "$cur")); return ;;
     esac
     case $cmd in
-        send) COMPREPLY=($(compgen -W "reserve ratelimit allow deny waypoint avoid hint Cancel Check available traffic GetSchedule ListShares ListSharesByFlowGroup ListRequests Explain Show Whoami NewShare Grant GrantDefault Revoke DropShare AddUser DropUser Locate As Format Subscribe Unsubscribe Tick" -P "${cur%%[A-Za-z]*}" -- "${cur#[\'\"]}")) ;;
+        send) COMPREPLY=($(compgen -W "reserve ratelimit allow deny waypoint avoid hint Cancel Check available traffic GetSchedule ListShares ListSharesByFlowGroup ListRequests Explain Show ListTopology Whoami NewShare Grant GrantDefault Revoke DropShare AddUser DropUser Locate As Format Subscribe Unsubscribe Tick" -P "${cur%%[A-Za-z]*}" -- "${cur#[\'\"]}")) ;;
         compile|replay) COMPREPLY=($(compgen -f -- "$cur")) ;;
     esac
 }

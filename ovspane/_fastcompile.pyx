@@ -21,13 +21,12 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from ovspane._fastaccess cimport AccessStages
+from ovspane._fastaccess cimport AccessStages, Class, DenyNode
 from ovspane._fastentries cimport (
     ACCESS, ALLOW, DENY, LIMIT, NOTHING, QUEUE, Entries, Entry, Matches, Numbers, Tree, drop_entry, drop_tree_node, emptied, grown,
     interned, new_entry, new_tree_node, push, release
 )
 from ovspane._fastexpand cimport pack
-from ovspane._fastclasses cimport Class, DenyNode
 from ovspane._fastclaims cimport Flows, Key, Touch, drop_claim, find_key, forget_touch, put_claim
 from ovspane._fasthandles cimport Handles, Place, drop_place, place_of, put_place, room_for_one
 from ovspane._fastmatch_words cimport NIL, WORDS, unpack_match

@@ -1,7 +1,7 @@
 """What the compiled compiler keeps of requests: entries (one match of one request), the matches, and the nodes of the policy tree.
 
-Above: _fastaccess, _fastclasses, _fastclaims, _fastcompile. Below: _fastmatch_words. Inline functions only. All live in arrays and
-name each other by number; a pointer into an array holds until something is added to it. NIL (no number) also says "no memory".
+Above: _fastaccess, _fastclaims, _fastcompile. Below: _fastmatch_words. Inline functions only. All live in arrays and name each other by
+number; a pointer into an array holds until something is added to it. The value NIL (no number) is also what says "no memory".
 
 Invariants: equal matches have one number, and `uses` counts who names it; a tree node's `uses` counts entries and children, so what
 has none stands alone and is freed; an entry's `home` is the class of an allow and the node number of a deny.

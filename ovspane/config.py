@@ -22,6 +22,17 @@ a setting that is silently not in force is worse than a daemon that does not sta
     eth1 = "100Mb"                         # what a port can send, where the link speed does not tell
     [police]
     eth1 = "50Mb"                          # what a port may send into the switch at most, all its traffic together
+    [topology]
+    lldp = true                            # probe links with LLDP frames
+    snoop = true                           # learn hosts' addresses from their ARP, neighbour discovery and DHCP
+    interval = 2                           # seconds between probes
+    host_age = 300                         # seconds after which a host that is not seen any more is forgotten
+    secret = ""                            # daemons with the same one find links between their hosts
+    name = ""                              # this host's name to them; unset: the system's
+    [hosts]
+    "52:54:00:12:34:56" = { port = "br0:eth1", addresses = ["192.0.2.7"] }  # what is said here wins over what is seen
+    [links]
+    core = ["br0:eth2", "br1:eth2"]        # two ports, BRIDGE:PORT, that are linked
     [compatibility]
     listen = "127.0.0.1:4242"              # the wire protocol of the PANE prototype; unset: off
     allow_root = false
@@ -46,6 +57,8 @@ from pathlib import Path
 from typing import Any
 
 from ovspane.lang.parser import SyntaxFault, parse_rate
+from ovspane.network.hosts import usable_address, usable_mac
+from ovspane.network.model import LinkKey, PortId, StaticHost, link_key
 
 
 class ConfigError(ValueError):
@@ -75,6 +88,16 @@ class DbTls:
 
 
 @dataclass(frozen=True, slots=True)
+class Topology:
+    lldp: bool = True
+    snoop: bool = True
+    interval: int = 2
+    host_age: int = 300
+    secret: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """See the module's text for the meaning. `ports` and `police` in bit/s."""
 
@@ -95,6 +118,9 @@ class Settings:
     ports: Mapping[str, int] = field(default_factory=dict)
     adopt: tuple[str, ...] = ()
     police: Mapping[str, int] = field(default_factory=dict)
+    topology: Topology = Topology()
+    hosts: tuple[StaticHost, ...] = ()
+    links: tuple[LinkKey, ...] = ()
     compatibility: Compatibility = Compatibility()
     tls: Tls = Tls()
     db_tls: DbTls = DbTls()
@@ -136,6 +162,12 @@ def _typed(key: str, value: Any) -> Any:
             return {name: _speed(f"{key}.{name}", speed) for name, speed in _expect(key, value, dict).items()}
         case "compatibility":
             return Compatibility(**_table(key, value, Compatibility))
+        case "topology":
+            return Topology(**_table(key, value, Topology))
+        case "hosts":
+            return tuple(_host(mac, entry) for mac, entry in _expect(key, value, dict).items())
+        case "links":
+            return tuple(_link(name, ends) for name, ends in _expect(key, value, dict).items())
         case "tls":
             return Tls(**_table(key, value, Tls))
         case "db_tls":
@@ -148,7 +180,7 @@ def _typed(key: str, value: Any) -> Any:
             return _expect(key, value, str)
 
 
-def _table(key: str, value: Any, shape: type[Compatibility] | type[Tls] | type[DbTls]) -> dict[str, Any]:
+def _table(key: str, value: Any, shape: type[Compatibility] | type[Tls] | type[DbTls] | type[Topology]) -> dict[str, Any]:
     """The entries of a TOML table, each of the kind of its default."""
     kinds = {entry.name: type(entry.default) for entry in fields(shape)}
     given = _expect(key, value, dict)
@@ -156,6 +188,40 @@ def _table(key: str, value: Any, shape: type[Compatibility] | type[Tls] | type[D
     if unknown:
         raise ConfigError(f"unknown setting {key}.{unknown[0]}; known are {', '.join(kinds)}")
     return {name: _expect(f"{key}.{name}", entry, kinds[name]) for name, entry in given.items()}
+
+
+def _host(mac: str, value: Any) -> StaticHost:
+    key = f"hosts.{mac}"
+    given = _expect(key, value, dict)
+    unknown = sorted(set(given) - {"port", "addresses"})
+    if unknown:
+        raise ConfigError(f"unknown setting {key}.{unknown[0]}; known are port, addresses")
+    known = usable_mac(mac)
+    if known is None:
+        raise ConfigError(f"hosts: {mac!r} is not the MAC address of a host")
+    port = _port(f"{key}.port", given["port"]) if "port" in given else None
+    addresses = []
+    for text in _expect(f"{key}.addresses", given.get("addresses", []), list):
+        one = usable_address(_expect(f"{key}.addresses", text, str))
+        if one is None:
+            raise ConfigError(f"{key}.addresses: {text!r} is not the address of a host")
+        addresses.append(one)
+    return StaticHost(known, port, tuple(addresses))
+
+
+def _link(name: str, value: Any) -> LinkKey:
+    key = f"links.{name}"
+    ends = [_port(key, end) for end in _expect(key, value, list)]
+    if len(ends) != 2 or ends[0] == ends[1]:
+        raise ConfigError(f"{key} must be two ports")
+    return link_key(*ends)
+
+
+def _port(key: str, value: Any) -> PortId:
+    try:
+        return PortId.parse(_expect(key, value, str))
+    except ValueError as problem:
+        raise ConfigError(f"{key}: {problem}") from problem
 
 
 def address(key: str, text: str) -> tuple[str, int]:
@@ -180,6 +246,10 @@ def _speed(name: str, value: Any) -> int:
 
 
 def _check(settings: Settings) -> None:
+    if not 1 <= settings.topology.interval <= 3600 or settings.topology.host_age < 1:
+        raise ConfigError("topology.interval must be from 1 to 3600 seconds, topology.host_age at least 1")
+    if "/" in settings.topology.name or len(settings.topology.name) > 200:
+        raise ConfigError("topology.name must have at most 200 characters and no /")
     if settings.enforcement not in ("strict", "best-effort"):
         raise ConfigError('enforcement must be "strict" or "best-effort"')
     for key, text in (("compatibility.listen", settings.compatibility.listen), ("tls.listen", settings.tls.listen)):

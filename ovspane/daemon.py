@@ -25,10 +25,15 @@ from typing import Any
 
 from ovspane import garbage
 from ovspane.config import Settings, address
+from ovspane.discovery.discovery import SLICE, Discovery, Look
+from ovspane.discovery.ear import clean as clean_ear
 from ovspane.enforcing import Scope
-from ovspane.lang.replies import Code, Notice, Reply, no
+from ovspane.lang.replies import Code, Notice, Reply, listing, no
 from ovspane.lang.statements import Kind
+from ovspane.network.hosts import Limits
+from ovspane.network.listing import Row, rows
 from ovspane.network.placement import Pipeline
+from ovspane.network.topology import Network
 from ovspane.ovsdb import Change as SwitchChange
 from ovspane.ovsdb import Event, SwitchDb
 from ovspane.policy.shares import Request
@@ -86,6 +91,29 @@ def scope_of(settings: Settings) -> Scope:
     )
 
 
+def look_of(settings: Settings) -> Look:
+    """How the network is learned."""
+    topology = settings.topology
+    return Look(
+        settings.rundir,
+        Pipeline(settings.first_table, settings.meter_base),
+        frozenset(settings.bridges),
+        topology.lldp,
+        topology.snoop,
+        topology.interval,
+        topology.secret.encode(),
+        topology.name or socket.gethostname().replace("/", "_")[:200],
+        settings.ports,
+        settings.hosts,
+        settings.links,
+    )
+
+
+def network_limits(settings: Settings) -> Limits:
+    """Three probes may be lost before a link is."""
+    return Limits(host_age=1000 * settings.topology.host_age, link_age=3500 * settings.topology.interval)
+
+
 class Daemon:
     """One daemon; `run` serves until told to end."""
 
@@ -96,6 +124,8 @@ class Daemon:
         self._switch = SwitchDb(settings.ovsdb)
         self._reconciler = Reconciler(self._switch, scope_of(settings), self._status, self._note_hidden)
         self._switch.listen(self._tell_switch)
+        self._network = Network(network_limits(settings))
+        self._discovery = Discovery(self._switch, self._network, look_of(settings))
 
     def end(self) -> None:
         """Ask for a clean end."""
@@ -115,6 +145,7 @@ class Daemon:
             # Only now the switch: a daemon whose socket is in use ends without having touched it.
             stack.callback(self._reconciler.close)
             await stack.enter_async_context(self._task(self._reconciler.run()))
+            await stack.enter_async_context(self._task(self._discovery.run()))
             log.info("serving on %s, %d requests", self._settings.socket, len(self._service.state.requests))
             await self._ending.wait()
             log.info("ending; flows and queues stay in place")
@@ -147,6 +178,7 @@ class Daemon:
             "on_delta": self._on_delta,
             "on_reload": self._on_reload,
             "gate": self._gate,
+            "topology": self._topology,
             "default_deny": self._settings.default_deny,
         }
 
@@ -209,6 +241,17 @@ class Daemon:
             await listener.start()
             stack.push_async_callback(listener.close)
         return listeners
+
+    # --- the network
+
+    async def _topology(self) -> Reply:
+        """The answer to ListTopology: everything, in pieces, so that the loop goes on."""
+        found: list[Row] = []
+        for row in rows(self._network, self._discovery.now()):
+            found.append(row)
+            if len(found) % SLICE == 0:
+                await asyncio.sleep(0)
+        return listing([row.line for row in found], [row.item for row in found])
 
     # --- policy to switch, switch to policy
 
@@ -289,6 +332,9 @@ async def clean(settings: Settings) -> tuple[int, int]:
     try:
         if not await switch.wait_until(lambda: switch.connected, 5.0):
             raise ConnectionError(f"no connection to {settings.ovsdb}")
+        bridges = [name for name in switch.bridges() if not settings.bridges or name in settings.bridges]
+        for name in bridges:
+            await clean_ear(settings.rundir / f"{name}.mgmt", Pipeline(settings.first_table, settings.meter_base))
         return await reconciler.clean()
     finally:
         reconciler.close()

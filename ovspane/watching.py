@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ovspane import ofwatch
 from ovspane.network.placement import FlowKey
-from ovspane.network.values import FlowRule
+from ovspane.network.values import COOKIE_MASK, DISCOVERY_TAG, FlowRule
 from ovspane.ofwatch import FlowUpdate
 from ovspane.ownership import Ours, tagged
 
@@ -107,6 +107,8 @@ class Watch:
         """These flows of others were read back. Where one of ours was, somebody has overwritten it: that place is ours."""
         known, self.foreign = self.foreign, {}
         for rule in flows:
+            if rule.cookie & COOKIE_MASK == DISCOVERY_TAG:
+                continue
             if rule.key in known:
                 self.foreign[rule.key] = rule
             elif rule.key not in self._before:
@@ -119,7 +121,7 @@ class Watch:
         for event, rule in news:
             if rule is None:
                 self.lost |= event == ofwatch.RESUMED
-            elif not self._ours.place(rule.key):
+            elif not self._ours.place(rule.key) or rule.cookie & COOKIE_MASK == DISCOVERY_TAG:
                 continue
             elif tagged(rule):
                 self._of_ours(event, rule, installed)

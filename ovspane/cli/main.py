@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "send": "ovspane.cli.send_command",
     "shell": "ovspane.cli.shell_command",
     "show": "ovspane.cli.show_command",
+    "topology": "ovspane.cli.topology_command",
     "compile": "ovspane.cli.compile_command",
     "replay": "ovspane.cli.replay_command",
     "probe": "ovspane.cli.probe_command",

@@ -120,6 +120,7 @@ _WRITERS: dict[type[st.Statement], Callable[..., str]] = {
     st.ListRequests: lambda s: "ListRequests" + (f" on {s.share}" if s.share is not None else ""),
     st.Explain: lambda s: f"Explain{s.flowgroup}",
     st.Show: lambda s: f"Show {s.name}",
+    st.ListTopology: lambda s: "ListTopology",
     st.Whoami: lambda s: "Whoami",
     st.NewShare: lambda s: f"NewShare {s.name} for {s.flowgroup} {privileges(s.privileges)} on {s.parent}",
     st.Grant: lambda s: f"Grant {s.share} to {s.principal}",

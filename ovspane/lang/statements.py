@@ -137,6 +137,11 @@ class Show(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class ListTopology(Statement):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class Whoami(Statement):
     pass
 

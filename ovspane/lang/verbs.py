@@ -174,6 +174,14 @@ VERBS: tuple[Verb, ...] = (
         p.of_name(st.Show, "the name of a share or a principal"),
     ),
     Verb(
+        "ListTopology",
+        "queries",
+        "ListTopology",
+        "the bridges, ports, links and hosts of the network, and how each was learned (root only)",
+        "ListTopology.",
+        p.of_nothing(st.ListTopology),
+    ),
+    Verb(
         "Whoami",
         "queries",
         "Whoami",
@@ -304,13 +312,16 @@ def _heading(text: str) -> list[str]:
 
 def _bash_lines() -> Iterator[str]:
     verbs = " ".join(verb.name for verb in VERBS)
-    commands = "daemon send shell show compile replay probe cleanup cluster"
+    commands = "daemon send shell show topology compile replay probe cleanup cluster"
     yield "# bash completion for ovspane(8); made by `python -m ovspane.lang.verbs --bash` from the table of verbs"
     yield "_ovspane() {"
     yield "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}"
     yield '    if [ "$COMP_CWORD" -eq 1 ]; then'
     yield f'        COMPREPLY=($(compgen -W "{commands}" -- "$cur")); return'
     yield "    fi"
+    yield "    case $cmd$prev in"
+    yield '        topology--format) COMPREPLY=($(compgen -W "text json dot svg" -- "$cur")); return ;;'
+    yield "    esac"
     yield "    case $prev in"
     yield '        --format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;'
     yield '        --socket|--config|--state-dir) COMPREPLY=($(compgen -f -- "$cur")); return ;;'

@@ -116,6 +116,9 @@ class HostTable:
         """The hosts, by MAC."""
         return (self._entries[mac].value() for mac in sorted(self._entries))
 
+    def macs(self) -> list[str]:
+        return sorted(self._entries)
+
     def at(self, port: PortId) -> list[Host]:
         return [self._entries[mac].value() for mac in sorted(self._by_port.get(port, ()))]
 

@@ -140,6 +140,15 @@ class Conflict:
         return f"{self.subject} is claimed by {self.claimant} at {self.port}, but is held by {keeps}"
 
 
+@dataclass(frozen=True, slots=True)
+class StaticHost:
+    """A host that the configuration names, and what it says of it."""
+
+    mac: str
+    port: PortId | None = None
+    addresses: tuple[str, ...] = ()
+
+
 Thing = Bridge | Port | Link | Host | Conflict
 
 

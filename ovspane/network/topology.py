@@ -107,6 +107,10 @@ class Network:
         """By MAC."""
         return self._hosts.all()
 
+    def macs(self) -> list[str]:
+        """The hosts' MAC addresses."""
+        return self._hosts.macs()
+
     @property
     def conflicts(self) -> list[Conflict]:
         """Addresses that somebody claims who does not get them."""

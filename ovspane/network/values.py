@@ -14,6 +14,8 @@ from ovspane.match import Match
 
 COOKIE_TAG = 0x70616E65 << 32  # "pane"
 COOKIE_MASK = 0xFFFFFFFF << 32
+#: flows of discovery ("ptop"): they live in our tables and by themselves, copy packets to us and change no verdict
+DISCOVERY_TAG = 0x70746F70 << 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def execute(state: State, speaker: str, statement: said.Statement, now: int) -> 
             return _cancel(state, speaker, number, now)
         case said.AddUser() | said.DropUser() | said.Locate():
             return _principals(state, speaker, statement, now)
-        case said.As() | said.Format() | said.Subscribe() | said.Unsubscribe() | said.Tick():
+        case said.As() | said.Format() | said.Subscribe() | said.Unsubscribe() | said.Tick() | said.ListTopology():
             return _no("not-here", f"{type(statement).__name__} cannot be said here")
         case _:
             return Outcome(queries.answer(state, speaker, statement, now))

@@ -23,7 +23,7 @@ from ovspane.probe.choice import Choice, choose, of_flows
 from ovspane.probe.comparison import BridgeProbe, Row
 from ovspane.probe.injection import ProbeSession
 from ovspane.probe.policy_picture import Ask, Picture, read_picture
-from ovspane.probe.tracing import ControlSocket
+from ovspane.unixctl import ControlSocket
 
 #: a difference counts when it is still there after the policy was read again, so many times, so long apart (seconds)
 LOOKS, PAUSE = 3, 0.5

@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 
 from ovspane.match import Packet
 from ovspane.network.placement import ENTRY_PRIORITY, Pipeline
-from ovspane.network.values import COOKIE_MASK, COOKIE_TAG, Meter
+from ovspane.network.values import COOKIE_MASK, COOKIE_TAG, DISCOVERY_TAG, Meter
 from ovspane.openflow import FlowStats, as_programmed
 from ovspane.probe.frames import flow, frame
 from ovspane.probe.injection import ProbeSession
 from ovspane.probe.messages import MeterCounters
 from ovspane.probe.policy_picture import Expected, Picture
-from ovspane.probe.tracing import ControlSocket, Step, Way, trace
+from ovspane.probe.tracing import Step, Way, trace
+from ovspane.unixctl import ControlSocket
 
 #: how long a probe may take to come back (seconds), and how often it is sent
 DEADLINE, TRIES = 1.0, 3
@@ -104,7 +105,7 @@ class BridgeProbe:
     async def strangers(self) -> list[str]:
         """The flows in our tables that are not ours: what they do is nobody's policy. Raises SessionError."""
         found = await self.session.table_stats(self.pipeline.tables)
-        return [_stranger(stats) for stats in found if stats.rule.cookie & COOKIE_MASK != COOKIE_TAG]
+        return [_stranger(stats) for stats in found if stats.rule.cookie & COOKIE_MASK not in (COOKIE_TAG, DISCOVERY_TAG)]
 
     def _port(self, packet: Packet) -> int:
         return packet.in_port if packet.in_port in self.ports else self.in_port

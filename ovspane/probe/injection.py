@@ -16,11 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ovspane import openflow
+from ovspane import ofpackets, openflow
 from ovspane.flowpush import BridgeSession, Refused
+from ovspane.ofpackets import PacketIn
 from ovspane.openflow import FlowStats, Frame, Request
 from ovspane.probe import messages
-from ovspane.probe.messages import MeterCounters, PacketIn
+from ovspane.probe.messages import MeterCounters
 
 RENEW = messages.LIFETIME / 3  # seconds
 
@@ -42,7 +43,7 @@ class ProbeSession(BridgeSession):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         try:
-            for request in messages.listen(self._controller):
+            for request in ofpackets.listen(self._controller):
                 await self._do(request)
             await self._catch()
         except BaseException:
@@ -58,10 +59,10 @@ class ProbeSession(BridgeSession):
             await super().__aexit__(kind, error, trace)
 
     def _received(self, frame: Frame) -> None:
-        if frame.kind != messages.PACKET_IN:
+        if frame.kind != ofpackets.PACKET_IN:
             super()._received(frame)
             return
-        packet = messages.parse_packet_in(frame.body)
+        packet = ofpackets.parse_packet_in(frame.body)
         if packet.registers.get(messages.TOKEN_HEADER) == self._token:
             self.caught[packet.registers.get(messages.NUMBER_HEADER, 0)] = packet
 

@@ -1,14 +1,14 @@
-"""The OpenFlow that only probes speak: the catch flow, packets with a mark, packet-in, meter counters. Bytes; no I/O.
+"""The OpenFlow that only probes speak: the catch flow, packets with a mark, meter counters. Bytes; no I/O.
 
-Above: injection. Below: openflow.
+Above: injection. Below: openflow, ofpackets.
 
 How a probe is marked and caught: it enters table 0 with a session's token in register 14 and its number in register 13, goes
 through the pipeline as any packet with its headers, and comes back to table 0 with our mark set. There the catch flow (table 0,
 one below the entry flow's priority, register 14 = token) sends it to the one connection that asked for it. Registers live only
 inside Open vSwitch: no packet from a wire can have the token.
 
-Sources: OpenFlow 1.4.1 sections 7.3.2 (SET_CONFIG), 7.3.4.1, 7.3.5.15 (meter counters), 7.3.6, 7.4.1 (PACKET_IN); Open vSwitch
-nicira-ext.h: NXT_SET_CONTROLLER_ID, NXAST_CONTROLLER, NXAST_REG_LOAD, NXAST_RESUBMIT_TABLE.
+Sources: OpenFlow 1.4.1 sections 7.3.4.1, 7.3.5.15 (meter counters), 7.3.6; Open vSwitch nicira-ext.h: NXAST_CONTROLLER,
+NXAST_REG_LOAD, NXAST_RESUBMIT_TABLE.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 from ovspane import openflow
 from ovspane.match import ANY
+from ovspane.ofpackets import WHOLE_FRAME
 from ovspane.openflow import NO_BUFFER, Request
-from ovspane.oxm import MARK_HEADER, OpenFlowError, encode_match, wide_port
+from ovspane.oxm import OpenFlowError, encode_match, wide_port
 
-EXPERIMENTER, SET_CONFIG, PACKET_IN, METER_STATS = 4, 9, 10, 9
+METER_STATS = 9
 
 #: "pprb": not the cookie of the pipeline, so the daemon leaves the catch flow alone.
 COOKIE = 0x70707262 << 32
@@ -32,7 +33,6 @@ LIFETIME = 30
 TOKEN_REGISTER, NUMBER_REGISTER = 14, 13
 
 _NICIRA = 0x2320
-_WHOLE_FRAME = 0xFFFF
 
 
 def _register(number: int) -> int:
@@ -50,14 +50,6 @@ def _load(register: int, value: int) -> bytes:
 _RESUBMIT = struct.pack("!HHIHHB3x", 0xFFFF, 16, _NICIRA, 14, 0xFFF8, 0)
 
 
-def listen(controller: int) -> list[Request]:
-    """Have this connection hear what is sent to the controller id (1..65535), and nothing that goes to others."""
-    return [
-        (EXPERIMENTER, struct.pack("!II6xH", _NICIRA, 20, controller)),
-        (SET_CONFIG, struct.pack("!HH", 0, _WHOLE_FRAME)),  # 0, the default of such a connection, means: no packets at all
-    ]
-
-
 def _catch_mod(command: int, token: int, instructions: bytes) -> Request:
     match = struct.pack("!HHII4x", 1, 12, TOKEN_HEADER, token)
     body = struct.pack(
@@ -70,7 +62,7 @@ def _catch_mod(command: int, token: int, instructions: bytes) -> Request:
 
 def catch(token: int, controller: int, deliver: bool) -> Request:
     """Add the catch flow, or renew its time. `deliver`: the packet then goes on as one that is no probe."""
-    actions = struct.pack("!HHIHHHBx", 0xFFFF, 16, _NICIRA, 20, _WHOLE_FRAME, controller, 1)
+    actions = struct.pack("!HHIHHHBx", 0xFFFF, 16, _NICIRA, 20, WHOLE_FRAME, controller, 1)
     if deliver:
         actions += _load(TOKEN_REGISTER, 0) + _load(NUMBER_REGISTER, 0) + _RESUBMIT
     return _catch_mod(openflow.ADD, token, struct.pack("!HH4x", 4, 8 + len(actions)) + actions)
@@ -84,36 +76,6 @@ def send(frame: bytes, in_port: int, token: int, number: int) -> Request:
     """Let a frame enter table 0 as if it had come in by `in_port` (16-bit number)."""
     actions = _load(TOKEN_REGISTER, token) + _load(NUMBER_REGISTER, number) + _RESUBMIT
     return openflow.PACKET_OUT, struct.pack("!I4sH6x", NO_BUFFER, wide_port(in_port), len(actions)) + actions + frame
-
-
-class PacketIn(NamedTuple):
-    """A packet that the switch sent us: its registers by OXM header, and the frame."""
-
-    registers: dict[int, int]
-    marked: bool
-    frame: bytes
-
-
-_PACKET_IN = Struct("!IHBBQHH")
-
-
-def parse_packet_in(body: bytes) -> PacketIn:
-    """Raises OpenFlowError."""
-    if len(body) < _PACKET_IN.size:
-        raise OpenFlowError("packet-in is cut short")
-    *_, kind, length = _PACKET_IN.unpack_from(body)
-    at, end = _PACKET_IN.size, 16 + length
-    if kind != 1 or length < 4 or 16 + (length + 7) // 8 * 8 + 2 > len(body):
-        raise OpenFlowError(f"packet-in with a match of type {kind} and length {length}")
-    registers: dict[int, int] = {}
-    while at + 4 <= end:
-        header = int.from_bytes(body[at : at + 4], "big")
-        after = at + 4 + (header & 0xFF)
-        if after > end:
-            raise OpenFlowError("packet-in: an OXM is cut short")
-        registers[header] = int.from_bytes(body[at + 4 : after], "big")
-        at = after
-    return PacketIn(registers, bool(registers.get(MARK_HEADER, 0) & 1), body[16 + (length + 7) // 8 * 8 + 2 :])
 
 
 def table_request(table: int) -> Request:

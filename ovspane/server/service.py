@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -85,16 +85,18 @@ class Service:
         on_delta: Callable[[TableDelta], None] = lambda delta: None,
         on_reload: Callable[[], None] = lambda: None,
         gate: Gate = lambda changes, reply: reply,
+        topology: Callable[[], Awaitable[Reply]] | None = None,
         default_deny: bool = False,
     ) -> None:
         """`clock` gives ms since the epoch. `on_delta` hears each change of the network flow table, `on_reload` that the whole
         table (`runtime`) may be another; `gate` may refuse an admitted statement's changes (the network cannot do it) or
-        add to the reply."""
+        add to the reply; `topology` answers what is known of the network."""
         self._keeper = keeper
         self._clock = clock
         self._on_delta = on_delta
         self._on_reload = on_reload
         self._gate = gate
+        self._topology = topology
         self._default_deny = default_deny
         self._queue: asyncio.Queue[Waiting | None] = asyncio.Queue()  # None: look at the state
         self._runtime = Runtime((), default_deny)
@@ -142,6 +144,15 @@ class Service:
     async def ask(self, speaker: str, statement: Statement) -> Reply:
         """The reply to a statement of `speaker`."""
         return await self.submit(speaker, statement)
+
+    async def topology(self, show: Callable[[Reply], str]) -> Reply:
+        """What is known of the network; the policy is not asked, so this does not wait for statements."""
+        if self._topology is None:
+            return no("not-here", "there is no network here to tell of")
+        reply = await self._topology()
+        if reply.lines is not None and len(reply.lines) > SLICE:
+            reply = replace(reply, shown=await asyncio.to_thread(show, reply))
+        return reply
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Let `subscriber` hear all notices; returns what ends that."""

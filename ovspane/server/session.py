@@ -159,6 +159,8 @@ class Session(Channel):
                 self._when_due(lambda: self._subscribe(False))
             case said.Whoami():
                 self._reply(self._whoami())
+            case said.ListTopology():
+                self._topology(weight + HEAVY)
             case said.Tick():
                 self._reply(no("not-here", "Tick moves the clock of a replay; here time passes by itself"))
             case _:
@@ -166,6 +168,13 @@ class Session(Channel):
                     weight += HEAVY
                 show = Reply.to_json if self._json_said else Reply.to_text
                 self.answer(self._service.submit(self.speaker, statement, show), show, weight)
+
+    def _topology(self, weight: int) -> None:
+        if self.speaker != ADMINISTRATOR:  # it names everybody's addresses
+            self._reply(no("not-root", f"only {ADMINISTRATOR} may see the network"))
+            return
+        show = Reply.to_json if self._json_said else Reply.to_text
+        self.answer(asyncio.ensure_future(self._service.topology(show)), show, weight)
 
     def _reply(self, reply: Reply) -> None:
         self._when_due(lambda: reply)

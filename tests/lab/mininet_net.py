@@ -11,6 +11,7 @@ from mininet.log import setLogLevel
 from mininet.net import Mininet
 from mininet.node import OVSSwitch
 from mininet.topo import LinearTopo, SingleSwitchTopo, Topo
+from mininet.topolib import TreeTopo
 
 from tests.lab.hosts import Host
 from tests.lab.switch import DATAPATH, PROTOCOLS, delete_bridge
@@ -24,7 +25,7 @@ class Switch(OVSSwitch):
 
     def __init__(self, name: str, **options: object) -> None:
         datapath = "user" if DATAPATH == "netdev" else "kernel"
-        super().__init__(name, failMode="standalone", datapath=datapath, protocols=PROTOCOLS, **options)
+        super().__init__(name, **{"failMode": "standalone", "datapath": datapath, "protocols": PROTOCOLS, **options})
 
 
 @contextlib.contextmanager
@@ -42,7 +43,28 @@ def line(switches: int) -> Iterator[Lan]:
 
 
 @contextlib.contextmanager
-def _network(topology: Topo) -> Iterator[Lan]:
+def tree(depth: int, fanout: int) -> Iterator[Lan]:
+    """A tree of switches with `depth` levels, and `fanout` hosts on each of the lowest."""
+    with _network(TreeTopo(depth=depth, fanout=fanout)) as lan:
+        yield lan
+
+
+@contextlib.contextmanager
+def ring(switches: int) -> Iterator[Lan]:
+    """s1 to s<switches> in a ring, host h<N> on s<N>. Nothing is forwarded: the switches have no flows (fail_mode=secure), since
+    NORMAL would flood in circles; port 1 is the host's, 2 leads to the next switch, 3 to the one before."""
+    topology = Topo()
+    names = [topology.addSwitch(f"s{number}", failMode="secure") for number in range(1, switches + 1)]
+    for number, name in enumerate(names, 1):
+        topology.addLink(name, topology.addHost(f"h{number}"), 1)
+    for here, after in zip(names, [*names[1:], names[0]], strict=True):
+        topology.addLink(here, after, 2, 3)
+    with _network(topology, learn=False) as lan:
+        yield lan
+
+
+@contextlib.contextmanager
+def _network(topology: Topo, learn: bool = True) -> Iterator[Lan]:
     Mininet.inited = True  # init() would raise sysctl limits of the whole machine
     net = Mininet(topology, switch=Switch, controller=None, autoSetMacs=True)
     try:
@@ -50,7 +72,8 @@ def _network(topology: Topo) -> Iterator[Lan]:
         lan = Lan(tuple(switch.name for switch in net.switches), tuple(_host(node) for node in net.hosts))
         for host in lan.hosts:
             quiet(host)
-        settle(lan)
+        if learn:
+            settle(lan)
         yield lan
     finally:
         net.stop()

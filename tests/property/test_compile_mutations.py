@@ -40,7 +40,7 @@ MUTATIONS = {
         "if other is not node and other.depth <= level:",
         "if other is not node and other.depth < level:",
     ),
-    "class_numbers_keep_their_old_flags": ("_fastclasses.pyx", "if node is not None and number < node.known:", "if False:"),
+    "class_numbers_keep_their_old_flags": ("_fastaccess.pyx", "if node is not None and number < node.known:", "if False:"),
     "the_own_node_is_above": ("_fastentries.pxd", "    if depth >= tree.at[node].depth:\n        return False\n", ""),
     "moved_nodes_keep_their_exceptions": ("_fastaccess.pyx", "entry = self.classes[i].first if how == 3 else NIL", "entry = NIL"),
     "levels_are_not_worked_out_again": (
@@ -48,7 +48,7 @@ MUTATIONS = {
         "                    self.classes[i].stages = -1\n",
         "                    pass\n",
     ),
-    "clashes_are_not_counted": ("_fastclasses.pyx", "        self.count_clashes(number, 1)\n", ""),
+    "clashes_are_not_counted": ("_fastaccess.pyx", "        self.count_clashes(number, 1)\n", ""),
     "a_check_settles": (
         "_fastcompile.pyx",
         "        self.chosen = stages\n",
@@ -125,6 +125,7 @@ def test_the_walks_notice(name: str, tmp_path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     assert source.count(right) == 1, "the piece to break is not there once"
     path.write_text(source.replace(right, wrong), encoding="utf-8")
-    module = {"_fastclaims.pxd": "_fastcompile"}.get(file, path.stem)
-    modules = ["_fastclasses", "_fastaccess", "_fastcompile"] if file == "_fastentries.pxd" else [module]  # as they are loaded
+    modules = ["_fastcompile"] if file in ("_fastcompile.pyx", "_fastclaims.pxd") else ["_fastaccess"]
+    if file == "_fastentries.pxd":
+        modules = ["_fastaccess", "_fastcompile"]
     assert differs({module: build(module, tmp_path) for module in modules}).startswith("AssertionError")

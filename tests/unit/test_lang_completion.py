@@ -36,7 +36,7 @@ def test_each_word_of_each_example_is_offered(verb) -> None:  # type: ignore[no-
     ("text", "wanted"),
     [
         ("Gr", ["Grant", "GrantDefault"]),
-        ("Whoami. Tick 5. Li", ["ListShares", "ListSharesByFlowGroup", "ListRequests"]),
+        ("Whoami. Tick 5. Li", ["ListShares", "ListSharesByFlowGroup", "ListRequests", "ListTopology"]),
         ("reserve(us", ["user"]),
         ("reserve(user=", ["Alice", "Bob"]),
         ("reserve(user=Alice, transport=", ["TCP", "UDP", "ICMP", "SCTP", "ICMPv6"]),

@@ -17,12 +17,16 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"daemon", "cli", "__main__"}),
     frozenset({"server", "control", "probe", "explain", "metrics", "notify"}),
     frozenset(
-        {"reconcile", "desired", "enforcing", "bridge", "watching", "ownership", "queueing", "timers", "accounting", "replay"}
+        {
+            "reconcile", "desired", "enforcing", "bridge", "watching", "ownership", "queueing", "discovery", "timers", "accounting",
+            "replay",
+        }
     ),
     frozenset(
         {
             "flowpush", "flowbytes", "_fastflow", "_fastflow_py", "ovsdb_queues", "openflow", "ofwatch", "oxm",
-            "ovsdb_policing", "tc", "ofsession", "bridge_lock", "ovsdb", "ovsdb_replica", "store", "config", "garbage",
+            "ovsdb_policing", "tc", "ofsession", "ofpackets", "unixctl", "bridge_lock", "ovsdb", "ovsdb_replica", "store", "config",
+            "garbage",
         }
     ),
     frozenset({"network"}),
@@ -30,7 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "lang", "flowgroup", "overlap", "algebra", "match", "intervals", "units",
-            "_fastaccess", "_fastalgebra", "_fastalgebra_py", "_fastclasses", "_fastcompile", "_fastexpand",
+            "_fastaccess", "_fastalgebra", "_fastalgebra_py", "_fastcompile", "_fastexpand",
             "_fastmatch", "_fastmatch_py", "_schedule",
         }
     ),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ovspane import ofpackets
 from ovspane.flowgroup import ALL
 from ovspane.match import Match, Packet
 from ovspane.oxm import OpenFlowError
@@ -101,7 +102,7 @@ def test_a_packet_is_in_the_flow_of_its_fields(ovs: DummyOvs) -> None:
 
 
 def test_a_probe_comes_back_with_its_number_and_frame(ovs: DummyOvs) -> None:
-    async def probe() -> tuple[dict[int, messages.PacketIn], list[str]]:
+    async def probe() -> tuple[dict[int, ofpackets.PacketIn], list[str]]:
         async with ProbeSession(ovs.mgmt("br0")) as session:
             ovs.ofctl("add-flow", "br0", "table=0,priority=10,udp,actions=drop")
             ovs.ofctl("add-flow", "br0", "table=0,priority=65535,reg15=0/1,arp,actions=load:1->NXM_NX_REG15[0],resubmit(,0)")
@@ -125,14 +126,14 @@ def test_a_probe_comes_back_with_its_number_and_frame(ovs: DummyOvs) -> None:
 def test_bytes_from_the_switch_end_in_a_value_or_an_error() -> None:
     dice = random.Random(1)
     whole = bytes.fromhex("ffffffff003c0100706e6170000000000001001c800000040000000100011c04deadbeef00011e0400000001") + bytes(20)
-    assert messages.parse_packet_in(whole).registers[messages.TOKEN_HEADER] == 0xDEADBEEF
-    assert messages.parse_packet_in(whole).marked
+    assert ofpackets.parse_packet_in(whole).registers[messages.TOKEN_HEADER] == 0xDEADBEEF
+    assert ofpackets.parse_packet_in(whole).marked
     for _ in range(3000):
         cut = bytearray(whole[: dice.randrange(len(whole) + 1)])
         for _ in range(dice.randrange(4)):
             if cut:
                 cut[dice.randrange(len(cut))] = dice.randrange(256)
-        for parse in (messages.parse_packet_in, messages.parse_meter_stats):
+        for parse in (ofpackets.parse_packet_in, messages.parse_meter_stats):
             try:
                 parse(bytes(cut))
             except OpenFlowError:

@@ -1,0 +1,92 @@
+"""The network as lines and items of a listing (`ListTopology`). Pure.
+
+Above: daemon; `ovspane topology` draws the items. Below: topology, units. Bridges first, then ports, links, hosts, conflicts, each
+by name. It is a generator that the network may change under: what came after it began may be missing, and what went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ovspane.lang.replies import Value
+from ovspane.network.model import Bridge, Conflict, Host, Link, Port
+from ovspane.network.topology import Network
+from ovspane.units import rate_text
+
+
+class Row(NamedTuple):
+    line: str
+    item: dict[str, Value]
+
+
+def rows(network: Network, now: int) -> Iterator[Row]:
+    """Everything that is known at `now` (ms). Ages in the items are seconds, speeds bit/s, 0 for unknown."""
+    for name in sorted(network.bridges):
+        if (bridge := network.bridges.get(name)) is not None:
+            yield _bridge(bridge)
+    for port in sorted(network.ports):
+        if (here := network.ports.get(port)) is not None:
+            yield _port(here)
+    for ends in sorted(network.links):
+        if (link := network.links.get(ends)) is not None:
+            yield _link(link, now)
+    for mac in network.macs():
+        if (host := network.host(mac)) is not None:
+            yield _host(host, network.last_seen(mac), now)
+    for conflict in network.conflicts:
+        yield _conflict(conflict, now)
+
+
+def _age(since: int | None, now: int) -> float:
+    return round(max(0, now - (now if since is None else since)) / 1000, 1)
+
+
+def _bridge(bridge: Bridge) -> Row:
+    identity = "" if bridge.datapath_id is None else f"{bridge.datapath_id:016x}"
+    line = f"bridge {bridge.name} dpid={identity or 'unknown'}{f' host={bridge.host}' if bridge.host else ''} {bridge.origin}"
+    return Row(
+        line,
+        {"kind": "bridge", "name": bridge.name, "datapath_id": identity, "host": bridge.host, "origin": str(bridge.origin)},
+    )
+
+
+def _port(port: Port) -> Row:
+    speed = rate_text(port.speed) if port.speed else "unknown"
+    line = f"port {port.id} number={port.number or '-'} {'up' if port.up else 'down'} speed={speed} type={port.kind or 'system'}"
+    item: dict[str, Value] = {
+        "kind": "port", "name": str(port.id), "bridge": port.id.bridge, "port": port.id.port, "number": port.number,
+        "up": port.up, "speed": port.speed, "type": port.kind or "system", "origin": str(port.origin),
+    }  # fmt: skip
+    return Row(f"{line} {port.origin}", item)
+
+
+def _link(link: Link, now: int) -> Row:
+    a, b = map(str, link.ends)
+    age = _age(link.since, now)
+    speed = rate_text(link.speed) if link.speed else "unknown"
+    item: dict[str, Value] = {
+        "kind": "link", "a": a, "b": b, "a_bridge": link.ends[0].bridge, "b_bridge": link.ends[1].bridge,
+        "medium": link.medium, "speed": link.speed, "origin": str(link.origin), "age": age,
+    }  # fmt: skip
+    return Row(f"link {a} - {b} {link.medium} speed={speed} {link.origin} age={age:.0f}s", item)
+
+
+def _host(host: Host, last: int | None, now: int) -> Row:
+    addresses = ",".join(host.addresses)
+    age, idle = _age(host.since, now), _age(last, now)
+    item: dict[str, Value] = {
+        "kind": "host", "mac": host.mac, "at": str(host.port) if host.port else "", "addresses": addresses,
+        "origin": str(host.origin), "age": age, "idle": idle, "damped": host.damped,
+    }  # fmt: skip
+    line = f"host {host.mac} at {host.port or 'no port'} {addresses or '-'} {host.origin} age={age:.0f}s idle={idle:.0f}s"
+    return Row(line + (" held: it is seen at several ports in turn" if host.damped else ""), item)
+
+
+def _conflict(conflict: Conflict, now: int) -> Row:
+    item: dict[str, Value] = {
+        "kind": "conflict", "subject": conflict.subject, "holder": conflict.holder,
+        "held": str(conflict.held) if conflict.held else "", "claimant": conflict.claimant, "at": str(conflict.port),
+        "text": str(conflict), "age": _age(conflict.since, now),
+    }  # fmt: skip
+    return Row(f"conflict {conflict}", item)
