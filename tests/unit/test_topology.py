@@ -102,6 +102,16 @@ def test_the_highest_claim_counts_and_probed_links_age() -> None:
     assert not made.links
 
 
+def test_a_probed_link_has_to_be_probed_again_after_a_port_was_down() -> None:
+    made = network("s1:a", "s2:b")
+    link(made, "s1:a", "s2:b", Origin.PROBE)
+    made.see_port(Port(port("s2:b"), 2, up=False))
+    made.see_port(Port(port("s2:b"), 2))
+    assert not made.links  # the cable may lead elsewhere now
+    link(made, "s1:a", "s2:b", Origin.PROBE, 5)
+    assert made.links
+
+
 def test_a_link_of_unknown_speed_has_that_of_its_other_end() -> None:
     made = network("s1:a", "s2:b")
     made.see_port(Port(port("s1:a"), 1, speed=0))
