@@ -286,8 +286,13 @@ def test_the_leader_dies_under_load(three: list[Host]) -> None:
         load.start()
     pauses: list[float] = []
     for _ in range(2):
+        before = [len(load.granted) for load in loads]
         time.sleep(2.0)
+        after = [len(load.granted) for load in loads]
         victim = leader(three)
+        for host in three:
+            rate = sum(b - a for a, b, load in zip(before, after, loads, strict=True) if load.host is host) / 2.0
+            print(f"{rate:.0f} OK/s from two clients on {host.name}, whose member {'leads' if host is victim else 'follows'}")
         killed = time.monotonic()
         victim.kill("member")
         wait_for(lambda at=killed: all(load.times[-1] > at + 0.05 for load in loads), "OK on every host", 30)  # type: ignore[misc]
