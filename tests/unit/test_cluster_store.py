@@ -17,6 +17,7 @@ from ovspane.store.cluster import ClusterStore, Guard, InDoubt, LostRace
 from ovspane.store.records import Record, StoreError, TakenOver, table_of
 from ovspane.store.replica import Replica, patched
 from tests.cluster import SCHEMA, free_port, run, wait_for
+from tests.gate import Gate
 
 FREE = Guard({}, frozenset(), frozenset(), ())
 
@@ -131,36 +132,6 @@ def test_a_guard_that_is_not_current_changes_nothing() -> None:
 
     with single_server() as remote:
         asyncio.run(main(remote))
-
-
-class Gate:
-    """A proxy that can swallow what the server answers, and cut the connection: an answer that is lost."""
-
-    def __init__(self, remote: str) -> None:
-        _, self._host, port = remote.split(":")
-        self._port = int(port)
-        self.swallow = self.hold = False
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def start(self) -> str:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return f"tcp:127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(self._host, self._port)
-        self._writers += [writer, back]
-        await asyncio.gather(self._pump(reader, back, "hold"), self._pump(there, writer, "swallow"), return_exceptions=True)
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, flag: str) -> None:
-        while data := await source.read(65536):
-            if not getattr(self, flag):
-                sink.write(data)
-
-    def cut(self) -> None:
-        for writer in self._writers:
-            writer.close()
-        self._writers = []
-        self.swallow = self.hold = False
 
 
 @pytest.mark.parametrize("done", [True, False])

@@ -18,6 +18,7 @@ from ovspane.server.shared_service import SharedService
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.shared_keeper import SharedKeeper
 from tests.cluster import Member, leader_of, loopback_cluster, remotes
+from tests.gate import Gate
 
 
 def clock() -> int:
@@ -61,8 +62,8 @@ class Party:
 
 
 @contextlib.asynccontextmanager
-async def parties(where: str, count: int = 3) -> AsyncIterator[list[Party]]:
-    made = [Party(where, f"d{number}") for number in range(count)]
+async def parties(where: str, count: int = 3, names: str = "d") -> AsyncIterator[list[Party]]:
+    made = [Party(where, f"{names}{number}") for number in range(count)]
     try:
         for one in made:
             await one.start()
@@ -283,5 +284,32 @@ def test_without_a_majority_requests_end_in_time_and_changes_are_refused(members
             await one.do("reserve(dstPort=83) = 6Mb on a to +1h.")
             assert (await other.say("reserve(dstPort=84) = 1Mb on a to +1h.")).reason_code == "no-room"
             await agree(made)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_lost_answer_is_found_out_and_the_client_gets_its_reply(members: list[Member], done: bool) -> None:
+    """The connection breaks after the transaction (or before it): one request either way, and the reply that names it."""
+
+    async def main() -> None:
+        gate = Gate(leader_of(members).remote)
+        async with parties(await gate.start(), 1) as (one,), parties(remotes(members), 1, "other") as (other,):
+            await one.do("NewShare a for (*) [reserve <= 10Mb] on rootShare.")
+            await one.do("reserve(dstPort=80) = 4Mb on a to +1h.")
+            gate.swallow, gate.hold = True, not done
+            waiting = [asyncio.create_task(one.say(f"reserve(dstPort={port}) = 4Mb on a to +1h.")) for port in (81, 82)]
+            await asyncio.sleep(0.3)
+            assert not any(task.done() for task in waiting)
+            gate.cut()
+            replies = await asyncio.gather(*waiting)
+            assert [reply.code for reply in replies] == [Code.OK, Code.NO]
+            assert replies[1].reason_code == "no-room"
+            await one.do("reserve(dstPort=83) = 1Mb on a to +1h.")
+            await agree([one, other])
+            requests = other.service.state.requests
+            assert len(requests) == 3
+            assert int(str(replies[0].fields["id"])) in requests
+            assert other.service.state.schedules["a"].total_at(clock()) == 9_000_000
 
     asyncio.run(main())
