@@ -5,7 +5,7 @@ Above: the daemon. Below: service (whose one task and one turn it keeps), policy
     take in what others changed -> end what is over -> judge what waits, on this state -> commit, guarded by what was read
       -> reply, settle, act                      passed
       -> take it all back, take in, judge again  lost race: nobody is told, the client only waits a little longer
-      -> keep the replies back                   in doubt: the next connection shows whether it passed, or to judge again
+      -> take it back, keep the replies          in doubt: an answer that is late, or the next connection, shows whether it passed
 
 So here a change is settled (reaches tree and switches) only after its commit, and what is taken back was never seen outside.
 
@@ -23,9 +23,9 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
 
 from ovspane.lang.replies import Reply, no
 from ovspane.lang.statements import Kind
@@ -35,18 +35,23 @@ from ovspane.policy.sharing import Footprint, footprint, merged, of_ends
 from ovspane.server.service import BATCH, SLICE, Service, Waiting, answer, eased
 from ovspane.store.cluster import InDoubt, LostRace, Unwritable
 from ovspane.store.records import StoreError, TakenOver
-from ovspane.store.shared_keeper import Taken
+from ovspane.store.shared_keeper import Sent, Taken
 
 log = logging.getLogger(__name__)
 
 #: seconds without a leader after which changes are refused at once
 PATIENCE: Final = 5.0
+#: seconds after which a leader that does not answer is not waited for any more
+STALL: Final = 0.3
 #: seconds after its end at which a request of another daemon is deleted, and the spread over the daemons
 OTHERS_END, SPREAD = 3.0, 3.0
 #: races lost in a row after which the others are asked to let us go first
 UNLUCKY: Final = 4
 #: races that one statement may lose in a row before it is refused; each is another one's success
 RACES: Final = 500
+
+
+T = TypeVar("T")
 
 
 class Shared(Protocol):
@@ -61,7 +66,8 @@ class Shared(Protocol):
     async def take(self) -> Taken: ...
     async def copy(self) -> list[Value]: ...
     def there(self, value: Request | Hint) -> bool: ...
-    async def commit(self, changes: Sequence[Change], footprint: Footprint) -> None: ...
+    async def commit(self, changes: Sequence[Change], footprint: Footprint) -> Sent: ...
+    def known(self, sent: Sent) -> None: ...
     async def lease(self) -> range: ...
     async def claim(self) -> None: ...
     def others_turn(self) -> float: ...
@@ -73,7 +79,16 @@ class _Doubt:
 
     sequence: int
     since: float
-    replies: list[tuple[Waiting, Reply]] = field(default_factory=list)
+    replies: list[tuple[Waiting, Reply]]
+    task: asyncio.Task[Sent] | None = None  # it may still be answered on its connection
+
+
+class _Stalled(Exception):
+    """No answer from the leader for STALL; `task` waits for it."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        super().__init__("no answer yet")
+        self.task = task
 
 
 class SharedService(Service):
@@ -227,15 +242,19 @@ class SharedService(Service):
         """Commit. None: done; else nothing is (yet), and how many statements need not be tried again."""
         updates = self._shared.store.replica.updates
         try:
-            await self._shared.commit(changes, reads)
+            self._shared.known(await self._soon(self._shared.commit(changes, reads)))
             return None
+        except _Stalled as stalled:
+            self._doubt = _Doubt(0, asyncio.get_running_loop().time(), replies, stalled.task)
+            await self._look()
+            return len(replies)
         except LostRace:
             self._races += 1
             self._lost += 1
             self._most = max(1, min(self._most, len(replies)) // 2)
             if self._lost % UNLUCKY == 0:
-                with contextlib.suppress(LostRace, InDoubt, StoreError):
-                    await self._shared.claim()
+                with contextlib.suppress(LostRace, InDoubt, StoreError, _Stalled):
+                    await self._soon(self._shared.claim())
             await self._shared.store.newer(updates)
             if self._lost > RACES:
                 self._lost = 0
@@ -258,6 +277,24 @@ class SharedService(Service):
         await self._look()
         return 0
 
+    async def _soon(self, work: Coroutine[Any, Any, T]) -> T:
+        """The outcome of a transaction; raises _Stalled when that takes long: time goes on, and what asks is to be answered."""
+        task = asyncio.create_task(work)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=STALL)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if done:
+            return task.result()
+        task.add_done_callback(self._answered)
+        raise _Stalled(task)
+
+    def _answered(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled():
+            task.exception()  # `_resolve` looks at it, if anybody does
+        self._wake()
+
     def _waits_for_leader(self) -> bool:
         return asyncio.get_running_loop().time() < self._away_since + PATIENCE
 
@@ -266,7 +303,7 @@ class SharedService(Service):
         doubt = self._doubt
         if doubt is None:
             return
-        passed = self._shared.store.passed(doubt.sequence)
+        passed = _outcome(doubt) if doubt.task is not None else self._shared.store.passed(doubt.sequence)
         if passed is None:
             if asyncio.get_running_loop().time() < doubt.since + PATIENCE:
                 return
@@ -282,12 +319,12 @@ class SharedService(Service):
         """Raises StoreError when the database refuses to give us ids."""
         updates = self._shared.store.replica.updates
         try:
-            self._lease = await self._shared.lease()
+            self._lease = await self._soon(self._shared.lease())
             self._leases.append(self._lease)
             self.state.lend(self._lease)
         except LostRace:
             await self._shared.store.newer(updates)
-        except InDoubt:
+        except (InDoubt, _Stalled):
             pass  # some ids stay unused
         except (Unwritable, TakenOver):
             raise
@@ -319,8 +356,8 @@ class SharedService(Service):
             return
         changes: list[Change] = [*self._levels(due), *map(Drop, due)]
         try:
-            await self._shared.commit(changes, of_ends(changes))
-        except (LostRace, InDoubt) as problem:
+            await self._soon(self._shared.commit(changes, of_ends(changes)))
+        except (LostRace, InDoubt, _Stalled) as problem:
             log.debug("ends: %s", problem)  # they are still there, and tried again
         except TakenOver:
             raise
@@ -336,3 +373,18 @@ class SharedService(Service):
         names = {name for share in shares if share in self.state.shares for name in self.state.chain(share)}
         schedules = [self.state.schedules[name] for name in sorted(names)]
         return [Put(Bucket(one.share, one.level, one.level_at)) for one in schedules if one.bucket_matters]
+
+
+def _outcome(doubt: _Doubt) -> bool | None:
+    """Whether the transaction that stalled passed; None: not known yet. Raises TakenOver."""
+    assert doubt.task is not None
+    if not doubt.task.done():
+        return None
+    task, doubt.task = doubt.task, None
+    failure = None if task.cancelled() else task.exception()
+    if isinstance(failure, TakenOver):
+        raise failure
+    if isinstance(failure, InDoubt):
+        doubt.sequence = failure.sequence
+        return None
+    return failure is None and not task.cancelled()

@@ -33,6 +33,10 @@ _COUNTER: Final = ("Setting", NEXT_ID)
 _VALUES: Final = ("Principal", "Share", "Request", "Hint")
 
 
+#: what a transaction wrote: the record of each key, None: it is gone
+Sent = dict[Key, Record | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """What others changed: values that are there, and keys that are gone."""
@@ -117,8 +121,8 @@ class SharedKeeper:
         """Changes that depend on nothing but the structure. Raises as `commit` does."""
         await self.commit(changes, Footprint(frozenset({STRUCTURE}), frozenset({STRUCTURE})))
 
-    async def commit(self, changes: Sequence[Change], footprint: Footprint) -> None:
-        """Make changes durable; raises as `ClusterStore.commit` does."""
+    async def commit(self, changes: Sequence[Change], footprint: Footprint) -> Sent:
+        """Make changes durable; raises as `ClusterStore.commit` does. They come back by `take`, unless `known` is told first."""
         long = len(changes) > LONG
         puts, drops = await asyncio.to_thread(_records, changes) if long else _records(changes)
         present = tuple(self._key(number) for number in sorted(footprint.present))
@@ -126,9 +130,13 @@ class SharedKeeper:
         gone = footprint.gone | ({self._mine} if self._claimed else set())
         await self.store.commit(list(puts.values()), drops, Guard(reads, footprint.writes, gone, present))
         self._claimed = False
+        return {**puts, **dict.fromkeys(drops)}
+
+    def known(self, sent: Sent) -> None:
+        """These changes of ours need not be taken: they came back before the answer, and whoever calls has them."""
         replica = self.store.replica
-        for key in [*puts, *drops]:  # our own changes came back before the answer; what we know needs not be read
-            if replica.records.get(key) == puts.get(key):
+        for key, record in sent.items():
+            if replica.records.get(key) == record:
                 replica.changed.pop(key, None)
 
     @property

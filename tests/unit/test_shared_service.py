@@ -254,6 +254,33 @@ def test_a_lost_leader_loses_and_doubles_nothing(members: list[Member], how: str
     asyncio.run(main())
 
 
+def test_requests_end_on_time_while_the_leader_hangs(members: list[Member]) -> None:
+    """A statement waits for the leader's answer, but time and questions do not."""
+
+    async def main() -> None:
+        async with parties(remotes(members), 1) as (one,):
+            await one.do("NewShare a for (*) [reserve <= 10Mb] on rootShare.")
+            reply = await one.do("reserve(dstPort=80) = 4Mb on a to +1s.")
+            end = one.service.state.requests[int(str(reply.fields["id"]))].end
+            assert end is not None
+            hung = leader_of(members)
+            hung.signal(signal.SIGSTOP)
+            waiting = asyncio.create_task(one.say("reserve(dstPort=81) = 5Mb on a to +1h."))
+            async with asyncio.timeout(5):
+                while reply.fields["id"] in one.service.state.requests:
+                    await asyncio.sleep(0.01)
+            late = clock() - end
+            assert not waiting.done()
+            assert (await one.say("ListRequests.")).lines == ()
+            print(f"ended {late} ms after its end; the leader hung")
+            assert late < 1500
+            answer = await waiting
+            assert answer.code is Code.OK, answer
+            hung.signal(signal.SIGCONT)
+
+    asyncio.run(main())
+
+
 def test_without_a_majority_requests_end_in_time_and_changes_are_refused(members: list[Member]) -> None:
     async def main() -> None:
         async with parties(remotes(members), 2) as made:
