@@ -198,6 +198,10 @@ class Ways:
     def bridges(self) -> list[str]:
         return sorted(self._bridges)
 
+    def link(self, port: PortId) -> Link | None:
+        """The link at a port; the first of several."""
+        return min((self._links[ends] for ends in self._links_at.get(port, ())), key=lambda link: link.ends, default=None)
+
     def spared(self, match: Match) -> frozenset[str]:
         """The bridges at which no packet of the match enters the network."""
         sources = self._places(match, _SOURCE, sure=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ovspane.flowgroup import Flowgroup
 from ovspane.lang.statements import Ask, Kind, Time
 from ovspane.policy import honour
-from ovspane.policy.schedule import Shortfall
+from ovspane.policy.schedule import Chain, Shortfall
 from ovspane.policy.shares import Request, Share
 from ovspane.policy.state import State
 from ovspane.units import length_text, rate_text, time_text
@@ -113,7 +113,7 @@ def admit(state: State, speaker: str, ask: Ask, now: int) -> Accepted | Refused:
 
 def _admit_strict(state: State, request: Request, now: int) -> Accepted | Refused:
     if request.kind is Kind.RESERVE:
-        missing = state.ledger(request.share).shortfall(request.start, request.end, request.rate)
+        missing = _ledger(state, request, request.rate).shortfall(request.start, request.end, request.rate)
         if missing is not None:
             return _no_room(state, request, missing, now)
     over = honour.overriding(state, request)
@@ -126,27 +126,32 @@ def _admit_partial(state: State, request: Request, now: int) -> Accepted | Refus
     if request.kind is not Kind.RESERVE:
         return Accepted(request, tuple(honour.overriding(state, request)))
     rate, over = honour.partly(state, request)
-    granted = state.ledger(request.share).largest(request.start, request.end, rate)
+    granted = state.largest(request.share, request.flowgroup, request.start, request.end, rate)
     if granted == 0:
-        missing = state.ledger(request.share).shortfall(request.start, request.end, rate)
+        missing = _ledger(state, request, rate).shortfall(request.start, request.end, rate)
         assert missing is not None
         return _no_room(state, request, missing, now)
     return Accepted(replace(request, rate=granted), tuple(over), granted < request.rate)
 
 
+def _ledger(state: State, request: Request, rate: int) -> Chain:
+    return state.ledger(request.share, request.flowgroup, rate)
+
+
 def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Refused:
     """The refusal with its counter-offer: the largest rate that fits, and the earliest start for the asked rate."""
+    share = state.shares.get(missing.share)
+    where = f"share {missing.share}" if share is not None else missing.share
     if missing.reason == "bound":
-        return Refused("out-of-bounds", f"share {missing.share} cannot count that: {BOUNDS}")
-    share = state.shares[missing.share].privileges
-    ledger = state.ledger(request.share)
+        return Refused("out-of-bounds", f"{where} cannot count that: {BOUNDS}")
     length = None if request.end is None else request.end - request.start
     why = {
         "room": f"{rate_text(missing.free)} free",
         "tokens": "its token bucket would run dry",
-        "minimum": f"its total must be 0 or at least {rate_text(share.reserve_min)}",
+        "minimum": f"its total must be 0 or at least {rate_text(share.privileges.reserve_min if share else 0)}",
     }[missing.reason]
-    largest = ledger.largest(request.start, request.end, request.rate)
+    largest = state.largest(request.share, request.flowgroup, request.start, request.end, request.rate)
+    ledger = _ledger(state, request, request.rate)
     earliest = ledger.earliest(request.rate, length, now, grain=1000)  # offered in whole seconds from now
     told = missing.reason == "room" and missing.at == request.start and missing.free == largest  # the offer says it too
     offers = [] if told and largest else [f"{why} at {time_text(missing.at)}"]
@@ -155,7 +160,8 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Re
     if earliest is not None and earliest != request.start:
         offers.append("fits from now" if earliest == now else f"fits from +{length_text(earliest - now)}")
     return Refused(
-        "no-room", f"{rate_text(request.rate)} does not fit share {missing.share}: {'; '.join(offers)}"
+        "no-room" if share is not None else "no-link-room",
+        f"{rate_text(request.rate)} does not fit {where}: {'; '.join(offers)}",
     )
 
 

@@ -132,7 +132,8 @@ def _offer(
     start, end = times[0], deadline.at(now)
     if end is None or end <= start:
         return {"offer": "none"}
-    found = state.ledger(share.name).soonest(size * 8, start, end, max(1, share.privileges.reserve_min))
+    least = max(1, share.privileges.reserve_min)
+    found = state.ledger(share.name, hint.flowgroup, least).soonest(size * 8, start, end, least)
     if found is None or found[1] > LARGEST_RATE:
         return {"offer": "none"}
     start, rate = found

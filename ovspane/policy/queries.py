@@ -226,7 +226,8 @@ def _available(state: State, speaker: str, question: said.Available, now: int) -
     times = interval(question.start, question.end, now)
     if isinstance(times, Refused):
         return no(times.code, times.reason)
-    rate = state.ledger(share.name).largest(*times, LARGEST_RATE) if share.privileges.reserve_max != 0 else 0
+    some = share.privileges.reserve_max != 0
+    rate = state.largest(share.name, question.flowgroup, *times, LARGEST_RATE) if some else 0
     return ok(rate=rate_text(rate), **{"from": time_text(times[0]), "to": time_text(times[1])})
 
 

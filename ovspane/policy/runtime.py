@@ -26,6 +26,7 @@ from ovspane.policy import honour
 from ovspane.policy.compile import STAGE_LIMIT, Compiler
 from ovspane.policy.expand import CannotCompile
 from ovspane.policy.interpreter import Outcome, ending, execute
+from ovspane.policy.room import Room
 from ovspane.policy.shares import Principal, Request, Share
 from ovspane.policy.sharing import inverse
 from ovspane.policy.state import Change, Drop, Put, State, Value
@@ -56,9 +57,9 @@ class Settled:
 
 
 class Runtime:
-    def __init__(self, values: Iterable[Value] = (), default_deny: bool = False) -> None:
-        """Start from the values of a store (in the order of `State.values`)."""
-        self.state = State()
+    def __init__(self, values: Iterable[Value] = (), default_deny: bool = False, room: Room | None = None) -> None:
+        """Start from the values of a store (in the order of `State.values`). `room`: see `State`."""
+        self.state = State(room)
         self.tree = PolicyTree()
         self._default_deny = default_deny
         self.compiler = Compiler(self.tree, default_deny)

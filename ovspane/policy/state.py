@@ -13,10 +13,11 @@ from collections.abc import Iterator
 
 from bitarray import bitarray
 
-from ovspane.flowgroup import AddressSet
+from ovspane.flowgroup import AddressSet, Flowgroup
 from ovspane.lang.statements import Kind
 from ovspane.policy.known import Change, Counter, Drop, Known, Put, Value
 from ovspane.policy.nearby import Nearby
+from ovspane.policy.room import Room
 from ovspane.policy.schedule import Chain, Schedule
 from ovspane.policy.shares import ROOT_SHARE, Bucket, Hint, Principal, Request, Share
 from ovspane.policy.tree import ROOT
@@ -32,8 +33,10 @@ LAST_ID = 2**63 - 1
 class State(Known):
     """All that was said and accepted."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room | None = None) -> None:
+        """`room`: what reservations take outside of shares; empty, and this state's alone."""
         super().__init__()
+        self._room = room
         self.requests: dict[int, Request] = {}
         self.hints: dict[int, Hint] = {}
         self.by_share: dict[str, dict[int, Request]] = {}
@@ -113,12 +116,19 @@ class State(Known):
             self.locations[principal.name] = principal.addresses
         else:
             self.locations.pop(principal.name, None)
-        self.nearby.moved(principal.name, self.locations)
+        self._moved(principal.name)
 
     def _drop_principal(self, principal: Principal) -> None:
         self.principals.pop(principal.name, None)
         self.locations.pop(principal.name, None)
-        self.nearby.moved(principal.name, self.locations)
+        self._moved(principal.name)
+
+    def _moved(self, user: str) -> None:
+        self.nearby.moved(user, self.locations)
+        if self._room is not None:
+            for request in [self.requests[number] for number in self.nearby.of_user(user)]:
+                if request.kind is Kind.RESERVE:
+                    self._room.put(request, self.locations)
 
     def _put_request(self, request: Request) -> None:
         self.requests[request.id] = request
@@ -129,6 +139,8 @@ class State(Known):
             self.booked += request.rate
             for name in self.chain(request.share):
                 self.schedules[name].add(request.start, request.end, request.rate)
+            if self._room is not None:
+                self._room.put(request, self.locations)
         if request.slot:
             self._slots[request.slot] = True
             if request.id in self.lease:
@@ -143,6 +155,8 @@ class State(Known):
             self.booked -= request.rate
             for name in self.chain(request.share):
                 self.schedules[name].remove(request.start, request.end, request.rate)
+            if self._room is not None:
+                self._room.drop(request)
         if request.slot:
             self._slots[request.slot] = False
 
@@ -153,9 +167,20 @@ class State(Known):
             yield name
             name = self.shares[name].parent
 
-    def ledger(self, share: str) -> Chain:
-        """The schedules that a reservation on the share has to fit in."""
-        return Chain([self.schedules[name] for name in self.chain(share)])
+    def ledger(self, share: str, group: Flowgroup | None = None, rate: int = 0) -> Chain:
+        """The schedules that a reservation on the share has to fit in; with the packets and their rate (bit/s), also those that
+        are the network's."""
+        elsewhere = self._room.ledgers(group, rate, self.locations) if self._room is not None and group is not None else ()
+        return Chain([*(self.schedules[name] for name in self.chain(share)), *elsewhere])
+
+    def largest(self, share: str, group: Flowgroup, start: int, end: int | None, at_most: int) -> int:
+        """The largest rate up to `at_most` (bit/s) that a reservation of these packets may have in [start, end); 0: none."""
+        rate = at_most
+        while True:  # a smaller one may need room on more ports
+            found = self.ledger(share, group, rate).largest(start, end, rate)
+            if found in (0, rate):
+                return found
+            rate = found
 
     def free_slot(self) -> int | None:
         """A slot that is free, used as late after its last use as possible; None if all are taken."""

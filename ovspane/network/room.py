@@ -1,0 +1,199 @@
+"""Room on links over time: a ledger like a share's for each port that packets leave by. Pure; `policy.room.Room`.
+
+Above: the daemon gives it to the service's runtime. Below: ways, policy.schedule.
+
+A reservation takes room on each port by which its packets may leave a bridge (`Ways.way`): on the path, where source and
+destination are known. Where links are redundant, on all ports of all simple paths, since which one packets take is not ours to
+say. Where the destination is not known, on each port of our bridges that could carry it: it may leave by any of them; a port whose
+reservable part is smaller than the rate alone guarantees nothing to it in any case, and does not stand in its way. A port of
+unknown speed (a patch port, the bridge's own) has no ledger: what enforces a guarantee asks for the speed (enforcing).
+
+What may be reserved of a port is a part of its speed, and of a link's the slower end's. Full duplex: each direction is its
+sender's port.
+
+When the network changes, what is booked follows: then more may be booked on a port than it has (`overbooked`), and nothing more
+fits until that is over. A user without location, or more matches than can be looked at, is an unknown destination.
+
+`hear` may be called while another thread asks: the news is taken in before the next question.
+Invariants: each booking is on exactly the ports that follow from the network of now; a ledger holds the bookings of its port.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+from ovspane.flowgroup import ANY_DSCP, ANY_PORT, Flowgroup, Locations
+from ovspane.match import Match
+from ovspane.network.model import Delta, Port, PortId
+from ovspane.network.ways import ANYWHERE, Name, Way, Ways, names
+from ovspane.policy.expand import TooManyMatches, located_matches
+from ovspane.policy.schedule import Schedule
+from ovspane.policy.shares import Request
+
+#: what may be reserved of a port's speed (percent): some must be left for what nobody reserved, and for queues' inaccuracy
+RESERVABLE = 75
+
+
+@dataclass(frozen=True, slots=True)
+class _Booking:
+    request: Request
+    matches: tuple[Match, ...] | None
+    ports: frozenset[PortId]
+
+
+class LinkRoom:
+    """The ledgers. `ways` is its own: nobody else may use it."""
+
+    def __init__(self, ways: Ways, reservable: int = RESERVABLE) -> None:
+        self._ways = ways
+        self._percent = reservable
+        self._news: deque[tuple[Delta, ...]] = deque()
+        self._ledgers: dict[PortId, Schedule] = {}
+        self._booked: dict[int, _Booking] = {}
+        self._on: dict[PortId, dict[int, None]] = {}
+        self._named: dict[Name, set[int]] = {}
+
+    # --- what admission asks
+
+    def ledgers(self, group: Flowgroup, rate: int, locations: Locations) -> Sequence[Schedule]:
+        """Where a reservation has to fit, in the order of the ports' names."""
+        self._take_in()
+        ports = self._ports(_addressed(group, locations), rate)
+        return [self._ledger(port) for port in sorted(ports) if self.capacity(port) is not None]
+
+    def put(self, request: Request, locations: Locations) -> None:
+        """Book it; again, if it is booked."""
+        self._take_in()
+        if request.id in self._booked:
+            self.drop(self._booked[request.id].request)
+        matches = _addressed(request.flowgroup, locations)
+        for name in _names(matches):
+            self._named.setdefault(name, set()).add(request.id)
+        self._book(_Booking(request, matches, self._ports(matches, request.rate)))
+
+    def drop(self, request: Request) -> None:
+        """Raises KeyError if it is not booked."""
+        booking = self._booked[request.id]
+        self._unbook(booking)
+        for name in _names(booking.matches):
+            self._named[name].discard(request.id)
+            if not self._named[name]:
+                del self._named[name]
+
+    def capacity(self, port: PortId) -> int | None:
+        """What may be reserved on a port (bit/s); None: its speed is not known."""
+        link = self._ways.link(port)
+        known = self._ways.ports.get(port)
+        speed = link.speed if link is not None else known.speed if known is not None else 0
+        return speed * self._percent // 100 or None
+
+    def overbooked(self, now: int) -> dict[int, PortId]:
+        """The reservations that are on a port with more booked at `now` (ms) than there is, and the (first) port."""
+        self._take_in()
+        found: dict[int, PortId] = {}
+        for port, ledger in sorted(self._ledgers.items()):
+            capacity = self.capacity(port)
+            if capacity is not None and ledger.total_at(now) > capacity:
+                for number in self._on.get(port, ()):
+                    found.setdefault(number, port)
+        return found
+
+    # --- what the network tells
+
+    def hear(self, deltas: Iterable[Delta]) -> None:
+        """The network changed (thread-safe)."""
+        self._news.append(tuple(deltas))
+
+    def _take_in(self) -> None:
+        """Bring bookings and ledgers to the network of now."""
+        moved: set[int] = set()
+        resized: set[PortId] = set()
+        everything = False
+        while self._news:
+            deltas = self._news.popleft()
+            changed = self._ways.update(deltas)
+            everything |= changed is None
+            moved.update(number for name in changed or () for number in self._named.get(name, ()))
+            resized.update(delta.thing.id for delta in deltas if isinstance(delta.thing, Port))
+        if everything:
+            resized.update(self._ledgers)
+            moved.update(self._booked)
+        elif resized:  # it may be one that could carry what may leave by any, or not any more
+            moved.update(number for number, booking in self._booked.items() if self._way(booking.matches).within is not None)
+        for port in resized:
+            if self._ledgers.pop(port, None) is not None and port in self._on:
+                self._ledger(port)
+        for number in sorted(moved):
+            booking = self._booked[number]
+            ports = self._ports(booking.matches, booking.request.rate)
+            if ports != booking.ports:
+                self._unbook(booking)
+                self._book(replace(booking, ports=ports))
+
+    # --- where packets leave
+
+    def _way(self, matches: tuple[Match, ...] | None) -> Way:
+        return reduce(Way.joined, map(self._ways.way, matches)) if matches else ANYWHERE
+
+    def _ports(self, matches: tuple[Match, ...] | None, rate: int) -> frozenset[PortId]:
+        way = self._way(matches)
+        if way.within is None:
+            return way.ports
+        loose = {
+            port: capacity
+            for port in self._ways.ports
+            if port.bridge not in way.within and self._ways.mine(port.bridge) and (capacity := self.capacity(port)) is not None
+        }
+        enough = min(rate, max(loose.values(), default=0))
+        return way.ports.union(port for port, capacity in loose.items() if capacity >= enough)
+
+    # --- ledgers
+
+    def _ledger(self, port: PortId) -> Schedule:
+        ledger = self._ledgers.get(port)
+        if ledger is None:
+            link = self._ways.link(port)
+            name = f"port {port}" if link is None else f"link {port} to {link.other(port)}"
+            ledger = self._ledgers[port] = Schedule(name, self.capacity(port), 0, None, None)
+            for number in self._on.get(port, ()):
+                _add(ledger, self._booked[number].request)
+        return ledger
+
+    def _book(self, booking: _Booking) -> None:
+        request = booking.request
+        for port in booking.ports:
+            ledger = self._ledger(port)
+            self._on.setdefault(port, {})[request.id] = None
+            _add(ledger, request)
+        self._booked[request.id] = booking
+
+    def _unbook(self, booking: _Booking) -> None:
+        request = booking.request
+        del self._booked[request.id]
+        for port in booking.ports:
+            del self._on[port][request.id]
+            if self._on[port]:
+                self._ledger(port).remove(request.start, request.end, request.rate)
+            else:
+                del self._on[port]
+                self._ledgers.pop(port, None)
+
+
+def _add(ledger: Schedule, request: Request) -> None:
+    ledger.add(request.start, request.end, request.rate)
+
+
+def _names(matches: tuple[Match, ...] | None) -> set[Name]:
+    return {name for match in matches or () for name in names(match)}
+
+
+def _addressed(group: Flowgroup, locations: Locations) -> tuple[Match, ...] | None:
+    """The group's matches as far as addresses go; None: not known, or too many."""
+    where = replace(group, sport=ANY_PORT, dport=ANY_PORT, dscp=ANY_DSCP)
+    try:
+        return tuple(dict.fromkeys(located_matches(where, locations))) or None
+    except TooManyMatches:
+        return None

@@ -1,0 +1,27 @@
+"""What admission needs to know of the network: where reservations take room besides in shares. Pure, an interface.
+
+Above: state asks it. Below: schedule. `network.room` has the ledgers of links; without any (replay, tests) there is room in the
+shares only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ovspane.flowgroup import Flowgroup, Locations
+from ovspane.policy.schedule import Schedule
+from ovspane.policy.shares import Request
+
+
+class Room(Protocol):
+    """The room for reservations outside of shares, and who has it."""
+
+    def ledgers(self, group: Flowgroup, rate: int, locations: Locations) -> Sequence[Schedule]:
+        """Where a reservation of `rate` (bit/s) for these packets has to fit. Their names are no names of shares."""
+
+    def put(self, request: Request, locations: Locations) -> None:
+        """A reservation was accepted, or its users are elsewhere now."""
+
+    def drop(self, request: Request) -> None:
+        """A reservation is gone."""
