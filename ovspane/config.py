@@ -22,6 +22,8 @@ a setting that is silently not in force is worse than a daemon that does not sta
     eth1 = "100Mb"                         # what a port can send, where the link speed does not tell
     [police]
     eth1 = "50Mb"                          # what a port may send into the switch at most, all its traffic together
+    [network]
+    reservable = 75                        # what may be reserved of a port's speed, in percent
     [topology]
     lldp = true                            # probe links with LLDP frames
     snoop = true                           # learn hosts' addresses from their ARP, neighbour discovery and DHCP
@@ -88,6 +90,11 @@ class DbTls:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkUse:
+    reservable: int = 75
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
     lldp: bool = True
     snoop: bool = True
@@ -118,6 +125,7 @@ class Settings:
     ports: Mapping[str, int] = field(default_factory=dict)
     adopt: tuple[str, ...] = ()
     police: Mapping[str, int] = field(default_factory=dict)
+    network: NetworkUse = NetworkUse()
     topology: Topology = Topology()
     hosts: tuple[StaticHost, ...] = ()
     links: tuple[LinkKey, ...] = ()
@@ -162,6 +170,8 @@ def _typed(key: str, value: Any) -> Any:
             return {name: _speed(f"{key}.{name}", speed) for name, speed in _expect(key, value, dict).items()}
         case "compatibility":
             return Compatibility(**_table(key, value, Compatibility))
+        case "network":
+            return NetworkUse(**_table(key, value, NetworkUse))
         case "topology":
             return Topology(**_table(key, value, Topology))
         case "hosts":
@@ -180,7 +190,7 @@ def _typed(key: str, value: Any) -> Any:
             return _expect(key, value, str)
 
 
-def _table(key: str, value: Any, shape: type[Compatibility] | type[Tls] | type[DbTls] | type[Topology]) -> dict[str, Any]:
+def _table(key: str, value: Any, shape: type[Any]) -> dict[str, Any]:
     """The entries of a TOML table, each of the kind of its default."""
     kinds = {entry.name: type(entry.default) for entry in fields(shape)}
     given = _expect(key, value, dict)
@@ -246,6 +256,8 @@ def _speed(name: str, value: Any) -> int:
 
 
 def _check(settings: Settings) -> None:
+    if not 1 <= settings.network.reservable <= 100:
+        raise ConfigError("network.reservable must be from 1 to 100 percent")
     if not 1 <= settings.topology.interval <= 3600 or settings.topology.host_age < 1:
         raise ConfigError("topology.interval must be from 1 to 3600 seconds, topology.host_age at least 1")
     if "/" in settings.topology.name or len(settings.topology.name) > 200:

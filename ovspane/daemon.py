@@ -32,8 +32,11 @@ from ovspane.lang.replies import Code, Notice, Reply, listing, no
 from ovspane.lang.statements import Kind
 from ovspane.network.hosts import Limits
 from ovspane.network.listing import Row, rows
+from ovspane.network.model import Delta
 from ovspane.network.placement import Pipeline
+from ovspane.network.room import LinkRoom
 from ovspane.network.topology import Network
+from ovspane.network.ways import Ways, everything
 from ovspane.ovsdb import Change as SwitchChange
 from ovspane.ovsdb import Event, SwitchDb
 from ovspane.policy.shares import Request
@@ -125,6 +128,8 @@ class Daemon:
         self._reconciler = Reconciler(self._switch, scope_of(settings), self._status, self._note_hidden)
         self._switch.listen(self._tell_switch)
         self._network = Network(network_limits(settings))
+        self._network.listen(self._on_network)
+        self._room: LinkRoom | None = None
         self._discovery = Discovery(self._switch, self._network, look_of(settings))
 
     def end(self) -> None:
@@ -179,6 +184,7 @@ class Daemon:
             "on_reload": self._on_reload,
             "gate": self._gate,
             "topology": self._topology,
+            "room": self._make_room,
             "default_deny": self._settings.default_deny,
         }
 
@@ -243,6 +249,16 @@ class Daemon:
         return listeners
 
     # --- the network
+
+    def _make_room(self) -> LinkRoom:
+        """The links' room for a new runtime, with nothing booked."""
+        self._room = LinkRoom(Ways(scope_of(self._settings).manages), self._settings.network.reservable)
+        self._room.hear(everything(self._network))
+        return self._room
+
+    def _on_network(self, deltas: tuple[Delta, ...]) -> None:
+        if self._room is not None:
+            self._room.hear(deltas)
 
     async def _topology(self) -> Reply:
         """The answer to ListTopology: everything, in pieces, so that the loop goes on."""

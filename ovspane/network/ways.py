@@ -1,7 +1,7 @@
 """Where the packets of a match enter the network, and by which ports they may leave its bridges. Pure, kept by deltas.
 
-Above: spread (which bridge gets which rule), room (which links a reservation takes). Below: model. It hears what `Network`
-tells and never reads it, so it may be asked in a thread while the network goes on changing.
+Above: spread (which bridge gets which rule), room (which links a reservation takes). Below: model, topology. It hears what
+`Network` tells and never reads it, so it may be asked in a thread while the network goes on changing.
 
 What is known of a match follows from its addresses. It names its source if it has a whole MAC, or a whole IP address (or few
 of them, see FEW), and the network knows where that is attached. A host that is damped (seen at several ports in turn) is
@@ -26,12 +26,13 @@ import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
-from itertools import groupby, pairwise, product
+from itertools import chain, groupby, pairwise, product
 
 import networkx as nx
 
 from ovspane.match import LAYOUT, Match
-from ovspane.network.model import Bridge, Conflict, Delta, Host, Link, LinkKey, Port, PortId
+from ovspane.network.model import Bridge, Conflict, Delta, Host, Link, LinkKey, Port, PortId, Thing
+from ovspane.network.topology import Network
 
 #: up to so many addresses under one mask are looked up one by one
 FEW = 16
@@ -99,6 +100,14 @@ def _named(match: Match, fields: tuple[tuple[str, int, int], ...]) -> tuple[list
 def names(match: Match) -> set[Name]:
     """The addresses on which it depends where the match's packets go."""
     return {name for fields in (_SOURCE, _SINK) for side in _named(match, fields) for name in side}
+
+
+def everything(network: Network) -> tuple[Delta, ...]:
+    """What is known now, as if it had just come: where a listener begins."""
+    things: tuple[Iterable[Thing], ...] = (
+        network.bridges.values(), network.ports.values(), network.links.values(), network.hosts, network.conflicts
+    )  # fmt: skip
+    return tuple(Delta(None, thing) for thing in chain.from_iterable(things))
 
 
 def _mac(text: str) -> Name:

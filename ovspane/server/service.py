@@ -26,6 +26,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from ovspane.lang.replies import Code, Notice, Reply, no
 from ovspane.lang.statements import Statement
 from ovspane.policy.known import Change, Committed, Put, Value
+from ovspane.policy.room import Room
 from ovspane.policy.runtime import Runtime, Settled
 from ovspane.policy.shares import Principal, Share
 from ovspane.policy.state import State
@@ -86,20 +87,22 @@ class Service:
         on_reload: Callable[[], None] = lambda: None,
         gate: Gate = lambda changes, reply: reply,
         topology: Callable[[], Awaitable[Reply]] | None = None,
+        room: Callable[[], Room | None] = lambda: None,
         default_deny: bool = False,
     ) -> None:
         """`clock` gives ms since the epoch. `on_delta` hears each change of the network flow table, `on_reload` that the whole
         table (`runtime`) may be another; `gate` may refuse an admitted statement's changes (the network cannot do it) or
-        add to the reply; `topology` answers what is known of the network."""
+        add to the reply; `topology` answers what is known of the network; `room` makes an empty one for each runtime."""
         self._keeper = keeper
         self._clock = clock
         self._on_delta = on_delta
         self._on_reload = on_reload
         self._gate = gate
         self._topology = topology
+        self._room = room
         self._default_deny = default_deny
         self._queue: asyncio.Queue[Waiting | None] = asyncio.Queue()  # None: look at the state
-        self._runtime = Runtime((), default_deny)
+        self._runtime = Runtime((), default_deny, room())
         self._committed = Committed()
         self._turn = asyncio.Lock()
         self._doubtful = False
@@ -187,7 +190,7 @@ class Service:
 
     async def _adopt(self, values: list[Value]) -> list[Change]:
         """Go on with another runtime, made of what is committed; returns what ended meanwhile. The whole table may have changed."""
-        runtime, committed, over = await asyncio.to_thread(self._made, values)
+        runtime, committed, over = await asyncio.to_thread(self._made, values, self._room())
         for number, status in self._runtime.state.status.items():
             if number in runtime.state.requests:
                 runtime.state.status[number] = status
@@ -196,9 +199,9 @@ class Service:
         self._on_reload()
         return over
 
-    def _made(self, values: list[Value]) -> tuple[Runtime, Committed, list[Change]]:
+    def _made(self, values: list[Value], room: Room | None) -> tuple[Runtime, Committed, list[Change]]:
         now = self._clock()
-        runtime = Runtime(values, self._default_deny)
+        runtime = Runtime(values, self._default_deny, room)
         over = runtime.overdue(now)
         runtime.apply(over, quiet=True)
         runtime.settle(now, quiet=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ovspane.match import ETH_IPV4, ETH_IPV6, Match, Packet
 from ovspane.network.model import Conflict, Delta, PortId
 from ovspane.network.spread import Spread
-from ovspane.network.ways import ANYWHERE, NOBODY, Ways, names
+from ovspane.network.ways import ANYWHERE, NOBODY, Ways, everything, names
 from ovspane.policy.compile import Compiler
 from ovspane.policy.semantics import evaluate, passes
 from ovspane.policy.table import Effect, Rule, Stage, Table, TableDelta
@@ -94,18 +94,12 @@ def test_packets_fare_as_the_policy_says(batch: int) -> None:
                 fates[passes(verdict, default_deny)] += 1
             anew = Bridges(Paper())
             anew.spread = Spread(Ways())
-            anew.spread.move(tuple(_everything(paper)))
+            anew.spread.move(everything(paper.network))
             anew.spread.follow(paper.graph.nodes)
             anew.spread.change(TableDelta(tuple(whole.rules.values())))
             for name, table in bridges.tables.items():
                 assert table.rules == {rule.key: rule for rule in anew.spread.rules(name)}, "incremental is not the same as anew"
     assert min(fates.values()) > 100
-
-
-def _everything(paper: Paper) -> list[Delta]:
-    network = paper.network
-    things = [*network.bridges.values(), *network.ports.values(), *network.links.values(), *network.hosts, *network.conflicts]
-    return [Delta(None, thing) for thing in things]
 
 
 @settings(max_examples=150, deadline=None)
