@@ -9,7 +9,7 @@ from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply
 from tests.serving import FileKeeper, running, serving
 
-COUNT = 3_000
+COUNT = 6_000
 
 
 async def ticks_during(work: asyncio.Future[Reply]) -> int:
@@ -30,7 +30,7 @@ def test_the_loop_goes_on_beside_long_statements(tmp_path: Path) -> None:
                 service.submit("root", parse(f"allow(srcHost=10.{i >> 8}.{i & 255}.1, dstPort=80) on b.")) for i in range(COUNT)
             ]
             assert all(reply.code is Code.OK for reply in await asyncio.gather(*asked))
-            for text in ("deny(*) partial on a.", f"Cancel {COUNT + 1}.", "ListRequests.", "DropShare b."):
+            for text in ("deny(*) partial on a.", "ListRequests.", "DropShare a."):
                 work = service.submit("root", parse(text), Reply.to_json)
                 assert await ticks_during(work) > 3, text
                 assert work.result().code is Code.OK, text
