@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml setup.py $(wildcard ovspane/*.pyx ovspane/*.pxd ovspane
 
 TIERS = $(wildcard tests/unit tests/property tests/traces tests/dummy)
 check: build
-	$(PYTEST) -q $(TIERS)
+	$(PYTEST) -q -n auto --dist worksteal $(TIERS)
 
 check-system: build
 	lab/sandbox $(PYTEST) -q tests/system
