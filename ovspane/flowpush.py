@@ -6,7 +6,8 @@ network.values.
 How a push works (OpenFlow 1.4.1 section 7.3.9, and what Open vSwitch 3.1 was seen to do): OPEN, every flow-mod,
 BARRIER, and only when no error came back for any of them COMMIT, else DISCARD. Open vSwitch reports a flow-mod that it
 cannot stage but commits the rest when asked to, so the barrier between is what makes a bundle all or nothing. A failure
-during COMMIT is rolled back by the switch itself.
+during COMMIT is rolled back by the switch itself. A push of one flow-mod is all or nothing anyway: it goes without a bundle, in one
+round trip instead of two.
 
 Invariants:
 * only flows with our cookie are read, changed or deleted (but an add replaces any flow of the same table, priority and
@@ -17,7 +18,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -256,8 +257,22 @@ class BridgeSession(Session):
         async with self._operation():
             committed = 0
             for bundle in self._bundles(list(adds), list(deletes)):
-                await self._push_bundle(bundle, committed)
+                if committed or len(bundle.rules) > 1:
+                    await self._push_bundle(bundle, committed)
+                else:
+                    await self._push_one(bundle.work[0][0], bundle.rules[0], bundle.first)
                 committed += len(bundle.rules)
+
+    async def _push_one(self, command: int, rule: FlowRule, xid: int) -> None:
+        """One flow-mod and the barrier behind it. Raises PushError, SessionError."""
+        problem: SwitchError | ValueError | None
+        try:
+            text = openflow.flow_mod(command, rule, xid)
+        except ValueError as unsayable:
+            raise PushError([(rule, unsayable)], f"{self.mgmt_path.stem}: cannot be said in OpenFlow", 0) from None
+        await self._ask(openflow.BARRIER_REQUEST, after=text)
+        if (problem := self._errors.get(xid)) is not None:
+            raise PushError([(rule, problem)], f"{self.mgmt_path.stem}: flow refused", 0)
 
     def _bundles(self, adds: list[FlowRule], deletes: list[FlowRule]) -> Iterator[_Bundle]:
         """Every add before the first delete, BUNDLE_LIMIT in each. Deletes go by ascending priority: the classifier of ovs-vswitchd
@@ -306,19 +321,24 @@ class BridgeSession(Session):
     async def _stage(self, bundle: _Bundle) -> SwitchError | None:
         """Open the bundle and put all messages in, each slice encoded while the switch takes the one before; then every error has
         come. Gives that of the opening, if any. Raises _Unsayable."""
-        opening = await self._send(*openflow.bundle_control(openflow.BUNDLE_OPEN, bundle.id))
+        opening = self._next_xid()
+        kind, body = openflow.bundle_control(openflow.BUNDLE_OPEN, bundle.id)
+        unsent = openflow.message(kind, opening, body)
         xid = bundle.first
-        for command, rules in bundle.work:
-            for start in range(0, len(rules), _SLICE):
-                few = rules[start : start + _SLICE]
-                try:
-                    messages = flowbytes.bundle_adds(command, few, bundle.id, xid)
-                except ValueError:
-                    raise _Unsayable(_unsayable(command, bundle)) from None
-                await self._write([messages])
+        slices = [(command, rules[at : at + _SLICE]) for command, rules in bundle.work for at in range(0, len(rules), _SLICE)]
+        for number, (command, few) in enumerate(slices, 1):
+            try:
+                messages = flowbytes.bundle_adds(command, few, bundle.id, xid)
+            except ValueError:
+                await self._write([unsent])  # that the switch has it open is what the caller assumes
+                raise _Unsayable(_unsayable(command, bundle)) from None
+            unsent += messages
+            if number < len(slices):
+                await self._write([unsent])
+                unsent = b""
                 await asyncio.sleep(0)
-                xid += len(few)
-        await self._ask(openflow.BARRIER_REQUEST)
+            xid += len(few)
+        await self._ask(openflow.BARRIER_REQUEST, after=unsent)
         return self._errors.get(opening)
 
     async def _commit(self, bundle: _Bundle) -> SwitchError | None:
@@ -331,8 +351,11 @@ class BridgeSession(Session):
             raise SessionError(f"{self.mgmt_path}: a commit was answered by something else")
         return None
 
-    async def set_meters(self, add_or_modify: Iterable[Meter], delete: Iterable[int] = ()) -> None:
-        """Make these meters exist with these rates, and those not.
+    async def set_meters(
+        self, add_or_modify: Iterable[Meter], delete: Iterable[int] = (), *, there: Collection[int] | None = None
+    ) -> None:
+        """Make these meters exist with these rates, and those not. `there`: the ids of the meters that the switch has; where that
+        is not known, or not so, they are read.
 
         Meters cannot ride in bundles: set them before the flows that name them (which are refused otherwise), and
         delete them after those flows are gone (the switch deletes flows that still name one).
@@ -340,23 +363,38 @@ class BridgeSession(Session):
         Raises MeterError naming the ids that were refused, SessionError.
         """
         async with self._operation():
-            there = await self._meter_table()
-            sent: dict[int, int] = {}
-            failed: dict[int, SwitchError | ValueError] = {}
-            for meter in add_or_modify:
-                command = openflow.METER_MODIFY if meter.id in there else openflow.METER_ADD
-                try:
-                    request = openflow.meter_mod(command, meter)
-                except ValueError as problem:
-                    failed[meter.id] = problem
-                else:
-                    sent[await self._send(*request)] = meter.id
-            for number in delete:
-                sent[await self._send(*openflow.meter_delete(number))] = number
-            await self._ask(openflow.BARRIER_REQUEST)
-            failed |= {sent[xid]: error for xid, error in self._errors.items() if xid in sent}
+            wanted = {meter.id: meter for meter in add_or_modify}
+            failed = await self._set_meters(wanted, delete, there if there is not None else await self._meter_table())
+            if there is not None and failed:  # somebody else may have made or deleted them
+                again = {number: wanted[number] for number in failed if number in wanted}
+                self._errors.clear()
+                failed = await self._set_meters(again, failed.keys() - wanted.keys(), await self._meter_table())
             if failed:
                 raise MeterError(failed)
+
+    async def _set_meters(
+        self, wanted: Mapping[int, Meter], delete: Iterable[int], there: Collection[int]
+    ) -> dict[int, SwitchError | ValueError]:
+        """Those that were refused."""
+        sent: dict[int, int] = {}
+        failed: dict[int, SwitchError | ValueError] = {}
+        unsent: list[bytes] = []
+
+        def say(number: int, request: tuple[int, bytes]) -> None:
+            xid = self._next_xid()
+            sent[xid] = number
+            unsent.append(openflow.message(request[0], xid, request[1]))
+
+        for number, meter in wanted.items():
+            try:
+                say(number, openflow.meter_mod(openflow.METER_MODIFY if number in there else openflow.METER_ADD, meter))
+            except ValueError as problem:
+                failed[number] = problem
+        for number in delete:
+            say(number, openflow.meter_delete(number))
+        await self._write(unsent[:-1])
+        await self._ask(openflow.BARRIER_REQUEST, after=b"".join(unsent[-1:]))
+        return failed | {sent[xid]: error for xid, error in self._errors.items() if xid in sent}
 
     async def packet_out(self, packet: bytes, in_port: int, out_port: int = openflow.TO_TABLES) -> None:
         """Send a frame out of a port, or by default through the tables as if it had come in by `in_port`.

@@ -285,8 +285,9 @@ class Session:
     async def _write(self, messages: Sequence[bytes]) -> None:
         """Send, not faster than the switch takes it."""
         for start in range(0, len(messages), _SLICE):
-            async with asyncio.timeout(self.timeout):
-                await self._wire.writable.wait()
+            if not self._wire.writable.is_set():
+                async with asyncio.timeout(self.timeout):
+                    await self._wire.writable.wait()
             self._wire.write(b"".join(messages[start : start + _SLICE]))
             if len(messages) > _SLICE:
                 await asyncio.sleep(0)
@@ -297,15 +298,16 @@ class Session:
         await self._write([openflow.message(kind, xid, body)])
         return xid
 
-    async def _ask(self, kind: int, body: bytes = b"") -> list[bytes]:
-        """Send one request and wait for its reply (all parts). Raises Refused, SessionError, TimeoutError."""
+    async def _ask(self, kind: int, body: bytes = b"", *, after: bytes = b"") -> list[bytes]:
+        """Send one request and wait for its reply (all parts); `after`: messages that go before it, in the same write (each costs
+        a system call, and may wake the switch for itself). Raises Refused, SessionError, TimeoutError."""
         if self.closed.done():
             raise SessionError(f"{self.mgmt_path}: connection lost")
         xid = self._next_xid()
         reply = _Reply(openflow.REPLIES[kind], asyncio.get_running_loop().create_future())
         self._waiting[xid] = reply
         try:
-            self._wire.write(openflow.message(kind, xid, body))
+            self._wire.write(after + openflow.message(kind, xid, body))
             async with asyncio.timeout(self.timeout):
                 return await reply.future
         finally:
