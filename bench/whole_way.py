@@ -1,11 +1,11 @@
 """The whole daemon on a real ovs-vswitchd (dummy datapath): from a statement on the Unix socket to its reply, and to the installed
 flow. The group `way`.
 
-Above: bench. Below: the tests' daemon_process and ovs_dummy. One statement at a time; the reply comes after the durable commit. What
-is resident is a mix: of a hundred requests one (`few`) or ten (`many`) are reservations, the others denies, allows and limits.
-The flow is seen by asking vswitchd with ofproto/trace until it drops the packet, or names the queue; `ask_ms` is what one ask takes.
-The daemon pushes a flow that names a queue only when ovs-vswitchd has applied the queue's rows, so that a trace with the queue means
-both. The queues of a reservation are made on two ports.
+Above: bench. Below: the tests' daemon_process and ovs_dummy. One statement at a time; the reply comes after the durable commit.
+What is resident is a mix: of a hundred requests one (`few`) or ten (`many`) are reservations, the others denies, allows, limits.
+The flow is seen by asking vswitchd with ofproto/trace until it drops the packet, or names the queue; `ask_ms` is one ask.
+The daemon pushes a flow that names a queue only when ovs-vswitchd has applied the queue's rows, so that a trace with the queue
+means both. The queues of a reservation are made on two ports. `vswitchd_cpu_ms`: the CPU time of its main thread for one statement.
 
 The baseline is what the prototype's scripts did instead: forked `ovs-ofctl add-flow`, and before it for a reservation one forked
 `ovs-vsctl` that makes the queue (on one port only), among as many rows; nothing durable, nothing compiled.

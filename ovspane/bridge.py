@@ -28,6 +28,7 @@ from ovspane.flowpush import (
     SyncCounts,
     difference,
 )
+from ovspane.installed import Installed
 from ovspane.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.network.placement import Pipeline, Plan
 from ovspane.network.values import COOKIE_MASK, FlowRule, Meter
@@ -47,10 +48,11 @@ TOLD = 1000
 class Work:
     """What a bridge shall have, as of one moment: a change that comes while it is pushed waits for the next pass, so flows
     never name a meter or queue that was not made before. `flows`: by key, None: to be removed; `whole`: it is the whole plan but
-    for `held`, flows whose queue is not there yet: what is installed under their keys stays as it is meanwhile."""
+    for `held`, flows whose queue is not there yet: what is installed under their keys stays as it is meanwhile.
+    `meters`: by id, None: to be removed; all of them if `whole`."""
 
     flows: dict[FlowKey, FlowRule | None]
-    meters: dict[int, Meter]
+    meters: dict[int, Meter | None]
     whole: bool
     held: frozenset[FlowKey] = frozenset()
 
@@ -68,13 +70,13 @@ class BridgeTwin:
         self._plan = Plan(pipeline)
         self._ours = Ours(pipeline)
         self._watch = Watch(name, self._ours, on_news)
-        self._installed: dict[FlowKey, FlowRule] | None = None
+        self._installed: Installed | None = None
         self._meters: dict[int, Meter | None] = {}
         self._raw_meters = b""
         self._our_meters: set[int] = set()
-        self._made_meters: dict[int, Meter] | None = None
         self._hurt_meters = False
         self._dirty: set[FlowKey] = set()
+        self._dirty_meters: set[int] = set()
         #: flows and meters that cannot be had, and why; tried again when they change and whenever all is read back
         self.refused: dict[FlowKey, tuple[FlowRule, str]] = {}
         self.refused_meters: dict[int, tuple[Meter, str]] = {}
@@ -87,9 +89,10 @@ class BridgeTwin:
     def connected(self) -> bool:
         return self._session is not None and not self._session.closed.done()
 
-    def touch(self, keys: Iterable[FlowKey]) -> None:
-        """Note flows that may differ from the plan now."""
+    def touch(self, keys: Iterable[FlowKey], meters: Iterable[int] = ()) -> None:
+        """Note flows and meters that may differ from the plan now."""
         self._dirty.update(keys)
+        self._dirty_meters.update(meters)
 
     def forget(self) -> None:
         """Read everything back at the next `make`."""
@@ -189,6 +192,7 @@ class BridgeTwin:
         are noted for the next time."""
         self._plan = plan
         dirty, self._dirty = self._dirty, set()
+        dirty_meters, self._dirty_meters = self._dirty_meters, set()
         whole = self._installed is None
         flows: dict[FlowKey, FlowRule | None] = dict(plan.flows) if whole else {key: plan.flows.get(key) for key in dirty}
         held = frozenset(
@@ -200,21 +204,12 @@ class BridgeTwin:
         for key in held:
             del flows[key]
         self._dirty |= held
-        return Work(flows, dict(plan.meters), whole, held)
+        meters = {number: plan.meters.get(number) for number in (plan.meters if whole else dirty_meters)}
+        return Work(flows, meters, whole, held)
 
-    def named_queues(self, plan: Plan) -> set[tuple[int, int]] | None:
-        """The queue ids that installed flows name, each with the request it is for; None if it is not known what is installed.
-        A flow that the plan only gives to another request, in the same queue, is that one's already."""
-        if self._installed is None:
-            return None
-        named = set()
-        for key, rule in self._installed.items():
-            queue = rule.instructions.set_queue
-            if queue is not None:
-                planned = plan.flows.get(key, rule)
-                owner = planned if planned.instructions.set_queue == queue else rule
-                named.add((queue, owner.cookie & ~COOKIE_MASK))
-        return named
+    def names(self, plan: Plan, queue: int, request: int) -> bool:
+        """True iff an installed flow names the queue for that request (its low 32 bits), or nobody knows what is installed."""
+        return self._installed is None or self._installed.names(queue, request, plan.flows)
 
     async def make(self, work: Work) -> SyncCounts:
         """Install what the work has and the bridge lacks, and remove flows that it has no more. Raises SessionError; then the
@@ -248,19 +243,19 @@ class BridgeTwin:
                     self._installed = await self._read(session)
             else:
                 self.read_back = fresh and self._known and counts[:3] != (0, 0, 0)
+                self._dirty_meters |= self._stale(work)  # for `tidy`, now or in a later pass
                 self._known = True
                 return counts
 
-    async def _read(self, session: BridgeSession) -> dict[FlowKey, FlowRule]:
+    async def _read(self, session: BridgeSession) -> Installed:
         """Read back what is ours: the flows; and what of others lies where only ours should be."""
         self._watch.begin(self._installed)
         self._hurt_meters = False
         self._raw_meters = b""
         self._meters = await session.meter_table()
-        self._made_meters = None
         flows = await session.dump(self._plan.flows)
         self._ours.learn(flows.values())
-        installed = {key: rule for key, rule in flows.items() if self._ours.place(key)}
+        installed = Installed(rule for key, rule in flows.items() if self._ours.place(key))
         self._our_meters |= {meter for rule in installed.values() if (meter := rule.instructions.meter) is not None}
         self._our_meters &= self._ours.meters(self._meters)
         held = Counter(key[0] for key in installed)
@@ -273,11 +268,9 @@ class BridgeTwin:
         return installed
 
     async def _make_meters(self, session: BridgeSession, work: Work) -> None:
-        if work.meters == self._made_meters:
-            return
         wanted = []
         for number, meter in work.meters.items():
-            if self.refused_meters.get(number, (None,))[0] == meter:
+            if meter is None or self.refused_meters.get(number, (None,))[0] == meter:
                 continue
             if self._meters.get(number) == as_programmed(meter):
                 self._our_meters.add(number)
@@ -287,7 +280,6 @@ class BridgeTwin:
                 self._refuse_meter(meter, f"meter {number} of bridge {self.name} is somebody else's")
         if wanted:
             await self._set_meters(session, wanted)
-        self._made_meters = work.meters
 
     async def _nobodys(self, session: BridgeSession, number: int) -> bool:
         """True iff a meter in our range was left by a daemon of ours that was killed (see ownership)."""
@@ -303,7 +295,7 @@ class BridgeTwin:
     async def _set_meters(self, session: BridgeSession, wanted: list[Meter]) -> None:
         refused: dict[int, SwitchError | ValueError] = {}
         try:
-            await session.set_meters(wanted)
+            await session.set_meters(wanted, there=self._meters.keys())
         except MeterError as problem:
             self._say(f"meters: {problem}")
             refused = problem.failed
@@ -318,7 +310,7 @@ class BridgeTwin:
                 self._meters[meter.id] = as_programmed(meter)
                 self._our_meters.add(meter.id)
 
-    async def _make_flows(self, session: BridgeSession, work: Work, installed: dict[FlowKey, FlowRule]) -> SyncCounts:
+    async def _make_flows(self, session: BridgeSession, work: Work, installed: Installed) -> SyncCounts:
         if len(work.flows) > LONG:
             adds, deletes, changed = await asyncio.to_thread(self._difference, work, installed)
         else:
@@ -362,12 +354,18 @@ class BridgeTwin:
 
     async def tidy(self, work: Work) -> None:
         """Delete meters of ours that the work has no more; no flow names them now. Raises SessionError."""
-        stale = self._our_meters - work.meters.keys()
+        stale = self._stale(work)
         if stale and self._session is not None:
-            await self._session.set_meters((), sorted(stale))
+            await self._session.set_meters((), sorted(stale), there=())
+            self._dirty_meters -= stale
             self._our_meters -= stale
             for number in stale:
                 self._meters.pop(number, None)
+
+    def _stale(self, work: Work) -> set[int]:
+        """Meters of ours that the work has no more."""
+        gone = {number for number, meter in work.meters.items() if meter is None} & self._our_meters
+        return gone | (self._our_meters - work.meters.keys()) if work.whole else gone
 
     async def clean(self) -> int:
         """Remove every flow and meter of ours; returns how many flows there were. Raises SessionError."""

@@ -24,11 +24,14 @@ LONG = 500
 
 @dataclass(slots=True)
 class Taken:
-    """What the changes that were taken in concern: flows, requests with new rules, requests that may be hidden or shown now."""
+    """What the changes that were taken in concern: flows, requests with new rules, requests that may be hidden or shown now, meters
+    and guarantees (queue ids)."""
 
     flows: set[FlowKey] = field(default_factory=set)
     requests: set[int] = field(default_factory=set)
     hidden: set[int] = field(default_factory=set)
+    meters: set[int] = field(default_factory=set)
+    guarantees: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class Desired:
             taken.flows |= found.flows
             taken.requests |= found.requests
             taken.hidden |= found.hidden
+            taken.meters |= found.meters
+            taken.guarantees |= found.guarantees
         return taken
 
     def _apply(self, change: _Waiting) -> Taken:
@@ -88,6 +93,8 @@ class Desired:
         taken = _brought(plan, hiding, change)
         self.plan, self._hiding = plan, hiding
         taken.flows = {key for key in old.flows.keys() | plan.flows if old.flows.get(key) != plan.flows.get(key)}
+        taken.meters |= old.meters.keys()
+        taken.guarantees |= old.guarantees.keys()
         return taken
 
 
@@ -97,4 +104,7 @@ def _brought(plan: Plan, hiding: Hiding | None, change: _Waiting) -> Taken:
     if hiding is not None:
         delta = hiding.update(delta)
         hidden = set(hiding.changed)
-    return Taken(plan.apply(delta, change.stages), {rule.request for rule in delta.added}, hidden)
+    flows = plan.apply(delta, change.stages)
+    meters, plan.touched_meters = plan.touched_meters, set()
+    guarantees, plan.touched_guarantees = plan.touched_guarantees, set()
+    return Taken(flows, {rule.request for rule in delta.added}, hidden, meters, guarantees)

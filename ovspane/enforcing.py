@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from ovspane.network.placement import Pipeline, Plan
+from ovspane.network.placement import Guarantee, Pipeline, Plan
 from ovspane.network.values import Queue
 from ovspane.ovsdb import Bridge, Interface, Port, SwitchDb
-from ovspane.ovsdb_queues import DEFAULT_QUEUE, enforceable, foreign_row, unrepresentable
-from ovspane.queueing import Queueing, Queues
+from ovspane.queue_plan import DEFAULT_QUEUE, enforceable, foreign_row, unrepresentable
+from ovspane.queueing import Queueing
 from ovspane.units import rate_text
 
 #: ports that a status names
@@ -47,8 +47,8 @@ class Enforcement:
         self._switch = switch
         self._scope = scope
         self._queues = queues
-        self._basis: tuple[Plan, int, list[str]] | None = None
-        self._wanted: Queues = {}
+        self._plan: Plan | None = None
+        self._wanted: list[str] = []
 
     def _ports(self, bridge: Bridge) -> list[str]:
         """The ports of the bridge that get queues."""
@@ -96,20 +96,17 @@ class Enforcement:
             return f"it sends at most {rate_text(speed)}"
         return unrepresentable(speed, self._switch.ovs_version)
 
-    def wanted(self, plan: Plan, bridges: Iterable[Bridge]) -> Queues:
+    def want(self, plan: Plan, bridges: Iterable[Bridge], changed: Iterable[int]) -> None:
         """Each guarantee on each port that may get it: where a flow leaves is the bridge's business (NORMAL, other flows).
-        The same object as long as neither guarantees nor ports changed."""
+        `changed`: the queue ids whose guarantees are other ones than when this was asked last, for the same plan."""
         ports = [port for bridge in bridges for port in self._ports(bridge)]
-        basis = (plan, plan.guarantees_changed, ports)
-        if self._basis != basis:
-            self._basis = basis
-            guarantees = plan.guarantees.values()
-            self._wanted = {
-                port: {entry.slot: Queue(entry.slot, entry.rate, None, (port,), entry.request) for entry in guarantees}
-                for port in ports
-                if guarantees
-            }
-        return self._wanted
+        if self._plan is plan and self._wanted == ports:
+            if queues := {number: plan.guarantees.get(number) for number in changed}:
+                self._queues.want({port: {n: _queue(e, port) if e else None for n, e in queues.items()} for port in ports})
+            return
+        self._plan, self._wanted = plan, ports
+        entries = plan.guarantees.values()
+        self._queues.want_all({port: {entry.slot: _queue(entry, port) for entry in entries} for port in ports})
 
     def statuses(self, plan: Plan, bridges: Iterable[Bridge]) -> Callable[[int], str]:
         """What to say of a queue, by its id: where it enforces its guarantee, and where it does not."""
@@ -139,6 +136,10 @@ class Enforcement:
             return f"installed by queue {queue} on {good}" + (f", not on {bad}" if bad else "")
 
         return status
+
+
+def _queue(entry: Guarantee, port: str) -> Queue:
+    return Queue(entry.slot, entry.rate, None, (port,), entry.request)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ovspane.ovsdb import Bridge, Interface, SwitchDb, Transaction
-from ovspane.ovsdb_queues import enforceable
+from ovspane.queue_plan import enforceable
 
 MARK: Final = "ovspane-police"  # external_ids of an interface that we police: the rate that we set, in kbit/s
 BURST_SECONDS: Final = 0.5  # as of a limit's meter (network.placement), for the same reason

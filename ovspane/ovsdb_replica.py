@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
+import ovs.db.data
 import ovs.db.idl
+import ovs.db.types
 import ovs.jsonrpc
 import ovs.timeval
 
@@ -204,6 +206,15 @@ class Database:
             known[make] = make(row)
         value: T = known[make]
         return value
+
+    def references(self, row: Any, column: str, keys: Iterable[int] | None = None) -> dict[int, UUID]:
+        """A map from integers to rows, as the replica has it; only these `keys`, or all. The library's own way looks up each row
+        and checks it against the schema, three times (6 ms for 1000). Not for a row that the transaction being built wrote."""
+        values = row._data[column].values
+        if keys is None:
+            return {key.value: value.value for key, value in values.items()}
+        found = ((key, values.get(ovs.db.data.Atom(ovs.db.types.IntegerType, key))) for key in keys)
+        return {key: value.value for key, value in found if value is not None}
 
     def table(self, name: str) -> Any:
         """What Transaction.insert needs."""

@@ -1,13 +1,15 @@
 """The queues of the host, kept as wanted by a task of its own: ovs-vswitchd may take seconds to apply them, and a deny must not
 wait for that.
 
-Above: reconcile says what is wanted and asks what flows may name. Below: ovsdb_queues, tc.
+Above: reconcile says what is wanted and asks what flows may name. Below: queue_ledger, ovsdb_queues, tc.
 
 Order (make before break): queues that are wanted are made; when ovs-vswitchd has applied them, flows may name them (`ready`);
 a queue that is wanted no more is taken away, and its id given to another request, when no installed flow names it (`named`).
 
-Batching: while a transaction is under way, and for GAP after it, what is wanted next gathers. So the first of many changes goes at
-once, the others together: ovs-vswitchd sets every queue of a port anew at each transaction, and answers no OpenFlow meanwhile.
+Batching: while a transaction is under way, and for a while after it (half as long as it took, GAP at most), what is wanted next
+gathers. So the first of many changes goes at once, the others together: ovs-vswitchd sets every queue of a port anew at each
+transaction, and answers no OpenFlow meanwhile. A change of a few queues is planned and written at the cost of these few
+(queue_ledger, QueueSync.change); all rows are compared when somebody may have changed them.
 
 What the kernel made of the rows is read back after each change and at each look. A port that differs is set once more; if that
 does not help, made anew; if that does not help either, it is said in the status of the requests (`kernel_trouble`) and left.
@@ -17,12 +19,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any
 
 from ovspane.network.values import Queue
 from ovspane.ovsdb import OvsdbError, Port, SwitchDb
 from ovspane.ovsdb_policing import PolicingSync
-from ovspane.ovsdb_queues import DEFAULT_QUEUE, PortQos, QueueSync, SyncResult
+from ovspane.ovsdb_queues import QueueSync, SyncResult
+from ovspane.queue_ledger import Changes, Named, QueueLedger, Queues
+from ovspane.queue_plan import DEFAULT_QUEUE, PortQos
 from ovspane.tc import TcWatch
 
 log = logging.getLogger(__name__)
@@ -31,12 +36,8 @@ log = logging.getLogger(__name__)
 APPLY_SECONDS = 5.0
 #: seconds between attempts that failed: first, last
 RETRY = (0.05, 1.0)
-#: after a transaction, at least this long (seconds) until the next
+#: after a transaction, at most this long (seconds) until the next
 GAP = 0.003
-
-Queues = dict[str, dict[int, Queue]]
-#: what installed flows name: (queue id, request)
-Named = set[tuple[int, int]]
 
 
 class Queueing:
@@ -48,12 +49,14 @@ class Queueing:
         manages: Callable[[str], bool],
         speeds: Mapping[str, int],
         on_ready: Callable[[], None],
+        named: Named,
         *,
         adopt: Collection[str] = (),
         police: Mapping[str, int] | None = None,
         on_kernel: Callable[[frozenset[int]], None] = lambda numbers: None,
     ) -> None:
-        """`adopt`: ports whose QoS of another owner ours may stand in for; `police`: what interfaces may send in at most, bit/s;
+        """`named` says whether a flow that is installed may name a queue for a request (True also where that is not known).
+        `adopt`: ports whose QoS of another owner ours may stand in for; `police`: what interfaces may send in at most, bit/s;
         `on_kernel` hears of queue ids whose `kernel_trouble` is another."""
         self._switch = switch
         self._speeds = speeds
@@ -66,23 +69,29 @@ class Queueing:
         #: port -> how often it was set again since the kernel last had what the rows say
         self._attempts: dict[str, int] = {}
         self._again: set[str] = set()
-        self._wanted: Queues = {}
-        self._named: Callable[[], Named | None] = lambda: None
-        self._made: Queues | None = None
+        self._ledger = QueueLedger(named)
         self._unsure = True
         self._orphans = True
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[SyncResult] | None = None
+        self._task: asyncio.Task[SyncResult | None] | None = None
         self._said = ""
         #: port -> why it gets no queues
         self.trouble: dict[str, str] = {}
 
     # --- what is wanted
 
-    def want(self, queues: Queues, named: Callable[[], Named | None]) -> None:
-        """Each port's queues (the same object while nothing changed: that is quick). `named` gives the ids that installed flows
-        name, and for which request (its low 32 bits); None: any may be named."""
-        self._wanted, self._named = queues, named
+    def want_all(self, queues: Queues) -> None:
+        """These queues are wanted, and no others: port -> queue id -> queue."""
+        self._ledger.want_all(queues)
+        self.check()
+
+    def want(self, changes: Changes) -> None:
+        """These are wanted (None: not any more); what was said of others still holds."""
+        self._ledger.want(changes)
+        self.check()
+
+    def check(self) -> None:
+        """What is wanted, or what flows name, may be another."""
         if not self.done:
             self._wake.set()
 
@@ -95,33 +104,11 @@ class Queueing:
     @property
     def done(self) -> bool:
         """True iff ports have exactly the queues that are wanted, or that flows still name."""
-        return not self._unsure and not self._orphans and self._made == self._target()
+        return not self._unsure and not self._orphans and self._ledger.done
 
     def ready(self, number: int) -> bool:
         """True iff flows may name the queue: on each port that shall have it, it is there as wanted."""
-        made = self._made
-        if made is self._wanted:
-            return True
-        if made is None:
-            return False
-        return all(
-            made.get(port, {}).get(number) == queues[number] for port, queues in self._wanted.items() if number in queues
-        )
-
-    def _target(self) -> Queues:
-        """What is wanted, and what was made before and may still be named: that one also keeps its id from another request."""
-        if self._made is self._wanted:
-            return self._wanted
-        named = self._named()
-        target: Queues = {port: dict(queues) for port, queues in self._wanted.items() if queues}
-        for port, queues in (self._made or {}).items():
-            for number, queue in queues.items():
-                if named is not None and (number, queue.request & 0xFFFFFFFF) not in named:
-                    continue
-                wanted = self._wanted.get(port, {}).get(number)
-                if wanted is None or wanted.request != queue.request:
-                    target.setdefault(port, {})[number] = queue
-        return self._wanted if target == self._wanted else target
+        return self._ledger.ready(number)
 
     def standing(self, bridge: str, port: Port) -> PortQos:
         """What a port has, but for its queues."""
@@ -176,16 +163,18 @@ class Queueing:
             tasks.create_task(self._run(), name="queues")
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         pause = RETRY[0]
         while True:
             await self._wake.wait()
             self._wake.clear()
             if not self._switch.connected:
                 continue  # `look` comes with the connection
+            start = loop.time()
             if await self._bring():
                 pause = RETRY[0]
                 self._on_ready()
-                await asyncio.sleep(GAP)
+                await asyncio.sleep(min(GAP, (loop.time() - start) / 2))
                 continue
             try:
                 async with asyncio.timeout(pause):
@@ -196,19 +185,16 @@ class Queueing:
 
     async def _bring(self) -> bool:
         """One transaction. True iff Open vSwitch has applied it."""
-        if self._made is None:
-            self._made = self._present()
-        target = self._target()
+        ledger = self._ledger
+        if not ledger.known:
+            ledger.made_all(self._present())
         unsure, self._unsure = self._unsure, False  # before rows are looked at: what changes meanwhile makes it unsure again
         orphans, self._orphans = self._orphans, False
         try:
-            if unsure or target != self._made:
-                result = await self._send(target)
-                if not result.applied:
-                    raise OvsdbError(f"Open vSwitch has not applied them within {APPLY_SECONDS:g} s")
-                self._note(result)
-                self._made = target
-                self._look_at_kernel(target if unsure else result.ports)
+            if unsure:
+                await self._bring_all()
+            elif steps := ledger.steps():
+                await self._bring_some(steps)
             if unsure:
                 await self._police()
             if self._again:
@@ -224,11 +210,32 @@ class Queueing:
         self._said = ""
         return True
 
-    async def _send(self, queues: Queues) -> SyncResult:
-        """Raises OvsdbError, also when the connection is lost meanwhile."""
-        self._task = asyncio.create_task(self._sync.sync(queues, self._speeds, seconds=APPLY_SECONDS), name="queues")
+    async def _bring_all(self) -> None:
+        """Compare all rows. Raises OvsdbError."""
+        target = self._ledger.target()
+        result = await self._send(self._sync.sync(target, self._speeds, seconds=APPLY_SECONDS))
+        assert result is not None
+        self._note(result.refused, self.trouble)
+        self._ledger.made_all(target)
+        self._look_at_kernel(target)
+
+    async def _bring_some(self, steps: Changes) -> None:
+        """Change a few queues. Raises OvsdbError."""
+        reserved = self._ledger.reserved(steps)
+        change = self._sync.change(steps, reserved, self.trouble, self._speeds, seconds=APPLY_SECONDS)
+        result = await self._send(change)
+        if result is None:
+            await self._bring_all()
+            return
+        self._note(result.refused, steps)
+        self._ledger.made(steps)
+        self._look_at_kernel(result.ports)
+
+    async def _send(self, work: Coroutine[Any, Any, SyncResult | None]) -> SyncResult | None:
+        """Raises OvsdbError, also when the connection is lost meanwhile, or Open vSwitch does not apply it."""
+        self._task = asyncio.create_task(work, name="queues")
         try:
-            return await self._task
+            result = await self._task
         except asyncio.CancelledError:
             if self._switch.connected:
                 self._task.cancel()  # it is we who are being cancelled
@@ -236,12 +243,16 @@ class Queueing:
             raise OvsdbError("the connection to the database was lost") from None
         finally:
             self._task = None
+        if result is not None and not result.applied:
+            raise OvsdbError(f"Open vSwitch has not applied them within {APPLY_SECONDS:g} s")
+        return result
 
-    def _note(self, result: SyncResult) -> None:
-        for port, reason in result.refused.items():
+    def _note(self, refused: Mapping[str, str], ports: Collection[str]) -> None:
+        """Of these ports, those get no queues."""
+        for port, reason in refused.items():
             if self.trouble.get(port) != reason:
                 log.warning("no queues on port %s: %s", port, reason)
-        self.trouble = dict(result.refused)
+        self.trouble = {port: why for port, why in self.trouble.items() if port not in ports} | dict(refused)
 
     async def _police(self) -> None:
         """Raises OvsdbError."""
@@ -253,8 +264,8 @@ class Queueing:
 
     def _look_at_kernel(self, ports: Collection[str]) -> None:
         """After rows were written, or when all are to be compared."""
-        self._tc.look(port for port in ports if port in (self._made or {}))
-        self._tc.forget(self._tc.trouble.keys() - (self._made or {}).keys())
+        self._tc.look(port for port in ports if self._ledger.has(port))
+        self._tc.forget([port for port in self._tc.trouble if not self._ledger.has(port)])
 
     def _present(self) -> Queues:
         """The queues that an earlier daemon left."""

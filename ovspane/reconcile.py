@@ -19,6 +19,7 @@ refused anywhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
@@ -32,7 +33,7 @@ from ovspane.network.placement import Plan
 from ovspane.network.values import COOKIE_MASK
 from ovspane.ovsdb import Bridge, Change, Event, OvsdbError, SwitchDb
 from ovspane.policy.table import Rules, Stage, TableDelta
-from ovspane.queueing import Named, Queueing
+from ovspane.queueing import Queueing
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,10 @@ LOCK_SECONDS = 5.0
 SHOWN = 5
 #: requests whose status is told before the loop gets a turn
 SLICE = 500
+
+#: how bringing a bridge to the plan may fail; anything else is a defect of ours
+_EXPECTED = (SessionError, TimeoutError, OvsdbError, OSError)
+
 
 class Reconciler:
     """Keeps the switches as the plan says. `on_status(request id, text)` hears what became of each request."""
@@ -67,13 +72,14 @@ class Reconciler:
         self._on_hidden = on_hidden
         self._locks = BridgeLocks(switch.remote, self._on_lock)
         self._queues = Queueing(
-            switch, self._has_queues, scope.speeds, self._poke,
+            switch, self._has_queues, scope.speeds, self._poke, self._may_name,
             adopt=scope.adopt, police=scope.police, on_kernel=self._kernel_changed,
         )
         self._enforcement = Enforcement(switch, scope, self._queues)
         self._said: dict[str, str] = {}
         self._twins: dict[str, BridgeTwin] = {}
         self._waiting: set[int] = set()
+        self._guarantees: set[int] = set()
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._missing: set[str] = set()
@@ -116,12 +122,13 @@ class Reconciler:
         """Bring the plan to what the policy wants now."""
         taken = await self._desired.take_in()
         for twin in self._twins.values():
-            twin.touch(taken.flows)
+            twin.touch(taken.flows, taken.meters)
         async for request in _in_turns(taken.requests):
             self._on_status(request, "pending")
         async for request in _in_turns(taken.hidden):
             self._on_hidden(request)
         self._waiting |= taken.requests
+        self._guarantees |= taken.guarantees
 
     def _poke(self) -> None:
         self._settled.clear()
@@ -266,17 +273,15 @@ class Reconciler:
         if not self._switch.connected or self._unknown():
             return False
         self._follow(bridges)
-        wanted = self._enforcement.wanted(self.plan, bridges.values())
-        self._queues.want(wanted, self._named_queues)
+        changed, self._guarantees = self._guarantees, set()
+        self._enforcement.want(self.plan, bridges.values(), changed)
         self._news()
         requests, self._waiting = self._waiting, set()
         well = {name: twin for name, twin in self._twins.items() if not self._heal(twin)}
         work = {name: await self._taken(twin) for name, twin in well.items()}
-        results = await gathered([asyncio.ensure_future(self._bring(twin, work[name])) for name, twin in well.items()])
-        for result in results:
-            _expected(result)
+        await self._bring_these([(twin, work[name]) for name, twin in well.items()])
         tidied = await self._tidy(work)
-        self._queues.want(wanted, self._named_queues)  # flows that are gone name nothing any more
+        self._queues.check()  # flows that are gone name nothing any more
         away = any(name in self._away for name in bridges)
         if tidied or away:
             held = {key for done in work.values() for key in done.held}
@@ -327,15 +332,9 @@ class Reconciler:
                     self._on_status(request, "pending")
             self._waiting |= hurt
 
-    def _named_queues(self) -> Named | None:
-        """The queue ids that flows name somewhere, and for which request; None if that is not known of every bridge."""
-        named: Named = set()
-        for twin in self._twins.values():
-            found = twin.named_queues(self.plan)
-            if found is None:
-                return None
-            named |= found
-        return named
+    def _may_name(self, queue: int, request: int) -> bool:
+        """True iff a flow somewhere names that queue id for that request, or that is not known of every bridge."""
+        return any(twin.names(self.plan, queue, request) for twin in self._twins.values())
 
     def _follow(self, bridges: Mapping[str, Bridge]) -> None:
         """One twin for each managed bridge that is there."""
@@ -357,6 +356,15 @@ class Reconciler:
         for name in missing - self._missing:
             log.warning("bridge %s is not there (yet)", name)
         self._missing = missing
+
+    async def _bring_these(self, jobs: list[tuple[BridgeTwin, Work]]) -> None:
+        """All at the same time; one alone does not wait for the turns of the loop that a task costs."""
+        if len(jobs) != 1:
+            for problem in await gathered([asyncio.ensure_future(self._bring(twin, work)) for twin, work in jobs]):
+                _expected(problem)
+            return
+        with contextlib.suppress(*_EXPECTED):
+            await self._bring(*jobs[0])
 
     async def _bring(self, twin: BridgeTwin, work: Work) -> None:
         try:
@@ -478,9 +486,6 @@ class Reconciler:
         return flows, rows
 
 
-
-
-
 async def _in_turns(requests: Iterable[int]) -> AsyncIterator[int]:
     """Each request; the event loop gets a turn after each SLICE of them."""
     for count, request in enumerate(requests, 1):
@@ -491,5 +496,5 @@ async def _in_turns(requests: Iterable[int]) -> AsyncIterator[int]:
 
 def _expected(problem: BaseException | None) -> None:
     """Raise what is a defect of ours; that a switch or the database is away is none."""
-    if problem is not None and not isinstance(problem, SessionError | TimeoutError | OvsdbError | OSError):
+    if problem is not None and not isinstance(problem, _EXPECTED):
         raise problem

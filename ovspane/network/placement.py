@@ -130,14 +130,15 @@ class Guarantee:
 
 @dataclass(slots=True, eq=False)
 class Plan:
-    """What a bridge must have, or every one: the network flow table placed, kept by deltas. `guarantees_changed` counts changes of
-    `guarantees`; `enforcers`: request -> the meter (LIMIT) or queue (QUEUE) that makes it hold."""
+    """What a bridge must have, or every one: the network flow table placed, kept by deltas. `touched_meters` and `touched_guarantees`
+    are ids that changed since somebody took them; `enforcers`: request -> the meter (LIMIT) or queue (QUEUE) that makes it hold."""
 
     pipeline: Pipeline = field(default_factory=Pipeline)
     flows: dict[FlowKey, FlowRule] = field(default_factory=dict)
     meters: dict[int, Meter] = field(default_factory=dict)
     guarantees: dict[int, Guarantee] = field(default_factory=dict)
-    guarantees_changed: int = 0
+    touched_meters: set[int] = field(default_factory=set)
+    touched_guarantees: set[int] = field(default_factory=set)
     enforcers: dict[int, tuple[Stage, int]] = field(default_factory=dict)
     _rules: dict[Key, Rule] = field(default_factory=dict)
     _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
@@ -263,18 +264,19 @@ class Plan:
         use = (rule.stage, rule.slot)
         self._uses[use] = self._uses.get(use, 0) + by
         if rule.effect is Effect.LIMIT:
+            number = self.pipeline.meter_id(rule.slot)
             if by > 0:
-                self.meters[self.pipeline.meter_id(rule.slot)] = self.pipeline.meter(rule)
+                self.meters[number] = self.pipeline.meter(rule)
             elif not self._uses[use]:
-                del self.meters[self.pipeline.meter_id(rule.slot)]
-        elif by > 0:
-            guarantee = Guarantee(rule.slot, rule.rate, rule.request)
-            self.guarantees_changed += self.guarantees.get(rule.slot) != guarantee
-            self.guarantees[rule.slot] = guarantee
-        elif not self._uses[use]:
-            del self.guarantees[rule.slot]
-            self.guarantees_changed += 1
-        number = self.pipeline.meter_id(rule.slot) if rule.effect is Effect.LIMIT else rule.slot
+                del self.meters[number]
+            self.touched_meters.add(number)
+        else:
+            number = rule.slot
+            if by > 0:
+                self.guarantees[number] = Guarantee(number, rule.rate, rule.request)
+            elif not self._uses[use]:
+                del self.guarantees[number]
+            self.touched_guarantees.add(number)
         if by > 0:
             self.enforcers[rule.request] = (rule.stage, number)
         if not self._uses[use]:

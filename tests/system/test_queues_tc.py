@@ -10,7 +10,8 @@ import pytest
 
 from ovspane.network.values import Queue
 from ovspane.ovsdb import SwitchDb
-from ovspane.ovsdb_queues import RATE_32, QueueSync, SyncResult, enforceable
+from ovspane.ovsdb_queues import QueueSync, SyncResult
+from ovspane.queue_plan import RATE_32, enforceable
 from ovspane.tc import read_tc
 from tests.lab.switch import DATAPATH, run, vsctl
 

@@ -18,13 +18,13 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"server", "control", "probe", "explain", "metrics", "notify"}),
     frozenset(
         {
-            "reconcile", "desired", "enforcing", "bridge", "watching", "ownership", "queueing", "discovery", "timers", "accounting",
-            "replay",
+            "reconcile", "desired", "enforcing", "bridge", "watching", "ownership", "installed", "queueing", "queue_ledger",
+            "discovery", "timers", "accounting", "replay",
         }
     ),
     frozenset(
         {
-            "flowpush", "flowbytes", "_fastflow", "_fastflow_py", "ovsdb_queues", "openflow", "ofwatch", "oxm",
+            "flowpush", "flowbytes", "_fastflow", "_fastflow_py", "ovsdb_queues", "queue_plan", "openflow", "ofwatch", "oxm",
             "ovsdb_policing", "tc", "ofsession", "ofpackets", "unixctl", "bridge_lock", "ovsdb", "ovsdb_replica", "store", "config",
             "garbage",
         }

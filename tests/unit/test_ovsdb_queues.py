@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ovspane.network.values import Queue
 from ovspane.ovsdb import Bridge, Interface, SwitchDb
-from ovspane.ovsdb_queues import (
+from ovspane.ovsdb_queues import QueueSync
+from ovspane.queue_plan import (
     Class,
     DropQos,
     DropQueue,
@@ -22,7 +23,6 @@ from ovspane.ovsdb_queues import (
     PortQos,
     PutQos,
     PutQueue,
-    QueueSync,
     default_class,
     enforceable,
     plan,

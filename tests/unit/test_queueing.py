@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def switch() -> Iterator[DummyOvs]:
         yield ovs
 
 
-Desired = dict[str, dict[int, Queue]]
+Desired = Mapping[str, Mapping[int, Queue | None]]
 
 
 def test_an_id_is_another_request_s_only_when_no_flow_names_it_for_the_first(switch: DummyOvs) -> None:
@@ -33,16 +34,23 @@ def test_an_id_is_another_request_s_only_when_no_flow_names_it_for_the_first(swi
 
     async def play() -> None:
         async with running(switch) as made:
-            queueing = made.reconciler._queues
-            real = queueing._sync.sync
+            sync = made.reconciler._queues._sync
+            real_sync, real_change = sync.sync, sync.change
 
-            async def watched(desired: Desired, speeds: dict[str, int], *, seconds: float) -> SyncResult:
-                entry = desired.get("br0p1", {}).get(5)
+            def see(queues: Desired) -> None:
+                entry = queues.get("br0p1", {}).get(5)
                 if entry is not None:
                     seen.append((entry.request, [flow for flow in flows(switch) if "set_queue:5" in flow]))
-                return await real(desired, speeds, seconds=seconds)
 
-            queueing._sync.sync = watched  # type: ignore[method-assign, assignment]
+            async def watched_sync(desired: Desired, *arguments: Any, **named: Any) -> SyncResult:
+                see(desired)
+                return await real_sync(desired, *arguments, **named)
+
+            async def watched_change(changes: Desired, *arguments: Any, **named: Any) -> SyncResult | None:
+                see(changes)
+                return await real_change(changes, *arguments, **named)
+
+            sync.sync, sync.change = watched_sync, watched_change  # type: ignore[method-assign, assignment]
             first, second = queue(1, 53, 5, M), queue(2, 54, 5, 2 * M)
             made.change(added=(first,))
             await made.settled()
