@@ -398,6 +398,46 @@ def test_meters_are_added_changed_and_deleted(ovs: DummyOvs) -> None:
     assert "meter=1 kbps burst stats bands=" in ovs.ofctl("dump-meters", BRIDGE)
 
 
+def test_what_was_thought_of_the_meters_may_be_wrong(ovs: DummyOvs) -> None:
+    """Somebody else made one and deleted another meanwhile: then they are read, and set all the same."""
+    ovs.ofctl("add-meter", BRIDGE, "meter=1,kbps,bands=type=drop,rate=5")
+    wanted = [Meter(1, 1_000_000, 64_000), Meter(2, 2_000_000, 64_000), Meter(3, 3_000_000, 64_000)]
+
+    async def work() -> None:
+        async with session(ovs) as bridge:
+            await bridge.set_meters(wanted, there={2})
+            assert await bridge.meters() == {meter.id: meter for meter in wanted}
+            with pytest.raises(MeterError) as caught:
+                await bridge.set_meters([*wanted[:2], Meter(5, 1 << 50, 1000)], [3], there={1})
+            assert set(caught.value.failed) == {5}
+            assert set(await bridge.meters()) == {1, 2}
+
+    run(work())
+
+
+def test_one_flow_needs_no_bundle(ovs: DummyOvs) -> None:
+    """It comes, changes and goes; one that is refused changes nothing, and the session goes on."""
+    good = FlowRule(100, 5, Match.of(eth_type=0x800), Instructions(goto=101))
+    other = FlowRule(100, 5, Match.of(eth_type=0x800), Instructions(goto=102))
+    unsayable = FlowRule(300, 5, Match.of(eth_type=0x800), Instructions())
+    refused = FlowRule(100, 5, Match.of(ip_proto=6, tp_dst=9), Instructions())  # without its eth_type
+
+    async def work() -> None:
+        async with session(ovs) as bridge:
+            for change in (good, other):
+                await bridge.push([change])
+                assert await bridge.dump() == {good.key: change}
+            for bad in (unsayable, refused):
+                with pytest.raises(PushError) as caught:
+                    await bridge.push([bad])
+                assert [rule for rule, _ in caught.value.failed] == [bad]
+                assert await bridge.dump() == {good.key: other}
+            await bridge.push([], [other])
+            assert await bridge.dump() == {}
+
+    run(work())
+
+
 def test_which_meter_ids_there_are(ovs: DummyOvs) -> None:
     """Any id of 1..0xffff0000, however few meters there may be; the switch agrees with the codec's limit."""
 
