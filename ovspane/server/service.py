@@ -40,6 +40,9 @@ BATCH = 256
 #: work in requests that have to be looked at (`Runtime.weight`), some 10 us each, beyond which it is done in a thread: a thread
 #: costs 0.1 ms and the loop its turns
 HEAVY = 256
+#: the same, below which the switches hear of it before the speakers do: writing a reply takes as long as that, and whoever hears it
+#: may well take the processor
+QUICK = 32
 #: starts, ends and notices dealt with before the loop gets a turn, and lines of an answer that the loop renders itself
 SLICE = 256
 #: changes noted as committed before the loop gets a turn (1 us each)
@@ -270,17 +273,31 @@ class Service:
         if changes and not self._doubtful:
             await self._keeper.keep(changes)
             await self._commit(changes)
-        answer(replies)
-        settled.append(await self._settle(now))
-        await self._act(settled)
+        weight = runtime.collect(now, SLICE)
+        if weight > QUICK:
+            answer(replies)
+        try:
+            settled.append(await eased(weight, runtime.settle, now, True))
+            self._hand_on(settled)
+        finally:  # they are durable, whatever becomes of the rest
+            answer(replies)
+        await self._notify(settled)
         if len(batch) == BATCH:
             await asyncio.sleep(0)  # a full queue never waits, and the sessions need their turn
 
     async def _act(self, settled: Sequence[Settled]) -> None:
         """Hand on what settling did: to the switches, and to those who listen."""
+        self._hand_on(settled)
+        await self._notify(settled)
+
+    def _hand_on(self, settled: Sequence[Settled]) -> None:
+        """To the switches."""
         for one in settled:
             if one.delta:
                 self._on_delta(one.delta)
+
+    async def _notify(self, settled: Sequence[Settled]) -> None:
+        """To those who listen."""
         for one in settled:
             for first in range(0, len(one.notices), SLICE):
                 self.tell(one.notices[first : first + SLICE])
