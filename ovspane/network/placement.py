@@ -130,8 +130,8 @@ class Guarantee:
 
 @dataclass(slots=True, eq=False)
 class Plan:
-    """What a bridge must have, or every one: the network flow table placed, kept by deltas. `touched_meters` and `touched_guarantees`
-    are ids that changed since somebody took them; `enforcers`: request -> the meter (LIMIT) or queue (QUEUE) that makes it hold."""
+    """What a bridge must have, or every one: the network flow table placed, kept by deltas. `touched_meters`, `touched_guarantees`:
+    the ids that changed since somebody took them; `enforcers`: request -> the meter (LIMIT) or queue (QUEUE) that makes it hold."""
 
     pipeline: Pipeline = field(default_factory=Pipeline)
     flows: dict[FlowKey, FlowRule] = field(default_factory=dict)
