@@ -5,7 +5,8 @@
 # make check-kernel-short  a part of that, in five minutes      make measure  the guarantees in docs/measurements.md, anew
 # make check-cluster only the part of check-system about three hosts on one clustered database
 # make lint          ruff, mypy, the layer test                       make clean
-# make bench         figures of this machine, and build/bench.json (BENCH='compile index …': only these groups)
+# make bench         figures of this machine, and build/bench.json (BENCH='compile index …': only these groups;
+#                    BENCH='--document docs/measurements.md': into their sections there)
 # make man           build/man: the manual pages, also as HTML and plain text
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory

@@ -21,10 +21,12 @@ import argparse
 import importlib
 import os
 import platform
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.document import replaced
 from bench.results import Result, results_table, write
 
 GROUPS = {
@@ -48,6 +50,12 @@ def machine() -> str:
     return f"{day}, {os.cpu_count()} x {cpu}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
 
 
+def commit() -> str:
+    """The commit that is measured, if that is known."""
+    asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"
+
+
 def _lines(path: str) -> list[str]:
     return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
 
@@ -56,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Run benchmarks; print tables; write build/bench.json.")
     parser.add_argument("groups", metavar="GROUP", nargs="*", help=f"{', '.join(GROUPS)} (default: all)")
     parser.add_argument("--seconds", type=float, default=60.0, help="time for one case (default: 60)")
+    parser.add_argument("--document", type=Path, metavar="FILE", help="put each group's table into its section of this file")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="the file of results (default: build/bench.json)")
     options = parser.parse_args(arguments)
     unknown = set(options.groups) - set(GROUPS)
@@ -69,8 +78,13 @@ def main(arguments: list[str] | None = None) -> int:
             found.append(result)
             shown = result.note if result.value is None else f"{result.value:12.4g} {result.unit}"
             print(f"  {result.name:44} {shown}", file=sys.stderr, flush=True)
-        print(results_table(found), flush=True)
+        shown = results_table(found)
+        print(shown, flush=True)
         write(options.output, found)
+        if options.document is not None:
+            text = options.document.read_text(encoding="utf-8")
+            section = f"{machine()}; commit {commit()}\n\n{shown}\n"
+            options.document.write_text(replaced(text, "make bench", group, section), encoding="utf-8")
     return 0
 
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.document import replaced
 from bench.results import table
 from tests.kernel.scenarios import EVERYWHERE, SCENARIOS, Figure, Scenario, play
 from tests.lab import topology
@@ -32,18 +33,6 @@ def section(name: str, about: str, figures: Iterable[Figure]) -> str:
     headings = ("measured across a 20 Mb/s port", "value", "expected", "")
     rows = [(f.name, f"{f.value:.2f} {f.unit}", f"{f.expected} {f.unit}", "" if f.holds() else "not kept") for f in figures]
     return f"## Guarantees and limits, {name}\n\n{about}\n\n{table(headings, rows)}\n"
-
-
-def replaced(text: str, key: str, new: str) -> str:
-    """The text with the section of that key replaced, or added at the end."""
-    first, last = f"<!-- make measure: {key} -->\n", f"<!-- end: {key} -->\n"
-    before, found, rest = text.partition(first)
-    if not found:
-        return f"{text.rstrip()}\n\n{first}{new}{last}"
-    _, ended, after = rest.partition(last)
-    if not ended:
-        raise ValueError(f"{first.strip()} without {last.strip()}")
-    return f"{before}{first}{new}{last}{after}"
 
 
 def about() -> str:
@@ -73,7 +62,7 @@ def main(path: Path) -> int:
             found = [replace(figure, name=f"{figure.name} (second run)") for figure in _played(scenario)]
         figures += found
         new = section(NAMES[DATAPATH], about(), figures)  # each time: a run that is ended leaves what it found
-        path.write_text(replaced(path.read_text(encoding="utf-8"), DATAPATH, new), encoding="utf-8")
+        path.write_text(replaced(path.read_text(encoding="utf-8"), "make measure", DATAPATH, new), encoding="utf-8")
     return 0 if all(figure.holds() for figure in figures) else 1
 
 

@@ -1,19 +1,20 @@
-"""The sections of docs/measurements.md that `make measure` writes."""
+"""The sections of docs/measurements.md that `make measure` and `make bench` write."""
 
 import pytest
 
-from tests.kernel.measure import replaced, section
+from bench.document import replaced
+from tests.kernel.measure import section
 from tests.kernel.scenarios import Figure
 
 
 def test_a_section_is_added_then_replaced_and_the_rest_stays() -> None:
-    once = replaced("# Title\n\ntext\n", "system", "first\n")
-    both = replaced(once, "netdev", "other\n")
-    again = replaced(both, "system", "second\n")
+    once = replaced("# Title\n\ntext\n", "make measure", "system", "first\n")
+    both = replaced(once, "make measure", "netdev", "other\n")
+    again = replaced(both, "make measure", "system", "second\n")
     assert again == both.replace("first", "second")
     assert again.startswith("# Title\n\ntext\n\n<!-- make measure: system -->\nsecond\n<!-- end: system -->\n\n<!--")
     with pytest.raises(ValueError, match="without"):
-        replaced("<!-- make measure: system -->\nfirst\n", "system", "second\n")
+        replaced("<!-- make measure: system -->\nfirst\n", "make measure", "system", "second\n")
 
 
 def test_a_promise_that_is_not_kept_is_marked() -> None:
