@@ -5,7 +5,7 @@ Above: the daemon gives it to the service's runtime. Below: ways, policy.schedul
 A reservation takes room on each port by which its packets may leave a bridge (`Ways.way`): on the path, where source and
 destination are known. Where links are redundant, on all ports of all simple paths, since which one packets take is not ours to
 say. Where the destination is not known, on each port of our bridges that could carry it: it may leave by any of them; a port whose
-reservable part is smaller than the rate alone guarantees nothing to it in any case, and does not stand in its way. A port of
+speed is below the rate guarantees nothing to it in any case, and does not stand in its way. A port of
 unknown speed (a patch port, the bridge's own) has no ledger: what enforces a guarantee asks for the speed (enforcing).
 
 What may be reserved of a port is a part of its speed, and of a link's the slower end's. Full duplex: each direction is its
@@ -85,10 +85,12 @@ class LinkRoom:
 
     def capacity(self, port: PortId) -> int | None:
         """What may be reserved on a port (bit/s); None: its speed is not known."""
+        return self._speed(port) * self._percent // 100 or None
+
+    def _speed(self, port: PortId) -> int:
         link = self._ways.link(port)
         known = self._ways.ports.get(port)
-        speed = link.speed if link is not None else known.speed if known is not None else 0
-        return speed * self._percent // 100 or None
+        return link.speed if link is not None else known.speed if known is not None else 0
 
     def overbooked(self, now: int) -> dict[int, PortId]:
         """The reservations that are on a port with more booked at `now` (ms) than there is, and the (first) port."""
@@ -142,13 +144,12 @@ class LinkRoom:
         way = self._way(matches)
         if way.within is None:
             return way.ports
-        loose = {
-            port: capacity
+        loose = (
+            port
             for port in self._ways.ports
-            if port.bridge not in way.within and self._ways.mine(port.bridge) and (capacity := self.capacity(port)) is not None
-        }
-        enough = min(rate, max(loose.values(), default=0))
-        return way.ports.union(port for port, capacity in loose.items() if capacity >= enough)
+            if port.bridge not in way.within and self._ways.mine(port.bridge) and self._speed(port) >= rate
+        )
+        return way.ports.union(loose)
 
     # --- ledgers
 
