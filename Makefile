@@ -3,6 +3,7 @@
 # make check         unit, property, traces: no root, no switch but the dummy datapath
 # make check-system  root: the userspace datapath, Mininet, scapy     make check-kernel  the same and HTB, kernel datapath
 # make check-kernel-short  a part of that, in five minutes      make measure  the guarantees in docs/measurements.md, anew
+# make check-network only the part about topologies: discovery, placement, room on links
 # make check-cluster only the part of check-system about three hosts on one clustered database
 # make lint          ruff, mypy, the layer test                       make clean
 # make bench         figures of this machine, and build/bench.json (BENCH='compile index …': only these groups;
@@ -37,6 +38,9 @@ check: build
 
 check-system: build
 	lab/sandbox $(PYTEST) -q tests/system
+
+check-network: build
+	lab/sandbox $(PYTEST) -q tests/system/test_discovery.py tests/system/test_placement.py
 
 check-cluster: build
 	lab/sandbox $(PYTEST) -q tests/system/test_cluster.py
@@ -80,4 +84,4 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info ovspane/*.so ovspane/_fast*.c ovspane/_schedule.c .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find ovspane tests lab demo bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: build deps check check-system check-cluster check-kernel check-kernel-short measure test lint man demo bench clean
+.PHONY: build deps check check-system check-network check-cluster check-kernel check-kernel-short measure test lint man demo bench clean

@@ -23,6 +23,7 @@ a setting that is silently not in force is worse than a daemon that does not sta
     [police]
     eth1 = "50Mb"                          # what a port may send into the switch at most, all its traffic together
     [network]
+    placement = "everywhere"               # "paths": each rule only on the bridges that its packets enter or cross
     reservable = 75                        # what may be reserved of a port's speed, in percent
     [topology]
     lldp = true                            # probe links with LLDP frames
@@ -91,6 +92,7 @@ class DbTls:
 
 @dataclass(frozen=True, slots=True)
 class NetworkUse:
+    placement: str = "everywhere"
     reservable: int = 75
 
 
@@ -256,6 +258,8 @@ def _speed(name: str, value: Any) -> int:
 
 
 def _check(settings: Settings) -> None:
+    if settings.network.placement not in ("everywhere", "paths"):
+        raise ConfigError('network.placement must be "everywhere" or "paths"')
     if not 1 <= settings.network.reservable <= 100:
         raise ConfigError("network.reservable must be from 1 to 100 percent")
     if not 1 <= settings.topology.interval <= 3600 or settings.topology.host_age < 1:

@@ -91,6 +91,7 @@ def scope_of(settings: Settings) -> Scope:
         settings.police,
         settings.conjunction,
         settings.hiding,
+        settings.network.placement == "paths",
     )
 
 
@@ -257,6 +258,7 @@ class Daemon:
         return self._room
 
     def _on_network(self, deltas: tuple[Delta, ...]) -> None:
+        self._reconciler.move(deltas)
         if self._room is not None:
             self._room.hear(deltas)
 

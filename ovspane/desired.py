@@ -1,6 +1,7 @@
 """What the switches must have: the changes of the network flow table, hidden where that is asked for, placed, in their order.
 
-Above: reconcile takes them in before each of its passes. Below: policy.hiding, network.placement.
+Above: reconcile takes them in before each of its passes. Below: policy.hiding, network.placement, network.spread. Without a spread
+one plan is that of all bridges; with one, each bridge has its own, and `plan` is the whole table's, for what is asked of all.
 
 Changes wait until the one task that reads the plan takes them in, so no pass sees half of one; a long one is worked on in a
 thread, beside the event loop (one request can change as many flows as there are). Invariant: outside of `take_in` the plan is
@@ -11,15 +12,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
+from ovspane.network.model import Delta
 from ovspane.network.placement import FlowKey, Pipeline, Plan
+from ovspane.network.spread import Spread
 from ovspane.policy.hiding import Hiding
 from ovspane.policy.table import Rule, TableDelta
 
 #: rules (some 10 us each) beyond which a change is worked on in a thread
 LONG = 500
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -32,6 +39,25 @@ class Taken:
     hidden: set[int] = field(default_factory=set)
     meters: set[int] = field(default_factory=set)
     guarantees: set[int] = field(default_factory=set)
+    #: where each bridge has its own plan: flows and meters of each; else None
+    bridges: dict[str, tuple[set[FlowKey], set[int]]] | None = None
+
+    def on(self, bridge: str) -> tuple[set[FlowKey], set[int]]:
+        """The flows and meters of a bridge that may be others now."""
+        return (self.flows, self.meters) if self.bridges is None else self.bridges.get(bridge, (set(), set()))
+
+    def join(self, other: Taken) -> None:
+        self.flows |= other.flows
+        self.requests |= other.requests
+        self.hidden |= other.hidden
+        self.meters |= other.meters
+        self.guarantees |= other.guarantees
+        if other.bridges is not None:
+            self.bridges = self.bridges or {}
+            for bridge, (flows, meters) in other.bridges.items():
+                known = self.bridges.setdefault(bridge, (set(), set()))
+                known[0].update(flows)
+                known[1].update(meters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +65,18 @@ class _Waiting:
     delta: TableDelta
     stages: int
     anew: bool
+    moves: tuple[Delta, ...] = ()  # of the network; the table stays
 
 
 class Desired:
     """The plan, and the changes of it that wait."""
 
-    def __init__(self, pipeline: Pipeline, *, conjunction: bool = True, hide: bool = False) -> None:
+    def __init__(
+        self, pipeline: Pipeline, *, conjunction: bool = True, hide: bool = False, spread: Spread | None = None
+    ) -> None:
+        self._spread = spread
+        self._plans: dict[str, Plan] = {}
+        self._stages = 0
         self._pipeline = pipeline
         self._conjunction = conjunction
         self._hide = hide
@@ -63,6 +95,41 @@ class Desired:
         self._waiting.clear()
         self._waiting.append(_Waiting(TableDelta(tuple(rules)), stages, anew=True))
 
+    def move(self, deltas: Sequence[Delta]) -> None:
+        """The network is another: rules may stand on other bridges."""
+        if self._spread is not None:
+            self._waiting.append(_Waiting(TableDelta(), 0, anew=False, moves=tuple(deltas)))
+
+    def plan_of(self, bridge: str) -> Plan:
+        """What a bridge must have."""
+        return self._plans.get(bridge, self.plan)
+
+    def ports(self, bridge: str, queue: int) -> frozenset[str] | None:
+        """The ports of a bridge by which the flows of a queue may leave; None: by any."""
+        return None if self._spread is None else self._spread.ports(bridge, queue)
+
+    async def follow(self, bridges: Collection[str]) -> None:
+        """These are the bridges that must have anything."""
+        if self._spread is None or self._plans.keys() == set(bridges):
+            return
+        self._spread.follow(bridges)
+        for gone in self._plans.keys() - set(bridges):
+            del self._plans[gone]
+        for name in sorted(set(bridges) - self._plans.keys()):
+            self._plans[name] = await self._worked(len(self._spread), self._plan_for, name, self._spread)
+        for name, plan in self._plans.items():
+            plan.pass_by(self._spread.fed(name))
+
+    def _plan_for(self, bridge: str, spread: Spread) -> Plan:
+        plan = Plan(self._pipeline, conjunction=self._conjunction)
+        plan.apply(TableDelta(tuple(spread.rules(bridge))), self._stages)
+        return plan
+
+    @staticmethod
+    async def _worked(amount: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do it; in a thread, if it is long."""
+        return await asyncio.to_thread(work, *args, **kwargs) if amount > LONG else work(*args, **kwargs)
+
     def hider(self, request: int) -> list[int]:
         """The requests below which a request lies that has rules but no flow of its own; else none."""
         if self._hiding is None or not self._hiding.wholly_hidden(request):
@@ -74,31 +141,54 @@ class Desired:
         taken = Taken()
         while self._waiting:
             change = self._waiting.popleft()
-            work = self._rebuild if change.anew else self._apply
-            long = len(change.delta.added) + len(change.delta.removed) > LONG
-            found = await asyncio.to_thread(work, change) if long else work(change)
-            taken.flows |= found.flows
-            taken.requests |= found.requests
-            taken.hidden |= found.hidden
-            taken.meters |= found.meters
-            taken.guarantees |= found.guarantees
+            work = self._moved if change.moves else self._rebuild if change.anew else self._apply
+            amount = len(self._spread or ()) if change.moves else len(change.delta.added) + len(change.delta.removed)
+            taken.join(await self._worked(amount, work, change))
         return taken
 
     def _apply(self, change: _Waiting) -> Taken:
-        return _brought(self.plan, self._hiding, change)
+        taken, delta = _brought(self.plan, self._hiding, change)
+        self._stages = change.stages
+        if self._spread is not None:
+            self._place(self._spread, self._spread.change(delta), taken)
+        return taken
+
+    def _moved(self, change: _Waiting) -> Taken:
+        taken = Taken()
+        assert self._spread is not None
+        deltas = self._spread.move(change.moves)
+        taken.requests |= {rule.request for delta in deltas.values() for rule in (*delta.added, *delta.removed)}
+        self._place(self._spread, deltas, taken)
+        return taken
+
+    def _place(self, spread: Spread, deltas: Mapping[str, TableDelta], taken: Taken) -> None:
+        """Bring each bridge's plan to what it has now."""
+        taken.bridges = taken.bridges or {}
+        for name, plan in self._plans.items():
+            flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.pass_by(spread.fed(name))
+            meters, plan.touched_meters = plan.touched_meters, set()
+            plan.touched_guarantees.clear()
+            if flows or meters:
+                taken.bridges[name] = flows, meters
+        taken.guarantees |= spread.touched
+        spread.touched.clear()
 
     def _rebuild(self, change: _Waiting) -> Taken:
         old = self.plan
         plan, hiding = self._anew()
-        taken = _brought(plan, hiding, change)
+        taken, delta = _brought(plan, hiding, change)
         self.plan, self._hiding = plan, hiding
+        self._stages = change.stages
+        if self._spread is not None:
+            self._place(self._spread, self._spread.replace(delta.added), taken)
         taken.flows = {key for key in old.flows.keys() | plan.flows if old.flows.get(key) != plan.flows.get(key)}
         taken.meters |= old.meters.keys()
         taken.guarantees |= old.guarantees.keys()
         return taken
 
 
-def _brought(plan: Plan, hiding: Hiding | None, change: _Waiting) -> Taken:
+def _brought(plan: Plan, hiding: Hiding | None, change: _Waiting) -> tuple[Taken, TableDelta]:
+    """Also what of the change is not hidden."""
     delta = change.delta
     hidden: set[int] = set()
     if hiding is not None:
@@ -107,4 +197,4 @@ def _brought(plan: Plan, hiding: Hiding | None, change: _Waiting) -> Taken:
     flows = plan.apply(delta, change.stages)
     meters, plan.touched_meters = plan.touched_meters, set()
     guarantees, plan.touched_guarantees = plan.touched_guarantees, set()
-    return Taken(flows, {rule.request for rule in delta.added}, hidden, meters, guarantees)
+    return Taken(flows, {rule.request for rule in delta.added}, hidden, meters, guarantees), delta

@@ -20,6 +20,9 @@ from ovspane.units import rate_text
 #: ports that a status names
 SHOWN = 5
 
+#: (bridge, queue id) -> the ports
+Stands = Callable[[str, int], frozenset[str] | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -35,6 +38,8 @@ class Scope:
     police: Mapping[str, int] = field(default_factory=dict)
     conjunction: bool = True
     hiding: bool = False
+    #: each rule only where its packets enter or cross (network.spread), not everywhere
+    paths: bool = False
 
     def manages(self, bridge: str) -> bool:
         return not self.names or bridge in self.names
@@ -43,17 +48,19 @@ class Scope:
 class Enforcement:
     """Guarantees against ports."""
 
-    def __init__(self, switch: SwitchDb, scope: Scope, queues: Queueing) -> None:
+    def __init__(self, switch: SwitchDb, scope: Scope, queues: Queueing, stands: Stands = lambda bridge, queue: None) -> None:
+        """`stands`: the ports of a bridge that a queue stands on, None: on all that can."""
+        self._stands = stands
         self._switch = switch
         self._scope = scope
         self._queues = queues
         self._plan: Plan | None = None
-        self._wanted: list[str] = []
+        self._wanted: list[tuple[str, str]] = []
 
-    def _ports(self, bridge: Bridge) -> list[str]:
-        """The ports of the bridge that get queues."""
+    def _ports(self, bridge: Bridge) -> list[tuple[str, str]]:
+        """The ports that get queues, each with its bridge."""
         return [
-            port.name
+            (bridge.name, port.name)
             for port in bridge.ports.values()
             if all(self.unable(interface, bridge) is None for interface in port.interfaces)
         ]
@@ -97,29 +104,44 @@ class Enforcement:
         return unrepresentable(speed, self._switch.ovs_version)
 
     def want(self, plan: Plan, bridges: Iterable[Bridge], changed: Iterable[int]) -> None:
-        """Each guarantee on each port that may get it: where a flow leaves is the bridge's business (NORMAL, other flows).
-        `changed`: the queue ids whose guarantees are other ones than when this was asked last, for the same plan."""
+        """Each guarantee on each port that may get it and that its flows may leave by. Without knowledge of the network these are
+        all: where a flow leaves is the bridge's business (NORMAL, other flows). `changed`: the queue ids whose guarantees or ports
+        are other ones than when this was asked last, for the same plan."""
         ports = [port for bridge in bridges for port in self._ports(bridge)]
         if self._plan is plan and self._wanted == ports:
             if queues := {number: plan.guarantees.get(number) for number in changed}:
-                self._queues.want({port: {n: _queue(e, port) if e else None for n, e in queues.items()} for port in ports})
+                self._queues.want(
+                    {
+                        port: {n: _queue(e, port) if e and self._on(bridge, port, n) else None for n, e in queues.items()}
+                        for bridge, port in ports
+                    }
+                )
             return
         self._plan, self._wanted = plan, ports
         entries = plan.guarantees.values()
-        self._queues.want_all({port: {entry.slot: _queue(entry, port) for entry in entries} for port in ports})
+        self._queues.want_all(
+            {
+                port: {entry.slot: _queue(entry, port) for entry in entries if self._on(bridge, port, entry.slot)}
+                for bridge, port in ports
+            }
+        )
+
+    def _on(self, bridge: str, port: str, queue: int) -> bool:
+        ports = self._stands(bridge, queue)
+        return ports is None or port in ports
 
     def statuses(self, plan: Plan, bridges: Iterable[Bridge]) -> Callable[[int], str]:
         """What to say of a queue, by its id: where it enforces its guarantee, and where it does not."""
         known = sorted(bridges, key=_name)
 
         @cache
-        def places(rate: int) -> tuple[str, str]:
-            """The ports that can, and those that cannot, as text."""
+        def places(rate: int, way: tuple[frozenset[str] | None, ...]) -> tuple[str, str]:
+            """The ports that can, and those that cannot, as text. `way`: the ports that count, of each bridge."""
             reasons = {
                 name: self._cannot(port, bridge, rate) or self._queues.trouble.get(name)
-                for bridge in known
+                for bridge, ports in zip(known, way, strict=True)
                 for name, port in sorted(bridge.ports.items())
-                if name != bridge.name
+                if (name != bridge.name if ports is None else name in ports and not _is_patch(port))
             }
             good = [name for name, reason in reasons.items() if reason is None]
             bad = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
@@ -127,7 +149,10 @@ class Enforcement:
             return _few(good), f"{bad[0]}{more}" if bad else ""
 
         def status(queue: int) -> str:
-            good, bad = places(plan.guarantees[queue].rate)
+            way = tuple(self._stands(bridge.name, queue) for bridge in known)
+            good, bad = places(plan.guarantees[queue].rate, way)
+            if bad and good and None not in way:
+                return f"degraded: by queue {queue} on {good}, but not on its way by {bad}"
             if not good:
                 return f"degraded: unenforced, {bad or self.unenforced(known)}"
             trouble = self._queues.kernel_trouble(queue) or self._queues.kernel_trouble(DEFAULT_QUEUE)
@@ -136,6 +161,11 @@ class Enforcement:
             return f"installed by queue {queue} on {good}" + (f", not on {bad}" if bad else "")
 
         return status
+
+
+def _is_patch(port: Port) -> bool:
+    """What goes through a patch port is never queued there."""
+    return all(interface.type == "patch" for interface in port.interfaces)
 
 
 def _queue(entry: Guarantee, port: str) -> Queue:

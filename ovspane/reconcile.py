@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from ovspane.bridge import BridgeTwin, Work, gathered
@@ -29,8 +29,11 @@ from ovspane.bridge_lock import BridgeLocks
 from ovspane.desired import LONG, Desired
 from ovspane.enforcing import Enforcement, Scope
 from ovspane.flowpush import SessionError, VersionError
+from ovspane.network.model import Delta
 from ovspane.network.placement import Plan
+from ovspane.network.spread import Spread
 from ovspane.network.values import COOKIE_MASK
+from ovspane.network.ways import Ways
 from ovspane.ovsdb import Bridge, Change, Event, OvsdbError, SwitchDb
 from ovspane.policy.table import Rules, Stage, TableDelta
 from ovspane.queueing import Queueing
@@ -75,7 +78,9 @@ class Reconciler:
             switch, self._has_queues, scope.speeds, self._poke, self._may_name,
             adopt=scope.adopt, police=scope.police, on_kernel=self._kernel_changed,
         )
-        self._enforcement = Enforcement(switch, scope, self._queues)
+        spread = Spread(Ways(scope.manages)) if scope.paths else None
+        self._desired = Desired(scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding, spread=spread)
+        self._enforcement = Enforcement(switch, scope, self._queues, self._desired.ports)
         self._said: dict[str, str] = {}
         self._twins: dict[str, BridgeTwin] = {}
         self._waiting: set[int] = set()
@@ -88,14 +93,13 @@ class Reconciler:
         self._pauses: dict[str, tuple[float, float]] = {}
         self._general: str | None = None
         self._troubled: dict[int, str] = {}
-        self._desired = Desired(scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding)
         switch.listen(self._on_event)
 
     # --- what the policy wants
 
     @property
     def plan(self) -> Plan:
-        """What every bridge must have, as far as it was taken in."""
+        """What the bridges together must have, as far as it was taken in."""
         return self._desired.plan
 
     def hider(self, request: int) -> list[int]:
@@ -118,11 +122,17 @@ class Reconciler:
         self._desired.reset(tuple(table.rules.values()), stages)
         self._poke()
 
+    def move(self, deltas: Sequence[Delta]) -> None:
+        """The network is another; where rules are placed by it, they follow."""
+        if self._scope.paths:
+            self._desired.move(deltas)
+            self._poke()
+
     async def _take_in(self) -> None:
         """Bring the plan to what the policy wants now."""
         taken = await self._desired.take_in()
         for twin in self._twins.values():
-            twin.touch(taken.flows, taken.meters)
+            twin.touch(*taken.on(twin.name))
         async for request in _in_turns(taken.requests):
             self._on_status(request, "pending")
         async for request in _in_turns(taken.hidden):
@@ -273,6 +283,7 @@ class Reconciler:
         if not self._switch.connected or self._unknown():
             return False
         self._follow(bridges)
+        await self._desired.follow(bridges)
         changed, self._guarantees = self._guarantees, set()
         self._enforcement.want(self.plan, bridges.values(), changed)
         self._news()
@@ -284,8 +295,8 @@ class Reconciler:
         self._queues.check()  # flows that are gone name nothing any more
         away = any(name in self._away for name in bridges)
         if tidied or away:
-            held = {key for done in work.values() for key in done.held}
-            late = {rule.cookie & ~COOKIE_MASK for key in held if (rule := self.plan.flows.get(key)) is not None}
+            held = {self._desired.plan_of(name).flows.get(key) for name, done in work.items() for key in done.held}
+            late = {rule.cookie & ~COOKIE_MASK for rule in held if rule is not None}
             await self._report(requests, late, bridges)
             self._waiting |= late
         if away or not tidied:
@@ -294,9 +305,10 @@ class Reconciler:
 
     async def _taken(self, twin: BridgeTwin) -> Work:
         """What is to be done on a bridge; long work is found in a thread."""
-        if twin.due_flows(self.plan) > LONG:
-            return await asyncio.to_thread(twin.take, self.plan, self._queues.ready)
-        return twin.take(self.plan, self._queues.ready)
+        plan = self._desired.plan_of(twin.name)
+        if twin.due_flows(plan) > LONG:
+            return await asyncio.to_thread(twin.take, plan, self._queues.ready)
+        return twin.take(plan, self._queues.ready)
 
     def _heal(self, twin: BridgeTwin) -> bool:
         """True iff the bridge is away. It gets a task of its own then, so that one that hangs (each attempt may take seconds) does
@@ -315,7 +327,8 @@ class Reconciler:
         if now < due:
             return True
         self._pauses[twin.name] = (min(RETRY[1], 2 * pause), now + pause)
-        task = asyncio.create_task(self._bring(twin, twin.take(self.plan, self._queues.ready)), name=f"healing {twin.name}")
+        work = twin.take(self._desired.plan_of(twin.name), self._queues.ready)
+        task = asyncio.create_task(self._bring(twin, work), name=f"healing {twin.name}")
         task.add_done_callback(lambda task: None if task.cancelled() or task.exception() else self._poke())
         self._healing[twin.name] = task
         return True
@@ -334,7 +347,7 @@ class Reconciler:
 
     def _may_name(self, queue: int, request: int) -> bool:
         """True iff a flow somewhere names that queue id for that request, or that is not known of every bridge."""
-        return any(twin.names(self.plan, queue, request) for twin in self._twins.values())
+        return any(twin.names(self._desired.plan_of(twin.name), queue, request) for twin in self._twins.values())
 
     def _follow(self, bridges: Mapping[str, Bridge]) -> None:
         """One twin for each managed bridge that is there."""

@@ -68,10 +68,13 @@ class Spread:
         self._lifts: dict[Key, Counter[frozenset[str]]] = {}
         #: of a queue: the ways of its rules
         self._slots: dict[int, Counter[Way]] = {}
-        #: counts changes of `ports`
-        self.version = 0
+        #: queues that stand on other ports than before; whoever looks takes them
+        self.touched: set[int] = set()
 
     # --- what is asked
+
+    def __len__(self) -> int:
+        return len(self._rules)
 
     def rules(self, bridge: str) -> Iterator[Rule]:
         """What a bridge has."""
@@ -199,7 +202,7 @@ class Spread:
             del ways[way]
         if not ways:
             del self._slots[rule.slot]
-        self.version += 1
+        self.touched.add(rule.slot)
 
     # --- exceptions
 

@@ -1,0 +1,149 @@
+"""Each rule where it belongs, on Mininet's topologies: a reservation's queue on the leaving ports of its path, a deny at the switch
+nearest to the source, a limit once; and no more reserved of a link than there is.
+
+Above: pytest, make check-network. Below: tests.lab, a real daemon. The userspace datapath has no queues, so their rows and what
+ofproto/trace says are looked at (best effort); tests/kernel measures rates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.lab import mininet_net
+from tests.lab.hosts import Host
+from tests.lab.switch import appctl, flows, ofctl, run, vsctl
+from tests.lab.topology import Lan
+from tests.ovs_dummy import wait_for
+from tests.system.test_discovery import LINE, TREE, Watcher, attached, speak
+
+pytestmark = pytest.mark.system
+
+LINKS = {"line": LINE, "tree": TREE}
+
+
+@contextmanager
+def placed(name: str) -> Iterator[tuple[Lan, Watcher]]:
+    """A topology with a daemon that knows all of it. Each port can send 20 Mb/s."""
+    with mininet_net.line(3) if name == "line" else mininet_net.tree(2, 2) as lan:
+        ports = {end.split(":")[1] for link in LINKS[name] for end in link} | {host.device for host in lan.hosts}
+        speeds = "\n".join(f'{port} = "20Mb"' for port in sorted(ports))
+        with Watcher(f'enforcement = "best-effort"\n[network]\nplacement = "paths"\n[ports]\n{speeds}') as daemon:
+            daemon.wait(lambda view: view.links == LINKS[name], "links")
+            speak(lan)
+            daemon.wait(lambda view: view.hosts == attached(lan), "hosts")
+            yield lan, daemon
+
+
+def queues(number: int) -> set[str]:
+    """The ports that have a queue of that id."""
+    found = set()
+    for bridge in vsctl("list-br").split():
+        for port in vsctl("list-ports", bridge).split():
+            qos = vsctl("get", "port", port, "qos").strip()
+            if qos != "[]" and re.search(rf"[{{ ]{number}=", vsctl("get", "qos", qos, "queues")):
+                found.add(port)
+    return found
+
+
+def having(text: str) -> set[str]:
+    """The bridges with a flow of ours whose text has this."""
+    return {bridge for bridge in vsctl("list-br").split() if any(text in flow for flow in flows(bridge) if "0x70616e65" in flow)}
+
+
+def traced(host: Host, to: Host, port: int) -> str:
+    flow = f"in_port={host.port},udp,dl_src={host.mac},dl_dst={to.mac},nw_src={host.ip},nw_dst={to.ip},nw_ttl=9,udp_dst={port}"
+    return appctl("ofproto/trace", host.bridge, flow)
+
+
+def meters() -> dict[str, int]:
+    """How many meters of requests there are (discovery has one of its own)."""
+    return {bridge: len(re.findall(r"meter=1000\d{3} ", ofctl("dump-meters", bridge))) for bridge in vsctl("list-br").split()}
+
+
+def slot(daemon: Watcher, number: int) -> int:
+    """The queue of a request, from its status."""
+    found = re.search(r"queue (\d+)", daemon.requests()[number])
+    if found:
+        return int(found[1])
+    named = [one for bridge in vsctl("list-br").split() for flow in flows(bridge) for one in re.findall(r"set_queue:(\d+)", flow)]
+    return max(map(int, named))
+
+
+def test_a_reservation_has_its_queue_on_each_leaving_port_of_its_path() -> None:
+    with placed("line") as (lan, daemon):
+        h1, h2, h3 = lan.hosts
+        number = daemon.request(f"reserve(srcHost={h1.ip}, dstHost={h3.ip}) = 12Mb on rootShare to +10min.")
+        daemon.settle()
+        queue = slot(daemon, number)
+        wait_for(lambda: queues(queue) == {"s1-eth2", "s2-eth3", h3.device}, "queues on the path", 10)
+        assert having(f"set_queue:{queue}") == {"s1", "s2", "s3"}
+        assert f"set_queue:{queue}" in traced(h1, h3, 80)
+        assert "set_queue" not in traced(h1, h2, 80)
+        refused = daemon.ask(f"reserve(srcHost={h2.ip}, dstHost={h3.ip}) = 12Mb on rootShare to +5min.")
+        assert refused.startswith("NO 12Mb does not fit link s2:s2-eth3 to s3:s3-eth2: "), refused
+        assert "3Mb free" in refused and "fits from +" in refused
+        back = daemon.request(f"reserve(srcHost={h2.ip}, dstHost={h1.ip}) = 12Mb on rootShare to +5min.")
+        daemon.settle()
+        wait_for(lambda: queues(slot(daemon, back)) != set(), "queues of the second", 10)
+        assert having(f"nw_src={h2.ip},nw_dst={h1.ip}") == {"s1", "s2"}
+        daemon.do(f"Cancel {number}.")
+        daemon.request(f"reserve(srcHost={h2.ip}, dstHost={h3.ip}) = 12Mb on rootShare to +5min.")
+
+
+@pytest.mark.parametrize("name", ["line", "tree"])
+def test_a_deny_stands_at_the_first_switch_only(name: str) -> None:
+    with placed(name) as (lan, daemon):
+        first, *_, last = lan.hosts
+        assert first.reaches(last)
+        number = daemon.request(f"deny(srcHost={first.ip}, dstHost={last.ip}) on rootShare to +10min.")
+        daemon.settle()
+        assert daemon.requests()[number].startswith("installed")
+        assert having("actions=drop") == {first.bridge}
+        assert not first.reaches(last)
+        assert lan.hosts[1].reaches(last)
+        everywhere = daemon.request(f"deny(dstHost={last.ip}, dstPort=99) on rootShare to +10min.")
+        daemon.settle()
+        assert having("tp_dst=99") == set(lan.bridges)
+        daemon.do(f"Cancel {number}.", f"Cancel {everywhere}.")
+        daemon.settle()
+        wait_for(lambda: having("actions=drop") == set(), "no drop", 10)
+        assert first.reaches(last)
+
+
+def test_a_limit_stands_once() -> None:
+    with placed("tree") as (lan, daemon):
+        first, *_, last = lan.hosts
+        number = daemon.request(f"ratelimit(srcHost={first.ip}, dstHost={last.ip}) = 3Mb on rootShare to +10min.")
+        daemon.settle()
+        assert {bridge for bridge, count in meters().items() if count} == {first.bridge}
+        daemon.request(f"ratelimit(dstHost={last.ip}, dstPort=90) = 2Mb on rootShare to +10min.")  # from anywhere
+        daemon.settle()
+        assert {bridge for bridge, count in meters().items() if count} == set(lan.bridges)
+        # what comes from another switch was limited there: here at the switch above, by the port that leads to it
+        way = traced(first, last, 90)
+        assert len(re.findall(r"meter:\d+", way.split("Final flow")[0])) == 1, way
+        link = next(link for link in TREE if any(end.startswith(f"{first.bridge}:") for end in link))
+        inner = next(end.split(":")[1] for end in link if end.startswith("s1:"))
+        port = int(vsctl("get", "interface", inner, "ofport"))
+        entering = appctl("ofproto/trace", "s1", f"in_port={port},udp,nw_src={first.ip},nw_dst={last.ip},nw_ttl=9,udp_dst=90")
+        assert "meter:" not in entering, entering
+        daemon.do(f"Cancel {number}.")
+
+
+def test_a_host_that_moves_takes_its_deny_along() -> None:
+    with placed("line") as (lan, daemon):
+        h1, h2, h3 = lan.hosts
+        daemon.request(f"deny(srcHost={h1.ip}, dstPort=1000) on rootShare to +10min.")
+        daemon.settle()
+        assert having("actions=drop") == {"s1"}
+        # its port goes down: where it will come back is not known, so everywhere; then it is seen again
+        run("ip", "link", "set", h1.device, "down")
+        wait_for(lambda: having("actions=drop") == {"s1", "s2", "s3"}, "deny everywhere", 10)
+        run("ip", "link", "set", h1.device, "up")
+        speak(lan)
+        wait_for(lambda: h1.reaches(h3) and having("actions=drop") == {"s1"}, "deny at s1", 20)
+        assert h2.reaches(h3)
