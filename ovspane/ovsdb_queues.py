@@ -21,6 +21,7 @@ from uuid import UUID
 
 from ovspane.network.values import Queue
 from ovspane.ovsdb import Port, SwitchDb, Transaction
+from ovspane.ovsdb_replica import texts
 from ovspane.queue_plan import (
     DEFAULT_QUEUE,
     Changes,
@@ -196,8 +197,7 @@ class QueueSync:
         ids = self._db.references(row, "queues", queues)
         there = ((number, rows.get(queue)) for number, queue in ids.items())
         held = {number: self._db.derived(queue, _held) for number, queue in there if queue is not None}
-        ours = _is_ours(row) and row.type == TYPE
-        rate, former = self._db.derived(row, _qos)
+        ours, rate, former = self._db.derived(row, _qos)
         known = former if former in self._db.rows("QoS") else None
         return PortQos(bridge, row.uuid, ours, rate, held, speed, interfaces, known)
 
@@ -269,7 +269,9 @@ class _Writer:
         # Integers as text: of "1e6" or "1.5" Open vSwitch would silently make something else.
         row.other_config = {"min-rate": str(value.min_rate), "max-rate": str(value.max_rate)}
         marks = {MARK: "1", "bridge": operation.bridge, "port": operation.port}
-        row.external_ids = {**marks, REQUEST: str(value.request)}
+        external = {**marks, REQUEST: str(value.request)}
+        if operation.row is None or texts(row, "external_ids") != external:
+            row.external_ids = external
 
     def _drop_qos(self, operation: DropQos, port: Any) -> None:
         port.verify("qos")
@@ -293,14 +295,16 @@ def _is_ours(row: Any) -> bool:
     return bool(row.external_ids.get(MARK) == "1")
 
 
-def _qos(row: Any) -> tuple[int | None, UUID | None]:
-    """Our row's rate, and the former row."""
-    text = row.external_ids.get(FORMER)
+def _qos(row: Any) -> tuple[bool, int | None, UUID | None]:
+    """Whether a QoS row is ours, its rate, and the former row."""
+    external = texts(row, "external_ids")
+    text = external.get(FORMER)
     try:
         former = UUID(text) if text else None
     except ValueError:  # somebody edited it
         former = None
-    return _integer(row.other_config.get("max-rate")), former
+    ours = external.get(MARK) == "1" and row.type == TYPE
+    return ours, _integer(texts(row, "other_config").get("max-rate")), former
 
 
 def _name(row: Any) -> str:
@@ -308,11 +312,12 @@ def _name(row: Any) -> str:
 
 
 def _held(row: Any) -> Held:
-    if not _is_ours(row):
+    external, config = texts(row, "external_ids"), texts(row, "other_config")
+    if external.get(MARK) != "1":
         return Held(row.uuid, False, None)
-    numbers = [_integer(row.other_config.get(name)) for name in ("min-rate", "max-rate")]
-    low, high, request = *numbers, _integer(row.external_ids.get(REQUEST))
-    strange = low is None or high is None or request is None or len(row.other_config) != 2
+    numbers = [_integer(config.get(name)) for name in ("min-rate", "max-rate")]
+    low, high, request = *numbers, _integer(external.get(REQUEST))
+    strange = low is None or high is None or request is None or len(config) != 2
     return Held(row.uuid, True, None if strange else Class(low or 0, high or 0, request or 0))
 
 

@@ -158,6 +158,12 @@ class _Waits:
         self.milliseconds = 0
 
 
+def texts(row: Any, column: str) -> dict[str, str]:
+    """A map of texts, as the replica has it. The library's own way makes a value of Python of it, checks that against the schema
+    and makes another one (50 us; with references to 1000 rows 6 ms). Not for a row that the transaction being built has written."""
+    return {key.value: value.value for key, value in row._data[column].values.items()}
+
+
 class Database:
     """A replica of an OVSDB database. Use it on one loop: `start`, then `transact`, `rows`, `wait_until`; `close`."""
 
@@ -208,8 +214,7 @@ class Database:
         return value
 
     def references(self, row: Any, column: str, keys: Iterable[int] | None = None) -> dict[int, UUID]:
-        """A map from integers to rows, as the replica has it; only these `keys`, or all. The library's own way looks up each row
-        and checks it against the schema, three times (6 ms for 1000). Not for a row that the transaction being built wrote."""
+        """A map from integers to rows, as the replica has it; only these `keys`, or all. See `texts`."""
         values = row._data[column].values
         if keys is None:
             return {key.value: value.value for key, value in values.items()}

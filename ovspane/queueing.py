@@ -6,8 +6,8 @@ Above: reconcile says what is wanted and asks what flows may name. Below: queue_
 Order (make before break): queues that are wanted are made; when ovs-vswitchd has applied them, flows may name them (`ready`);
 a queue that is wanted no more is taken away, and its id given to another request, when no installed flow names it (`named`).
 
-Batching: while a transaction is under way, and for a while after it (half as long as it took, GAP at most), what is wanted next
-gathers. So the first of many changes goes at once, the others together: ovs-vswitchd sets every queue of a port anew at each
+Batching: while a transaction is under way, and for a while after it (a quarter of what it took, GAP at most), what is wanted
+next gathers. So the first of many changes goes at once, the others together: ovs-vswitchd sets every queue of a port anew at each
 transaction, and answers no OpenFlow meanwhile. A change of a few queues is planned and written at the cost of these few
 (queue_ledger, QueueSync.change); all rows are compared when somebody may have changed them.
 
@@ -174,7 +174,7 @@ class Queueing:
             if await self._bring():
                 pause = RETRY[0]
                 self._on_ready()
-                await asyncio.sleep(min(GAP, (loop.time() - start) / 2))
+                await asyncio.sleep(min(GAP, (loop.time() - start) / 4))
                 continue
             try:
                 async with asyncio.timeout(pause):
