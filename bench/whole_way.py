@@ -3,13 +3,14 @@ flow. The group `way`.
 
 Above: bench. Below: the tests' daemon_process and ovs_dummy. One statement at a time; the reply comes after the durable commit.
 What is resident is a mix: of a hundred requests one (`few`) or ten (`many`) are reservations, the others denies, allows, limits.
-The flow is seen by asking vswitchd with ofproto/trace until it drops the packet, or names the queue; `ask_ms` is one ask,
+The flow is seen by asking vswitchd with ofproto/trace until it drops the packet, or names the meter or queue; `ask_ms` is one ask,
 and 0.15 ms lie between them.
 The daemon pushes a flow that names a queue only when ovs-vswitchd has applied the queue's rows, so that a trace with the queue
 means both. The queues of a reservation are made on two ports. `vswitchd_cpu_ms`: the CPU time of its main thread for one statement.
 
-The baseline is what the prototype's scripts did instead: forked `ovs-ofctl add-flow`, and before it for a reservation one forked
-`ovs-vsctl` that makes the queue (on one port only), among as many rows; nothing durable, nothing compiled.
+The baseline is what the prototype's scripts did instead: forked `ovs-ofctl add-flow`, and before it for a limit
+`ovs-ofctl add-meter`, for a reservation `ovs-vsctl`, which makes the queue (on one port only) among as many rows; nothing durable,
+nothing compiled.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def _case(ovs: DummyOvs, daemon: DaemonProcess, resident: int, mix: str, seconds
     forked = _forked(ovs, resident * RESERVES[mix] // 100)
     way = _Way(ovs, talk, resident)
     yield from way.measured(f"{name}.deny", _deny, forked["deny"])
+    yield from way.measured(f"{name}.limit", _limit, forked["limit"])
     yield from way.measured(f"{name}.reserve", _reserve, forked["reserve"])
     if resident:
         yield Result(f"{name}.accepted_per_s", resident / taken, "statements/s", resident)
@@ -81,6 +83,10 @@ def _deny(number: int) -> str:
     return f"deny{_group(number)} on rootShare."
 
 
+def _limit(number: int) -> str:
+    return f"ratelimit{_group(number)} = 5Mb on rootShare."
+
+
 def _reserve(number: int) -> str:
     return f"reserve{_group(number)} = 1Mb on bw."
 
@@ -89,8 +95,7 @@ def _statement(number: int, mix: str) -> str:
     """One of what is resident."""
     if number % 100 < RESERVES[mix]:
         return _reserve(number)
-    group = _group(number)
-    return (f"deny{group} on rootShare.", f"allow{group} on rootShare.", f"ratelimit{group} = 5Mb on rootShare.")[number % 3]
+    return (_deny(number), f"allow{_group(number)} on rootShare.", _limit(number))[number % 3]
 
 
 def _load(talk: Talk, wanted: int, mix: str, until: float) -> int:
@@ -122,7 +127,7 @@ class _Way:
 
     def measured(self, name: str, statement: Callable[[int], str], baseline: float) -> Iterator[Result]:
         self._replies, self._installed, self._asks = [], [], []
-        there = "Datapath actions: drop" if statement is _deny else "set_queue:"
+        there = SEEN[statement]
         for number in range(self._next, self._next + STATEMENTS):
             self._one(statement(number), f"in_port=1,tcp,nw_src={_address(number)},nw_dst=10.255.0.1,tp_dst=80", there)
         self._next += STATEMENTS
@@ -167,9 +172,13 @@ class _Way:
         self._installed.append((now - start) * 1000)
 
 
+#: what a trace has when the flow of a statement is there
+SEEN: dict[Callable[[int], str], str] = {_deny: "Datapath actions: drop", _limit: "meter:", _reserve: "set_queue:"}
+
+
 def _forked(ovs: DummyOvs, queues: int) -> dict[str, float]:
     """Milliseconds of what scripts do for a deny and for a reservation, the medians, where there are `queues` on the port."""
-    times: dict[str, list[float]] = {"deny": [], "reserve": []}
+    times: dict[str, list[float]] = {"deny": [], "limit": [], "reserve": []}
     with _others(ovs, queues) as qos:
         for number in range(FORKS):
             match = f"table=50,priority=3,tcp,nw_src={_address(number)},tp_dst=80"
@@ -177,11 +186,17 @@ def _forked(ovs: DummyOvs, queues: int) -> dict[str, float]:
             ovs.ofctl("add-flow", "br0", f"{match},actions=drop")
             times["deny"].append((perf_counter() - start) * 1000)
             start = perf_counter()
+            ovs.ofctl("add-meter", "br0", f"meter={number + 1},kbps,burst,band=type=drop,rate=5000,burst_size=2500")
+            ovs.ofctl("add-flow", "br0", f"{match},actions=meter:{number + 1},goto_table:51")
+            times["limit"].append((perf_counter() - start) * 1000)
+            start = perf_counter()
             create = ["--id=@q", "create", "queue", "other-config:min-rate=1000000", "external-ids:by=bench"]
             ovs.vsctl(*create, "--", "add", "qos", qos, "queues", f"{queues + number + 1}=@q")
             ovs.ofctl("add-flow", "br0", f"{match},actions=set_queue:{number},output:2")
             times["reserve"].append((perf_counter() - start) * 1000)
     ovs.ofctl("del-flows", "br0", "table=50")
+    for number in range(FORKS):
+        ovs.ofctl("del-meter", "br0", f"meter={number + 1}")
     return {name: percentile(some, 50) for name, some in times.items()}
 
 
