@@ -219,14 +219,14 @@ def plan_change(
     still: dict[str, str] = {}
     for port, queues in changes.items():
         has = actual.get(port)
-        if has is None:
+        if has is None or not reserved[port]:  # gone, or its last queue goes
             return None
         kept = {number: queue for number, queue in queues.items() if queue is not None}
         speed = _speed(port, has, speeds)
         reason = _refusal(port, kept, has, speed, ovs_version, adopt) or (None if speed else NO_SPEED)
         if reason is not None and port in refused:
             still[port] = reason
-        elif reason is not None or speed is None or port in refused or not has.ours or has.rate != speed or not reserved[port]:
+        elif reason is not None or speed is None or port in refused or not has.ours or has.rate != speed:
             return None
         else:
             operations += _difference(port, has, _classes(kept, speed, reserved[port]), speed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import uuid4
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -191,6 +191,7 @@ def done(has: PortQos, operations: list[Operation]) -> PortQos:
     return PortQos(has.bridge, qos, ours, rate, held, has.speed, has.interfaces)
 
 
+@settings(max_examples=500)
 @given(some_books, some_changes, st.sampled_from((None, 2, 100 * M)))
 def test_the_plan_of_a_few_queues_is_that_of_all(
     first: Books, changes: dict[str, dict[int, Queue | None]], speed: int | None
