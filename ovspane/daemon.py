@@ -21,6 +21,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ovspane import garbage
@@ -58,6 +59,8 @@ log = logging.getLogger(__name__)
 
 #: how long a clean end may take to push what was accepted last (seconds)
 LAST_PUSH = 2.0
+#: between looks at what the network can hold (seconds)
+ROOM_PAUSE = 0.1
 #: statements are served before the switch is reached, but wait this long for it, so that admission knows its ports (seconds)
 FIRST_LOOK = 1.0
 #: how long a commit may take before its statements are refused (seconds), all who ask wait for it meanwhile
@@ -131,6 +134,7 @@ class Daemon:
         self._network = Network(network_limits(settings))
         self._network.listen(self._on_network)
         self._room: LinkRoom | None = None
+        self._room_due = asyncio.Event()
         self._discovery = Discovery(self._switch, self._network, look_of(settings))
 
     def end(self) -> None:
@@ -151,6 +155,7 @@ class Daemon:
             # Only now the switch: a daemon whose socket is in use ends without having touched it.
             stack.callback(self._reconciler.close)
             await stack.enter_async_context(self._task(self._reconciler.run()))
+            await stack.enter_async_context(self._task(self._tend_room()))
             await stack.enter_async_context(self._task(self._discovery.run()))
             log.info("serving on %s, %d requests", self._settings.socket, len(self._service.state.requests))
             await self._ending.wait()
@@ -261,6 +266,17 @@ class Daemon:
         self._reconciler.move(deltas)
         if self._room is not None:
             self._room.hear(deltas)
+        self._room_due.set()
+
+    async def _tend_room(self) -> None:
+        """Say of reservations when the network cannot hold them any more, and when it can again."""
+        while True:
+            await self._room_due.wait()
+            self._room_due.clear()
+            if (room := self._room) is not None:
+                troubles = await self._service.undisturbed(partial(room.troubles, clock()), room.weight)
+                self._reconciler.cannot_hold(troubles)
+            await asyncio.sleep(ROOM_PAUSE)
 
     async def _topology(self) -> Reply:
         """The answer to ListTopology: everything, in pieces, so that the loop goes on."""
@@ -274,6 +290,7 @@ class Daemon:
     # --- policy to switch, switch to policy
 
     def _on_delta(self, delta: TableDelta) -> None:
+        self._room_due.set()
         self._reconciler.change(delta, self._service.runtime.compiler.stages)
 
     def _on_reload(self) -> None:

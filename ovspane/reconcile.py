@@ -93,6 +93,7 @@ class Reconciler:
         self._pauses: dict[str, tuple[float, float]] = {}
         self._general: str | None = None
         self._troubled: dict[int, str] = {}
+        self._unheld: dict[int, str] = {}
         switch.listen(self._on_event)
 
     # --- what the policy wants
@@ -126,6 +127,14 @@ class Reconciler:
         """The network is another; where rules are placed by it, they follow."""
         if self._scope.paths:
             self._desired.move(deltas)
+            self._poke()
+
+    def cannot_hold(self, requests: dict[int, str]) -> None:
+        """These requests cannot be held by the network as it is, and why; all others can."""
+        changed = {number for number, _ in requests.items() ^ self._unheld.items()}
+        if changed:
+            self._unheld = requests
+            self._waiting |= changed
             self._poke()
 
     async def _take_in(self) -> None:
@@ -440,6 +449,8 @@ class Reconciler:
                 status = f"degraded: {general}"
             elif request in troubled:
                 status = f"degraded: {troubled[request]}"
+            elif request in self._unheld:
+                status = f"degraded: {self._unheld[request]}"
             else:
                 stage, number = self.plan.enforcers.get(request, (Stage.ACCESS, 0))
                 if stage is Stage.QUEUE:

@@ -11,8 +11,9 @@ unknown speed (a patch port, the bridge's own) has no ledger: what enforces a gu
 What may be reserved of a port is a part of its speed, and of a link's the slower end's. Full duplex: each direction is its
 sender's port.
 
-When the network changes, what is booked follows: then more may be booked on a port than it has (`overbooked`), and nothing more
-fits until that is over. A user without location, or more matches than can be looked at, is an unknown destination.
+When the network changes, what is booked follows: then more may be booked on a port than it has, or there may be no way any more
+(`troubles`); nothing more fits where there is too much. Where links are redundant, one that fails leaves the others, on which there
+is room already. A user without location, or more matches than can be looked at, is an unknown destination.
 
 `hear` may be called while another thread asks: the news is taken in before the next question.
 Invariants: each booking is on exactly the ports that follow from the network of now; a ledger holds the bookings of its port.
@@ -32,6 +33,7 @@ from ovspane.network.ways import ANYWHERE, Name, Way, Ways, names
 from ovspane.policy.expand import TooManyMatches, located_matches
 from ovspane.policy.schedule import Schedule
 from ovspane.policy.shares import Request
+from ovspane.units import rate_text
 
 #: what may be reserved of a port's speed (percent): some must be left for what nobody reserved, and for queues' inaccuracy
 RESERVABLE = 75
@@ -55,6 +57,8 @@ class LinkRoom:
         self._booked: dict[int, _Booking] = {}
         self._on: dict[PortId, dict[int, None]] = {}
         self._named: dict[Name, set[int]] = {}
+        self._parted: set[int] = set()
+        self._sums: dict[PortId, int] = {}  # of all rates on a port, whenever they are
 
     # --- what admission asks
 
@@ -92,16 +96,23 @@ class LinkRoom:
         known = self._ways.ports.get(port)
         return link.speed if link is not None else known.speed if known is not None else 0
 
-    def overbooked(self, now: int) -> dict[int, PortId]:
-        """The reservations that are on a port with more booked at `now` (ms) than there is, and the (first) port."""
+    def troubles(self, now: int) -> dict[int, str]:
+        """The reservations that cannot be held at `now` (ms), and why: no way, or a port on which more is booked than there is."""
         self._take_in()
-        found: dict[int, PortId] = {}
-        for port, ledger in sorted(self._ledgers.items()):
-            capacity = self.capacity(port)
-            if capacity is not None and ledger.total_at(now) > capacity:
-                for number in self._on.get(port, ()):
-                    found.setdefault(number, port)
-        return found
+        found = dict.fromkeys(self._parted, "no known link leads from its source to its destination")
+        for port in sorted(self._sums):
+            ledger, capacity = self._ledger(port), self.capacity(port)
+            if capacity is not None and self._sums[port] > capacity and (total := ledger.total_at(now)) > capacity:
+                reason = f"{rate_text(total)} are reserved on {ledger.share}, which has {rate_text(capacity)}"
+                for number in self._on[port]:
+                    found.setdefault(number, reason)
+        booked = ((number, self._booked[number].request) for number in found)
+        return {number: found[number] for number, request in booked if request.during(now, now + 1)}
+
+    @property
+    def weight(self) -> int:
+        """How much work a question is now, about, in reservations that have to be looked at."""
+        return len(self._booked) if self._news else len(self._sums) // 16
 
     # --- what the network tells
 
@@ -131,7 +142,7 @@ class LinkRoom:
         for number in sorted(moved):
             booking = self._booked[number]
             ports = self._ports(booking.matches, booking.request.rate)
-            if ports != booking.ports:
+            if everything or ports != booking.ports:  # it may be parted now, though it has the same ports
                 self._unbook(booking)
                 self._book(replace(booking, ports=ports))
 
@@ -168,18 +179,23 @@ class LinkRoom:
         for port in booking.ports:
             ledger = self._ledger(port)
             self._on.setdefault(port, {})[request.id] = None
+            self._sums[port] = self._sums.get(port, 0) + request.rate
             _add(ledger, request)
         self._booked[request.id] = booking
+        if any(self._ways.parted(match) for match in booking.matches or ()):
+            self._parted.add(request.id)
 
     def _unbook(self, booking: _Booking) -> None:
         request = booking.request
         del self._booked[request.id]
+        self._parted.discard(request.id)
         for port in booking.ports:
             del self._on[port][request.id]
+            self._sums[port] -= request.rate
             if self._on[port]:
                 self._ledger(port).remove(request.start, request.end, request.rate)
             else:
-                del self._on[port]
+                del self._on[port], self._sums[port]
                 self._ledgers.pop(port, None)
 
 

@@ -226,6 +226,13 @@ class Ways:
         sources = self._places(match, _SOURCE)
         return reduce(Way.joined, (self._way(sources, sink) for sink in sinks))
 
+    def parted(self, match: Match) -> bool:
+        """True iff it is known where the packets come from and go to, and no link leads from there to there."""
+        sinks, sources = self._places(match, _SINK), self._places(match, _SOURCE)
+        return bool(sinks and sources) and any(
+            source.bridge not in self._joined(sink.bridge) for sink in sinks or () for source in sources or ()
+        )
+
     def _way(self, sources: frozenset[PortId] | None, sink: PortId) -> Way:
         joined = self._joined(sink.bridge)
         starts = joined if sources is None else {port.bridge for port in sources}

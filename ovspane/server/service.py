@@ -136,6 +136,11 @@ class Service:
         """True while changes are refused because the store failed."""
         return self._doubtful
 
+    async def undisturbed(self, work: Callable[[], T], weight: int) -> T:
+        """Do something while nothing else touches the runtime; in a thread, if `weight` (as `Runtime.weight`) is much."""
+        async with self._turn:
+            return await asyncio.to_thread(work) if weight > HEAVY else work()
+
     def submit(
         self, speaker: str, statement: Statement, show: Callable[[Reply], str] | None = None
     ) -> asyncio.Future[Reply]:

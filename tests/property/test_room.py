@@ -11,7 +11,7 @@ import pytest
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply
-from ovspane.network.model import Port, PortId
+from ovspane.network.model import Origin, Port, PortId
 from ovspane.network.room import LinkRoom
 from ovspane.network.ways import Ways
 from ovspane.policy.runtime import Runtime
@@ -99,9 +99,32 @@ def test_a_host_that_moves_takes_its_room_along() -> None:
     made.paper.host(3, "s1")
     assert made.say(reserve(2, 4, "12Mb")).code is Code.OK
     made.paper.host(3, "s3")
-    assert made.room.overbooked(0) == {1: PortId("s2", "to-s3"), 2: PortId("s2", "to-s3")}
+    reason = "24Mb are reserved on link s2:to-s3 to s3:to-s2, which has 15Mb"
+    assert made.room.troubles(0) == {1: reason, 2: reason}
     made.say("Cancel 1.")
-    assert made.room.overbooked(0) == {}
+    assert made.room.troubles(0) == {}
+
+
+def test_a_link_that_fails_and_comes_back() -> None:
+    made = Policed(line())
+    assert made.say(reserve(1, 3, "12Mb", " to +60")).code is Code.OK
+    made.paper.unlink("s2", "s3")
+    assert made.room.troubles(0) == {1: "no known link leads from its source to its destination"}
+    assert made.room.troubles(60_000) == {}
+    network = made.paper.network
+    network.see_link(PortId("s2", "to-s3"), PortId("s3", "to-s2"), "veth", Origin.LOCAL, 1)
+    assert made.room.troubles(0) == {}
+
+
+def test_a_ring_has_room_on_the_other_side_already() -> None:
+    paper = line()
+    paper.link("s1", "s3", 20 * M)
+    made = Policed(paper)
+    assert made.say(reserve(1, 3, "12Mb")).code is Code.OK
+    assert made.say(reserve(1, 2, "12Mb")).reason_code == "no-link-room"
+    made.paper.unlink("s1", "s3")
+    assert made.room.troubles(0) == {}
+    assert made.load(PortId("s2", "to-s3"), 0) == 12 * M
 
 
 def test_speeds_that_change() -> None:
@@ -110,7 +133,7 @@ def test_speeds_that_change() -> None:
     network = made.paper.network
     for port in (PortId("s1", "to-s2"), PortId("s2", "to-s1")):
         network.see_port(Port(port, network.ports[port].number, speed=20 * M))
-    assert made.room.overbooked(0) == {1: PortId("s1", "to-s2")}
+    assert made.room.troubles(0) == {1: "70Mb are reserved on link s1:to-s2 to s2:to-s1, which has 15Mb"}
     assert made.say(reserve(1, 2, "1Mb")).reason_code == "no-link-room"
 
 
@@ -144,6 +167,7 @@ def test_never_more_than_there_is(seed: int) -> None:
             capacity = made.room.capacity(port)
             for at in range(0, 41_000, 1000) if capacity is not None else ():
                 assert made.load(port, at) <= capacity, (seed, port, at)
+        assert made.room.troubles(made.now) == {}
         if reply.code is Code.NO and "b free from" in reply.text:  # what it offers does fit
             most = reply.text.split(" free from")[0].split()[-1]
             assert made.say(f"Check reserve({group}) = {most} on rootShare {times}.").code is Code.OK, reply.text

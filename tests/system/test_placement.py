@@ -8,6 +8,7 @@ ofproto/trace says are looked at (best effort); tests/kernel measures rates.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ from tests.lab.hosts import Host
 from tests.lab.switch import appctl, flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
 from tests.ovs_dummy import wait_for
-from tests.system.test_discovery import LINE, TREE, Watcher, attached, speak
+from tests.system.test_discovery import FOUND, LINE, TREE, Watcher, attached, speak
 
 pytestmark = pytest.mark.system
 
@@ -132,6 +133,23 @@ def test_a_limit_stands_once() -> None:
         entering = appctl("ofproto/trace", "s1", f"in_port={port},udp,nw_src={first.ip},nw_dst={last.ip},nw_ttl=9,udp_dst=90")
         assert "meter:" not in entering, entering
         daemon.do(f"Cancel {number}.")
+
+
+def test_a_link_that_fails_is_told_and_comes_back() -> None:
+    with placed("line") as (lan, daemon):
+        h1, h2, h3 = lan.hosts
+        far = daemon.request(f"reserve(srcHost={h1.ip}, dstHost={h3.ip}) = 12Mb on rootShare to +10min.")
+        near = daemon.request(f"reserve(srcHost={h1.ip}, dstHost={h2.ip}) = 2Mb on rootShare to +10min.")
+        daemon.settle()
+        lost = "no known link leads from its source to its destination"
+        assert lost not in daemon.requests()[far]
+        failed = time.monotonic()
+        run("ip", "link", "set", "s2-eth3", "down")
+        wait_for(lambda: lost in daemon.requests()[far], "word of the failed link", 5)
+        print(f"told after {time.monotonic() - failed:.2f} s")
+        assert lost not in daemon.requests()[near]
+        run("ip", "link", "set", "s2-eth3", "up")
+        wait_for(lambda: lost not in daemon.requests()[far], "word of its return", FOUND)
 
 
 def test_a_host_that_moves_takes_its_deny_along() -> None:
