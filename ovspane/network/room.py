@@ -137,14 +137,22 @@ class LinkRoom:
         elif resized:  # it may be one that could carry what may leave by any, or not any more
             moved.update(number for number, booking in self._booked.items() if self._way(booking.matches).within is not None)
         for port in resized:
-            if self._ledgers.pop(port, None) is not None and port in self._on:
-                self._ledger(port)
+            ledger = self._ledgers.get(port)
+            if ledger is not None and (ledger.share, ledger.top) != (self._called(port), self.capacity(port)):
+                del self._ledgers[port]
+                if port in self._on:
+                    self._ledger(port)
         for number in sorted(moved):
-            booking = self._booked[number]
-            ports = self._ports(booking.matches, booking.request.rate)
-            if everything or ports != booking.ports:  # it may be parted now, though it has the same ports
-                self._unbook(booking)
-                self._book(replace(booking, ports=ports))
+            self._follow(self._booked[number])
+
+    def _follow(self, booking: _Booking) -> None:
+        """Bring a booking to the network of now."""
+        ports = self._ports(booking.matches, booking.request.rate)
+        if ports != booking.ports:
+            self._unbook(booking)
+            self._book(replace(booking, ports=ports))
+        else:
+            self._part(booking)
 
     # --- where packets leave
 
@@ -164,12 +172,14 @@ class LinkRoom:
 
     # --- ledgers
 
+    def _called(self, port: PortId) -> str:
+        link = self._ways.link(port)
+        return f"port {port}" if link is None else f"link {port} to {link.other(port)}"
+
     def _ledger(self, port: PortId) -> Schedule:
         ledger = self._ledgers.get(port)
         if ledger is None:
-            link = self._ways.link(port)
-            name = f"port {port}" if link is None else f"link {port} to {link.other(port)}"
-            ledger = self._ledgers[port] = Schedule(name, self.capacity(port), 0, None, None)
+            ledger = self._ledgers[port] = Schedule(self._called(port), self.capacity(port), 0, None, None)
             for number in self._on.get(port, ()):
                 _add(ledger, self._booked[number].request)
         return ledger
@@ -182,8 +192,12 @@ class LinkRoom:
             self._sums[port] = self._sums.get(port, 0) + request.rate
             _add(ledger, request)
         self._booked[request.id] = booking
-        if any(self._ways.parted(match) for match in booking.matches or ()):
-            self._parted.add(request.id)
+        self._part(booking)
+
+    def _part(self, booking: _Booking) -> None:
+        """Note whether there is a way."""
+        parted = any(self._ways.parted(match) for match in booking.matches or ())
+        (self._parted.add if parted else self._parted.discard)(booking.request.id)
 
     def _unbook(self, booking: _Booking) -> None:
         request = booking.request

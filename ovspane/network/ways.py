@@ -332,4 +332,6 @@ class _Shape:
                 for leave, link in ((one, other), (other, one)):
                     # from a bridge into a link; nothing comes back to where the block is entered, or goes on from where it is left
                     if isinstance(leave, str) and not isinstance(link, str) and leave != last and link != first:
-                        yield link[0] if link[0].bridge == leave else link[1]
+                        out, into = link if link[0].bridge == leave else link[::-1]
+                        if into.bridge != first:
+                            yield out

@@ -43,11 +43,19 @@ def full(books: Mapping[str, Mapping[int, Queue]]) -> Books:
 
 
 def target(wanted: Books, made: Books, named: set[tuple[int, int]]) -> Books:
-    """What is wanted, and what was made before and may still be named: that one also keeps its id from another request."""
+    """What is wanted, and what was made before and may still be named: that one also keeps its id from another request, but where
+    nothing else is wanted and its request has its queue on all the other ports that it shall have it on."""
+
+    def moved(number: int, request: int) -> bool:
+        there = [(queues[number], made.get(port, {}).get(number)) for port, queues in wanted.items() if number in queues]
+        return any(queue.request == request for queue, _ in there) and all(queue == has for queue, has in there)
+
     found = {port: dict(queues) for port, queues in wanted.items()}
     for port, queues in made.items():
         for number, queue in queues.items():
             there = wanted.get(port, {}).get(number)
+            if there is None and moved(number, queue.request):
+                continue
             if (number, queue.request) in named and (there is None or there.request != queue.request):
                 found.setdefault(port, {})[number] = queue
     return full(found)

@@ -19,7 +19,7 @@ from tests.lab.hosts import Host
 from tests.lab.switch import appctl, flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
 from tests.ovs_dummy import wait_for
-from tests.system.test_discovery import FOUND, LINE, TREE, Watcher, attached, speak
+from tests.system.test_discovery import FOUND, LINE, RING, TREE, Watcher, attached, forward_on_the_flood_tree, speak
 
 pytestmark = pytest.mark.system
 
@@ -45,7 +45,7 @@ def queues(number: int) -> set[str]:
     for bridge in vsctl("list-br").split():
         for port in vsctl("list-ports", bridge).split():
             qos = vsctl("get", "port", port, "qos").strip()
-            if qos != "[]" and re.search(rf"[{{ ]{number}=", vsctl("get", "qos", qos, "queues")):
+            if qos != "[]" and re.search(rf"[{{ ]{number}=", vsctl("--if-exists", "get", "qos", qos, "queues")):
                 found.add(port)
     return found
 
@@ -150,6 +150,35 @@ def test_a_link_that_fails_is_told_and_comes_back() -> None:
         assert lost not in daemon.requests()[near]
         run("ip", "link", "set", "s2-eth3", "up")
         wait_for(lambda: lost not in daemon.requests()[far], "word of its return", FOUND)
+
+
+def test_a_ring_that_loses_a_link() -> None:
+    """Which way packets take is spanning tree's business here: queues on both, and on the one that is left when a link fails."""
+    with mininet_net.ring(4) as lan:
+        ports = sorted({end.split(":")[1] for link in RING for end in link} | {host.device for host in lan.hosts})
+        speeds = "\n".join(f'{port} = "20Mb"' for port in ports)
+        with Watcher(f'enforcement = "best-effort"\n[network]\nplacement = "paths"\n[ports]\n{speeds}') as daemon:
+            daemon.wait(lambda view: view.links == RING, "ring")
+            forward_on_the_flood_tree(RING)
+            speak(lan)
+            daemon.wait(lambda view: view.hosts == attached(lan), "hosts")
+            h1, h3 = lan.host("h1"), lan.host("h3")
+            number = daemon.request(f"reserve(srcHost={h1.ip}, dstHost={h3.ip}) = 12Mb on rootShare to +10min.")
+            daemon.settle()
+            queue = slot(daemon, number)
+            clockwise, other = {"s1-eth2", "s2-eth2"}, {"s1-eth3", "s4-eth3"}
+            wait_for(lambda: queues(queue) >= clockwise | other | {h3.device}, "queues on both sides", 10)
+            refused = daemon.ask(f"reserve(srcHost={h1.ip}, dstHost={lan.host('h2').ip}) = 12Mb on rootShare to +5min.")
+            assert refused.startswith("NO 12Mb does not fit link"), refused
+            failed = time.monotonic()
+            run("ip", "link", "set", "s1-eth2", "down")
+            wait_for(lambda: not queues(queue) & clockwise, "end of the queues on the failed side", 5)
+            print(f"moved after {time.monotonic() - failed:.2f} s")
+            assert queues(queue) == other | {h3.device}
+            assert having(f"set_queue:{queue}") == {"s1", "s3", "s4"}
+            assert "no known link" not in daemon.requests()[number]
+            run("ip", "link", "set", "s1-eth2", "up")
+            wait_for(lambda: queues(queue) >= clockwise | other, "queues on both sides again", FOUND)
 
 
 def test_a_host_that_moves_takes_its_deny_along() -> None:
