@@ -106,6 +106,8 @@ def _campaign(options: argparse.Namespace) -> Campaign:
     from ovspane.probe.policy_picture import flowgroup
 
     settings = settings_of(options)
+    if settings.network.placement != "everywhere":
+        raise CannotProbe('with placement = "paths" a bridge has only its own rules; probe expects all of them on each')
     request = int(options.what) if options.what and options.what.isascii() and options.what.isdigit() else None
     try:
         group = flowgroup(options.what) if options.what and request is None else None

@@ -149,10 +149,10 @@ class LinkRoom:
         """Bring a booking to the network of now."""
         ports = self._ports(booking.matches, booking.request.rate)
         if ports != booking.ports:
-            self._unbook(booking)
-            self._book(replace(booking, ports=ports))
-        else:
-            self._part(booking)
+            self._take_off(booking.request, booking.ports - ports)
+            self._put_on(booking.request, ports - booking.ports)
+            self._booked[booking.request.id] = replace(booking, ports=ports)
+        self._part(booking)
 
     # --- where packets leave
 
@@ -185,14 +185,16 @@ class LinkRoom:
         return ledger
 
     def _book(self, booking: _Booking) -> None:
-        request = booking.request
-        for port in booking.ports:
+        self._put_on(booking.request, booking.ports)
+        self._booked[booking.request.id] = booking
+        self._part(booking)
+
+    def _put_on(self, request: Request, ports: Iterable[PortId]) -> None:
+        for port in ports:
             ledger = self._ledger(port)
             self._on.setdefault(port, {})[request.id] = None
             self._sums[port] = self._sums.get(port, 0) + request.rate
             _add(ledger, request)
-        self._booked[request.id] = booking
-        self._part(booking)
 
     def _part(self, booking: _Booking) -> None:
         """Note whether there is a way."""
@@ -200,10 +202,12 @@ class LinkRoom:
         (self._parted.add if parted else self._parted.discard)(booking.request.id)
 
     def _unbook(self, booking: _Booking) -> None:
-        request = booking.request
-        del self._booked[request.id]
-        self._parted.discard(request.id)
-        for port in booking.ports:
+        del self._booked[booking.request.id]
+        self._parted.discard(booking.request.id)
+        self._take_off(booking.request, booking.ports)
+
+    def _take_off(self, request: Request, ports: Iterable[PortId]) -> None:
+        for port in ports:
             del self._on[port][request.id]
             self._sums[port] -= request.rate
             if self._on[port]:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain, groupby, pairwise, product
 
@@ -51,6 +51,10 @@ class Way:
 
     ports: frozenset[PortId] = frozenset()
     within: frozenset[str] | None = NOBODY
+    _left: frozenset[str] = field(init=False, compare=False, repr=False)  # the bridges of the ports
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_left", frozenset(port.bridge for port in self.ports))
 
     def on(self, bridge: str) -> frozenset[str] | None:
         """The names of the ports of a bridge by which packets may leave; None: by any."""
@@ -59,7 +63,7 @@ class Way:
         return frozenset(port.port for port in self.ports if port.bridge == bridge)
 
     def crosses(self, bridge: str) -> bool:
-        return (self.within is not None and bridge not in self.within) or any(port.bridge == bridge for port in self.ports)
+        return (self.within is not None and bridge not in self.within) or bridge in self._left
 
     def joined(self, other: Way) -> Way:
         """Both together."""
@@ -306,8 +310,9 @@ class _Shape:
         for nodes in nx.connected_components(graph):
             joined = frozenset(node for node in nodes if isinstance(node, str))
             self._joined |= dict.fromkeys(joined, joined)
-        self._blocks: list[list[tuple[_Node, _Node]]] = [list(edges) for edges in nx.biconnected_component_edges(graph)]
-        self._block = {frozenset(edge): number for number, edges in enumerate(self._blocks) for edge in edges}
+        blocks: list[list[tuple[_Node, _Node]]] = [list(edges) for edges in nx.biconnected_component_edges(graph)]
+        self._block = {frozenset(edge): number for number, edges in enumerate(blocks) for edge in edges}
+        self._steps = [[_step(edge) for edge in edges] for edges in blocks]
         self._leaving: dict[tuple[str, str], frozenset[PortId]] = {}
 
     def joined(self, bridge: str) -> frozenset[str]:
@@ -328,10 +333,16 @@ class _Shape:
         for number, group in groupby(pairwise(nodes), key=lambda edge: self._block[frozenset(edge)]):
             crossed = list(group)
             first, last = crossed[0][0], crossed[-1][1]
-            for one, other in self._blocks[number]:
-                for leave, link in ((one, other), (other, one)):
-                    # from a bridge into a link; nothing comes back to where the block is entered, or goes on from where it is left
-                    if isinstance(leave, str) and not isinstance(link, str) and leave != last and link != first:
-                        out, into = link if link[0].bridge == leave else link[::-1]
-                        if into.bridge != first:
-                            yield out
+            for bridge, link, out, after in self._steps[number]:
+                # nothing comes back to where the block is entered, or goes on from where it is left
+                if bridge != last and link != first and after != first:
+                    yield out
+
+
+def _step(edge: tuple[_Node, _Node]) -> tuple[str, LinkKey, PortId, str]:
+    """From a bridge into a link: the bridge, the link, the port, and the bridge behind."""
+    for bridge, link in (edge, edge[::-1]):
+        if isinstance(bridge, str) and not isinstance(link, str):
+            out, into = link if link[0].bridge == bridge else link[::-1]
+            return bridge, link, out, into.bridge
+    raise ValueError(f"{edge} does not join a bridge and a link")
