@@ -6,7 +6,8 @@ What is resident is a mix: of a hundred requests one (`few`) or ten (`many`) are
 The flow is seen by asking vswitchd with ofproto/trace until it drops the packet, or names the meter or queue; `ask_ms` is one ask,
 and 0.15 ms lie between them.
 The daemon pushes a flow that names a queue only when ovs-vswitchd has applied the queue's rows, so that a trace with the queue
-means both. The queues of a reservation are made on two ports. `vswitchd_cpu_ms`: the CPU time of its main thread for one statement.
+means both. The queues of a reservation are made on two ports. `vswitchd_cpu_ms`: the CPU time of its main thread for one statement;
+`fsync_ms`: what the disk takes for one small write just then, of which each reply has one.
 
 The baseline is what the prototype's scripts did instead: forked `ovs-ofctl add-flow`, and before it for a limit
 `ovs-ofctl add-meter`, for a reservation `ovs-vsctl`, which makes the queue (on one port only) among as many rows; nothing durable,
@@ -15,6 +16,7 @@ nothing compiled.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,13 +64,27 @@ def _case(ovs: DummyOvs, daemon: DaemonProcess, resident: int, mix: str, seconds
     taken = perf_counter() - start
     daemon.settle(seconds)
     forked = _forked(ovs, resident * RESERVES[mix] // 100)
-    way = _Way(ovs, talk, resident)
+    os.sync()  # the forks wrote much; a commit would wait for that too
+    way = _Way(ovs, talk, resident, daemon.folder)
     yield from way.measured(f"{name}.deny", _deny, forked["deny"])
     yield from way.measured(f"{name}.limit", _limit, forked["limit"])
     yield from way.measured(f"{name}.reserve", _reserve, forked["reserve"])
     if resident:
         yield Result(f"{name}.accepted_per_s", resident / taken, "statements/s", resident)
         yield Result(f"{name}.daemon_megabytes", daemon.memory / 1e6, "MB", resident)
+
+
+def _synced(folder: Path) -> float:
+    """Milliseconds until a few bytes more of a file are on the disk, the median: each commit waits for that."""
+    times = []
+    with (folder / "fsync").open("wb", buffering=0) as file:
+        for _ in range(40):
+            sleep(0.002)
+            start = perf_counter()
+            file.write(b"x" * 500)
+            os.fdatasync(file.fileno())
+            times.append((perf_counter() - start) * 1000)
+    return percentile(times, 50)
 
 
 def _address(number: int) -> str:
@@ -115,10 +131,11 @@ def _load(talk: Talk, wanted: int, mix: str, until: float) -> int:
 class _Way:
     """Statements, one after the other, on a daemon that has `resident` of them."""
 
-    def __init__(self, ovs: DummyOvs, talk: Talk, resident: int) -> None:
+    def __init__(self, ovs: DummyOvs, talk: Talk, resident: int, folder: Path) -> None:
         self._ovs = ovs
         self._talk = talk
         self._resident = resident
+        self._folder = folder
         self._next = resident
         #: milliseconds
         self._replies: list[float] = []
@@ -128,6 +145,7 @@ class _Way:
     def measured(self, name: str, statement: Callable[[int], str], baseline: float) -> Iterator[Result]:
         self._replies, self._installed, self._asks = [], [], []
         there = SEEN[statement]
+        yield Result(f"{name}.fsync_ms", _synced(self._folder), "ms", self._resident)
         for number in range(self._next, self._next + STATEMENTS):
             self._one(statement(number), f"in_port=1,tcp,nw_src={_address(number)},nw_dst=10.255.0.1,tp_dst=80", there)
         self._next += STATEMENTS
@@ -135,8 +153,8 @@ class _Way:
         n = self._resident
         for percent in (50, 99):
             yield Result(f"{name}.reply_ms_p{percent}", percentile(self._replies, percent), "ms", n)
-        for percent in (50, 99):
-            yield Result(f"{name}.installed_ms_p{percent}", percentile(self._installed, percent), "ms", n, baseline)
+        yield Result(f"{name}.installed_ms_p50", percentile(self._installed, 50), "ms", n, baseline)
+        yield Result(f"{name}.installed_ms_p99", percentile(self._installed, 99), "ms", n)
         yield Result(f"{name}.ask_ms", percentile(self._asks, 50), "ms", n)
         yield Result(f"{name}.vswitchd_cpu_ms", cpu, "ms", n)
 
