@@ -96,8 +96,8 @@ def test_kill_9_between_the_transaction_and_the_flow(switch: DummyOvs, lasting: 
     """The rows are in the database, ovs-vswitchd has not applied them, so no flow names them yet: then the daemon dies. The next
     one uses those rows, or collects them where the request ended meanwhile."""
     with daemon_on(switch, RATES) as daemon:
-        daemon.do(*TREE)
-        daemon.settle()
+        daemon.do(*TREE, "deny(user=Alice, dstPort=9) on aAC.")
+        daemon.settle()  # the deny is in: nothing else is on its way to ovs-vswitchd, which would wait for its answer
         os.kill(switch.vswitchd_pid, signal.SIGSTOP)
         try:
             daemon.request(f"reserve(user=Alice, dstPort=81, transport=TCP) = 2Mb on aBW to {'+1h' if lasting else '+1s'}.")
