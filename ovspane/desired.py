@@ -97,7 +97,7 @@ class Desired:
 
     def move(self, deltas: Sequence[Delta]) -> None:
         """The network is another: rules may stand on other bridges."""
-        if self._spread is not None:
+        if self._spread is not None and deltas:
             self._waiting.append(_Waiting(TableDelta(), 0, anew=False, moves=tuple(deltas)))
 
     def plan_of(self, bridge: str) -> Plan:
