@@ -92,11 +92,11 @@ class Host:
             output.seek(0)
             pings.read(output.read())
 
-    def ping(self, other: "Host", count: int = 100, interval: float = 0.001) -> "Pings":
-        """Exactly `count` pings, `interval` seconds apart, waiting 5 s for the last answer."""
+    def ping(self, other: "Host", count: int = 100, interval: float = 0.001, wait: int = 5) -> "Pings":
+        """Exactly `count` pings, `interval` seconds apart, waiting `wait` seconds for the last answer."""
         pings = Pings(interval)
         done = subprocess.run(
-            [*self.enter, "ping", "-n", "-i", str(interval), "-c", str(count), "-W", "5", other.ip],
+            [*self.enter, "ping", "-n", "-i", str(interval), "-c", str(count), "-W", str(wait), other.ip],
             capture_output=True,
             text=True,
             timeout=count * max(interval, 0.01) * 2 + 30,

@@ -103,7 +103,7 @@ def test_a_deny_that_ends(lan: Lan, daemon: DaemonProcess) -> None:
     until = time.time() + 2
     daemon.do(f"deny(dstHost={h2.ip}, srcHost={h3.ip}) on aAC from now to +2sec.")
     daemon.settle()
-    assert h3.ping(h2, count=10).received == 0
+    assert h3.ping(h2, count=10, wait=1).received == 0
     assert h1.ping(h2, count=10).lost == 0
     wait_for(lambda: h3.reaches(h2, 0.2), "end of the deny")
     assert -0.1 < time.time() - until < 1.0

@@ -93,7 +93,7 @@ def test_kill_9_at_any_instant(switch: DummyOvs) -> None:
             died = time.monotonic()
             speaker.join(5)
             assert not speaker.refused, speaker.refused[:3]
-            assert len(speaker.accepted) > 3
+            assert speaker.accepted
             daemon.start()
             downtime.append(time.monotonic() - died)
             wait_for(lambda short=short: short not in daemon.requests(), "end of the short request", 3)

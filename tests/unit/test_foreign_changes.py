@@ -147,8 +147,9 @@ def test_a_fight_is_bounded_and_told(switch: DummyOvs, monkeypatch: pytest.Monke
             assert caplog.text.count("; repairing") <= 6 + (time.monotonic() - start)
             assert f"degraded: bridge br0: {FIGHT}" in made.said[1]
             assert set(made.said[2]) <= {"pending", INSTALLED[2]}  # the other request has no part in it
-            await until(lambda: made.status[1] == "installed")  # they gave up
-            assert await is_as_planned(switch, made)
+            async with asyncio.timeout(30):  # they gave up
+                while made.status[1] != "installed" or not await is_as_planned(switch, made):
+                    await asyncio.sleep(0.05)
             await made.settled()
             for _ in range(2):  # the other kind: of meters nothing is told
                 switch.ofctl("mod-meter", "br0", "meter=1000002,kbps,band=type=drop,rate=3")
