@@ -52,8 +52,11 @@ def machine() -> str:
 
 def commit() -> str:
     """The commit that is measured, if that is known."""
-    asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or "unknown"
+    known, changed = (
+        subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+        for arguments in (("describe", "--always"), ("status", "--porcelain", "--", "ovspane", "bench"))
+    )
+    return (known or "unknown") + (" and changes" if changed else "")
 
 
 def _lines(path: str) -> list[str]:
