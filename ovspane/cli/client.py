@@ -191,3 +191,19 @@ def _listed(line: str) -> int:
     """How many lines follow `OK n=K …`; n is a listing's first word."""
     words = line.split(" ", 2)
     return int(words[1][2:]) if len(words) > 1 and words[1].startswith("n=") else 0
+
+
+def items_of(path: str, statement: str) -> list[dict[str, Any]] | int:
+    """The items of a listing, asked for in JSON; or the exit status, when the reason has been said."""
+    try:
+        with Client(path) as client:
+            client.ask("Format json.")
+            answer = client.ask(statement)
+    except ConnectionLost as lost:
+        print(f"ovspane: {lost}", file=sys.stderr)
+        return 1
+    if answer.code is not Code.OK:
+        print(f"ovspane: {answer}", file=sys.stderr)
+        return 2 if answer.code is Code.NO else 1
+    items: list[dict[str, Any]] = answer.values.get("items", [])
+    return items

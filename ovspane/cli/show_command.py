@@ -8,13 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ovspane.cli.client import Client, ConnectionLost
+from ovspane.cli.client import items_of
 from ovspane.cli.send_command import add_connection_options
-from ovspane.lang.replies import Code
 from ovspane.units import rate_text
 
 Item = dict[str, Any]
@@ -30,17 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
-    try:
-        with Client(options.socket) as client:
-            client.ask("Format json.")
-            answer = client.ask("ListShares.")
-    except ConnectionLost as lost:
-        print(f"ovspane: {lost}", file=sys.stderr)
-        return 1
-    if answer.code is not Code.OK:
-        print(f"ovspane: {answer}", file=sys.stderr)
-        return 2 if answer.code is Code.NO else 1
-    items: list[Item] = answer.values.get("items", [])
+    items = items_of(options.socket, "ListShares.")
+    if isinstance(items, int):
+        return items
     if options.format == "json":
         print(json.dumps(items, ensure_ascii=False, indent=2))
     else:

@@ -9,13 +9,11 @@ import argparse
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ovspane.cli.client import Client, ConnectionLost, default_socket
+from ovspane.cli.client import default_socket, items_of
 from ovspane.cli.topology_picture import dot, svg
-from ovspane.lang.replies import Code
 from ovspane.units import rate_text
 
 Item = dict[str, Any]
@@ -37,17 +35,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
-    try:
-        with Client(options.socket) as client:
-            client.ask("Format json.")
-            answer = client.ask("ListTopology.")
-    except ConnectionLost as lost:
-        print(f"ovspane: {lost}", file=sys.stderr)
-        return 1
-    if answer.code is not Code.OK:
-        print(f"ovspane: {answer}", file=sys.stderr)
-        return 2 if answer.code is Code.NO else 1
-    items: list[Item] = answer.values.get("items", [])
+    items = items_of(options.socket, "ListTopology.")
+    if isinstance(items, int):
+        return items
     match options.format:
         case "json":
             print(json.dumps(items, ensure_ascii=False, indent=2))
