@@ -25,6 +25,7 @@ _ADDED: Final = "ovspane-added"  # Bridge.external_ids: the protocol that we add
 _TEXTS: Final = {"type": {"key": "string", "value": "string", "min": 0, "max": "unlimited"}}
 _TEXT: Final = {"type": "string"}
 _MAYBE_TEXT: Final = {"type": {"key": "string", "min": 0, "max": 1}}
+_FLAG: Final = {"type": "boolean"}
 _MAYBE_INT: Final = {"type": {"key": "integer", "min": 0, "max": 1}}
 
 
@@ -42,10 +43,12 @@ _SCHEMA: Final[dict[str, Any]] = {
         "name": _TEXT, "datapath_type": _TEXT, "datapath_id": _MAYBE_TEXT, "fail_mode": _MAYBE_TEXT,
         "protocols": {"type": {"key": "string", "min": 0, "max": "unlimited"}},
         "ports": _references("Port"), "external_ids": _TEXTS, "other_config": _TEXTS,
+        "stp_enable": _FLAG, "rstp_enable": _FLAG,
     },
     "Port": {
         "name": _TEXT, "interfaces": _references("Interface", 1), "qos": _references("QoS", 0, 1),
-        "external_ids": _TEXTS,
+        "external_ids": _TEXTS, "tag": _MAYBE_INT, "vlan_mode": _MAYBE_TEXT,
+        "trunks": {"type": {"key": "integer", "min": 0, "max": 4096}},
     },
     "Interface": {
         "name": _TEXT, "type": _TEXT, "ofport": _MAYBE_INT, "error": _MAYBE_TEXT, "link_speed": _MAYBE_INT,
@@ -85,17 +88,19 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A row of Port: several interfaces are a bond. `qos` names its QoS row."""
+    """A row of Port: several interfaces are a bond. `qos` names its QoS row. `vlan`: it has a tag, trunks or a VLAN mode."""
 
     name: str
     interfaces: tuple[Interface, ...]
     qos: UUID | None
     external_ids: Mapping[str, str]
+    vlan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A row of Bridge. datapath_type "" and "system" are the kernel's; protocols empty: Open vSwitch's default."""
+    """A row of Bridge. datapath_type "" and "system" are the kernel's; protocols empty: Open vSwitch's default. `stp`: it runs
+    STP or RSTP."""
 
     name: str
     uuid: UUID
@@ -106,6 +111,7 @@ class Bridge:
     ports: Mapping[str, Port]
     external_ids: Mapping[str, str]
     other_config: Mapping[str, str]
+    stp: bool = False
 
     def interface(self, name: str) -> Interface | None:
         """The interface of that name, on whichever port."""
@@ -250,12 +256,14 @@ class SwitchDb(Database):
         return Bridge(
             row.name, row.uuid, row.datapath_type, int(identity, 16) if identity else None, frozenset(row.protocols),
             next(iter(row.fail_mode), None), ports, dict(row.external_ids), dict(row.other_config),
+            bool(row.stp_enable or row.rstp_enable),
         )  # fmt: skip
 
     def _port(self, row: Any) -> Port:
         interfaces = sorted((self.derived(interface, _interface) for interface in row.interfaces), key=lambda i: i.name)
         qos = next(iter(row.qos), None)
-        return Port(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids))
+        vlan = bool(row.tag or row.trunks or row.vlan_mode)  # sets: tag 0 is one too
+        return Port(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan)
 
 
 def _differences(old: Mapping[str, Bridge], new: Mapping[str, Bridge]) -> list[Event]:

@@ -162,7 +162,7 @@ class Discovery:
             for port in [port for port in self.network.ports if port.bridge in rows and port not in ports]:
                 self.network.lose_port(port)
             for row in rows.values():
-                self.network.see_bridge(Bridge(row.name, row.datapath_id))
+                self.network.see_bridge(Bridge(row.name, row.datapath_id, stp=row.stp))
             for local in ports.values():
                 self.network.see_port(local.port)
             self._take_links(now)

@@ -37,6 +37,7 @@ def ports_of(bridge: Bridge, speeds: Mapping[str, int]) -> Iterator[LocalPort]:
                 speeds.get(row.name) or _speed(row),
                 _kind(kinds.pop()) if len(kinds) == 1 else "",
                 Origin.LOCAL,
+                row.vlan or len(row.interfaces) > 1,
             ),
             numbers,
             row.interfaces,

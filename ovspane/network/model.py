@@ -45,12 +45,13 @@ class PortId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A switch. `host`: whose it is, "" for this host's."""
+    """A switch. `host`: whose it is, "" for this host's. `stp`: it runs (R)STP, so its ports may be blocked for all packets."""
 
     name: str
     datapath_id: int | None = None
     host: str = ""
     origin: Origin = Origin.LOCAL
+    stp: bool = False
 
     @property
     def key(self) -> tuple[str, object]:
@@ -59,7 +60,8 @@ class Bridge:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port of a bridge. `number`: its OpenFlow port; `kind`: Open vSwitch's interface type, "" for a device of the system."""
+    """A port of a bridge. `number`: its OpenFlow port; `kind`: Open vSwitch's interface type, "" for a device of the system.
+    `vlan`: NORMAL does more there than to send (VLAN tags, a choice among a bond's members), so explicit output is not the same."""
 
     id: PortId
     number: int | None = None
@@ -67,6 +69,7 @@ class Port:
     speed: int = 0
     kind: str = ""
     origin: Origin = Origin.LOCAL
+    vlan: bool = False
 
     @property
     def key(self) -> tuple[str, object]:

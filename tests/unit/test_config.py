@@ -79,6 +79,8 @@ def test_defaults() -> None:
         ("[ports]\neth0 = 'fast'", "ports.eth0"),
         ("[compatibility]\nlisten = 4242", "compatibility.listen"),
         ("[compatibility]\npassword = 'x'", "compatibility.password"),
+        ("[network]\nflood_tree = true", 'flood_tree needs network.placement = "paths"'),
+        ("[network]\nflood_tree = 1\nplacement = 'paths'", "network.flood_tree must be a bool"),
         ("socket = ", "ovspane.toml"),
     ],
 )
@@ -87,6 +89,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match=named):
         load(path, {})
+
+
+def test_the_flood_tree_is_off_until_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "ovspane.toml"
+    path.write_text("[network]\nplacement = 'paths'\nflood_tree = true")
+    assert load(path, {}).network.flood_tree and not load(None, {}).network.flood_tree
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

@@ -259,6 +259,7 @@ def test_ports_with_and_without_speed() -> None:
     assert found["e"].number is None and found["g"].kind == ""
     [bond] = ports_of(row("br0", interface("x", 1), interface("y", 2, link_up=False), bond=True), {})
     assert bond.port.up and bond.port.speed == 10**9 and bond.numbers == (1, 2)
+    assert bond.port.vlan and not found["a"].vlan
 
 
 def test_links_by_patch_ports_peers_and_tunnels() -> None:

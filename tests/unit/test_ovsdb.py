@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ovspane.discovery.local import ports_of
 from ovspane.ovsdb import Change, Event, OvsdbError, SwitchDb, Transaction
 from tests.ovs_dummy import DummyOvs
 
@@ -269,5 +270,35 @@ def test_nothing_is_polled(ovs: DummyOvs) -> None:
                     times.append(time.perf_counter() - started)
                 assert sorted(times)[10] < 0.05
             assert steps > 0
+
+    asyncio.run(run())
+
+
+def test_stp_and_what_makes_a_port_more_than_its_output_are_seen(ovs: DummyOvs) -> None:
+    """Columns stp_enable, rstp_enable, tag (0 is one), trunks, vlan_mode; a bond is another of those ports."""
+
+    async def run() -> None:
+        async with connected(remote(ovs)) as db:
+
+            def seen() -> tuple[bool, set[str]]:
+                row = db.bridges()["vlans"]
+                return row.stp, {one.port.id.port for one in ports_of(row, {}) if one.port.vlan}
+
+            ovs.add_bridge("vlans")
+            for name in ("v1", "v2", "v3", "v4", "v5"):
+                ovs.vsctl("add-port", "vlans", name, "--", "set", "interface", name, "type=dummy")
+            assert await db.wait_until(lambda: "vlans" in db.bridges() and "v5" in db.bridges()["vlans"].ports, 5)
+            assert seen() == (False, set())
+            for port, setting in (("v1", "tag=0"), ("v2", "trunks=1,2"), ("v3", "vlan_mode=native-tagged")):
+                ovs.vsctl("set", "port", port, setting)
+            ovs.vsctl(*"del-port v4 -- del-port v5 -- add-bond vlans bond v4 v5".split(), "--", "set", "interface", "v4", "type=dummy",
+                      "--", "set", "interface", "v5", "type=dummy")  # fmt: skip
+            assert await db.wait_until(lambda: seen() == (False, {"v1", "v2", "v3", "bond"}), 5)
+            for setting in ("stp_enable", "rstp_enable"):
+                ovs.vsctl("set", "bridge", "vlans", f"{setting}=true")
+                assert await db.wait_until(lambda: seen()[0], 5), setting
+                ovs.vsctl("set", "bridge", "vlans", f"{setting}=false")
+                assert await db.wait_until(lambda: not seen()[0], 5), setting
+            ovs.vsctl("del-br", "vlans")
 
     asyncio.run(run())
