@@ -291,8 +291,10 @@ def test_stp_and_what_makes_a_port_more_than_its_output_are_seen(ovs: DummyOvs) 
             assert seen() == (False, set())
             for port, setting in (("v1", "tag=0"), ("v2", "trunks=1,2"), ("v3", "vlan_mode=native-tagged")):
                 ovs.vsctl("set", "port", port, setting)
-            ovs.vsctl(*"del-port v4 -- del-port v5 -- add-bond vlans bond v4 v5".split(), "--", "set", "interface", "v4", "type=dummy",
-                      "--", "set", "interface", "v5", "type=dummy")  # fmt: skip
+            for port in ("v4", "v5"):
+                ovs.vsctl("del-port", port)
+            dummies = [word for port in ("v4", "v5") for word in ("--", "set", "interface", port, "type=dummy")]
+            ovs.vsctl("add-bond", "vlans", "bond", "v4", "v5", *dummies)
             assert await db.wait_until(lambda: seen() == (False, {"v1", "v2", "v3", "bond"}), 5)
             for setting in ("stp_enable", "rstp_enable"):
                 ovs.vsctl("set", "bridge", "vlans", f"{setting}=true")
