@@ -9,6 +9,7 @@ From the top folder; `make bench` and `make bench BENCH=compile` do that. The gr
     bounds    the longest piece of work of one statement, for input that is meant to hurt
     push      flows to a real ovs-vswitchd
     queues    queues in the database of a real ovs-vswitchd, against ovs-vsctl
+    fattree   a simulated fat-tree: admission with room on links, placement, moving hosts, failing links
     cluster   many daemons on one clustered database: statements and transactions a second, fan-out, recovery
     way       a statement on the Unix socket to its reply, and to the installed flow (the whole daemon)
 
@@ -37,6 +38,7 @@ GROUPS = {
     "bounds": "bench.bounds",
     "push": "bench.flow_push",
     "queues": "bench.queues",
+    "fattree": "bench.fattree",
     "cluster": "bench.cluster",
     "way": "bench.whole_way",
 }

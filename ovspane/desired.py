@@ -91,8 +91,8 @@ class Desired:
         self._waiting.append(_Waiting(delta, stages, anew=False))
 
     def reset(self, rules: Sequence[Rule], stages: int) -> None:
-        """The whole table may be another."""
-        self._waiting.clear()
+        """The whole table may be another; what the network told before stays true."""
+        self._waiting = deque(change for change in self._waiting if change.moves)
         self._waiting.append(_Waiting(TableDelta(tuple(rules)), stages, anew=True))
 
     def move(self, deltas: Sequence[Delta]) -> None:

@@ -1,24 +1,27 @@
-"""Paths between bridges: the shortest, and the next ones, without links that are to be left out. Pure; networkx does the search.
+"""Paths between bridges: the shortest, and the next ones, without links that are to be left out. Pure.
 
 Above: topology, placement. Below: model. Length is the number of links. Among paths of one length the order is that of the ports'
-names, so every daemon that knows the same network finds the same ones.
+names, so every daemon that knows the same network finds the same ones. Two bridges may have several links; paths differ by them.
 
-Two bridges may have several links, so a link is a node of the graph between its two bridges, and paths differ by their links.
+How. The paths are a set that is cut in parts, as Yen's and Lawler's algorithms do: a part is all paths that begin with the same
+hops (the root) and go on by none of some others. When the best path of a part is taken, what is left of it is one part for each
+bridge from the root's end on, where the path is left. A heap has the best of each part. Where links are redundant there are many
+shortest paths, and each is found without a search: down the distances to the end, which are known once for each end. Only where
+that meets its own root does it take a search around the root: one for a part at most.
+
+Invariant: each path without a bridge twice comes once, by length and then by name; the work for the next one is polynomial.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from heapq import heappop, heappush
+from itertools import islice
 from typing import NamedTuple
 
-import networkx as nx
-
 from ovspane.network.model import Link, LinkKey, PortId
-
-#: paths of one length that are sorted by name; beyond that the search's own order has to do
-EQUALS = 64
 
 
 class Hop(NamedTuple):
@@ -59,49 +62,154 @@ class Path:
         return tuple(Crossing(leave.bridge, enter, leave) for enter, leave in zip(into, out, strict=True))
 
 
+_Hops = tuple[Hop, ...]
+_Steps = Mapping[str, list[Hop]]
+_Name = tuple[PortId, PortId]
+
+
 class Graph:
     """The bridges and links of one moment."""
 
     def __init__(self, bridges: Iterable[str], links: Iterable[Link]) -> None:
-        self._links = {link.ends: link for link in links}
-        graph = nx.Graph()
-        graph.add_nodes_from(sorted(bridges))
-        for ends in sorted(self._links):
-            a, b = ends
+        self._steps: dict[str, list[Hop]] = {name: [] for name in bridges}
+        for link in links:
+            a, b = link.ends
             if a.bridge != b.bridge:  # a bridge that hears itself gets nowhere by that
-                graph.add_edge(a.bridge, ends)
-                graph.add_edge(ends, b.bridge)
-        self._graph = graph
+                self._steps.setdefault(a.bridge, []).append(Hop(a, b, link))
+                self._steps.setdefault(b.bridge, []).append(Hop(b, a, link))
+        for steps in self._steps.values():
+            steps.sort(key=_name)
+        self._distances: dict[str, dict[str, int]] = {}
 
-    def paths(self, start: str, end: str, most: int, avoid: Collection[LinkKey]) -> list[Path]:
+    def paths(self, start: str, end: str, most: int, avoid: Collection[LinkKey] = ()) -> list[Path]:
         """Up to `most` paths, the shortest first; none if a bridge is not there."""
-        if start not in self._graph or end not in self._graph or most < 1:
+        if start not in self._steps or end not in self._steps or most < 1:
             return []
         if start == end:
             return [Path(())]
-        hidden = [ends for ends in avoid if ends in self._graph]
-        graph = nx.restricted_view(self._graph, hidden, []) if hidden else self._graph
-        try:
-            return list(islice(self._in_order(graph, start, end), most))
-        except nx.NetworkXNoPath:
-            return []
+        hidden = set(avoid)
+        if hidden:
+            steps = {name: [hop for hop in hops if hop.link.ends not in hidden] for name, hops in self._steps.items()}
+            search = _Search(steps, start, end, _distances(steps, end))
+        else:
+            search = _Search(self._steps, start, end, self._to(end))
+        return [Path(hops) for hops in islice(search.paths(), most)]
 
-    def _in_order(self, graph: nx.Graph, start: str, end: str) -> Iterable[Path]:
-        """The paths by length, then by name."""
-        found = nx.shortest_simple_paths(graph, start, end)
-        for _, equal in groupby(found, key=len):
-            first = sorted((self._path(nodes) for nodes in islice(equal, EQUALS)), key=_name)
-            yield from chain(first, map(self._path, equal))
-
-    def _path(self, nodes: list[str | LinkKey]) -> Path:
-        """Bridges and links take turns in the nodes."""
-        hops = []
-        for bridge, ends in zip(nodes[0::2], nodes[1::2], strict=False):
-            link = self._links[ends]  # type: ignore[index]  # each second one is a link
-            a, b = link.ends
-            hops.append(Hop(a, b, link) if a.bridge == bridge else Hop(b, a, link))
-        return Path(tuple(hops))
+    def _to(self, end: str) -> dict[str, int]:
+        known = self._distances.get(end)
+        if known is None:
+            known = self._distances[end] = _distances(self._steps, end)
+        return known
 
 
-def _name(path: Path) -> tuple[PortId, ...]:
-    return tuple(hop.out for hop in path.hops)
+class _Part(NamedTuple):
+    """All paths that begin with `hops[:root]` and do not go on by one of the `closed` hops. `hops`: the best of them; or, where
+    `sure` is false, the root only, and `length` is the least that the best may have."""
+
+    length: int
+    sure: bool  # of one length those that are not sure come first: the best may be among them
+    names: tuple[_Name, ...]
+    root: int
+    closed: frozenset[_Name]
+    hops: _Hops
+
+
+class _Search:
+    """One search from a bridge to another. `distances`: the number of links to the end, of the bridges from which it is reached."""
+
+    def __init__(self, steps: _Steps, start: str, end: str, distances: Mapping[str, int]) -> None:
+        self._steps = steps
+        self._start = start
+        self._end = end
+        self._distances = distances
+        self._heap: list[_Part] = []
+
+    def paths(self) -> Iterator[_Hops]:
+        """By length, then by name."""
+        self._consider((), frozenset())
+        while self._heap:
+            part = heappop(self._heap)
+            if not part.sure:
+                self._search_around(part)
+                continue
+            yield part.hops
+            for at in range(part.root, len(part.hops)):
+                closed = part.closed if at == part.root else frozenset()
+                self._consider(part.hops[:at], closed | {_name(part.hops[at])})
+
+    def _consider(self, root: _Hops, closed: frozenset[_Name]) -> None:
+        """Put a part on the heap, if it may have a path."""
+        been = self._been(root)
+        first = self._first(root, closed, self._distances, been)
+        if first is None:
+            return
+        hops = self._down((*root, first), self._distances, been)
+        if hops is not None:
+            self._put(hops, len(root), closed)
+        else:
+            length = len(root) + 1 + self._distances[first.into.bridge]
+            heappush(self._heap, _Part(length, False, _names(root), len(root), closed, root))
+
+    def _search_around(self, part: _Part) -> None:
+        """Find the best path of a part by a search that leaves its root's bridges out."""
+        root = part.hops
+        distances = _distances(self._steps, self._end, self._been(root))
+        first = self._first(root, part.closed, distances, ())
+        if first is not None:
+            hops = self._down((*root, first), distances, ())
+            assert hops is not None  # it cannot meet the root
+            self._put(hops, len(root), part.closed)
+
+    def _put(self, hops: _Hops, root: int, closed: frozenset[_Name]) -> None:
+        heappush(self._heap, _Part(len(hops), True, _names(hops), root, closed, hops))
+
+    def _been(self, root: _Hops) -> set[str]:
+        return {self._start, *(hop.into.bridge for hop in root)}
+
+    def _first(
+        self, root: _Hops, closed: frozenset[_Name], distances: Mapping[str, int], been: Collection[str]
+    ) -> Hop | None:
+        """The hop after the root to the bridge that is nearest to the end; of several the first by name."""
+        at = root[-1].into.bridge if root else self._start
+        open_ = (
+            hop
+            for hop in self._steps[at]
+            if hop.into.bridge in distances and hop.into.bridge not in been and _name(hop) not in closed
+        )
+        return min(open_, key=lambda hop: distances[hop.into.bridge], default=None)
+
+    def _down(self, hops: _Hops, distances: Mapping[str, int], been: Collection[str]) -> _Hops | None:
+        """The hops, and on to the end by bridges that are nearer to it; None: that meets where it has been."""
+        found = list(hops)
+        at = hops[-1].into.bridge
+        while at != self._end:
+            nearer = distances[at] - 1
+            hop = next(hop for hop in self._steps[at] if distances.get(hop.into.bridge) == nearer)
+            at = hop.into.bridge
+            if at in been:
+                return None
+            found.append(hop)
+        return tuple(found)
+
+
+def _distances(steps: _Steps, end: str, without: Collection[str] = ()) -> dict[str, int]:
+    """The number of links to the end, not over these bridges, of all bridges from which there is a way."""
+    found = {end: 0}
+    queue = deque([end])
+    while queue:
+        at = queue.popleft()
+        farther = found[at] + 1
+        for hop in steps[at]:
+            bridge = hop.into.bridge
+            if bridge not in found and bridge not in without:
+                found[bridge] = farther
+                queue.append(bridge)
+    return found
+
+
+def _name(hop: Hop) -> _Name:
+    return hop.out, hop.into
+
+
+def _names(hops: _Hops) -> tuple[_Name, ...]:
+    return tuple(map(_name, hops))

@@ -203,9 +203,12 @@ def test_paths_are_all_the_simple_ones_by_length(links: list[LinkKey], hidden: s
         expected = simple_paths([key for key in links if key not in avoid], start, end)
         paths = made.paths(start, end, 1000, avoid)
         assert {path.links for path in paths} == expected and len(paths) == len(expected)
-        assert [len(path.hops) for path in paths] == sorted(len(way) for way in expected)
+        ordered = [(len(path.hops), [hop.out for hop in path.hops]) for path in paths]
+        assert ordered == sorted(ordered)
+        assert [length for length, _ in ordered] == sorted(len(way) for way in expected)
+        for most in range(len(paths)):
+            assert made.paths(start, end, most, avoid) == paths[:most]
         for path in paths:
-            assert made.paths(start, end, 1, avoid) == paths[:1]
             at = start
             for out, into, link in path.hops:
                 assert out.bridge == at and link_key(out, into) == link.ends

@@ -1,0 +1,251 @@
+"""A fat-tree with hosts and requests, simulated: the daemon's pure rooms, wired as the daemon wires them, without a switch.
+
+Above: fattree (measures it), tests. Below: network, policy, desired. Seeded, so every run has the same.
+
+A fat-tree of k-port switches (Al-Fares et al., SIGCOMM 2008): k pods of k/2 edge and k/2 aggregation switches each, and k**2/4
+core switches, so 5 k**2 / 4 switches and k**3/4 ports for hosts. Between two pods there are k**2/4 equal shortest paths: nothing
+here is a tree, all rests on redundant links. All bridges are this host's and all links veth pairs, as in an emulation: so one
+daemon programs everything, which is more than any daemon of a real network does.
+
+Requests are between hosts, in the names of TENANTS shares: each hundred has 40 reserve, 30 allow, 20 deny, 10 ratelimit, as a mixed
+load elsewhere in bench/. All are in effect at once and end within a day; one in ten of the denies and limits does not name its
+source, so that it stands on every edge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from random import Random
+from time import perf_counter
+
+from bench.shapes import MIXED, group
+from ovspane.desired import Desired
+from ovspane.flowgroup import ALL
+from ovspane.lang.replies import Code
+from ovspane.lang.statements import Ask, Cancel, Kind, Statement, Time, TimeKind
+from ovspane.network.hosts import Limits
+from ovspane.network.model import Bridge, Delta, LinkKey, Origin, Port, PortId
+from ovspane.network.placement import Pipeline
+from ovspane.network.room import LinkRoom
+from ovspane.network.spread import Spread
+from ovspane.network.topology import Network
+from ovspane.network.ways import Ways, everything
+from ovspane.policy.room import Room
+from ovspane.policy.runtime import Runtime
+from ovspane.policy.shares import ADMINISTRATOR, Privileges, Share
+from ovspane.policy.state import Value
+from ovspane.policy.tree import ROOT
+
+SPEED = 10_000_000_000
+TENANTS = 20
+#: rates that are asked for (bit/s): with 10 000 requests about a third of what hosts' ports have
+RATES = tuple(rate * 1_000_000 for rate in (10, 20, 50, 100, 200, 500))
+HOUR, DAY = 3_600_000, 86_400_000
+#: ms that pass between two changes of the network: hosts that move too often are held where they are
+PAUSE = 60_000
+TENANT = Privileges(allow=True, deny=True, reserve_max=10**13, ratelimit_min=0, tb_capacity=None, tb_fill=None)
+
+
+@dataclass(frozen=True, slots=True)
+class FatTree:
+    """The wires of one: links as pairs of ports, and the ports for hosts."""
+
+    k: int
+    links: tuple[LinkKey, ...]
+    edges: tuple[PortId, ...]
+
+    @staticmethod
+    def of(k: int) -> FatTree:
+        """`k`: ports of a switch, even."""
+        half = k // 2
+        links: list[LinkKey] = []
+        edges: list[PortId] = []
+        for pod in range(k):
+            for i in range(half):
+                for j in range(half):
+                    links.append((PortId(f"edge{pod}.{i}", f"up{j}"), PortId(f"agg{pod}.{j}", f"down{i}")))
+                    links.append((PortId(f"agg{pod}.{i}", f"up{j}"), PortId(f"core{i * half + j}", f"pod{pod}")))
+                    edges.append(PortId(f"edge{pod}.{i}", f"host{j}"))
+        return FatTree(k, tuple(links), tuple(edges))
+
+    @property
+    def bridges(self) -> list[str]:
+        return sorted({end.bridge for link in self.links for end in link})
+
+    def fill(self, network: Network) -> None:
+        """Tell a network of the switches and wires."""
+        numbers: dict[str, int] = {}
+        with network.change():
+            for name in self.bridges:
+                network.see_bridge(Bridge(name))
+            for port in (*(end for link in self.links for end in link), *self.edges):
+                numbers[port.bridge] = numbers.get(port.bridge, 0) + 1
+                network.see_port(Port(port, numbers[port.bridge], speed=SPEED))
+            for a, b in self.links:
+                network.see_link(a, b, "veth", Origin.LOCAL, 0)
+
+
+def mac(host: int) -> str:
+    return "02:" + ":".join(f"{host >> shift & 255:02x}" for shift in (32, 24, 16, 8, 0))
+
+
+def address(host: int) -> int:
+    return (10 << 24) + 1 + host
+
+
+def _text(number: int) -> str:
+    return ".".join(str(number >> shift & 255) for shift in (24, 16, 8, 0))
+
+
+class Asks:
+    """Statements between hosts, without end."""
+
+    def __init__(self, hosts: int, seed: int = 1) -> None:
+        self._hosts = hosts
+        self._random = Random(seed)
+
+    def __iter__(self) -> Iterator[Ask]:
+        return self
+
+    def __next__(self) -> Ask:
+        return self.of(self._random.choices([kind for kind, _ in MIXED], [weight for _, weight in MIXED])[0])
+
+    def of(self, kind: Kind) -> Ask:
+        """One of a kind, from now on."""
+        random = self._random
+        source, sink = random.sample(range(self._hosts), 2)
+        vague = kind in (Kind.DENY, Kind.RATELIMIT) and random.random() < 0.1
+        flowgroup = group(
+            None if vague else (address(source), 32), (address(sink), 32), 6, None, random.choice((22, 80, 443, 8080, 9000, None))
+        )
+        rate = random.choice(RATES) if kind in (Kind.RESERVE, Kind.RATELIMIT) else 0
+        end = Time(TimeKind.RELATIVE, random.randrange(HOUR, DAY))
+        return Ask(kind, flowgroup, f"tenant{source % TENANTS}", rate, end=end)
+
+
+class Simulation:
+    """One daemon's pure rooms over a fat-tree. Times are seconds of perf_counter; `now` is the simulated clock (ms)."""
+
+    def __init__(self, tree: FatTree) -> None:
+        self.tree = tree
+        self.now = DAY
+        self.network = Network(Limits(hosts=1 << 24))
+        tree.fill(self.network)
+        self.room = self._new_room()
+        self.runtime = Runtime(self._shares(), room=self.room)
+        self.desired = Desired(Pipeline(), conjunction=True, spread=Spread(Ways()))
+        self._runner = asyncio.Runner()
+        self.desired.move(everything(self.network))
+        self._run(self.desired.take_in)
+        self._runner.run(self.desired.follow(tree.bridges))
+        self.network.listen(self._hear)
+
+    def close(self) -> None:
+        self._runner.close()
+
+    @staticmethod
+    def _shares() -> list[Value]:
+        held = frozenset({(ADMINISTRATOR, ADMINISTRATOR)})
+        return [Share(f"tenant{number}", ROOT, ALL, TENANT, ADMINISTRATOR, held) for number in range(TENANTS)]
+
+    def _new_room(self) -> LinkRoom:
+        room = LinkRoom(Ways())
+        room.hear(everything(self.network))
+        return room
+
+    def _hear(self, deltas: tuple[Delta, ...]) -> None:
+        self.room.hear(deltas)
+        self.desired.move(deltas)
+
+    def _run(self, work: Callable[[], object]) -> None:
+        self._runner.run(work())  # type: ignore[arg-type]
+
+    # --- statements
+
+    def ask(self, statement: Statement) -> bool:
+        """Judge a statement and take it in; whether it was accepted. The switches' plans wait for `settle`."""
+        return ask(self.runtime, statement, self.now)
+
+    def settle(self) -> None:
+        """Compile what was accepted."""
+        settled = self.runtime.settle(self.now)
+        self.desired.change(settled.delta, self.runtime.compiler.stages)
+
+    def place(self) -> None:
+        """Bring each bridge's plan to the table and the network of now."""
+        self._run(self.desired.take_in)
+
+    def load(self, asks: Asks, count: int, batch: int = 200) -> int:
+        """Ask that many statements; how many were accepted."""
+        accepted = 0
+        for number in range(count):
+            accepted += self.ask(next(asks))
+            if number % batch == batch - 1 or number == count - 1:
+                self.settle()
+                self.place()
+        return accepted
+
+    def cancel(self, number: int) -> bool:
+        return self.ask(Cancel(number))
+
+    # --- the network
+
+    def add_hosts(self, count: int) -> None:
+        """Each port for hosts gets its part."""
+        for host in range(count):
+            self.put_host(host, self.tree.edges[host % len(self.tree.edges)])
+
+    def put_host(self, host: int, port: PortId) -> None:
+        """It is there now, wherever it was."""
+        self.network.see_host(mac(host), port, self.now, addresses=[_text(address(host))])
+
+    def set_link(self, link: LinkKey, up: bool) -> None:
+        """Its ports go down, or come up again."""
+        with self.network.change():
+            for end in link:
+                self.network.see_port(replace(self.network.ports[end], up=up))
+
+    def follow_room(self) -> dict[int, str]:
+        """Bring the links' room to the network of now; which reservations it cannot hold."""
+        return self.room.troubles(self.now)
+
+    # --- the same from scratch
+
+    def room_anew(self) -> LinkRoom:
+        """All reservations booked on links again."""
+        room = self._new_room()
+        for request in self.runtime.state.requests.values():
+            if request.kind is Kind.RESERVE:
+                room.put(request, self.runtime.state.locations)
+        return room
+
+    def desired_anew(self) -> Desired:
+        """The whole table placed again."""
+        desired = Desired(Pipeline(), conjunction=True, spread=Spread(Ways()))
+        desired.move(everything(self.network))
+        desired.reset(tuple(self.runtime.compiler.table.rules.values()), self.runtime.compiler.stages)
+        self._run(desired.take_in)
+        self._runner.run(desired.follow(self.tree.bridges))
+        return desired
+
+    def runtime_anew(self, room: Room | None = None) -> Runtime:
+        """The same state in another runtime."""
+        runtime = Runtime(self.runtime.state.values(), room=room)
+        runtime.settle(self.now, quiet=True)
+        return runtime
+
+
+def ask(runtime: Runtime, statement: Statement, now: int) -> bool:
+    """Judge a statement and take it in, but for compiling; whether it was accepted."""
+    outcome = runtime.execute(ADMINISTRATOR, statement, now)
+    runtime.apply(outcome.changes)
+    return outcome.reply.code is Code.OK
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Milliseconds."""
+    start = perf_counter()
+    work()
+    return (perf_counter() - start) * 1000

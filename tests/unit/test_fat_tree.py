@@ -1,0 +1,120 @@
+"""The simulated fat-tree of the benchmarks is one, and what it simulates is right: no port has more than may be reserved of it,
+each reservation's path is whole on the switches, and what changes bring about is what would be made from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bench import apart
+from bench.fat_tree import PAUSE, SPEED, Asks, FatTree, Simulation, address, mac
+from ovspane.lang.statements import Kind
+from ovspane.network.model import PortId
+from ovspane.network.room import RESERVABLE
+from ovspane.network.values import FlowRule
+from ovspane.policy.shares import Request
+
+HOSTS = 32
+
+
+@pytest.fixture
+def made() -> Iterator[Simulation]:
+    simulation = Simulation(FatTree.of(4))
+    simulation.add_hosts(HOSTS)
+    yield simulation
+    simulation.close()
+
+
+def test_a_fat_tree() -> None:
+    tree = FatTree.of(4)
+    assert len(tree.bridges) == 20 and len(tree.edges) == 16
+    ends = [end for link in tree.links for end in link]
+    assert len(tree.links) == 32 and len(set(ends)) == len(ends) and not set(ends) & set(tree.edges)
+    ports = {name: [end for end in (*ends, *tree.edges) if end.bridge == name] for name in tree.bridges}
+    assert all(len(some) == 4 for some in ports.values())
+
+
+def reservations(made: Simulation) -> list[Request]:
+    return [request for request in made.runtime.state.requests.values() if request.kind is Kind.RESERVE]
+
+
+def queued(made: Simulation) -> dict[int, set[PortId]]:
+    """The ports where the plans of the switches have a queue for each reservation's slot."""
+    found: dict[int, set[PortId]] = {}
+    for name in made.tree.bridges:
+        plan = made.desired.plan_of(name)
+        for slot in plan.guarantees:
+            ports = made.desired.ports(name, slot)
+            assert ports is not None, "it is known where each of them goes"
+            found.setdefault(slot, set()).update(PortId(name, port) for port in ports)
+    return found
+
+
+def check(made: Simulation, unable: dict[int, str]) -> None:
+    """What can be held is on no port that is over-booked, and reaches its host by ports that have its queue."""
+    queues = queued(made)
+    peers = {end: link.other(end) for link in made.network.links.values() for end in link.ends}
+    on: dict[PortId, list[Request]] = {}
+    for request in reservations(made):
+        ports = queues.get(request.slot, set())
+        for port in ports:
+            on.setdefault(port, []).append(request)
+        if request.id not in unable:
+            assert walked(made, request, ports, peers), request
+    for port, requests in on.items():
+        for instant in {request.start for request in requests}:
+            there = [request for request in requests if request.during(instant, instant + 1)]
+            fits = sum(request.rate for request in there) <= SPEED * RESERVABLE // 100
+            assert fits or all(request.id in unable for request in there), port
+
+
+def walked(made: Simulation, request: Request, ports: set[PortId], peers: dict[PortId, PortId]) -> bool:
+    """Whether ports with its queue lead from the source's switch to the destination's port."""
+    [source], [sink] = request.flowgroup.src.v4.spans, request.flowgroup.dst.v4.spans
+    begin, end = (made.network.attachment(mac(one[0] - address(0))) for one in (source, sink))
+    assert begin is not None and end is not None
+    been, front = set(), {begin.bridge}
+    while front:
+        at = front.pop()
+        been.add(at)
+        front |= {peers[port].bridge for port in ports if port.bridge == at and port in peers} - been
+    return end in ports and end.bridge in been
+
+
+def plans(made: Simulation) -> dict[str, dict[object, FlowRule]]:
+    return {name: dict(made.desired.plan_of(name).flows) for name in made.tree.bridges}
+
+
+def test_what_is_simulated_is_right_through_failures_and_moves(made: Simulation) -> None:
+    asks = Asks(HOSTS)
+    accepted = made.load(asks, 300, batch=50)
+    assert 150 < accepted <= 300
+    assert made.follow_room() == {}
+    check(made, {})
+    links, edges = made.tree.links, made.tree.edges
+    steps = [
+        lambda: made.set_link(links[0], False),
+        lambda: made.set_link(links[1], False),
+        lambda: made.put_host(0, edges[9]),
+        lambda: made.set_link(links[0], True),
+        lambda: made.set_link(links[1], True),
+        lambda: made.put_host(0, edges[0]),
+    ]
+    for step in steps:
+        made.now += PAUSE
+        step()
+        unable = made.follow_room()
+        made.place()
+        check(made, unable)
+        kept, made.desired = plans(made), made.desired_anew()
+        assert plans(made) == kept
+        made.load(asks, 20)
+    assert len(reservations(made)) > 10
+
+
+def test_a_case_of_the_group_runs() -> None:
+    found = {result.name: result.value for result in apart.results("bench.fattree:case", "4", "64", "200", seconds=60)}
+    assert 0.3 < (found["load.accepted"] or 0) <= 1
+    assert {"memory.bytes_per_request", "reserve.us_p50", "place.us_p99", "move_room.ms_p50", "back_place.ms_p99"} <= found.keys()
+    assert all(value is not None and value > 0 for name, value in found.items() if not name.startswith("memory"))
