@@ -46,7 +46,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--socket", default=default_socket(), metavar="PATH", help="the daemon's socket (%(default)s)")
     parser.add_argument("--rate", type=_rate, default=500, metavar="N", help="packets a second (%(default)s)")
     parser.add_argument("--most", type=_number, default=2000, metavar="N", help="packets on each bridge (%(default)s)")
-    parser.add_argument("--in-port", default="", metavar="NAME", help="the port that they come in by (the first that is up)")
+    parser.add_argument("--in-port", default="", metavar="NAME", help="the port that they come in by (where one must come, else "
+                        "the first that is up)")  # fmt: skip
     parser.add_argument("--deliver", action="store_true", help="let what passes go on to the hosts")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.set_defaults(run=run)
@@ -106,8 +107,6 @@ def _campaign(options: argparse.Namespace) -> Campaign:
     from ovspane.probe.policy_picture import flowgroup
 
     settings = settings_of(options)
-    if settings.network.placement != "everywhere":
-        raise CannotProbe('with placement = "paths" a bridge has only its own rules; probe expects all of them on each')
     request = int(options.what) if options.what and options.what.isascii() and options.what.isdigit() else None
     try:
         group = flowgroup(options.what) if options.what and request is None else None
@@ -121,6 +120,7 @@ def _campaign(options: argparse.Namespace) -> Campaign:
         pipeline=Pipeline(settings.first_table, settings.meter_base),
         bridges=settings.bridges,
         default_deny=settings.default_deny,
+        by_paths=settings.network.placement == "paths",
         request=request,
         group=group,
         rate=options.rate,
@@ -162,7 +162,9 @@ def table(report: Report) -> list[str]:
     """What was probed, expected and seen, a line for each packet; what differs, below its packet; a summary."""
     from ovspane.probe.frames import text
 
-    cells = [(row.bridge, text(row.packet), _expected_text(row, report.meter_base), _seen_text(row)) for row in report.rows]
+    packets = [f"{text(row.packet)} by {row.port}" if row.port else text(row.packet) for row in report.rows]
+    verdicts = [(_expected_text(row, report.meter_base), _seen_text(row)) for row in report.rows]
+    cells = [(row.bridge, packet, *both) for row, packet, both in zip(report.rows, packets, verdicts, strict=True)]
     head = ("bridge", "packet", "expected", "seen")
     widths = [max(len(line[column]) for line in [head, *cells]) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(head, widths, strict=True)).rstrip()]
@@ -198,11 +200,13 @@ def document(report: Report) -> dict[str, Any]:
             {
                 "bridge": row.bridge,
                 "packet": text(row.packet),
+                "port": row.port,
                 "expected": {
                     "passes": row.expected.passes,
                     "queues": row.expected.queues,
                     "meters": {report.meter_base + slot: rate for slot, rate in row.expected.limits.items()},
                     "requests": list(row.expected.by),
+                    "elsewhere": list(row.expected.elsewhere),
                 },
                 "seen": {"passes": row.passed, "queue": row.queue, "meters": list(row.meters), "by": row.by, "out": row.out},
                 "note": row.note,

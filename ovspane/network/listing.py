@@ -1,16 +1,17 @@
-"""The network as lines and items of a listing (`ListTopology`). Pure.
+"""The network as lines and items of a listing (`ListTopology`), and the items as what they say. Pure.
 
-Above: daemon; `ovspane topology` draws the items. Below: topology, units. Bridges first, then ports, links, hosts, conflicts, each
-by name. It is a generator that the network may change under: what came after it began may be missing, and what went.
+Above: daemon; `ovspane topology` draws the items, `ovspane probe` reads them. Below: topology, units. Bridges first, then ports,
+links, hosts, conflicts, each by name. It is a generator that the network may change under: what came after it began may be missing,
+and what went.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from ovspane.lang.replies import Value
-from ovspane.network.model import Bridge, Conflict, Host, Link, Port
+from ovspane.network.model import Bridge, Conflict, Host, Link, Origin, Port, PortId, Thing, link_key
 from ovspane.network.topology import Network
 from ovspane.units import rate_text
 
@@ -90,3 +91,35 @@ def _conflict(conflict: Conflict, now: int) -> Row:
         "text": str(conflict), "age": _age(conflict.since, now),
     }  # fmt: skip
     return Row(f"conflict {conflict}", item)
+
+
+def things(items: Iterable[Mapping[str, Any]]) -> Iterator[Thing]:
+    """What the items of a listing say; times are left out. Raises ValueError, KeyError for what is no such item."""
+    for item in items:
+        match item["kind"]:
+            case "bridge":
+                identity = item["datapath_id"]
+                yield Bridge(item["name"], int(identity, 16) if identity else None, item["host"], _origin(item))
+            case "port":
+                kind = "" if item["type"] == "system" else item["type"]
+                port = PortId(item["bridge"], item["port"])
+                yield Port(port, item["number"], item["up"], item["speed"], kind, _origin(item))
+            case "link":
+                ends = link_key(PortId.parse(item["a"]), PortId.parse(item["b"]))
+                yield Link(ends, item["medium"], item["speed"], _origin(item))
+            case "host":
+                addresses = tuple(filter(None, item["addresses"].split(",")))
+                yield Host(item["mac"], _at(item["at"]), addresses, _origin(item), damped=item["damped"])
+            case "conflict":
+                port = PortId.parse(item["at"])
+                yield Conflict(item["subject"], item["holder"], _at(item["held"]), item["claimant"], port)
+            case other:
+                raise ValueError(f"{other!r} is nothing that a network has")
+
+
+def _origin(item: Mapping[str, Any]) -> Origin:
+    return Origin[item["origin"].upper()]
+
+
+def _at(text: str) -> PortId | None:
+    return PortId.parse(text) if text else None

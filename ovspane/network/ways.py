@@ -217,10 +217,14 @@ class Ways:
 
     def spared(self, match: Match) -> frozenset[str]:
         """The bridges at which no packet of the match enters the network."""
-        sources = self._places(match, _SOURCE, sure=True)
+        sources = self.sources(match)
         if not sources or not all(self.mine(port.bridge) for port in sources):
             return NOBODY
         return reduce(frozenset.__and__, (self._joined(port.bridge) - {port.bridge} for port in sources))
+
+    def sources(self, match: Match) -> frozenset[PortId] | None:
+        """The ports by which packets of the match enter the network; None: not known, or claimed by somebody else too."""
+        return self._places(match, _SOURCE, sure=True)
 
     def way(self, match: Match) -> Way:
         """The ports by which packets of the match may leave."""

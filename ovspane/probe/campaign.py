@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ovspane.ovsdb_queues import QueueSync
 from ovspane.probe.choice import Choice, choose, of_flows
 from ovspane.probe.comparison import BridgeProbe, Row
 from ovspane.probe.injection import ProbeSession
+from ovspane.probe.places import Places, read_ways
 from ovspane.probe.policy_picture import Ask, Picture, read_picture
 from ovspane.unixctl import ControlSocket
 
@@ -40,8 +41,8 @@ class CannotProbe(Exception):
 class Campaign:
     """What to probe and how. `request`, `group`: of these only; both None: every active request, and what none speaks of.
 
-    `rate` in packets a second; `most` packets on each bridge; `in_port`: the name of the port that they come in by (the first
-    that is up); `deliver`: packets that pass go on to hosts.
+    `by_paths`: rules are placed by the network. `rate` in packets a second; `most` packets on each bridge; `in_port`: the name of
+    the port that they come in by (else where one must come, and the first that is up); `deliver`: packets that pass go on to hosts.
     """
 
     rundir: Path
@@ -49,6 +50,7 @@ class Campaign:
     pipeline: Pipeline
     bridges: tuple[str, ...] = ()
     default_deny: bool = False
+    by_paths: bool = False
     request: int | None = None
     group: Flowgroup | None = None
     rate: float = 500.0
@@ -86,7 +88,8 @@ def groups_of(campaign: Campaign, picture: Picture) -> list[Flowgroup]:
 
 async def run(campaign: Campaign, ask: Ask) -> Report:
     """Probe. Raises CannotProbe, NoPicture, SessionError, TraceUnavailable, and what `ask` raises."""
-    picture = await _settled_picture(campaign, ask)
+    places = await _settled(campaign, ask)
+    picture = places.picture
     choice = choose(picture, groups_of(campaign, picture), campaign.most)
     bridges = campaign.bridges or tuple(sorted(path.stem for path in campaign.rundir.glob("*.mgmt")))
     if not bridges:
@@ -94,16 +97,16 @@ async def run(campaign: Campaign, ask: Ask) -> Report:
     report = Report(choice, bridges, campaign.pipeline.meter_base)
     control = ControlSocket(campaign.rundir)
     with contextlib.closing(control):
-        rates = await _queue_rates(campaign.ovsdb)
         for bridge in bridges:
             async with ProbeSession(campaign.rundir / f"{bridge}.mgmt", deliver=campaign.deliver) as session:
                 ports = await session.ports()
+                entrance = _entrance(ports, campaign.in_port, bridge, places.fed(bridge))
                 probe = BridgeProbe(
-                    bridge, session, control, campaign.pipeline, _entrance(ports, campaign.in_port, bridge),
-                    frozenset(port.number for port in ports), campaign.rate, rates.get(bridge, {}),
+                    bridge, session, control, campaign.pipeline, entrance, campaign.in_port != "",
+                    {port.number: port.name for port in ports}, campaign.rate, await _queue_rates(campaign.ovsdb, bridge),
                 )  # fmt: skip
                 packets = await _with_those_of_flows(campaign, session, choice)
-                report.rows += await _look(campaign, probe, picture, packets, ask)
+                report.rows += await _look(campaign, probe, places, packets, ask)
                 report.strangers += [(bridge, flow) for flow in await probe.strangers()]
     return report
 
@@ -117,47 +120,53 @@ async def _with_those_of_flows(campaign: Campaign, session: ProbeSession, choice
     return list(packets)
 
 
-async def _settled_picture(campaign: Campaign, ask: Ask) -> Picture:
+async def _settled(campaign: Campaign, ask: Ask) -> Places:
     until = asyncio.get_running_loop().time() + PENDING
     while True:
         picture = read_picture(ask, campaign.default_deny)
         if not picture.pending or asyncio.get_running_loop().time() > until:
-            return picture
+            return Places(picture, read_ways(ask("ListTopology")) if campaign.by_paths else None)
         await asyncio.sleep(0.1)
 
 
-async def _look(campaign: Campaign, probe: BridgeProbe, picture: Picture, packets: Sequence[Packet], ask: Ask) -> list[Row]:
-    rows = {row.packet: row for row in await probe.run(picture, packets)}
+async def _look(campaign: Campaign, probe: BridgeProbe, places: Places, packets: Sequence[Packet], ask: Ask) -> list[Row]:
+    rows = {row.packet: row for row in await probe.run(places, packets)}
     for _ in range(LOOKS - 1):
         again = [packet for packet, row in rows.items() if row.differences]
         if not again:
             break
         await asyncio.sleep(PAUSE)
-        picture = await _settled_picture(campaign, ask)
-        rows |= {row.packet: row for row in await probe.run(picture, again)}
-    return sorted(rows.values(), key=lambda row: (row.packet.eth_type, row.packet.dst, row.packet.src, row.packet.packed))
+        places = await _settled(campaign, ask)
+        probe.queue_rates = await _queue_rates(campaign.ovsdb, probe.bridge)
+        rows |= {row.packet: row for row in await probe.run(places, again)}
+    return sorted(rows.values(), key=_order)
 
 
-def _entrance(ports: Sequence[PortDescription], name: str, bridge: str) -> int:
-    """The port that probes come in by. Raises CannotProbe."""
-    for port in sorted(ports, key=lambda port: (port.number == LOCAL_PORT, not port.up, port.number)):
+def _order(row: Row) -> tuple[int, ...]:
+    packet = row.packet
+    return packet.eth_type, packet.dst, packet.src, packet.packed
+
+
+def _entrance(ports: Sequence[PortDescription], name: str, bridge: str, fed: Collection[int]) -> int:
+    """The port that probes come in by unless they say otherwise; one to which another bridge leads if there is no other. Raises
+    CannotProbe."""
+    for port in sorted(ports, key=lambda port: (port.number in fed, port.number == LOCAL_PORT, not port.up, port.number)):
         if name in ("", port.name):
             return port.number
     raise CannotProbe(f"bridge {bridge} has no port{f' {name}' if name else ''}")
 
 
-async def _queue_rates(remote: str) -> dict[str, dict[tuple[str, int], int]]:
-    """Bridge -> (port, queue id) -> its least rate (bit/s), of the queues that are ours."""
+async def _queue_rates(remote: str, bridge: str) -> dict[str, dict[int, int]]:
+    """Port -> queue id -> its least rate (bit/s), of the ports of a bridge that have queues of ours."""
     database = SwitchDb(remote)
     database.start()
     try:
         if not await database.wait_until(lambda: database.connected, 5.0):
             raise CannotProbe(f"{remote} does not answer")
-        found: dict[str, dict[tuple[str, int], int]] = {}
-        for port, has in QueueSync(database).actual().items():
-            for queue, held in has.queues.items() if has.ours else ():
-                if held.value is not None:
-                    found.setdefault(has.bridge, {})[port, queue] = held.value.min_rate
-        return found
+        return {
+            port: {queue: held.value.min_rate for queue, held in has.queues.items() if held.value is not None}
+            for port, has in QueueSync(database).actual().items()
+            if has.ours and has.bridge == bridge
+        }
     finally:
         await database.close()

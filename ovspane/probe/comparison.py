@@ -1,6 +1,6 @@
 """One bridge probed: each packet traced, sent and caught, and held against the policy.
 
-Above: campaign. Below: injection (the packet itself), tracing (its flows, queue and meter), policy_picture (the oracle).
+Above: campaign. Below: injection (the packet itself), tracing (its flows, queue and meter), places (what it must meet here).
 
 Three witnesses have to agree. The packet: it went through the real flows and the datapath, and came back or not. The trace of the
 same bytes: which flows, queue and meter those were. The counters: each flow and meter of the trace has counted its probes.
@@ -24,7 +24,8 @@ from ovspane.openflow import FlowStats, as_programmed
 from ovspane.probe.frames import flow, frame
 from ovspane.probe.injection import ProbeSession
 from ovspane.probe.messages import MeterCounters
-from ovspane.probe.policy_picture import Expected, Picture
+from ovspane.probe.places import Places
+from ovspane.probe.policy_picture import Expected
 from ovspane.probe.tracing import Step, Way, trace
 from ovspane.unixctl import ControlSocket
 
@@ -39,8 +40,9 @@ FlowId = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One packet on one bridge. `passed` None: it was not sent. `queue` and `meters` as the switch numbers them. `by`: the flow
-    that decided. `out`: what the datapath does with such a packet at the end. `differences` empty: all as expected."""
+    """One packet on one bridge; `port`: where it came in, if that is not the usual one. `passed` None: it was not sent. `queue` and
+    `meters` as the switch numbers them. `by`: the flow that decided. `out`: what the datapath does with such a packet at the end.
+    `differences` empty: all as expected."""
 
     bridge: str
     packet: Packet
@@ -52,6 +54,7 @@ class Row:
     out: str
     note: str = ""
     differences: tuple[str, ...] = ()
+    port: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +68,23 @@ class _Counts:
 
 @dataclass(slots=True)
 class BridgeProbe:
-    """Probes one bridge. Packets come in by `in_port`, or where they say by another one of `ports`. `queue_rates`: (port, queue
-    id) -> bit/s of the queues that the ports have."""
+    """Probes one bridge. Packets come in by `in_port`, or by others of `ports` (number -> name): where they say, else where places
+    say unless the port is `fixed`. `queue_rates`: port -> queue id -> bit/s, of the ports that have queues of ours."""
 
     bridge: str
     session: ProbeSession
     control: ControlSocket
     pipeline: Pipeline
     in_port: int
-    ports: frozenset[int]
+    fixed: bool
+    ports: Mapping[int, str]
     rate: float
-    queue_rates: Mapping[tuple[str, int], int]
+    queue_rates: Mapping[str, Mapping[int, int]]
 
-    async def run(self, picture: Picture, packets: Sequence[Packet]) -> list[Row]:
+    async def run(self, places: Places, packets: Sequence[Packet]) -> list[Row]:
         """Probe with these packets. Raises SessionError, TraceUnavailable."""
-        frames = {number: (frame(packet), self._port(packet)) for number, packet in enumerate(packets)}
+        packets = [replace(packet, in_port=port) for packet in packets for port in self._entrances(places, packet)]
+        frames = {number: (frame(packet), packet.in_port) for number, packet in enumerate(packets)}
         before = await self._counts()
         ways = await self._send_all(packets, frames)
         sent = Counter({number: 1 for number, way in ways.items() if _may_be_sent(way)})
@@ -95,10 +100,12 @@ class BridgeProbe:
         miscounted = _miscounted(ways, sent, before, after)
         rows = []
         for number, packet in enumerate(packets):
-            row = self._row(packet, picture.expected(packet), ways[number], number, frames[number][0])
+            expected = places.expected(packet, self.bridge, packet.in_port)
+            row = self._row(packet, expected, ways[number], number, frames[number][0])
             if number in lost:
                 row = _perhaps_limited(row, ways[number], before, after)
-            more = [*self._rates(row, meters), *(miscounted[step] for step in map(_id, ways[number].steps) if step in miscounted)]
+            more = [*self._rates(row, meters), *self._rows_of_queue(row, places)]
+            more += [miscounted[step] for step in map(_id, ways[number].steps) if step in miscounted]
             rows.append(replace(row, differences=(*row.differences, *more)))
         return rows
 
@@ -107,8 +114,13 @@ class BridgeProbe:
         found = await self.session.table_stats(self.pipeline.tables)
         return [_stranger(stats) for stats in found if stats.rule.cookie & COOKIE_MASK not in (COOKIE_TAG, DISCOVERY_TAG)]
 
-    def _port(self, packet: Packet) -> int:
-        return packet.in_port if packet.in_port in self.ports else self.in_port
+    def _entrances(self, places: Places, packet: Packet) -> list[int]:
+        if packet.in_port in self.ports:
+            return [packet.in_port]
+        if self.fixed:
+            return [self.in_port]
+        found = (port for port in places.entrances(packet, self.bridge, self.in_port) if port in self.ports)
+        return list(dict.fromkeys(found)) or [self.in_port]
 
     async def _counts(self) -> _Counts:
         flows: dict[FlowId, tuple[int, float]] = {}
@@ -140,7 +152,8 @@ class BridgeProbe:
         caught = self.session.caught.get(number)
         sent = _may_be_sent(way)
         passed = caught is not None if sent else None
-        found = Row(self.bridge, packet, expected, passed, way.queue, way.meters, _decider(way), way.out)
+        port = "" if packet.in_port == self.in_port else self.ports[packet.in_port]
+        found = Row(self.bridge, packet, expected, passed, way.queue, way.meters, _decider(way), way.out, port=port)
         if not self._enters(way):
             return replace(found, differences=("does not enter the pipeline",))
         if (step := way.foreign) is not None:
@@ -153,7 +166,7 @@ class BridgeProbe:
         if passed != way.left:
             wrong.append(f"the packet {_went(passed)}, its trace {_went(way.left)}")
         if passed != expected.passes:
-            wrong.append(f"{_went(passed)}, the policy says {'pass' if expected.passes else 'drop'}")
+            wrong.append(f"{_went(passed)}, the policy says {'pass' if expected.passes else 'drop'}{_but(expected)}")
         elif passed:
             wrong += self._queue_and_meter(expected, way)
         return replace(found, differences=tuple(wrong))
@@ -169,7 +182,7 @@ class BridgeProbe:
             wrong.append(f"queue {_number(way.queue)}, the policy says {_numbers(expected.queues)}")
         meters = {self.pipeline.meter_id(slot) for slot in expected.limits}
         if not (len(way.meters) == 1 and way.meters[0] in meters if meters else not way.meters):
-            wrong.append(f"meter {_numbers(way.meters)}, the policy says {_numbers(meters)}")
+            wrong.append(f"meter {_numbers(way.meters)}, the policy says {_numbers(meters)}{_but(expected)}")
         return wrong
 
     def _rates(self, row: Row, meters: Mapping[int, Meter | None]) -> list[str]:
@@ -179,10 +192,24 @@ class BridgeProbe:
             rate, meter = row.expected.limits.get(number - self.pipeline.meter_base), meters.get(number)
             if rate is not None and (meter is None or meter.rate != as_programmed(Meter(number, rate, rate)).rate):
                 wrong.append(f"meter {number} has {meter.rate if meter else 'no such'} bit/s, the policy says {rate}")
+        return wrong
+
+    def _rows_of_queue(self, row: Row, places: Places) -> list[str]:
+        """Whether its queue is on the ports by which packets leave, with the rate of its request, and nowhere else."""
         rate = row.expected.queues.get(row.queue) if row.queue is not None else None
-        for (port, queue), has in self.queue_rates.items() if rate is not None else ():
-            if queue == row.queue and has != rate:
-                wrong.append(f"queue {queue} of {port} has {has} bit/s, the policy says {rate}")
+        if row.queue is None or rate is None:
+            return []
+        ports, needs = places.ports(row.queue, self.bridge), places.needs(row.queue, self.bridge)
+        wrong = []
+        for port, queues in sorted(self.queue_rates.items()):
+            has = queues.get(row.queue)
+            if ports is not None and has is not None and port not in ports:
+                wrong.append(f"queue {row.queue} is on {port}, by which none of its packets leave")
+            elif has is not None and has != rate:
+                wrong.append(f"queue {row.queue} of {port} has {has} bit/s, the policy says {rate}")
+        for port in sorted(ports or ()):
+            if row.queue not in self.queue_rates.get(port, ()) and (port in self.queue_rates or port in needs):
+                wrong.append(f"queue {row.queue} is not on {port}, by which its packets leave")
         return wrong
 
 
@@ -197,6 +224,11 @@ def _may_be_sent(way: Way) -> bool:
 
 def _went(passed: bool | None) -> str:
     return "passes" if passed else "is dropped"
+
+
+def _but(expected: Expected) -> str:
+    """What else is said of the packet, elsewhere."""
+    return f" here (not so elsewhere: {', '.join(map(str, expected.elsewhere))})" if expected.elsewhere else ""
 
 
 def _number(number: int | None) -> str:

@@ -7,7 +7,7 @@ The picture is that of the instant of ListRequests. It must be asked as root: ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,14 @@ class NoPicture(Exception):
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What shall become of a packet. `queues`, `limits`: the slots of the requests any of which may give it its queue and its
-    meter, with the rate (bit/s); empty: none. `by`: the requests that speak of it."""
+    meter, with the rate (bit/s); empty: none. `by`: the requests that speak of it; `elsewhere`: those that do so on other bridges
+    only, or before it comes here."""
 
     passes: bool
     queues: dict[int, int]
     limits: dict[int, int]
     by: tuple[int, ...]
+    elsewhere: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,19 @@ class Picture:
     default_deny: bool
     pending: frozenset[int]
     index: MatchIndex
+    statuses: dict[int, str]
 
     def expected(self, packet: Packet) -> Expected:
-        """The oracle's word on a packet."""
+        """The oracle's word on a packet, for the network as one switch."""
+        return self.judged(packet, self.matching(packet))
+
+    def matching(self, packet: Packet) -> list[ActiveRequest]:
+        """The requests that speak of a packet."""
         near = self.index.overlapping(packet.packed, (1 << BITS) - 1)
-        matching = [r for r in map(self.tree.requests.__getitem__, near) if r.flowgroup.contains(packet, self.locations)]
+        return [r for r in map(self.tree.requests.__getitem__, near) if r.flowgroup.contains(packet, self.locations)]
+
+    def judged(self, packet: Packet, matching: Sequence[ActiveRequest]) -> Expected:
+        """The oracle's word on a packet if there were only these requests, which all speak of it."""
         verdict = evaluate(self._only(matching), packet, self.locations)
         if not passes(verdict, self.default_deny):
             return Expected(False, {}, {}, tuple(r.id for r in matching if r.verdict.access is Access.DENY))
@@ -98,7 +108,7 @@ def read_picture(ask: Ask, default_deny: bool) -> Picture:
         allows[name] = "allow = True" in str(share["privileges"])
         if name != ROOT:
             tree.add_node(name, str(parent))
-    requests, pending = [], set()
+    requests, pending, statuses = [], set(), {}
     for item in ask("ListRequests"):
         if item["kind"] == "hint" or not item["active"]:
             continue
@@ -106,6 +116,7 @@ def read_picture(ask: Ask, default_deny: bool) -> Picture:
             raise NoPicture(f"share {item['share']} was made meanwhile")
         request = _request(item, allows)
         requests.append(request)
+        statuses[request.id] = str(item["status"])
         if str(item["status"]).startswith("pending"):
             pending.add(request.id)
     tree.apply(Delta(added=tuple(requests)))
@@ -114,7 +125,7 @@ def read_picture(ask: Ask, default_deny: bool) -> Picture:
     for request in requests:
         match = hull(located(request.flowgroup, locations))
         index.add(request.id, match.value, match.mask)
-    return Picture(tree, locations, default_deny, frozenset(pending), index)
+    return Picture(tree, locations, default_deny, frozenset(pending), index, statuses)
 
 
 def _request(item: Item, allows: dict[str, bool]) -> ActiveRequest:
