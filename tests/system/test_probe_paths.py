@@ -1,0 +1,266 @@
+"""`ovspane probe` where rules are placed by paths: what stands on each bridge is right or named, also after hosts moved.
+
+Above: pytest, make check-network. Below: tests.lab, real daemons. While faults are planted somebody else holds the locks of the
+bridges, so that the daemon knows the network and the policy and repairs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ovspane.bridge_lock import lock_name
+from tests.lab import mininet_net
+from tests.lab.hosts import Host
+from tests.lab.switch import flows, ofctl, run, vsctl
+from tests.lab.topology import Lan
+from tests.ovs_dummy import wait_for
+from tests.system.test_discovery import LINE, RING, RUNDIR, TREE, Watcher, attached, forward_on_the_flood_tree, speak
+from tests.system.test_placement import having
+from tests.system.test_probe import strict
+
+pytestmark = pytest.mark.system
+
+MAKE = {
+    "line": (LINE, lambda: mininet_net.line(3)),
+    "tree": (TREE, lambda: mininet_net.tree(2, 2)),
+    "ring": (RING, lambda: mininet_net.ring(4)),
+}
+
+
+def settings(links: set[frozenset[str]], lan: Lan, more: str = "") -> str:
+    """Rules by paths; each port can send 50 Mb/s."""
+    ports = {end.split(":")[1] for link in links for end in link} | {host.device for host in lan.hosts}
+    speeds = "\n".join(f'{port} = "50Mb"' for port in sorted(ports))
+    return f'enforcement = "best-effort"\n[network]\nplacement = "paths"\n[ports]\n{speeds}\n{more}'
+
+
+def where_hosts_are(lan: Lan) -> str:
+    return "".join(
+        f'[hosts."{host.mac}"]\nport = "{host.bridge}:{host.device}"\naddresses = ["{host.ip}"]\n' for host in lan.hosts
+    )
+
+
+def ask_for_all(daemon: Watcher, source: Host, sink: Host) -> dict[str, int]:
+    """Requests of each kind between two hosts, from one of them, and from anywhere; their numbers by a word."""
+    both = f"srcHost={source.ip}, dstHost={sink.ip}"
+    daemon.do(
+        "NewShare site for (*) [deny = True, allow = True, ratelimit >= 1kb, reserve <= 40Mb] on rootShare.",
+        "NewShare web for (dstPort=80-100) [allow = True, reserve <= 10Mb] on site.",
+    )
+    return {
+        word: daemon.request(statement)
+        for word, statement in {
+            "deny": f"deny({both}, dstPort=80-99) partial on site to +1h.",
+            "allow": f"allow({both}, dstPort=85) partial on web to +1h.",
+            "anywhere": f"deny(dstHost={sink.ip}, dstPort=7) partial on site to +1h.",
+            "range": f"deny(srcHost={source.ip}/30, dstPort=9) partial on site to +1h.",
+            "limit": f"ratelimit({both}, transport=UDP) = 3Mb partial on site to +1h.",
+            "slower": f"ratelimit(dstHost={sink.ip}, dstPort=53, transport=UDP) = 2Mb partial on site to +1h.",
+            "queue": f"reserve({both}, dstPort=5201) = 12Mb partial on site to +1h.",
+            "back": f"reserve(srcHost={sink.ip}, dstHost={source.ip}) = 4Mb partial on site to +1h.",
+            "from": f"reserve(dstHost={source.ip}, dstPort=5202) = 2Mb partial on site to +1h.",
+        }.items()
+    }
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_right_network_passes_and_goes_on_when_a_host_moves(name: str) -> None:
+    links, make = MAKE[name]
+    with make() as lan, Watcher(settings(links, lan)) as daemon:
+        daemon.wait(lambda view: view.links == links, "links")
+        if name == "ring":
+            forward_on_the_flood_tree(RING)
+        first, last = lan.hosts[0], lan.hosts[2]
+        numbers = ask_for_all(daemon, first, last)
+        daemon.settle()
+        daemon.check_probes()  # where the hosts are is not known, so all is everywhere
+        speak(lan)
+        daemon.wait(lambda view: view.hosts == attached(lan), "hosts")
+        daemon.settle()
+        done = daemon.probe("--all", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        probes = json.loads(done.stdout)["probes"]
+        assert {probe["bridge"] for probe in probes} == set(lan.bridges)
+        stands = {word: {p["bridge"] for p in probes if number in p["expected"]["requests"]} for word, number in numbers.items()}
+        assert stands["deny"] == {first.bridge}
+        assert stands["anywhere"] == stands["range"] == set(lan.bridges)
+        limited = {(probe["bridge"], bool(probe["port"])) for probe in probes if probe["seen"]["meters"]}
+        assert {bridge for bridge, _ in limited} == set(lan.bridges)
+        queued = {probe["bridge"] for probe in probes if probe["seen"]["queue"] is not None}
+        assert {first.bridge, last.bridge} <= queued
+        run("ip", "link", "set", first.device, "down")
+        wait_for(lambda: len(having("actions=drop")) == len(lan.bridges), "deny everywhere", 10)
+        daemon.settle()
+        daemon.check_probes()
+
+
+# --- faults
+
+
+@contextmanager
+def held_by_somebody_else(bridges: Sequence[str]) -> Iterator[None]:
+    """The locks of the bridges, as another daemon would hold them."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(RUNDIR / "db.sock"))
+        connection.settimeout(10)
+        for bridge in bridges:
+            connection.sendall(json.dumps({"method": "lock", "params": [lock_name(bridge)], "id": bridge}).encode())
+            assert b'"locked":true' in connection.recv(4096)
+        yield
+
+
+@contextmanager
+def left_alone() -> Iterator[tuple[Watcher, Lan]]:
+    """A line of three switches, right, whose daemon goes on without changing it."""
+    with mininet_net.line(3) as lan, Watcher(settings(LINE, lan, where_hosts_are(lan))) as daemon:
+        daemon.wait(lambda view: view.links == LINE, "links")
+        ask_for_all(daemon, lan.hosts[0], lan.hosts[2])
+        daemon.settle()
+        assert daemon.stop() == 0
+        with held_by_somebody_else(lan.bridges):
+            daemon.start()
+            daemon.wait(lambda view: view.links == LINE, "links")
+            yield daemon, lan
+
+
+def one_flow(bridge: str, *patterns: str) -> str:
+    found = [flow for flow in flows(bridge) if all(re.search(pattern, flow) for pattern in patterns)]
+    assert found, patterns
+    return found[0]
+
+
+def remove(bridge: str, *patterns: str) -> None:
+    ofctl("--strict", "del-flows", bridge, strict(one_flow(bridge, *patterns)))
+
+
+def copy(flow: str, bridge: str, actions: str = "") -> None:
+    """Also there, with its cookie; with other actions perhaps."""
+    cookie = re.search(r"cookie=(0x[0-9a-f]+)", flow)
+    assert cookie
+    ofctl("add-flow", bridge, f"cookie={cookie[1]},{strict(flow)},actions={actions or flow.split('actions=')[1]}")
+
+
+RESERVED = "nw_src=10.0.0.1,nw_dst=10.0.0.3,tp_dst=5201 "
+
+
+def queue_number() -> str:
+    found = re.search(r"set_queue:(\d+)", one_flow("s2", "tcp,", RESERVED))
+    assert found
+    return found[1]
+
+
+def qos(port: str) -> str:
+    return vsctl("get", "port", port, "qos").strip()
+
+
+def no_deny_at_the_entrance() -> str:
+    remove("s1", "tcp,nw_src=10.0.0.1,nw_dst=10.0.0.3,tp_dst=0x50/0xfff0", "actions=drop")
+    return "passes, the policy says drop"
+
+
+def no_deny_from_anywhere_on_the_last_bridge() -> str:
+    remove("s3", "udp,nw_dst=10.0.0.3,tp_dst=7 ", "actions=drop")
+    return "passes, the policy says drop"
+
+
+def a_deny_that_stayed_when_its_host_moved() -> str:
+    copy(one_flow("s1", "tcp,nw_src=10.0.0.1,nw_dst=10.0.0.3,tp_dst=0x50/0xfff0", "actions=drop"), "s2")
+    return "is dropped, the policy says pass here (not so elsewhere:"
+
+
+def no_exception_at_the_entrance() -> str:
+    remove("s1", "tcp,nw_src=10.0.0.1,nw_dst=10.0.0.3,tp_dst=85 ", "goto_table")
+    return "is dropped, the policy says pass"
+
+
+def another_queue_on_the_second_bridge() -> str:
+    copy(one_flow("s2", "tcp,", RESERVED), "s2", "set_queue:777,goto_table:143")
+    return "queue 777, the policy says"
+
+
+def no_queue_on_the_second_bridge() -> str:
+    remove("s2", "tcp,", RESERVED)
+    return "queue none, the policy says"
+
+
+def a_queue_beside_the_way() -> str:
+    flow = one_flow("s1", r"nw_src=10.0.0.3,nw_dst=10.0.0.1 ", "set_queue")
+    copy(re.sub(r"nw_dst=10.0.0.1 ", "nw_dst=10.0.0.2 ", flow), "s2")
+    return "the policy says none"
+
+
+def no_row_of_the_queue_on_the_way() -> str:
+    vsctl("remove", "qos", qos("s2-eth3"), "queues", queue_number())
+    return f"queue {queue_number()} is not on s2-eth3, by which its packets leave"
+
+
+def a_row_of_the_queue_beside_the_way() -> str:
+    row = vsctl("get", "qos", qos("s2-eth3"), f"queues:{queue_number()}").strip()
+    vsctl("set", "qos", qos("s2-eth2"), f"queues:{queue_number()}={row}")
+    return f"queue {queue_number()} is on s2-eth2, by which none of its packets leave"
+
+
+def no_limit_at_the_entrance() -> str:
+    remove("s1", "udp,nw_src=10.0.0.1,nw_dst=10.0.0.3 ", "meter:")
+    return "meter none, the policy says"
+
+
+def another_limit_on_a_bridge_on_the_way() -> str:
+    flow = one_flow("s1", "udp,nw_src=10.0.0.1,nw_dst=10.0.0.3 ", "meter:")
+    meter = re.search(r"meter:(\d+)", flow)
+    assert meter
+    ofctl("add-meter", "s2", f"meter={meter[1]},kbps,burst,stats,band=type=drop,rate=3000,burst_size=1500")
+    copy(flow, "s2")
+    return f"meter {meter[1]}, the policy says none here"
+
+
+def limited_again_on_the_way() -> str:
+    remove("s2", "table=140", "priority=65535,in_port=")
+    return "the policy says none here"
+
+
+FAULTS = (
+    no_deny_at_the_entrance, no_deny_from_anywhere_on_the_last_bridge, a_deny_that_stayed_when_its_host_moved,
+    no_exception_at_the_entrance, another_queue_on_the_second_bridge, no_queue_on_the_second_bridge, a_queue_beside_the_way,
+    no_row_of_the_queue_on_the_way, a_row_of_the_queue_beside_the_way, no_limit_at_the_entrance,
+    another_limit_on_a_bridge_on_the_way, limited_again_on_the_way,
+)  # fmt: skip
+
+
+def test_each_planted_fault_is_found_and_named(tmp_path: Path) -> None:
+    with left_alone() as (daemon, lan):
+        daemon.check_probes()
+        restore = kept(lan, tmp_path)
+        for plant in FAULTS:
+            named = plant()
+            done = daemon.probe("--all", "--rate", "5000")
+            assert (plant.__name__, done.returncode) == (plant.__name__, 1), done.stdout + done.stderr
+            assert named in done.stdout, f"{plant.__name__}: {done.stdout}"
+            restore()
+        daemon.check_probes()
+
+
+def kept(lan: Lan, folder: Path) -> Callable[[], None]:
+    """Gives what makes flows and queues again what they are now; additional meters may stay."""
+    for bridge in lan.bridges:
+        (folder / bridge).write_text("\n".join(flow.replace(", ", ",", 1) for flow in flows(bridge)))
+    rows = {}
+    for bridge in lan.bridges:
+        for port in vsctl("list-ports", bridge).split():
+            if (row := qos(port)) != "[]":
+                rows[row] = vsctl("get", "qos", row, "queues").strip()
+
+    def restore() -> None:
+        for bridge in lan.bridges:
+            ofctl("replace-flows", bridge, str(folder / bridge))
+        for row, queues in rows.items():
+            vsctl("set", "qos", row, f"queues={queues.replace(' ', '')}")
+
+    return restore
