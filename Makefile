@@ -40,7 +40,7 @@ check-system: build
 	lab/sandbox $(PYTEST) -q tests/system
 
 check-network: build
-	lab/sandbox $(PYTEST) -q tests/system/test_discovery.py tests/system/test_placement.py
+	lab/sandbox $(PYTEST) -q tests/system/test_discovery.py tests/system/test_placement.py tests/system/test_probe_paths.py
 
 check-cluster: build
 	lab/sandbox $(PYTEST) -q tests/system/test_cluster.py
