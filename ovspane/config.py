@@ -31,7 +31,7 @@ a setting that is silently not in force is worse than a daemon that does not sta
     snoop = true                           # learn hosts' addresses from their ARP, neighbour discovery and DHCP
     interval = 2                           # seconds between probes
     host_age = 300                         # seconds after which a host that is not seen any more is forgotten
-    secret = ""                            # daemons with the same one find links between their hosts
+    secret = ""                            # daemons with the same one find links between their hosts; with db they have one in it
     name = ""                              # this host's name to them; unset: the system's
     [hosts]
     "52:54:00:12:34:56" = { port = "br0:eth1", addresses = ["192.0.2.7"] }  # what is said here wins over what is seen

@@ -50,6 +50,7 @@ from ovspane.server.listener import UnixListener
 from ovspane.server.service import Service
 from ovspane.server.shared_service import SharedService
 from ovspane.server.tls import TlsListener, server_context
+from ovspane.shared_topology import SharedTopology, probe_secret
 from ovspane.store import OvsdbStore, PrivateServer
 from ovspane.store.cluster import ClusterStore, client_context, own_name
 from ovspane.store.keeper import StoreKeeper
@@ -135,7 +136,9 @@ class Daemon:
         self._network.listen(self._on_network)
         self._room: LinkRoom | None = None
         self._room_due = asyncio.Event()
-        self._discovery = Discovery(self._switch, self._network, look_of(settings))
+        self._look = look_of(settings)
+        self._discovery = Discovery(self._switch, self._network, self._look)
+        self._shared_topology: SharedTopology | None = None
 
     def end(self) -> None:
         """Ask for a clean end."""
@@ -157,6 +160,8 @@ class Daemon:
             await stack.enter_async_context(self._task(self._reconciler.run()))
             await stack.enter_async_context(self._task(self._tend_room()))
             await stack.enter_async_context(self._task(self._discovery.run()))
+            if self._shared_topology is not None:
+                await stack.enter_async_context(self._task(self._shared_topology.run()))
             log.info("serving on %s, %d requests", self._settings.socket, len(self._service.state.requests))
             await self._ending.wait()
             log.info("ending; flows and queues stay in place")
@@ -181,6 +186,10 @@ class Daemon:
         await stack.enter_async_context(self._task(store.run()))
         service = SharedService(SharedKeeper(store), **self._hooks())
         await store.until_synced(CLUSTER_SECONDS)
+        if not settings.topology.secret:
+            self._discovery.sign_with(await probe_secret(store))
+        now, programs = self._discovery.now, self._reconciler.programs
+        self._shared_topology = SharedTopology(store, self._network, self._look.host, programs, now)
         return service
 
     def _hooks(self) -> dict[str, Any]:

@@ -183,6 +183,12 @@ class Reconciler:
         """True iff the bridge is ours to change now."""
         return self._scope.manages(name) and self._locks.state(name) is True
 
+    def programs(self, name: str) -> bool | None:
+        """Whether we program a bridge of this host, each rule where it has to be; None: it is not known yet."""
+        if not (self._scope.paths and self._scope.manages(name)):
+            return False
+        return self._locks.state(name)
+
     def _unknown(self) -> bool:
         """True while the database has not told of every bridge whether it is ours."""
         return any(self._locks.state(name) is None for name in self._managed())

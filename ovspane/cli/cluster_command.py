@@ -49,6 +49,8 @@ def add_parser(subparsers: Any) -> None:
     action("leave", "leave the cluster for good", _leave)
     kick = action("kick", "remove another member, which will not come back", _kick)
     kick.add_argument("server", metavar="SERVER", help="its id as `status` has it, or its address")
+    forget = action("forget", "remove what a daemon that is gone for good told of its bridges and hosts", _forget)
+    forget.add_argument("daemon", metavar="DAEMON", help="its id or its host, as `status` has them")
     for name, text, work in (
         ("backup", "write the database to a file", _backup),
         ("restore", "make the database what a backup has; what was admitted since is gone", _restore),
@@ -101,8 +103,8 @@ def _status(member: Member, args: argparse.Namespace) -> int:
     text = member.status()
     print(text)
     print("Daemons:")
-    for host, name in member.daemons():
-        print(f"    {host} ({name})")
+    for host, name, heard in member.daemons():
+        print(f"    {host} ({name}), {'not heard of' if heard is None else f'heard of {heard:.0f} s ago'}")
     return 0 if "Status: cluster member" in text and "Leader: unknown" not in text else 1
 
 
@@ -114,6 +116,12 @@ def _leave(member: Member, args: argparse.Namespace) -> int:
 
 def _kick(member: Member, args: argparse.Namespace) -> int:
     member.kick(args.server)
+    return 0
+
+
+def _forget(member: Member, args: argparse.Namespace) -> int:
+    name, rows = member.forget(args.daemon)
+    print(f"{name} is forgotten, {rows} rows")
     return 0
 
 

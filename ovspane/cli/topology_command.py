@@ -78,7 +78,7 @@ def draw(items: list[Item]) -> list[str]:
     lines: list[str] = []
     for bridge in (item for item in items if item["kind"] == "bridge"):
         lines.append(f"{bridge['name']}  {f'datapath {identity}' if (identity := bridge['datapath_id']) else ''}".rstrip()
-                     + (f"  on {bridge['host']}" if bridge["host"] else ""))  # fmt: skip
+                     + (f"  on {bridge['host']} ({bridge['origin']})" if bridge["host"] else ""))  # fmt: skip
         lines += _ports([item for item in items if item["kind"] == "port" and item["bridge"] == bridge["name"]], there)
     known = {item["name"] for item in items if item["kind"] == "port"}
     for place, texts in there.items():

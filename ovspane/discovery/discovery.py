@@ -106,6 +106,10 @@ class Discovery:
         """ms since the epoch as it was at our start: it does not jump when the clock is set."""
         return time.monotonic_ns() // 1_000_000 + self._offset
 
+    def sign_with(self, key: bytes) -> None:
+        """What signs probes from now on."""
+        self._probes.sign_with(key)
+
     async def run(self) -> None:
         """Look until cancelled; then our flows are taken off the bridges."""
         self._configure()

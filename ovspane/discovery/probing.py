@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from ovspane.discovery.lldp import NotOurs, Probe, decode, encode
-from ovspane.discovery.local import PATCH, WIRE, LocalPort
+from ovspane.discovery.local import PATCH, TUNNEL, WIRE, LocalPort
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.ovsdb import Bridge as BridgeRow
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: ports of these kinds are not probed: of patch ports both ends are known, behind internal ones is this host
 _UNPROBED = (PATCH, "internal")
+#: what comes out of ports of these kinds went into the other end
+_TUNNELS = frozenset({"vxlan", "geneve", "gre", "ip6gre", "erspan", "ip6erspan", "stt", "lisp", "gtpu", "bareudp", "srv6"})
 #: rounds after which a port that hears nothing any more is no neighbour, while others hear the same sender
 MISSED = 2
 
@@ -39,6 +41,10 @@ class LinkProbes:
         self._strange: set[PortId] = set()
         #: frames that were not ours
         self.strangers = 0
+
+    def sign_with(self, key: bytes) -> None:
+        """From now on."""
+        self._key = key
 
     def frames(self, bridge: BridgeRow, ports: Iterable[LocalPort]) -> Iterator[tuple[bytes, int]]:
         """One round on a bridge: each frame and the OpenFlow port that it leaves by."""
@@ -75,7 +81,8 @@ class LinkProbes:
             if sender not in self._network.ports and sender.bridge not in bridges:
                 self._network.see_bridge(Bridge(sender.bridge, probe.datapath_id, probe.host, Origin.PROBE))
                 self._network.see_port(Port(sender, origin=Origin.PROBE))
-            self._network.see_link(sender, at, WIRE, Origin.PROBE, now)
+            kinds = {self._network.ports[end].kind for end in (sender, at) if end in self._network.ports}
+            self._network.see_link(sender, at, TUNNEL if kinds & _TUNNELS else WIRE, Origin.PROBE, now)
             self._compare(sender, at, probe.round)
 
     def _sender(self, probe: Probe, bridges: Mapping[str, BridgeRow]) -> PortId | None:

@@ -8,6 +8,7 @@ Invariants:
 * of equal origin, an address stays with the first until its own claim is `host_age` old; a MAC moves, but a sighting older than
   the last one where it is moves nothing, and the third change of port within `damp` is not followed (two hosts with one MAC, or
   somebody who makes believe);
+* what another daemon says of its hosts (`keep`) counts as seen there when it was said, and does not age until it is taken back;
 * nothing that packets say makes this grow beyond `Limits`.
 """
 
@@ -55,6 +56,7 @@ class _Entry:
     latest: PortId | None = None  # where it was seen last, believed or not
     pinned: bool = False  # by the configuration: it stays in the table
     damped: bool = False
+    kept: bool = False  # where it is another daemon says it is: that does not age
     addresses: dict[str, _Held] = field(default_factory=dict)
 
     def value(self) -> Host:
@@ -229,7 +231,33 @@ class HostTable:
         if conflict is not old:
             self._note(old, conflict)
 
+    def keep(self, mac: str, port: PortId, addresses: Sequence[str], origin: Origin, seen: int, now: int) -> None:
+        """Another daemon has it at a port of its own, with just these addresses, until `release`."""
+        self.see(mac, port, addresses, origin, seen, now)
+        entry = self._entries.get(mac)
+        if entry is None or entry.port != port:
+            return
+        before, entry.kept = entry.value(), True
+        for address, held in list(entry.addresses.items()):
+            if address not in addresses and held.origin is not Origin.CONFIGURED:
+                del entry.addresses[address], self._holder[address]
+        self._tell(before, entry)
+
     # --- what goes
+
+    def release(self, mac: str, port: PortId) -> None:
+        """The daemon that had it there has it no more."""
+        entry = self._entries.get(mac)
+        if entry is None or entry.port != port or not entry.kept:
+            return
+        before, entry.kept = entry.value(), False
+        if entry.origin is Origin.CONFIGURED:
+            return
+        if entry.pinned:
+            self._unplace(entry)
+            self._tell(before, entry)
+        else:
+            self._remove(entry)
 
     def detach(self, port: PortId) -> None:
         """The port is down, gone, or leads to another bridge: nobody is attached there but who is configured to be."""
@@ -273,6 +301,9 @@ class HostTable:
 
     def _look(self, entry: _Entry, now: int) -> None:
         """Forget what is too old of one host, and say when to look again."""
+        if entry.kept:
+            heappush(self._due, (now + self._limits.host_age, entry.serial, entry.mac))
+            return
         before, oldest = entry.value(), now - self._limits.host_age
         for address, held in list(entry.addresses.items()):
             if held.origin is Origin.OBSERVED and held.last < oldest:
@@ -310,7 +341,7 @@ class HostTable:
         there.discard(entry.mac)
         if not there:
             del self._by_port[entry.port]
-        entry.port, entry.origin = None, Origin.OBSERVED
+        entry.port, entry.origin, entry.kept = None, Origin.OBSERVED, False
 
     def _remove(self, entry: _Entry, before: Host | None = None) -> None:
         before = before or entry.value()

@@ -18,8 +18,9 @@ class Origin(IntEnum):
 
     OBSERVED = 1  # packets of hosts, which may lie
     PROBE = 2  # our own probes, authenticated
-    LOCAL = 3  # what the host's own database and kernel say
-    CONFIGURED = 4  # the administrator
+    SHARED = 3  # what the daemons of other hosts say of their own
+    LOCAL = 4  # what the host's own database and kernel say
+    CONFIGURED = 5  # the administrator
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -45,13 +46,15 @@ class PortId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A switch. `host`: whose it is, "" for this host's. `stp`: it runs (R)STP, so its ports may be blocked for all packets."""
+    """A switch. `host`: whose it is, "" for this host's. `stp`: it runs (R)STP, so its ports may be blocked for all packets.
+    `programmed`: a daemon of that other host says that it programs it by paths, and is there."""
 
     name: str
     datapath_id: int | None = None
     host: str = ""
     origin: Origin = Origin.LOCAL
     stp: bool = False
+    programmed: bool = False
 
     @property
     def key(self) -> tuple[str, object]:
@@ -150,6 +153,17 @@ class StaticHost:
     mac: str
     port: PortId | None = None
     addresses: tuple[str, ...] = ()
+
+
+def canonical(port: PortId, host: str) -> PortId:
+    """The port's name on all hosts, seen from `host`: HOST/BRIDGE:PORT."""
+    return port if "/" in port.bridge else PortId(f"{host}/{port.bridge}", port.port)
+
+
+def known_as(port: PortId, host: str) -> PortId:
+    """What `host` itself calls it: its own bridges by their bare names."""
+    owner, slash, bridge = port.bridge.rpartition("/")
+    return PortId(bridge, port.port) if slash and owner == host else port
 
 
 Thing = Bridge | Port | Link | Host | Conflict

@@ -51,6 +51,7 @@ class Network:
         self._hosts = HostTable(limits, self._note)
         self._listeners: list[Listener] = []
         self._depth = 0
+        self._reclaimed: set[LinkKey] = set()
         self._graph: Graph | None = None
         #: counts the changes that listeners were told
         self.version = 0
@@ -201,6 +202,7 @@ class Network:
             for key in sorted(self._claimed_at.get(port.id, ())):
                 if before is not None and not port.up:
                     self._claims[key].pop(Origin.PROBE, None)  # what was probed has to be probed again when it is back up
+                    self._reclaimed.add(key)
                 self._judge_link(key)
 
     def lose_port(self, port: PortId) -> None:
@@ -213,6 +215,7 @@ class Network:
             for key in sorted(self._claimed_at.get(port, ())):
                 for origin in (Origin.PROBE, Origin.LOCAL):  # a configured link comes back with its port
                     self._claims[key].pop(origin, None)
+                self._reclaimed.add(key)
                 self._judge_link(key)
 
     # --- links
@@ -221,7 +224,10 @@ class Network:
         """Somebody says that two ports are linked; it is a link as soon as both are there and up. Raises ValueError if a is b."""
         key = link_key(a, b)
         with self.change():
-            claim = self._claims.setdefault(key, {}).setdefault(origin, _Claim(medium, now, now))
+            claims = self._claims.setdefault(key, {})
+            if origin not in claims:
+                self._reclaimed.add(key)
+            claim = claims.setdefault(origin, _Claim(medium, now, now))
             claim.medium, claim.last = medium, now
             for end in key:
                 self._claimed_at.setdefault(end, set()).add(key)
@@ -232,11 +238,23 @@ class Network:
         key = link_key(a, b)
         with self.change():
             if self._claims.get(key, {}).pop(origin, None) is not None:
+                self._reclaimed.add(key)
                 self._judge_link(key)
 
     def claimed(self, origin: Origin) -> set[LinkKey]:
         """The links that an origin says are there, whether their ports are or not."""
         return {key for key, claims in self._claims.items() if origin in claims}
+
+    def first_hand(self, key: LinkKey) -> str | None:
+        """The medium of a link that is there, and that not only other daemons say is there."""
+        claims = self._claims.get(key, {})
+        own = max((origin for origin in claims if origin is not Origin.SHARED), default=None)
+        return claims[own].medium if own is not None and key in self._links else None
+
+    def reclaimed(self) -> set[LinkKey]:
+        """The links of which somebody else says that they are there, than at the last call."""
+        found, self._reclaimed = self._reclaimed, set()
+        return found
 
     def _judge_link(self, key: LinkKey) -> None:
         """The link as it follows from the claims and its ports."""
@@ -302,6 +320,19 @@ class Network:
         with self.change():
             self._hosts.see(known, port, valid, origin, now if seen is None else seen, now)
 
+    def keep_host(self, mac: str, port: PortId, now: int, *, addresses: Iterable[str], origin: Origin, seen: int) -> None:
+        """Another daemon says that a host is at its port, since `seen` (ms), with just these addresses; until `release_host`.
+        Ignored is what `see_host` ignores."""
+        there = self._ports.get(port)
+        if there is not None and there.up and self.is_edge(port):
+            with self.change():
+                self._hosts.keep(mac, port, list(addresses), origin, seen, now)
+
+    def release_host(self, mac: str, port: PortId) -> None:
+        """That daemon says it no more."""
+        with self.change():
+            self._hosts.release(mac, port)
+
     def lose_host(self, mac: str) -> None:
         """Who said that a host is there says it no more."""
         with self.change():
@@ -316,6 +347,7 @@ class Network:
                 claim = self._claims[key].get(Origin.PROBE)
                 if claim is not None and now - claim.last > self._limits.link_age:
                     del self._claims[key][Origin.PROBE]
+                    self._reclaimed.add(key)
                     self._judge_link(key)
             for port in [port for port in self._ports.values() if port.origin is Origin.PROBE and self.is_edge(port.id)]:
                 self.lose_port(port.id)

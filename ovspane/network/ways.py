@@ -9,7 +9,8 @@ nowhere for sure.
 
 `spared`: the bridges at which no packet of the match can enter the network. Only bridges that are joined with the source's are:
     where a link is not known (yet), a host may be seen at the far end of it, and what seems two networks be one. None is spared
-    where a source is unknown, where somebody else claims its address (model.Conflict), or its bridge is not ours to program.
+    where a source is unknown, where somebody else claims its address (model.Conflict), or its bridge is programmed neither by us
+    nor by another daemon of the same cluster.
     So a rule may be left out on the spared bridges, as far as addresses are where the network knows them to be: who takes the
     address of another is told by a conflict, and a host that moves is checked at its new place as soon as it is seen there.
 
@@ -207,6 +208,11 @@ class Ways:
         known = self._bridges.get(bridge)
         return known is not None and not known.host and self._ours(bridge)
 
+    def programmed(self, bridge: str) -> bool:
+        """Whether we program it, or a daemon of the same cluster that is there."""
+        known = self._bridges.get(bridge)
+        return known is not None and (known.programmed if known.host else self._ours(bridge))
+
     @property
     def bridges(self) -> list[str]:
         return sorted(self._bridges)
@@ -218,7 +224,7 @@ class Ways:
     def spared(self, match: Match) -> frozenset[str]:
         """The bridges at which no packet of the match enters the network."""
         sources = self.sources(match)
-        if not sources or not all(self.mine(port.bridge) for port in sources):
+        if not sources or not all(self.programmed(port.bridge) for port in sources):
             return NOBODY
         return reduce(frozenset.__and__, (self._joined(port.bridge) - {port.bridge} for port in sources))
 
@@ -250,7 +256,8 @@ class Ways:
         return Way(frozenset({sink, *ports}), joined if sources is None else None)
 
     def fed(self, bridge: str) -> frozenset[int]:
-        """The (OpenFlow) numbers of the bridge's ports through which nothing comes but from another bridge that we program."""
+        """The (OpenFlow) numbers of the bridge's ports through which nothing comes but from another bridge that we or a
+        daemon of the same cluster program."""
         found = set()
         for port, links in self._links_at.items():
             known = self.ports.get(port)
@@ -258,7 +265,7 @@ class Ways:
                 continue
             link = self._links[next(iter(links))]
             other = link.other(port)
-            if link.medium in CLOSED and other.bridge != bridge and self.mine(other.bridge):
+            if link.medium in CLOSED and other.bridge != bridge and self.programmed(other.bridge):
                 found.add(known.number)
         return frozenset(found)
 

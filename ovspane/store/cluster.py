@@ -12,6 +12,9 @@ connection ends before the reply, the transaction is in doubt; the next connecti
 own (the fence). That one passes only if the one in doubt did not, and then never will; or it does not, and the copy shows that the
 other one passed. A cluster answers when a majority has the transaction on its disks; a single server is asked for it (`commit`).
 
+What a daemon tells the others of the network (`post`) has rows that nobody else writes. It may be done twice or lost without harm,
+so it needs no number and no doubt, goes beside the other transactions, and waits for no disk of a single server.
+
 A leader that hangs or is cut off is noticed by a probe (`echo`), or by its word in `_Server` that it lost its majority. Then all
 members are asked at once which of them leads.
 """
@@ -24,6 +27,7 @@ import json
 import logging
 import secrets
 import ssl
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,7 +35,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ovspane.store.jsonrpc import CallError, Connection, connect, split_remotes
-from ovspane.store.records import DATABASE, Key, Record, StoreError, TakenOver, checked, encoded, key_of, schema_text
+from ovspane.store.records import DATABASE, TOPOLOGY, Key, Record, StoreError, TakenOver, checked, encoded, key_of, schema_text
 from ovspane.store.replica import NO_TRANSACTION, Replica
 
 log = logging.getLogger(__name__)
@@ -100,6 +104,7 @@ class ClusterStore:
         self.failure: StoreError | None = None
         self.leader = ""
         self.on_change: Callable[[], None] = lambda: None
+        self.on_told: Callable[[], None] = lambda: None  # of the network, or whether there is a leader
 
     @property
     def name(self) -> str:
@@ -174,6 +179,27 @@ class ClusterStore:
             raise StoreError(self.reason)
         await self._transact(connection, [*self._checks(guard), *self._bumps(guard), *self._writes(puts, deletes)])
 
+    async def post(self, puts: Sequence[Record], deletes: Sequence[Key] = ()) -> None:
+        """Write rows that nobody else does, and that we are there. Raises StoreError (also when it is not known whether it was
+        done), LostRace when the copy has other rows than the database."""
+        connection = self._connection
+        if connection is None or connection.closed.is_set():
+            raise StoreError(self.reason)
+        row = self._own_row(connection)
+        operations = [
+            DATABASE,
+            _wait("Daemon", row, [{"token": self._token}]),
+            {"op": "update", "table": "Daemon", "where": row, "row": {"heard_ms": _now()}},
+            *self._writes(puts, deletes),
+        ]
+        try:
+            results = await connection.call("transact", operations)
+        except (ConnectionError, CallError) as problem:
+            raise StoreError(str(problem)) from problem
+        for result in results:
+            if isinstance(result, dict) and "error" in result:
+                raise LostRace(f"{result['error']} {result.get('details') or ''}")
+
     async def newer(self, updates: int, seconds: float = UPDATE_LIMIT) -> None:
         """Wait (for a short time) until the copy has had more than so many updates."""
         with contextlib.suppress(TimeoutError):
@@ -185,11 +211,11 @@ class ClusterStore:
     # --- transactions
 
     async def _transact(self, connection: Connection, operations: Sequence[Operation]) -> None:
-        row = _is(self.replica.uuids["Daemon", self._name])
+        row = self._own_row(connection)
         sequence = self._sequence + 1
         mine: list[Operation] = [
             _wait("Daemon", row, [{"token": self._token, "sequence": self._sequence}]),
-            {"op": "update", "table": "Daemon", "where": row, "row": {"sequence": sequence}},
+            {"op": "update", "table": "Daemon", "where": row, "row": {"sequence": sequence, "heard_ms": _now()}},
         ]
         everything = [DATABASE, *mine, *operations, {"op": "commit", "durable": True}]
         self._doubt = sequence
@@ -206,6 +232,14 @@ class ClusterStore:
                 self._refuse(connection, index, str(result["error"]), str(result.get("details") or ""), sequence)
         self._doubt = None
         self._sequence = sequence
+
+    def _own_row(self, connection: Connection) -> Conditions:
+        """Raises LostRace when somebody deleted it; the next connection makes it again."""
+        row = self.replica.uuids.get(("Daemon", self._name))
+        if row is None:
+            connection.close()
+            raise LostRace("our row of the table Daemon is gone")
+        return _is(row)
 
     def _refuse(self, connection: Connection, index: int, error: str, details: str, sequence: int) -> None:
         if error in ("cluster error", "not leader", "I/O error"):  # it says nothing about what became of it
@@ -347,7 +381,7 @@ class ClusterStore:
         row = self.replica.records.get(("Daemon", self._name))
         done = False
         if row is None:
-            fresh = {"name": self._name, "host": self._host, "token": self._token, "sequence": self._sequence}
+            fresh = {"name": self._name, "host": self._host, "token": self._token, "sequence": self._sequence, "heard_ms": _now()}
             await self._plain(connection, {"op": "insert", "table": "Daemon", "row": fresh})
         elif not self._began or row.columns["token"] == self._token:
             number = int(str(row.columns["sequence"]))
@@ -357,7 +391,7 @@ class ClusterStore:
             self._sequence = max(number, self._sequence + 1) + 1
             done = self._fences.get(number, self._doubt is not None and number >= self._doubt)
             self._fences[self._sequence] = done  # this fence may itself be in doubt
-            take = {"host": self._host, "token": self._token, "sequence": self._sequence}
+            take = {"host": self._host, "token": self._token, "sequence": self._sequence, "heard_ms": _now()}
             await self._plain(connection, seen, {"op": "update", "table": "Daemon", "where": where, "row": take})
         else:
             self._check_owner()
@@ -390,7 +424,10 @@ class ClusterStore:
                 self.replica.last = NO_TRANSACTION
                 connection.close()
                 return
-            self._notify()
+            if TOPOLOGY.issuperset(params[2]):
+                self._tell()
+            else:
+                self._notify()
         elif method == "update" and params[0] == "server":
             rows = [row["new"] for row in params[1].get("Database", {}).values() if "new" in row]
             if any(row["name"] == DATABASE and not (row["leader"] and row["connected"]) for row in rows):
@@ -399,8 +436,12 @@ class ClusterStore:
             connection.close()
 
     def _notify(self) -> None:
-        self._seen.set()
+        self._tell()
         self.on_change()
+
+    def _tell(self) -> None:
+        self._seen.set()
+        self.on_told()
 
     async def _probe(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
@@ -456,6 +497,11 @@ async def _cancelled_after(work: Any) -> Any:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def _now() -> int:
+    """ms since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 def _result(task: asyncio.Task[Connection]) -> Connection | None:

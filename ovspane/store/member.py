@@ -25,6 +25,8 @@ from ovspane.store.server import database_holder
 ELECTION_MS: Final = 1000  # a follower stands for election after this long without a word from the leader
 RAFT_PORT, PORT = 6644, 6645
 ANSWER_LIMIT: Final = 10.0
+#: seconds without a word after which a daemon may be forgotten
+SILENT: Final = 60.0
 #: what a restore adds to all versions, so that no decision made before it can pass after it
 _AGES: Final = 1_000_000_000
 
@@ -126,11 +128,30 @@ class Member:
         """What ovs-appctl(8) cluster/status says."""
         return _run("ovs-appctl", "-T", "5", "-t", str(self._control), "cluster/status", DATABASE)
 
-    def daemons(self) -> list[tuple[str, str]]:
-        """Host and name of each daemon that wrote to the database."""
-        select = json.dumps([DATABASE, {"op": "select", "table": "Daemon", "where": [], "columns": ["host", "name"]}])
+    def daemons(self) -> list[tuple[str, str, float | None]]:
+        """Host and name of each daemon that uses the database, and how long ago (seconds) it was heard of; None: never since the
+        database has that."""
+        select = json.dumps([DATABASE, {"op": "select", "table": "Daemon", "where": [], "columns": ["host", "name", "heard_ms"]}])
         rows = json.loads(_run("ovsdb-client", "--timeout=5", "--no-leader-only", "query", self._here, select))[0]["rows"]
-        return sorted((row["host"], row["name"]) for row in rows)
+        now = time.time()
+        return sorted(
+            (row["host"], row["name"], max(0.0, now - row["heard_ms"] / 1000) if row["heard_ms"] else None) for row in rows
+        )
+
+    def forget(self, daemon: str) -> tuple[str, int]:
+        """Remove what a daemon that is gone told of its bridges and hosts, and itself; `daemon`: its name or its host, as `daemons`
+        has them. Returns its name, and how many rows there were."""
+        found = [(host, name, heard) for host, name, heard in self.daemons() if daemon in (host, name)]
+        if len(found) != 1:
+            raise StoreError(f"{len(found)} daemons are called {daemon!r}" + ("; say which by its id" if found else ""))
+        [(_, name, heard)] = found
+        if heard is not None and heard < SILENT:
+            raise StoreError(f"the daemon {name} was heard of {heard:.0f} s ago: stop it first, and wait {SILENT:.0f} s")
+        where = {"Bridge": "daemon", "Attachment": "daemon", "Daemon": "name"}
+        deletes = [{"op": "delete", "table": table, "where": [[column, "==", name]]} for table, column in where.items()]
+        deletes.append({"op": "delete", "table": "Version", "where": [["name", "==", f"turn:{name}"]]})
+        answer = _run("ovsdb-client", "--timeout=10", "transact", self._here, json.dumps([DATABASE, *deletes]))
+        return name, sum(result["count"] for result in json.loads(answer))
 
     def leave(self, seconds: float = 60.0) -> None:
         """Leave the cluster for good; the others go on with one member less."""

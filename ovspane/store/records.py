@@ -20,6 +20,8 @@ Value = Scalar | None | Sequence[Scalar] | Mapping[str, Scalar]
 Key = tuple[str, str]  # table, key
 
 DATABASE: Final = "OVSPane"
+#: what daemons tell each other of the network; no part of the policy
+TOPOLOGY: Final = frozenset({"Bridge", "Attachment", "Daemon"})
 WRITER: Final = "writer:"  # Setting rows of this prefix belong to the store itself (the fencing tokens of database.py)
 _DEFAULTS: Final[dict[str, Scalar]] = {"string": "", "integer": 0, "boolean": False, "real": 0.0}
 _INTEGER_MAX: Final = 2**63 - 1

@@ -4,7 +4,8 @@ Above: cluster. Below: records. Rows are kept as the server sends them, for an u
 them.
 
 Invariants: after `begin` and each `update` the copy is the database at the end of some transaction; `changed` has every key whose
-record is, or was since `forget`, another than at the last `forget`.
+record is, or was since `forget`, another than at the last `forget`; `told` the same of what daemons tell each other of the network,
+which other readers take.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ovspane.store.records import Column, Key, Record, Table, decoded, table_of, tables
+from ovspane.store.records import TOPOLOGY, Column, Key, Record, Table, decoded, table_of, tables
 
 NO_TRANSACTION: Final = "00000000-0000-0000-0000-000000000000"
 _EMPTY: Final = {"set": ["set", []], "optional": ["set", []], "map": ["map", []]}
@@ -29,6 +30,7 @@ class Replica:
         self.records: dict[Key, Record] = {}
         self.uuids: dict[Key, str] = {}
         self.changed: dict[Key, None] = {}
+        self.told: dict[Key, None] = {}
         self.updates = 0
         self._rows: dict[str, dict[str, Row]] = {name: {} for name in tables()}
 
@@ -62,7 +64,7 @@ class Replica:
                 if "delete" not in change:
                     self._put(table, uuid, self._row(table, uuid, change))
         self.last = last
-        self.updates += 1
+        self.updates += not TOPOLOGY.issuperset(updates)
 
     def forget(self) -> None:
         """Everything that changed was taken."""
@@ -85,18 +87,19 @@ class Replica:
         if before is not None and before == row:  # told again at a new connection
             rows[uuid] = before
             return
+        changed = self.told if table.name in TOPOLOGY else self.changed
         if before is not None:
             key = (table.name, str(before[table.key.name]))
             if self.uuids.get(key) == uuid:
                 del self.uuids[key], self.records[key]
-            self.changed[key] = None
+            changed[key] = None
         if row is not None:
             rows[uuid] = row
             record = decoded(table.name, row)
             key = (table.name, record.key)
             self.uuids[key] = uuid
             self.records[key] = record
-            self.changed[key] = None
+            changed[key] = None
 
 
 def patched(column: Column, old: Any, difference: Any) -> Any:

@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "reconcile", "desired", "enforcing", "bridge", "watching", "ownership", "installed", "queueing", "queue_ledger",
-            "discovery", "timers", "accounting", "replay",
+            "discovery", "shared_topology", "timers", "accounting", "replay",
         }
     ),
     frozenset(

@@ -13,6 +13,7 @@ import pytest
 
 from ovspane.cli.cluster_command import _with_port
 from ovspane.store import OvsdbStore
+from ovspane.store.cluster import ClusterStore
 from ovspane.store.member import Member, Serving
 from ovspane.store.records import Record, StoreError
 from ovspane.store.server import PrivateServer
@@ -29,8 +30,10 @@ def old_schema(folder: Path, version: str) -> Path:
     """The schema of 1.0.0 had no tables for many hosts."""
     schema = json.loads(SCHEMA.read_text())
     schema["version"] = version
-    for name in ("Version", "Slot", "Daemon"):
+    for name in ("Bridge", "Attachment", *(("Version", "Slot", "Daemon") if version != "1.1.0" else ())):
         del schema["tables"][name]
+    if version == "1.1.0":
+        del schema["tables"]["Daemon"]["columns"]["heard_ms"]
     file = folder / f"schema-{version}"
     file.write_text(json.dumps(schema))
     return file
@@ -75,6 +78,57 @@ def test_a_one_host_database_becomes_a_cluster(folder: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_cluster_of_the_version_before_is_upgraded_and_daemons_forgotten(folder: Path) -> None:
+    member = Member(folder / "member")
+    contents = folder / "old.db"
+    run("ovsdb-tool", "create", str(contents), str(old_schema(folder, "1.1.0")))
+    remote = f"tcp:127.0.0.1:{free_port()}"
+    member.folder.mkdir()
+    run("ovsdb-tool", "--election-timer=200", "create-cluster", str(member.database), str(contents), f"tcp:127.0.0.1:{free_port()}")
+    (member.folder / "member.json").write_text(json.dumps({"listen": remote}))
+    process = subprocess.Popen(member.command(), env={"OVS_RUNDIR": str(member.folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+
+    def insert(table: str, **row: object) -> None:
+        answer = run("ovsdb-client", "transact", remote, json.dumps(["OVSPane", {"op": "insert", "table": table, "row": row}]))
+        assert "error" not in answer, answer
+
+    try:
+        wait_for(lambda: (member.folder / "ctl").exists() and "Role: leader" in member.status(), "leader")
+        for name in ("d1", "d2", "d3"):
+            insert("Daemon", name=name, host="h3" if name == "d3" else "h12", token="t", sequence=1)
+        with pytest.raises(StoreError, match=r"older than .*: run `ovspane cluster upgrade`"):
+            asyncio.run(_start(remote))
+        assert member.upgrade() == ("1.1.0", json.loads(SCHEMA.read_text())["version"])
+        asyncio.run(_start(remote))
+        assert {(host, name) for host, name, _ in member.daemons()} >= {("h12", "d1"), ("h12", "d2"), ("h3", "d3"), ("", "me")}
+        assert {name: heard is None for _, name, heard in member.daemons()} == {"d1": True, "d2": True, "d3": True, "me": False}
+        insert("Bridge", name="h3/br0", daemon="d3")
+        insert("Attachment", name="m h3", daemon="d3")
+        insert("Attachment", name="m h1", daemon="d1")
+        with pytest.raises(StoreError, match="2 daemons are called 'h12'; say which by its id"):
+            member.forget("h12")
+        with pytest.raises(StoreError, match="0 daemons are called 'x'"):
+            member.forget("x")
+        with pytest.raises(StoreError, match=r"was heard of \d+ s ago: stop it first"):
+            member.forget("me")
+        assert member.forget("h3") == ("d3", 3)
+        assert {name for _, name, _ in member.daemons()} == {"d1", "d2", "me"}
+        assert "m h1" in run("ovsdb-client", "dump", remote, "OVSPane", "Attachment")
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def _start(remote: str) -> None:
+    store = ClusterStore(remote, "me")
+    task = asyncio.create_task(store.run())
+    try:
+        await store.until_synced(10)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def test_what_is_refused(folder: Path) -> None:

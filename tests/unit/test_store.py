@@ -123,7 +123,8 @@ def test_what_the_schema_does_not_allow_is_refused_and_changes_nothing(record: R
 
 
 def test_schema_has_the_tables_of_the_design() -> None:
-    assert set(tables()) == {"Principal", "Share", "Request", "Hint", "Setting", "Version", "Slot", "Daemon"}
+    policy = {"Principal", "Share", "Request", "Hint", "Setting", "Version", "Slot"}
+    assert set(tables()) == policy | {"Daemon", "Bridge", "Attachment"}
     assert next(c for c in tables()["Request"].columns if c.name == "end_ms").kind == "optional"
 
 
