@@ -48,8 +48,11 @@ def _bridge(bridge: Bridge) -> Row:
     line = f"bridge {bridge.name} dpid={identity or 'unknown'}{f' host={bridge.host}' if bridge.host else ''} {bridge.origin}"
     return Row(
         line,
-        {"kind": "bridge", "name": bridge.name, "datapath_id": identity, "host": bridge.host, "origin": str(bridge.origin)},
-    )
+        {
+            "kind": "bridge", "name": bridge.name, "datapath_id": identity, "host": bridge.host, "origin": str(bridge.origin),
+            "programmed": bridge.programmed,
+        },
+    )  # fmt: skip
 
 
 def _port(port: Port) -> Row:
@@ -98,8 +101,8 @@ def things(items: Iterable[Mapping[str, Any]]) -> Iterator[Thing]:
     for item in items:
         match item["kind"]:
             case "bridge":
-                identity = item["datapath_id"]
-                yield Bridge(item["name"], int(identity, 16) if identity else None, item["host"], _origin(item))
+                identity = int(item["datapath_id"], 16) if item["datapath_id"] else None
+                yield Bridge(item["name"], identity, item["host"], _origin(item), programmed=item["programmed"])
             case "port":
                 kind = "" if item["type"] == "system" else item["type"]
                 port = PortId(item["bridge"], item["port"])

@@ -301,7 +301,7 @@ def pictured() -> list[dict[str, object]]:
 
 def test_the_network_as_text() -> None:
     text = draw(pictured())
-    assert "s1  datapath 0000000000000001" in text and "far/br0  datapath 0000000000000001  on far (probe)" in text
+    assert "s1  datapath 0000000000000001" in text and "far/br0  datapath 0000000000000001  on far (local)" in text
     at = text.index("      1  p&1  up         -  link to far/br0:p&1 (wire, probe, 2min)")
     assert text[at + 1].strip() == 'link to s"2<:p&1 (veth, local, 2min)'
     assert "not attached:" in text and text[-1].startswith("! 10.0.0.9 is claimed by 02:00:00:00:00:01")
