@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "ovspane"
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"daemon", "cli", "__main__"}),
-    frozenset({"server", "control", "probe", "explain", "metrics", "notify"}),
+    frozenset({"server", "control", "probe", "verify", "explain", "metrics", "notify"}),
     frozenset(
         {
             "reconcile", "desired", "enforcing", "bridge", "watching", "ownership", "installed", "queueing", "queue_ledger",
@@ -25,8 +25,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "flowpush", "flowbytes", "_fastflow", "_fastflow_py", "ovsdb_queues", "queue_plan", "openflow", "ofwatch", "oxm",
-            "ovsdb_policing", "tc", "ofsession", "ofpackets", "unixctl", "bridge_lock", "ovsdb", "ovsdb_replica", "store", "config",
-            "garbage",
+            "ovsdb_policing", "tc", "ofsession", "ofpackets", "oftables", "unixctl", "bridge_lock", "ovsdb",
+            "ovsdb_replica", "store", "config", "garbage",
         }
     ),
     frozenset({"network"}),

@@ -1,0 +1,5 @@
+"""Proves the installed flows of all bridges against the policy: for all packets of the known hosts, not for samples.
+
+reading   tables, ports and learning tables as the switches have them
+proof     what becomes of each host's packets, held against the slow evaluator
+"""

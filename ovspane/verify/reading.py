@@ -1,0 +1,81 @@
+"""Reads what decides on packets, from the switches themselves: all flows of all tables, the ports, the learning tables.
+
+Above: cli.verify_command, tests. Below: flowpush (sessions), oftables (bytes to values), unixctl. It changes nothing.
+
+The parts are read one after the other: where something changes meanwhile, what is read may never have been true. Who finds a fault
+looks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ovspane import oftables, openflow
+from ovspane.flowpush import BridgeSession, SessionError
+from ovspane.network.tables import LOCAL, Bridge, Flow, Port
+from ovspane.unixctl import ControlSocket, ControlUnavailable
+
+
+class TableSession(BridgeSession):
+    """A session that reads flows of anybody, whatever they do."""
+
+    async def all_flows(self) -> list[Flow]:
+        """Raises SessionError."""
+        async with self._operation():
+            parts = await self._ask(*openflow.flow_stats_request(0, 0))
+            return [flow for part in parts for flow in self._parsed(oftables.flows, part)]
+
+
+async def read(rundir: Path, names: Iterable[str]) -> dict[str, Bridge]:
+    """These bridges as they are; one that is not there (any more) is left out. Raises SessionError, ControlUnavailable."""
+    control = ControlSocket(rundir)
+    with contextlib.closing(control):
+        found = {}
+        for name in names:
+            if not (rundir / f"{name}.mgmt").exists():
+                continue
+            async with TableSession(rundir / f"{name}.mgmt") as session:
+                flows = await session.all_flows()
+            ports = await _ports(rundir / f"{name}.mgmt")
+            try:
+                learnt = learning_table(await asyncio.to_thread(control.call, "fdb/show", name))
+            except ControlUnavailable as problem:
+                if not str(problem).startswith("fdb/show"):
+                    raise
+                continue  # it has just gone
+            found[name] = Bridge(flows, ports, learnt)
+        return found
+
+
+def learning_table(text: str) -> Mapping[tuple[int, int], int]:
+    """(VLAN, MAC) -> port, of the text of fdb/show (ovs-vswitchd(8)): lines `port VLAN MAC age`."""
+    found = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 4 and words[1].isdecimal() and (words[0].isdecimal() or words[0] == "LOCAL"):
+            port = LOCAL if words[0] == "LOCAL" else int(words[0])
+            found[int(words[1]), int(words[2].replace(":", ""), 16)] = port
+    return found
+
+
+_PORT_10 = struct.Struct("!H6s16sII16x")
+
+
+async def _ports(path: Path) -> list[Port]:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    try:
+        writer.write(struct.pack("!BBHI", 1, 0, 8, 1) + struct.pack("!BBHI", 1, 5, 8, 2))
+        while True:
+            _, kind, length, _ = struct.unpack("!BBHI", await asyncio.wait_for(reader.readexactly(8), 10))
+            body = await reader.readexactly(length - 8)
+            if kind == 1:
+                raise SessionError(f"{path}: {body!r}")
+            if kind == 6:
+                ports = _PORT_10.iter_unpack(body[24:])
+                return [oftables.port(n, name.rstrip(b"\0").decode(), config, state) for n, _, name, config, state in ports]
+    finally:
+        writer.close()
