@@ -3,7 +3,8 @@
 # make check         unit, property, traces: no root, no switch but the dummy datapath
 # make check-system  root: the userspace datapath, Mininet, scapy     make check-kernel  the same and HTB, kernel datapath
 # make check-kernel-short  a part of that, in five minutes      make measure  the guarantees in docs/measurements.md, anew
-# make check-network only the part about topologies: discovery, placement, room on links
+# make check-network only the part about topologies: discovery, placement, room on links   (PLACEMENT=paths: rules by paths wherever
+#                    a test does not say; for check-system, too)
 # make check-cluster only the part of check-system about three hosts on one clustered database
 # make lint          ruff, mypy, the layer test                       make clean
 # make bench         figures of this machine, and build/bench.json (BENCH='compile index …': only these groups;
@@ -40,7 +41,8 @@ check-system: build
 	lab/sandbox $(PYTEST) -q tests/system
 
 check-network: build
-	lab/sandbox $(PYTEST) -q tests/system/test_discovery.py tests/system/test_placement.py tests/system/test_probe_paths.py
+	lab/sandbox $(PYTEST) -q tests/system/test_discovery.py tests/system/test_placement.py \
+		tests/system/test_placement_trust.py tests/system/test_probe_paths.py
 
 check-cluster: build
 	lab/sandbox $(PYTEST) -q tests/system/test_cluster.py

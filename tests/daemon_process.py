@@ -30,6 +30,8 @@ from tests.ovs_dummy import wait_for
 
 _COUNT = re.compile(r"OK n=(\d+)")
 _PROJECT = Path(__file__).parents[1]
+#: where rules stand, for the tests that do not say: the tiers must pass with each placement
+PLACEMENT = os.environ.get("PLACEMENT", "")
 #: the run directory of a sandbox (lab/sandbox)
 LAB = Path("/var/run/openvswitch")
 
@@ -84,6 +86,8 @@ class DaemonProcess:
         self.state_dir = self.folder / "state"
         self.log_file = self.folder / "log"
         self.config = self.folder / "config.toml"
+        if PLACEMENT and "[network]" not in settings:
+            settings += f'\n[network]\nplacement = "{PLACEMENT}"'
         self.config.write_text(f'ovsdb = "{database}"\nrundir = "{rundir}"\n{settings}\n', encoding="utf-8")
         self.arguments = list(arguments)
         self.rundir = rundir
