@@ -45,7 +45,7 @@ check-network: build
 		tests/system/test_placement_trust.py tests/system/test_probe_paths.py
 
 check-cluster: build
-	lab/sandbox $(PYTEST) -q tests/system/test_cluster.py
+	lab/sandbox $(PYTEST) -q tests/system/test_cluster.py tests/system/test_cluster_network.py
 
 check-kernel: build
 	lab/kernel $(PYTEST) -q tests/system $(wildcard tests/kernel)

@@ -26,7 +26,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -122,9 +122,12 @@ class StreamPort:
 
 
 class DummyOvs:
-    """One ovsdb-server and one ovs-vswitchd with the dummy datapath, in a directory of their own."""
+    """One ovsdb-server and one ovs-vswitchd with the dummy datapath, in a directory of their own. `enter`: command words that run a
+    command where it is to live (a network namespace); `datapath` netdev: with real devices, as root."""
 
-    def __init__(self) -> None:
+    def __init__(self, enter: Sequence[str] = (), datapath: str = "dummy") -> None:
+        self._enter = tuple(enter)
+        self._datapath = datapath
         self.rundir = Path(tempfile.mkdtemp(prefix="ovsd.", dir="/tmp"))  # short: a socket's path has at most 107 bytes
         self.environment = dict(os.environ)
         for name in ("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"):
@@ -178,7 +181,7 @@ class DummyOvs:
     def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         log = self.rundir / f"{program}.log"
         return subprocess.Popen(
-            [program, "-vconsole:off", "-vsyslog:off", *arguments, "--no-chdir", f"--log-file={log}"],
+            [*self._enter, program, "-vconsole:off", "-vsyslog:off", *arguments, "--no-chdir", f"--log-file={log}"],
             env=self.environment,
             stdin=subprocess.DEVNULL,
         )
@@ -188,9 +191,7 @@ class DummyOvs:
         self._vswitchd = self._spawn(
             "ovs-vswitchd",
             f"unix:{self.database}",
-            "--enable-dummy=override",
-            "--disable-system",
-            "--disable-system-route",
+            *(("--enable-dummy=override", "--disable-system", "--disable-system-route") if self._datapath == "dummy" else ()),
             f"--unixctl={self.rundir}/ovs-vswitchd.ctl",
         )
         wait_for(lambda: _answers(self.rundir / "ovs-vswitchd.ctl"), "ovs-vswitchd")
@@ -267,8 +268,9 @@ class DummyOvs:
         return self.rundir / f"{bridge}.mgmt"
 
     def add_bridge(self, name: str, protocols: str = PROTOCOLS) -> None:
-        """A bridge without flows (fail_mode=secure); empty `protocols` leaves Open vSwitch's default."""
-        settings = ["datapath_type=dummy", "fail_mode=secure", *([f"protocols={protocols}"] if protocols else [])]
+        """A bridge, on the dummy datapath without flows (fail_mode=secure); empty `protocols` leaves Open vSwitch's default."""
+        mode = "secure" if self._datapath == "dummy" else "standalone"
+        settings = [f"datapath_type={self._datapath}", f"fail_mode={mode}", *([f"protocols={protocols}"] if protocols else [])]
         self.vsctl("add-br", name, "--", "set", "bridge", name, *settings)
 
     def add_port(self, bridge: str, name: str, number: int, pcap: bool = False) -> None:
@@ -278,6 +280,10 @@ class DummyOvs:
             *("add-port", bridge, name, "--", "set", "interface", name, "type=dummy"),
             *(f"ofport_request={number}", f"options:{option}"),
         )
+
+    def add_device(self, bridge: str, name: str, number: int) -> None:
+        """A device of the system as a port."""
+        self.vsctl("add-port", bridge, name, "--", "set", "interface", name, f"ofport_request={number}")
 
     def add_patch(self, bridge: str, name: str, number: int, peer: str) -> None:
         """One end of a patch cable; call it on both bridges, each naming the other's port."""

@@ -367,7 +367,7 @@ class Discovery:
     def _on_deltas(self, deltas: Sequence[Delta]) -> None:
         for delta in deltas:
             match delta.thing:
-                case Link(ends=ends):
+                case Link(ends=ends) if delta.before is None or delta.after is None:
                     log.info("link %s - %s %s", *ends, "is there" if delta.after else "is gone")
                     for end in ends:
                         if end.bridge in self._due:

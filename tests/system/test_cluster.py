@@ -41,6 +41,7 @@ class Host:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     ovsdb: str = ""
     tls: str = ""
+    more: str = ""
 
     @property
     def name(self) -> str:
@@ -108,7 +109,7 @@ class Host:
         switch = self.ovsdb or f"unix:{self.folder}/no-switch.sock"
         config.write_text(
             f'db = "{db}"\novsdb = "{switch}"\nrundir = "{self.folder if not self.ovsdb else self.rundir}"\n'
-            f'socket = "{self.socket}"\nstate_dir = "{self.folder}/state"\nenforcement = "best-effort"\n{self.tls}\n'
+            f'socket = "{self.socket}"\nstate_dir = "{self.folder}/state"\nenforcement = "best-effort"\n{self.tls}\n{self.more}\n'
         )
         self.start("daemon", *COMMAND, "daemon", "--config", str(config), "--log-level", "info")
 
