@@ -680,7 +680,7 @@ cdef class Core:
 
     cdef object rule_of(self, const Key *key, int64_t request, int64_t slot, int64_t rate):
         cdef const uint64_t *words = self.matches.at[key.match].words
-        cdef object match = named(self.match, 2), rule = named(self.rule, 8)
+        cdef object match = named(self.match, 2), rule = named(self.rule, 9)
         cdef bint access = key.stage == ACCESS
         field(match, 0, as_int(words))
         field(match, 1, as_int(words + WORDS))
@@ -692,4 +692,5 @@ cdef class Core:
         field(rule, 5, request)
         field(rule, 6, 0 if access else slot)
         field(rule, 7, 0 if access else rate)
+        field(rule, 8, 0)
         return rule

@@ -25,7 +25,9 @@ a setting that is silently not in force is worse than a daemon that does not sta
     [network]
     placement = "everywhere"               # "paths": each rule only on the bridges that its packets enter or cross
     reservable = 75                        # what may be reserved of a port's speed, in percent
-    flood_tree = false                     # keep what floods off redundant links; needs placement = "paths"
+    flood_tree = false                     # keep what floods off redundant links, and steer reservations over them; needs
+                                           # placement = "paths"
+    paths = 4                              # how many paths are tried for a reservation where links are redundant
     [topology]
     lldp = true                            # probe links with LLDP frames
     snoop = true                           # learn hosts' addresses from their ARP, neighbour discovery and DHCP
@@ -96,6 +98,7 @@ class NetworkUse:
     placement: str = "everywhere"
     reservable: int = 75
     flood_tree: bool = False
+    paths: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +267,8 @@ def _check(settings: Settings) -> None:
         raise ConfigError('network.placement must be "everywhere" or "paths"')
     if settings.network.flood_tree and settings.network.placement != "paths":
         raise ConfigError('network.flood_tree needs network.placement = "paths": only then rules follow the ways of packets')
+    if not 1 <= settings.network.paths <= 64:
+        raise ConfigError("network.paths must be from 1 to 64")
     if not 1 <= settings.network.reservable <= 100:
         raise ConfigError("network.reservable must be from 1 to 100 percent")
     if not 1 <= settings.topology.interval <= 3600 or settings.topology.host_age < 1:

@@ -37,7 +37,7 @@ from ovspane.network.model import Delta
 from ovspane.network.placement import Pipeline
 from ovspane.network.room import LinkRoom
 from ovspane.network.topology import Network
-from ovspane.network.ways import Ways, everything
+from ovspane.network.ways import Routes, Ways, everything
 from ovspane.ovsdb import Change as SwitchChange
 from ovspane.ovsdb import Event, SwitchDb
 from ovspane.policy.shares import Request
@@ -96,6 +96,7 @@ def scope_of(settings: Settings) -> Scope:
         settings.conjunction,
         settings.hiding,
         settings.network.placement == "paths",
+        settings.network.paths if settings.network.flood_tree else 0,
     )
 
 
@@ -135,6 +136,7 @@ class Daemon:
         self._network = Network(network_limits(settings))
         self._network.listen(self._on_network)
         self._room: LinkRoom | None = None
+        self._looked = False
         self._room_due = asyncio.Event()
         self._look = look_of(settings)
         self._discovery = Discovery(self._switch, self._network, self._look)
@@ -159,6 +161,7 @@ class Daemon:
             stack.callback(self._reconciler.close)
             await stack.enter_async_context(self._task(self._reconciler.run()))
             await stack.enter_async_context(self._task(self._tend_room()))
+            await stack.enter_async_context(self._task(self._look_around()))
             await stack.enter_async_context(self._task(self._discovery.run()))
             if self._shared_topology is not None:
                 await stack.enter_async_context(self._task(self._shared_topology.run()))
@@ -267,8 +270,11 @@ class Daemon:
 
     def _make_room(self) -> LinkRoom:
         """The links' room for a new runtime, with nothing booked."""
-        self._room = LinkRoom(Ways(scope_of(self._settings).manages), self._settings.network.reservable)
+        scope = scope_of(self._settings)
+        self._room = LinkRoom(Ways(scope.manages, scope.routes), self._settings.network.reservable)
         self._room.hear(everything(self._network))
+        if self._looked:
+            self._room.trust_no_more()
         return self._room
 
     def _on_network(self, deltas: tuple[Delta, ...]) -> None:
@@ -283,9 +289,18 @@ class Daemon:
             await self._room_due.wait()
             self._room_due.clear()
             if (room := self._room) is not None:
-                troubles = await self._service.undisturbed(partial(room.troubles, clock()), room.weight)
+                troubles, routes = await self._service.undisturbed(partial(_looked_at, room), room.weight)
+                self._reconciler.steer(routes)
                 self._reconciler.cannot_hold(troubles)
             await asyncio.sleep(ROOM_PAUSE)
+
+    async def _look_around(self) -> None:
+        """What reservations were given before the start is taken to be there until all links had time to be seen."""
+        await asyncio.sleep(3.5 * self._settings.topology.interval)
+        self._looked = True
+        if self._room is not None:
+            self._room.trust_no_more()
+            self._room_due.set()
 
     async def _topology(self) -> Reply:
         """The answer to ListTopology: everything, in pieces, so that the loop goes on."""
@@ -300,11 +315,13 @@ class Daemon:
 
     def _on_delta(self, delta: TableDelta) -> None:
         self._room_due.set()
+        if self._room is not None:
+            self._reconciler.steer(self._room.steering())
         self._reconciler.change(delta, self._service.runtime.compiler.stages)
 
     def _on_reload(self) -> None:
         compiler = self._service.runtime.compiler
-        self._reconciler.reset(compiler.table, compiler.stages)
+        self._reconciler.reset(compiler.table, compiler.stages, self._room.steering() if self._room is not None else None)
 
     def _note_hidden(self, number: int) -> None:
         """The status of a request that may have no flow of its own any more, or lie below another one, or have no rules now."""
@@ -349,6 +366,11 @@ class Daemon:
             log.info("connected to %s, Open vSwitch %s", self._settings.ovsdb, self._switch.ovs_version or "of unknown version")
         elif event.change is SwitchChange.DISCONNECTED:
             log.warning("the connection to %s is lost; flows stay, repairing when it is back", self._settings.ovsdb)
+
+
+def _looked_at(room: LinkRoom) -> tuple[dict[int, str], dict[int, Routes]]:
+    """What it cannot hold, and whose routes are others."""
+    return room.troubles(clock()), room.steering()
 
 
 def _added(note: object, word: str) -> str:

@@ -19,6 +19,7 @@ from typing import ParamSpec, TypeVar
 from ovspane.network.model import Delta
 from ovspane.network.placement import FlowKey, Pipeline, Plan
 from ovspane.network.spread import Spread
+from ovspane.network.ways import Routes
 from ovspane.policy.hiding import Hiding
 from ovspane.policy.table import Rule, TableDelta
 
@@ -66,6 +67,7 @@ class _Waiting:
     stages: int
     anew: bool
     moves: tuple[Delta, ...] = ()  # of the network; the table stays
+    routes: Mapping[int, Routes] | None = None  # of reservations, by slot; the table stays
 
 
 class Desired:
@@ -90,15 +92,20 @@ class Desired:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
         self._waiting.append(_Waiting(delta, stages, anew=False))
 
-    def reset(self, rules: Sequence[Rule], stages: int) -> None:
-        """The whole table may be another; what the network told before stays true."""
+    def reset(self, rules: Sequence[Rule], stages: int, routes: Mapping[int, Routes] | None = None) -> None:
+        """The whole table may be another, and so may be the routes of reservations; what the network told before stays true."""
         self._waiting = deque(change for change in self._waiting if change.moves)
-        self._waiting.append(_Waiting(TableDelta(tuple(rules)), stages, anew=True))
+        self._waiting.append(_Waiting(TableDelta(tuple(rules)), stages, anew=True, routes=routes or {}))
 
     def move(self, deltas: Sequence[Delta]) -> None:
         """The network is another: rules may stand on other bridges."""
         if self._spread is not None and deltas:
             self._waiting.append(_Waiting(TableDelta(), 0, anew=False, moves=tuple(deltas)))
+
+    def steer(self, routes: Mapping[int, Routes]) -> None:
+        """Reservations have other routes now, by slot."""
+        if self._spread is not None and routes:
+            self._waiting.append(_Waiting(TableDelta(), 0, anew=False, routes=routes))
 
     def plan_of(self, bridge: str) -> Plan:
         """What a bridge must have."""
@@ -141,8 +148,9 @@ class Desired:
         taken = Taken()
         while self._waiting:
             change = self._waiting.popleft()
-            work = self._moved if change.moves else self._rebuild if change.anew else self._apply
-            amount = len(self._spread or ()) if change.moves else len(change.delta.added) + len(change.delta.removed)
+            moved = change.moves or (change.routes is not None and not change.anew)
+            work = self._moved if moved else self._rebuild if change.anew else self._apply
+            amount = len(self._spread or ()) if moved else len(change.delta.added) + len(change.delta.removed)
             taken.join(await self._worked(amount, work, change))
         return taken
 
@@ -156,7 +164,7 @@ class Desired:
     def _moved(self, change: _Waiting) -> Taken:
         taken = Taken()
         assert self._spread is not None
-        deltas = self._spread.move(change.moves)
+        deltas = self._spread.move(change.moves) if change.routes is None else self._spread.steer(change.routes)
         taken.requests |= {rule.request for delta in deltas.values() for rule in (*delta.added, *delta.removed)}
         self._place(self._spread, deltas, taken)
         return taken
@@ -169,7 +177,9 @@ class Desired:
             meters, plan.touched_meters = plan.touched_meters, set()
             plan.touched_guarantees.clear()
             if flows or meters:
-                taken.bridges[name] = flows, meters
+                known = taken.bridges.setdefault(name, (set(), set()))
+                known[0].update(flows)
+                known[1].update(meters)
         taken.guarantees |= spread.touched
         spread.touched.clear()
 
@@ -180,6 +190,7 @@ class Desired:
         self.plan, self._hiding = plan, hiding
         self._stages = change.stages
         if self._spread is not None:
+            self._place(self._spread, self._spread.steer(change.routes or {}, anew=True), taken)
             self._place(self._spread, self._spread.replace(delta.added), taken)
         taken.flows = {key for key in old.flows.keys() | plan.flows if old.flows.get(key) != plan.flows.get(key)}
         taken.meters |= old.meters.keys()

@@ -40,6 +40,8 @@ class Scope:
     hiding: bool = False
     #: each rule only where its packets enter or cross (network.spread), not everywhere
     paths: bool = False
+    #: how many paths a reservation is steered by one of; 0: none, packets go as the bridges will
+    routes: int = 0
 
     def manages(self, bridge: str) -> bool:
         return not self.names or bridge in self.names

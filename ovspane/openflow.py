@@ -235,6 +235,8 @@ def encode_instructions(wanted: Instructions) -> bytes:
         actions += _SET_MARK
     if wanted.set_queue is not None:
         actions += struct.pack("!HHI", _SET_QUEUE, 8, _in_range("queue", wanted.set_queue, 0, 0xFFFFFFFE))
+    if wanted.output is not None:
+        actions += struct.pack("!HH4sH6x", _OUTPUT, 16, wide_port(_in_range("port", wanted.output, 1, 0xFFFE)), 0)
     if wanted.resubmit is not None:
         actions += _RESUBMIT + struct.pack("!B3x", _in_range("table", wanted.resubmit, 0, 254))
     if actions:
@@ -258,7 +260,7 @@ def _tlvs(data: bytes, what: str, align: int = 1) -> Iterator[tuple[int, bytes]]
 @lru_cache(maxsize=1 << 14)
 def decode_instructions(data: bytes) -> Instructions:
     """The instructions, or FOREIGN if they are not exactly what encode_instructions writes. Raises OpenFlowError."""
-    meter = queue = resubmit = goto = None
+    meter = queue = resubmit = goto = output = None
     mark = False
     conjunctions: list[tuple[int, int, int]] = []
     for kind, body in _tlvs(data, "instruction"):
@@ -270,6 +272,8 @@ def decode_instructions(data: bytes) -> Instructions:
             for action, argument in _tlvs(body[4:], "action"):
                 if action == _SET_QUEUE:
                     queue = int.from_bytes(argument, "big")
+                elif action == _OUTPUT:
+                    output = int.from_bytes(argument[2:4], "big")  # the high half follows from it
                 elif argument == _SET_MARK[4:]:
                     mark = True
                 elif argument.startswith(_CONJUNCTION_HEAD[4:]) and len(argument) == 12:
@@ -277,7 +281,7 @@ def decode_instructions(data: bytes) -> Instructions:
                     conjunctions.append((number, clause + 1, dimensions))
                 elif argument.startswith(_RESUBMIT[4:]):
                     resubmit = int.from_bytes(argument[8:9], "big")
-    found = Instructions(meter, queue, mark, resubmit, goto, tuple(conjunctions))
+    found = Instructions(meter, queue, mark, resubmit, goto, tuple(conjunctions), output)
     try:
         if encode_instructions(found) != data:
             return FOREIGN

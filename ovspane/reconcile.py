@@ -33,7 +33,7 @@ from ovspane.network.model import Delta
 from ovspane.network.placement import Plan
 from ovspane.network.spread import Spread
 from ovspane.network.values import COOKIE_MASK
-from ovspane.network.ways import Ways
+from ovspane.network.ways import Routes, Ways
 from ovspane.ovsdb import Bridge, Change, Event, OvsdbError, SwitchDb
 from ovspane.policy.table import Rules, Stage, TableDelta
 from ovspane.queueing import Queueing
@@ -78,7 +78,7 @@ class Reconciler:
             switch, self._has_queues, scope.speeds, self._poke, self._may_name,
             adopt=scope.adopt, police=scope.police, on_kernel=self._kernel_changed,
         )
-        spread = Spread(Ways(scope.manages)) if scope.paths else None
+        spread = Spread(Ways(scope.manages, scope.routes)) if scope.paths else None
         self._desired = Desired(scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding, spread=spread)
         self._enforcement = Enforcement(switch, scope, self._queues, self._desired.ports)
         self._said: dict[str, str] = {}
@@ -118,10 +118,16 @@ class Reconciler:
             self._on_status(rule.request, "pending")
         self._poke()
 
-    def reset(self, table: Rules, stages: int) -> None:
-        """The whole table may be another."""
-        self._desired.reset(tuple(table.rules.values()), stages)
+    def reset(self, table: Rules, stages: int, routes: Mapping[int, Routes] | None = None) -> None:
+        """The whole table may be another, and the routes of all reservations."""
+        self._desired.reset(tuple(table.rules.values()), stages, routes)
         self._poke()
+
+    def steer(self, routes: Mapping[int, Routes]) -> None:
+        """These reservations have other routes now, by slot."""
+        if routes:
+            self._desired.steer(routes)
+            self._poke()
 
     def move(self, deltas: Sequence[Delta]) -> None:
         """The network is another; where rules are placed by it, they follow."""

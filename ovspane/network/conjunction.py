@@ -35,8 +35,8 @@ from ovspane.policy.table import Effect, Rule, Stage
 
 Key = tuple[Stage, int, int, Match]
 Level = tuple[Stage, int, int]
-#: the rules of a request that may become one conjunction: stage, index, priority, effect, slot, rate, EtherType
-Kind = tuple[Stage, int, int, Effect, int, int, tuple[int, int]]
+#: the rules of a request that may become one conjunction: stage, index, priority, effect, slot, rate, EtherType, output
+Kind = tuple[Stage, int, int, Effect, int, int, tuple[int, int], int]
 Choice = tuple[int, int]
 
 #: below so many rules the sum is not smaller: 2 x 4 is 6 clauses and a flow
@@ -220,7 +220,7 @@ class Conjunctions:
         for key in keys:
             rule = self._rules[key]
             value, mask = rule.match
-            kind = (*rule[:3], rule.effect, rule.slot, rule.rate, (value & _ETH_TYPE, mask & _ETH_TYPE))
+            kind = (*rule[:3], rule.effect, rule.slot, rule.rate, (value & _ETH_TYPE, mask & _ETH_TYPE), rule.output)
             groups.setdefault(kind, []).append(key)
         found = {}
         for kind, members in groups.items():
@@ -257,7 +257,7 @@ class Conjunctions:
             del self._members[key]
 
     def _free_number(self, request: int, kind: Kind) -> int:
-        text = f"{request} {[int(part) for part in kind[:3]]} {kind[6]}"
+        text = f"{request} {[int(part) for part in kind[:3]]} {kind[6]}{kind[7] or ''}"
         number = int.from_bytes(blake2s(text.encode(), digest_size=4).digest(), "big")
         while number in self._taken or not number:
             number = number + 1 & 0xFFFFFFFF

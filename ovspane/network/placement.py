@@ -104,7 +104,8 @@ class Pipeline:
             case Effect.LIMIT:
                 instructions = Instructions(meter=self.meter_id(rule.slot), goto=self.queue)
             case Effect.QUEUE:
-                instructions = Instructions(set_queue=rule.slot, goto=self.exit)
+                steered = rule.output or None
+                instructions = Instructions(set_queue=rule.slot, output=steered, goto=None if steered else self.exit)
         return FlowRule(table, rule.priority, rule.match, instructions, COOKIE_TAG | rule.request & 0xFFFFFFFF)
 
     def acting(self, made: Conjunction) -> FlowRule:

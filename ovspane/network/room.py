@@ -3,33 +3,40 @@
 Above: the daemon gives it to the service's runtime. Below: ways, policy.schedule.
 
 A reservation takes room on each port by which its packets may leave a bridge (`Ways.way`): on the path, where source and
-destination are known. Where links are redundant, on all ports of all simple paths, since which one packets take is not ours to
-say. Where the destination is not known, on each port of our bridges that could carry it: it may leave by any of them; a port whose
-speed is below the rate guarantees nothing to it in any case, and does not stand in its way. A port of
-unknown speed (a patch port, the bridge's own) has no ledger: what enforces a guarantee asks for the speed (enforcing).
+destination are known. Where links are redundant and we keep the flood tree, it gets one of the shortest paths for itself, the first
+with room for the whole interval, and takes room there only (`Ways.routes`); which one is part of the decision (`Request.via`) and
+stays so while that path is whole. Where links are redundant otherwise, it takes room on all ports of all simple paths, since which
+one packets take is not ours to say. Where the destination is not known, on each port of our bridges that could carry it: it may
+leave by any of them; a port whose speed is below the rate guarantees nothing to it in any case, and does not stand in its way. A
+port of unknown speed (a patch port, the bridge's own) has no ledger: what enforces a guarantee asks for the speed (enforcing).
 
 What may be reserved of a port is a part of its speed, and of a link's the slower end's. Full duplex: each direction is its
 sender's port.
 
-When the network changes, what is booked follows: then more may be booked on a port than it has, or there may be no way any more
-(`troubles`); nothing more fits where there is too much. Where links are redundant, one that fails leaves the others, on which there
-is room already. A user without location, or more matches than can be looked at, is an unknown destination.
+When the network changes, what is booked follows. Who has a path that is not whole any more gets the next one with room. If there is
+none the reservation is lost for now: it gets no queue, so that it takes nothing from those that have one, but what it had booked
+is held for its return, and each change of the network, and each end of another one, has it try again. Without a choice of paths
+more may come to be booked on a port than it has, or there may be no way any more; nothing more fits where there is too much.
+`troubles` says who cannot be held, and why. A user without location, or more matches than can be looked at, is an unknown
+destination.
 
 `hear` may be called while another thread asks: the news is taken in before the next question.
-Invariants: each booking is on exactly the ports that follow from the network of now; a ledger holds the bookings of its port.
+Invariants: each booking is on exactly the ports that follow from the network of now and its routes; a ledger holds the bookings of
+its port.
 """
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 from ovspane.flowgroup import ANY_DSCP, ANY_PORT, Flowgroup, Locations
 from ovspane.match import Match
-from ovspane.network.model import Delta, Port, PortId
-from ovspane.network.ways import ANYWHERE, Name, Way, Ways, names
+from ovspane.network.model import Bridge, Delta, Link, Port, PortId
+from ovspane.network.ways import ANYWHERE, Name, Pair, Route, Routes, Way, Ways, names
 from ovspane.policy.expand import TooManyMatches, located_matches
 from ovspane.policy.schedule import Schedule
 from ovspane.policy.shares import Request
@@ -37,13 +44,24 @@ from ovspane.units import rate_text
 
 #: what may be reserved of a port's speed (percent): some must be left for what nobody reserved, and for queues' inaccuracy
 RESERVABLE = 75
+PARTED = "no known link leads from its source to its destination"
 
 
 @dataclass(frozen=True, slots=True)
 class _Booking:
+    """`routes`: where it is booked, of what is steered; `lost`: why it cannot be there, of those that are not whole, or have no
+    room."""
+
     request: Request
     matches: tuple[Match, ...] | None
     ports: frozenset[PortId]
+    routes: Routes = field(default_factory=dict)
+    lost: Mapping[Pair, str] = field(default_factory=dict)
+
+    @property
+    def steering(self) -> dict[Pair, Route]:
+        """What its packets are to do: its routes, or none where it is lost."""
+        return {pair: () if pair in self.lost else route for pair, route in self.routes.items()} | dict.fromkeys(self.lost, ())
 
 
 class LinkRoom:
@@ -58,32 +76,73 @@ class LinkRoom:
         self._on: dict[PortId, dict[int, None]] = {}
         self._named: dict[Name, set[int]] = {}
         self._parted: set[int] = set()
+        self._loose: set[int] = set()  # those with packets that are not steered
+        self._lost: set[int] = set()
         self._sums: dict[PortId, int] = {}  # of all rates on a port, whenever they are
+        self._steering: dict[int, dict[Pair, Route]] = {}  # by slot, as it was told
+        self._moved: dict[int, Routes] = {}  # and what is to be told
+        self._trusting = True
+        self._freed = False
 
     # --- what admission asks
 
-    def ledgers(self, group: Flowgroup, rate: int, locations: Locations) -> Sequence[Schedule]:
-        """Where a reservation has to fit, in the order of the ports' names."""
+    def choices(
+        self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations
+    ) -> Sequence[Sequence[Schedule]]:
+        """Where a reservation has to fit, on each of its paths; one where it does comes first. In the order of the ports' names."""
         self._take_in()
-        ports = self._ports(_addressed(group, locations), rate)
-        return [self._ledger(port) for port in sorted(ports) if self.capacity(port) is not None]
+        matches = _addressed(group, locations)
+        ways = self._variants(matches, rate, start, end)
+        ports = dict.fromkeys(self._ports(matches, rate, routes) for routes in ways)
+        return [[self._ledger(port) for port in sorted(some) if self.capacity(port) is not None] for some in ports]
+
+    def route(self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations) -> str:
+        """The first of the choices, as text."""
+        self._take_in()
+        return _via(self._variants(_addressed(group, locations), rate, start, end)[0])
+
+    def _variants(
+        self, matches: tuple[Match, ...] | None, rate: int, start: int, end: int | None
+    ) -> list[dict[Pair, Route]]:
+        """First the routes that fit, pair by pair; then all the first ones, all the second ones, and so on."""
+        pairs = {pair: routes for pair in self._pairs(matches) if (routes := self._ways.routes(pair))}
+        fitting = {pair: self._fitting(routes, rate, start, end) or routes[0] for pair, routes in pairs.items()}
+        most = max(map(len, pairs.values()), default=0)
+        rest = ({pair: routes[min(at, len(routes) - 1)] for pair, routes in pairs.items()} for at in range(most))
+        return [fitting, *(other for other in rest if other != fitting)]
+
+    def _fitting(self, routes: Iterable[Route], rate: int, start: int, end: int | None) -> Route | None:
+        """The first with room."""
+        return next((route for route in routes if self._obstacle(route, rate, start, end) is None), None)
+
+    def _obstacle(self, route: Route, rate: int, start: int, end: int | None) -> Schedule | None:
+        """The first ledger of a route without room."""
+        ledgers = (self._ledger(port) for port, _ in route if self.capacity(port) is not None)
+        return next((ledger for ledger in ledgers if ledger.missing(start, end, rate) is not None), None)
 
     def put(self, request: Request, locations: Locations) -> None:
         """Book it; again, if it is booked."""
         self._take_in()
-        if request.id in self._booked:
-            self.drop(self._booked[request.id].request)
+        known = self._booked.get(request.id)
+        had = known.routes if known is not None else _routes(request.via)
+        if known is not None:
+            self._forget(known)
         matches = _addressed(request.flowgroup, locations)
         for name in _names(matches):
             self._named.setdefault(name, set()).add(request.id)
-        self._book(_Booking(request, matches, self._ports(matches, request.rate)))
+        self._book(request, matches, had)
 
     def drop(self, request: Request) -> None:
         """Raises KeyError if it is not booked."""
         booking = self._booked[request.id]
+        self._forget(booking)
+        self._tell(booking.request, {})
+        self._freed = bool(self._lost)
+
+    def _forget(self, booking: _Booking) -> None:
         self._unbook(booking)
         for name in _names(booking.matches):
-            self._named[name].discard(request.id)
+            self._named[name].discard(booking.request.id)
             if not self._named[name]:
                 del self._named[name]
 
@@ -97,9 +156,15 @@ class LinkRoom:
         return link.speed if link is not None else known.speed if known is not None else 0
 
     def troubles(self, now: int) -> dict[int, str]:
-        """The reservations that cannot be held at `now` (ms), and why: no way, or a port on which more is booked than there is."""
+        """The reservations that cannot be held at `now` (ms), and why: no way, no room on another one, or a port on which more is
+        booked than there is. Those that were lost and can be held again are."""
         self._take_in()
-        found = dict.fromkeys(self._parted, "no known link leads from its source to its destination")
+        if self._freed:
+            self._freed = False
+            for number in sorted(self._lost):
+                self._follow(self._booked[number])
+        found = dict.fromkeys(self._parted, PARTED)
+        found |= {number: min(self._booked[number].lost.values()) for number in sorted(self._lost)}
         for port in sorted(self._sums):
             ledger, capacity = self._ledger(port), self.capacity(port)
             if capacity is not None and self._sums[port] > capacity and (total := ledger.total_at(now)) > capacity:
@@ -112,7 +177,25 @@ class LinkRoom:
     @property
     def weight(self) -> int:
         """How much work a question is now, about, in reservations that have to be looked at."""
-        return len(self._booked) if self._news else len(self._sums) // 16
+        return len(self._booked) if self._news else len(self._sums) // 16 + len(self._lost)
+
+    # --- what packets are to do
+
+    def steering(self) -> dict[int, Routes]:
+        """Whose routes are others than when this was asked last, by slot: its routes now. Of an empty one packets get no queue."""
+        moved, self._moved = self._moved, {}
+        return moved
+
+    def via(self, number: int) -> str:
+        """The routes that a reservation has now, for `Request.via`."""
+        return _via(self._booked[number].routes)
+
+    def _tell(self, request: Request, steering: dict[Pair, Route]) -> None:
+        if self._steering.get(request.slot, {}) != steering:
+            self._moved[request.slot] = steering
+            self._steering[request.slot] = steering
+        if not steering:
+            self._steering.pop(request.slot, None)
 
     # --- what the network tells
 
@@ -120,47 +203,112 @@ class LinkRoom:
         """The network changed (thread-safe)."""
         self._news.append(tuple(deltas))
 
+    def trust_no_more(self) -> None:
+        """What is not known by now is not there: until this is said, the routes of reservations that were made earlier are taken to
+        be whole as far as nothing speaks against it (thread-safe: it takes effect with the next news)."""
+        self._trusting = False
+        self.hear(())
+
     def _take_in(self) -> None:
         """Bring bookings and ledgers to the network of now."""
         moved: set[int] = set()
         resized: set[PortId] = set()
-        everything = False
+        shape = False
         while self._news:
             deltas = self._news.popleft()
-            changed = self._ways.update(deltas)
-            everything |= changed is None
-            moved.update(number for name in changed or () for number in self._named.get(name, ()))
-            resized.update(delta.thing.id for delta in deltas if isinstance(delta.thing, Port))
-        if everything:
-            resized.update(self._ledgers)
-            moved.update(self._booked)
+            changed, other = self._ways.update(deltas)
+            shape |= other
+            moved.update(number for name in changed for number in self._named.get(name, ()))
+            if not deltas or any(isinstance(delta.thing, Bridge) for delta in deltas):
+                moved.update(self._booked)
+            for delta in deltas:
+                match delta.thing:
+                    case Port(id=port):
+                        resized.add(port)
+                    case Link(ends=ends):
+                        resized.update(ends)
+        if shape:
+            moved.update(self._loose, self._lost)
         elif resized:  # it may be one that could carry what may leave by any, or not any more
-            moved.update(number for number, booking in self._booked.items() if self._way(booking.matches).within is not None)
+            moved.update(number for number in self._loose if self._spread(self._booked[number]))
+        moved.update(number for port in resized for number in self._on.get(port, ()))
         for port in resized:
             ledger = self._ledgers.get(port)
             if ledger is not None and (ledger.share, ledger.top) != (self._called(port), self.capacity(port)):
+                self._freed = bool(self._lost)
                 del self._ledgers[port]
                 if port in self._on:
                     self._ledger(port)
         for number in sorted(moved):
             self._follow(self._booked[number])
 
+    def _spread(self, booking: _Booking) -> bool:
+        """Whether it takes room on ports of which nothing says that they are on its way."""
+        return self._way(booking.matches, booking.routes).within is not None
+
     def _follow(self, booking: _Booking) -> None:
         """Bring a booking to the network of now."""
-        ports = self._ports(booking.matches, booking.request.rate)
-        if ports != booking.ports:
+        kept = self._kept(booking.matches, booking.routes)
+        ports = self._ports(booking.matches, booking.request.rate, booking.routes)
+        if booking.lost or None in kept.values() or kept.keys() != booking.routes.keys():
+            self._unbook(booking)
+            self._book(booking.request, booking.matches, booking.routes)
+            return
+        routes = {pair: route for pair, route in kept.items() if route is not None}
+        if (ports, routes) != (booking.ports, booking.routes):
             self._take_off(booking.request, booking.ports - ports)
             self._put_on(booking.request, ports - booking.ports)
-            self._booked[booking.request.id] = replace(booking, ports=ports)
-        self._part(booking)
+            booking = self._booked[booking.request.id] = replace(booking, ports=ports, routes=routes)
+        self._note(booking)
 
     # --- where packets leave
 
-    def _way(self, matches: tuple[Match, ...] | None) -> Way:
-        return reduce(Way.joined, map(self._ways.way, matches)) if matches else ANYWHERE
+    def _pairs(self, matches: tuple[Match, ...] | None) -> dict[Pair, None]:
+        return dict.fromkeys(pair for match in matches or () if (pair := self._ways.pair(match)) is not None)
 
-    def _ports(self, matches: tuple[Match, ...] | None, rate: int) -> frozenset[PortId]:
-        way = self._way(matches)
+    def _kept(self, matches: tuple[Match, ...] | None, had: Routes) -> dict[Pair, Route | None]:
+        """What is steered now, with the route that it had; None: it had none, or that is not whole any more. Whose place is not
+        known any more keeps what it had."""
+        pairs = self._pairs(matches)
+        if had and any(self._ways.unknown(match) for match in matches or ()):
+            pairs |= dict.fromkeys(had)
+        return {pair: self._ways.whole(had[pair], self._trusting) if pair in had else None for pair in pairs}
+
+    def _chosen(
+        self, request: Request, matches: tuple[Match, ...] | None, had: Routes
+    ) -> tuple[dict[Pair, Route], dict[Pair, str]]:
+        """The routes of a reservation that is not booked now, and why some of them do not hold."""
+        routes: dict[Pair, Route] = {}
+        lost: dict[Pair, str] = {}
+        for pair, kept in self._kept(matches, had).items():
+            some = [] if kept is not None else self._ways.routes(pair)
+            fits = kept or self._fitting(some, request.rate, request.start, request.end)
+            if fits is None:
+                lost[pair] = self._reason(request, pair, some)
+                fits = had.get(pair)  # held for its return
+            if fits is not None:
+                routes[pair] = fits
+        return routes, lost
+
+    def _reason(self, request: Request, pair: Pair, routes: Sequence[Route]) -> str:
+        """Why none of the routes will do."""
+        if not routes:
+            port = self._ways.ports.get(pair[1])
+            return f"port {pair[1]} is down" if port is None or not port.up else PARTED
+        obstacle = self._obstacle(routes[0], request.rate, request.start, request.end)
+        where = "" if obstacle is None else f": {rate_text(request.rate)} does not fit {obstacle.share}"
+        return f"no path to its destination has room for it{where}"
+
+    def _way(self, matches: tuple[Match, ...] | None, routes: Routes) -> Way:
+        return reduce(Way.joined, self._ways_of(matches, routes)) if matches else ANYWHERE
+
+    def _ways_of(self, matches: tuple[Match, ...] | None, routes: Routes) -> Iterator[Way]:
+        for match in matches or ():
+            route = self._ways.steered(match, routes) if routes else None
+            yield self._ways.way(match) if route is None else Way.along(route)
+
+    def _ports(self, matches: tuple[Match, ...] | None, rate: int, routes: Routes) -> frozenset[PortId]:
+        way = self._way(matches, routes)
         if way.within is None:
             return way.ports
         loose = (
@@ -184,10 +332,12 @@ class LinkRoom:
                 _add(ledger, self._booked[number].request)
         return ledger
 
-    def _book(self, booking: _Booking) -> None:
-        self._put_on(booking.request, booking.ports)
-        self._booked[booking.request.id] = booking
-        self._part(booking)
+    def _book(self, request: Request, matches: tuple[Match, ...] | None, had: Routes) -> None:
+        routes, lost = self._chosen(request, matches, had)
+        booking = _Booking(request, matches, self._ports(matches, request.rate, routes), routes, lost)
+        self._put_on(request, booking.ports)
+        self._booked[request.id] = booking
+        self._note(booking)
 
     def _put_on(self, request: Request, ports: Iterable[PortId]) -> None:
         for port in ports:
@@ -196,14 +346,21 @@ class LinkRoom:
             self._sums[port] = self._sums.get(port, 0) + request.rate
             _add(ledger, request)
 
-    def _part(self, booking: _Booking) -> None:
-        """Note whether there is a way."""
-        parted = any(self._ways.parted(match) for match in booking.matches or ())
-        (self._parted.add if parted else self._parted.discard)(booking.request.id)
+    def _note(self, booking: _Booking) -> None:
+        """Note whether there is a way, and what its packets are to do."""
+        number = booking.request.id
+        loose = [match for match in booking.matches or () if not booking.routes or self._ways.pair(match) not in booking.routes]
+        parted = not booking.lost and any(self._ways.parted(match) for match in loose)
+        at_large = bool(loose) or not booking.matches
+        for those, there in ((self._parted, parted), (self._lost, bool(booking.lost)), (self._loose, at_large)):
+            (those.add if there else those.discard)(number)
+        self._tell(booking.request, booking.steering)
 
     def _unbook(self, booking: _Booking) -> None:
-        del self._booked[booking.request.id]
-        self._parted.discard(booking.request.id)
+        number = booking.request.id
+        del self._booked[number]
+        for those in (self._parted, self._lost, self._loose):
+            those.discard(number)
         self._take_off(booking.request, booking.ports)
 
     def _take_off(self, request: Request, ports: Iterable[PortId]) -> None:
@@ -232,3 +389,17 @@ def _addressed(group: Flowgroup, locations: Locations) -> tuple[Match, ...] | No
         return tuple(dict.fromkeys(located_matches(where, locations))) or None
     except TooManyMatches:
         return None
+
+
+def _via(routes: Routes) -> str:
+    """The routes' ports, as JSON."""
+    return json.dumps([[list(port) for port, _ in route] for _, route in sorted(routes.items())]) if routes else ""
+
+
+def _routes(via: str) -> dict[Pair, Route]:
+    """The inverse, with no port's number known."""
+    try:
+        found = [tuple((PortId(str(bridge), str(port)), 0) for bridge, port in route) for route in json.loads(via or "[]")]
+    except (ValueError, TypeError):  # somebody wrote it by hand
+        return {}
+    return {(route[0][0].bridge, route[-1][0]): route for route in found if route}

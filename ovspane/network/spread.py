@@ -14,7 +14,9 @@ limit   Where packets may enter, like drops; and what comes in from another brid
         decides, as in the table; past it, none. So each packet passes one meter. (A limit whose packets enter at several
         bridges is one meter on each.)
 queue   On the bridges that packets leave on their way (`Ways.way`), and the queue on those ports. On each bridge that a packet
-        crosses all guarantees that match it stand, so the highest decides, as in the table.
+        crosses all guarantees that match it stand, so the highest decides, as in the table. Of a reservation that was given a
+        route (`steer`, network.room) the rule stands on the bridges of the route, and sends the packets out by its ports: there
+        they go past whatever else the bridge would do. If its route is lost, it stands nowhere.
 
 Where the network knows nothing of a rule's addresses, the rule is everywhere: on a lone bridge, or with no hosts known, what
 comes out is the whole table. Incremental: a host that moves touches the rules that name one of its addresses, and the exceptions
@@ -26,11 +28,11 @@ Invariant: each bridge has what `_on` says of the rules of now; the sum of the d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 
 from ovspane.network.model import Delta
-from ovspane.network.ways import ANYWHERE, NOBODY, Name, Way, Ways, names
+from ovspane.network.ways import ANYWHERE, NOBODY, Name, Routes, Way, Ways, names
 from ovspane.overlap import MatchIndex
 from ovspane.policy.table import Effect, Key, Rule, Stage, TableDelta
 
@@ -42,6 +44,12 @@ _Before = dict[Key, tuple[Rule | None, Where]]
 
 def _on(where: Where, bridge: str) -> bool:
     return where.crosses(bridge) if isinstance(where, Way) else bridge not in where
+
+
+def _here(rule: Rule, where: Where, bridge: str) -> Rule:
+    """The rule as a bridge has it."""
+    output = where.output(bridge) if isinstance(where, Way) and where.outputs else 0
+    return rule._replace(output=output) if output else rule
 
 
 class _Stage:
@@ -68,6 +76,8 @@ class Spread:
         self._lifts: dict[Key, Counter[frozenset[str]]] = {}
         #: of a queue: the ways of its rules
         self._slots: dict[int, Counter[Way]] = {}
+        self._routes: dict[int, Routes] = {}
+        self._by_slot: dict[int, set[Key]] = {}  # the queue rules
         #: queues that stand on other ports than before; whoever looks takes them
         self.touched: set[int] = set()
 
@@ -78,7 +88,8 @@ class Spread:
 
     def rules(self, bridge: str) -> Iterator[Rule]:
         """What a bridge has."""
-        return (rule for key, rule in self._rules.items() if _on(self._where[key], bridge))
+        found = ((rule, self._where[key]) for key, rule in self._rules.items())
+        return (_here(rule, where, bridge) for rule, where in found if _on(where, bridge))
 
     def ports(self, bridge: str, slot: int) -> frozenset[str] | None:
         """The ports of a bridge that a queue stands on; None: all."""
@@ -109,10 +120,13 @@ class Spread:
             if old is None:
                 self._add(rule, before)
                 continue
-            self._rules[rule.key] = rule  # of another request perhaps, but where it stands follows from its key
+            self._rules[rule.key] = rule  # of another request perhaps, which may have another route
             if isinstance(way := self._where[rule.key], Way):
                 self._count(rule, way, 1)
                 self._count(old, way, -1)
+                self._disown(old)
+                self._own(rule)
+                self._place(rule.key, before)
         for rule in delta.removed:
             self._note(rule.key, before)
             self._remove(rule.key, before)
@@ -126,14 +140,29 @@ class Spread:
 
     def move(self, deltas: Iterable[Delta]) -> dict[str, TableDelta]:
         """The network changed."""
-        changed = self._ways.update(deltas)
-        if changed is None:
+        changed, shape = self._ways.update(deltas)
+        if shape:
             keys: Iterable[Key] = {key for known in self._named.values() for key in known}
         else:
             keys = {key for name in changed for key in self._named.get(name, ())}
         before: _Before = {}
         for key in keys:
             self._place(key, before)
+        return self._deltas(before)
+
+    def steer(self, routes: Mapping[int, Routes], anew: bool = False) -> dict[str, TableDelta]:
+        """The reservations in these slots have other routes now; `anew`: and no others have any."""
+        slots = routes.keys() | (self._routes.keys() if anew else ())
+        if anew:
+            self._routes.clear()
+        self._routes |= {slot: some for slot, some in routes.items() if some}
+        for slot, some in routes.items():
+            if not some:
+                self._routes.pop(slot, None)
+        before: _Before = {}
+        for slot in slots:
+            for key in self._by_slot.get(slot, ()):
+                self._place(key, before)
         return self._deltas(before)
 
     # --- rules
@@ -156,6 +185,7 @@ class Spread:
         else:
             self._where[key] = ANYWHERE if rule.stage is Stage.QUEUE else NOBODY
             self._count(rule, ANYWHERE, 1)
+            self._own(rule)
             if rule.effect is Effect.DROP:
                 self._lift(key, None, NOBODY, before)
             self._place(key, before)
@@ -173,6 +203,7 @@ class Spread:
             del self._lifts[key]
         elif isinstance(where, Way):
             self._count(rule, where, -1)
+            self._disown(rule)
         elif rule.effect is Effect.DROP:
             self._lift(key, where, None, before)
 
@@ -182,7 +213,7 @@ class Spread:
         if rule.effect is Effect.CONTINUE:
             return
         old = self._where[key]
-        new: Where = self._ways.way(rule.match) if rule.stage is Stage.QUEUE else self._ways.spared(rule.match)
+        new: Where = self._way(rule) if rule.stage is Stage.QUEUE else self._ways.spared(rule.match)
         if new == old:
             return
         self._note(key, before)
@@ -192,6 +223,21 @@ class Spread:
             self._count(rule, old, -1)
         elif isinstance(old, frozenset) and isinstance(new, frozenset) and rule.effect is Effect.DROP:
             self._lift(key, old, new, before)
+
+    def _way(self, rule: Rule) -> Way:
+        routes = self._routes.get(rule.slot)
+        route = self._ways.steered(rule.match, routes) if routes else None
+        return self._ways.way(rule.match) if route is None else Way.along(route)
+
+    def _own(self, rule: Rule) -> None:
+        if rule.stage is Stage.QUEUE:
+            self._by_slot.setdefault(rule.slot, set()).add(rule.key)
+
+    def _disown(self, rule: Rule) -> None:
+        keys = self._by_slot[rule.slot]
+        keys.discard(rule.key)
+        if not keys:
+            del self._by_slot[rule.slot]
 
     def _count(self, rule: Rule, way: Way, by: int) -> None:
         if rule.stage is not Stage.QUEUE:
@@ -251,12 +297,12 @@ class Spread:
         for key, (old, old_where) in before.items():
             new, where = self._rules.get(key), self._where.get(key, NOBODY)
             for bridge in self._bridges:
-                had = old is not None and _on(old_where, bridge)
-                if new is not None and _on(where, bridge):
-                    if not had or new != old:
-                        added.setdefault(bridge, []).append(new)
-                elif had and old is not None:
-                    removed.setdefault(bridge, []).append(old)
+                had = _here(old, old_where, bridge) if old is not None and _on(old_where, bridge) else None
+                has = _here(new, where, bridge) if new is not None and _on(where, bridge) else None
+                if has is not None and has != had:
+                    added.setdefault(bridge, []).append(has)
+                elif had is not None and has is None:
+                    removed.setdefault(bridge, []).append(had)
         return {
             bridge: TableDelta(tuple(added.get(bridge, ())), tuple(removed.get(bridge, ())))
             for bridge in added.keys() | removed.keys()

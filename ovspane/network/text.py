@@ -114,6 +114,8 @@ def actions_text(wanted: Instructions) -> str:
         parts.append("load:0x1->NXM_NX_REG15[0]")
     if wanted.set_queue is not None:
         parts.append(f"set_queue:{wanted.set_queue}")
+    if wanted.output is not None:
+        parts.append(f"output:{wanted.output}")
     if wanted.resubmit is not None:
         parts.append(f"resubmit(,{wanted.resubmit})")
     if wanted.goto is not None:

@@ -19,20 +19,26 @@ nowhere for sure.
     lie on a path without a bridge twice: those of the blocks (biconnected components) that the shortest path goes through,
     since in a block each edge lies on a simple path between any two of its nodes. A packet that a host routes takes two such
     ways, which no match tells.
+
+`routes`: where the flood tree is ours to keep, packets between two bridges can be steered: each bridge of a path sends them out by
+    the one port, whatever NORMAL would do. These are the shortest paths for that. A bridge that may block ports by itself (spanning
+    tree), a port where NORMAL does more than to send, and a segment with more than two ports are on no route.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain, groupby, pairwise, product
+from typing import Self
 
 import networkx as nx
 
 from ovspane.match import LAYOUT, Match
 from ovspane.network.model import Bridge, Conflict, Delta, Host, Link, LinkKey, Port, PortId, Thing
+from ovspane.network.paths import Graph
 from ovspane.network.topology import Network
 
 #: up to so many addresses under one mask are looked up one by one
@@ -44,14 +50,22 @@ CLOSED = frozenset({"patch", "veth", "tunnel"})
 Name = tuple[str, int]
 NOBODY: frozenset[str] = frozenset()
 
+#: what a route leads between: the bridge where packets enter, and the port to their destination
+Pair = tuple[str, PortId]
+#: the ports by which steered packets leave the bridges of their path, each with its OpenFlow number (0: not known); none: there is
+#: no path for them now, and they get no queue
+Route = tuple[tuple[PortId, int], ...]
+Routes = Mapping[Pair, Route]
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """`ports`: by which ports packets may leave. It says so of the bridges in `within` (None: of all bridges); those outside may
-    have them leave by any port."""
+    have them leave by any port. `outputs`: where they are steered, the OpenFlow port of each bridge."""
 
     ports: frozenset[PortId] = frozenset()
     within: frozenset[str] | None = NOBODY
+    outputs: tuple[tuple[str, int], ...] = ()
     _left: frozenset[str] = field(init=False, compare=False, repr=False)  # the bridges of the ports
 
     def __post_init__(self) -> None:
@@ -62,6 +76,16 @@ class Way:
         if self.within is not None and bridge not in self.within:
             return None
         return frozenset(port.port for port in self.ports if port.bridge == bridge)
+
+    @classmethod
+    def along(cls, route: Route) -> Self:
+        """The way of steered packets."""
+        outputs = tuple((port.bridge, number) for port, number in route if number)
+        return cls(frozenset(port for port, _ in route), None, outputs)
+
+    def output(self, bridge: str) -> int:
+        """The OpenFlow port by which packets are steered out of a bridge; 0: they are not."""
+        return next((number for name, number in self.outputs if name == bridge), 0)
 
     def crosses(self, bridge: str) -> bool:
         return (self.within is not None and bridge not in self.within) or bridge in self._left
@@ -129,24 +153,29 @@ def _name(text: str) -> Name:
 
 
 class Ways:
-    """See the module's text. `ours(bridge)`: whether we program a bridge of that name of this host."""
+    """See the module's text. `ours(bridge)`: whether we program a bridge of that name of this host. `most`: how many routes there
+    may be between two bridges; 0: nothing is steered."""
 
-    def __init__(self, ours: Callable[[str], bool] = lambda bridge: True) -> None:
+    def __init__(self, ours: Callable[[str], bool] = lambda bridge: True, most: int = 0) -> None:
         self._ours = ours
+        self._most = most
         self._bridges: dict[str, Bridge] = {}
         self.ports: dict[PortId, Port] = {}
         self._links: dict[LinkKey, Link] = {}
         self._links_at: dict[PortId, set[LinkKey]] = {}
+        self._linked: set[PortId] = set()  # what had a link ever
         self._where: dict[Name, PortId] = {}
         self._at: dict[PortId, set[Name]] = {}
         self._contested: dict[Name, int] = {}
         self._shape: _Shape | None = None
+        self._graph: Graph | None = None
+        self._paths: dict[tuple[str, str], list[tuple[PortId, ...]]] = {}
 
     # --- what changes
 
-    def update(self, deltas: Iterable[Delta]) -> set[Name] | None:
-        """Take in what the network told. Returns the addresses that are elsewhere now, or contested; None: all may go other
-        ways."""
+    def update(self, deltas: Iterable[Delta]) -> tuple[set[Name], bool]:
+        """Take in what the network told. Returns the addresses that are elsewhere now, or contested, and whether bridges or links
+        are others: then all packets may go other ways."""
         changed: set[Name] = set()
         shape = False
         before: dict[Name, PortId] = {}
@@ -159,6 +188,8 @@ class Ways:
                 case Port() as port:
                     self._put(self.ports, port.id, new)
                     changed |= self._at.get(port.id, set())
+                    if port.id in self._links_at:
+                        self._graph = None
                 case Conflict() as conflict:
                     changed.add(self._contest(_name(conflict.subject), (new is not None) - (old is not None)))
                 case Bridge() as bridge:
@@ -167,14 +198,15 @@ class Ways:
                 case Link() as link:
                     self._put(self._links, link.ends, new)
                     for end in link.ends:
+                        self._linked.add(end)
                         known = self._links_at.setdefault(end, set())
                         (known.discard if new is None else known.add)(link.ends)
                     shape = True
         for name in before.keys() | after.keys():
             changed |= self._move(name, after.get(name))
         if shape:
-            self._shape = None
-        return None if shape else changed
+            self._shape = self._graph = None
+        return changed, shape
 
     @staticmethod
     def _put(table: dict, key: object, value: object) -> None:  # type: ignore[type-arg]
@@ -254,6 +286,81 @@ class Ways:
             return ANYWHERE
         ports = {port for start in starts for port in self._known_shape.leaving(start, sink.bridge)}
         return Way(frozenset({sink, *ports}), joined if sources is None else None)
+
+    # --- where packets can be steered
+
+    def pair(self, match: Match) -> Pair | None:
+        """What the packets of a match are steered between; None: they cannot be, or need not, or it is not known."""
+        if not self._most:
+            return None
+        sinks, sources = self._places(match, _SINK), self._places(match, _SOURCE)
+        if not sinks or not sources or len(sinks) > 1:
+            return None
+        (sink,), starts = sinks, {port.bridge for port in sources}
+        start = starts.pop()
+        if starts or start == sink.bridge or any(self.ports[port].vlan for port in (sink, *sources)):
+            return None
+        return (start, sink) if self._steers(start) and self._steers(sink.bridge) else None
+
+    def unknown(self, match: Match) -> bool:
+        """True iff it is not known where the packets come from, or where they go to."""
+        return self._places(match, _SINK) is None or self._places(match, _SOURCE) is None
+
+    def steered(self, match: Match, routes: Routes) -> Route | None:
+        """Which of the routes that a reservation has is that of a match of it; None: none, its packets go where they go.
+
+        Of a reservation with one route also what is not known any more is steered: who was not seen for long is not elsewhere.
+        """
+        pair = self.pair(match)
+        if pair is not None:
+            return routes.get(pair)
+        return next(iter(routes.values())) if len(routes) == 1 and self.unknown(match) else None
+
+    def routes(self, pair: Pair) -> list[Route]:
+        """The shortest, of those that there are now."""
+        start, sink = pair
+        port = self.ports.get(sink)
+        if port is None or not port.up or port.vlan:
+            return []
+        if self._graph is None:
+            self._graph, self._paths = self._steerable(), {}
+        paths = self._paths.get((start, sink.bridge))
+        if paths is None:
+            found = self._graph.paths(start, sink.bridge, self._most, ())
+            paths = self._paths[start, sink.bridge] = [tuple(hop.out for hop in path.hops) for path in found]
+        return [self._numbered((*path, sink)) for path in paths]
+
+    def whole(self, route: Route, trusting: bool = False) -> Route | None:
+        """The route as it is now, None if packets cannot take it any more. `trusting`: what was never known is there."""
+        for at, (name, _) in enumerate(route):
+            port = self.ports.get(name)
+            if port is None and trusting:
+                continue
+            if port is None or not port.up or port.vlan or not self._steers(name.bridge):
+                return None
+            if name == route[-1][0]:
+                continue
+            link = self.link(name)
+            if link is None and trusting and name not in self._linked:
+                continue
+            if link is None or not self._plain(link) or link.other(name).bridge != route[at + 1][0].bridge:
+                return None
+        return self._numbered(name for name, _ in route) if route else None
+
+    def _numbered(self, names: Iterable[PortId]) -> Route:
+        return tuple((name, port.number or 0 if (port := self.ports.get(name)) is not None else 0) for name in names)
+
+    def _steers(self, bridge: str) -> bool:
+        known = self._bridges.get(bridge)
+        return known is not None and not known.stp and self.mine(bridge)
+
+    def _plain(self, link: Link) -> bool:
+        return all(len(self._links_at[end]) == 1 and end in self.ports and not self.ports[end].vlan for end in link.ends)
+
+    def _steerable(self) -> Graph:
+        bridges = set(filter(self._steers, self._bridges))
+        links = (link for link in self._links.values() if self._plain(link) and all(end.bridge in bridges for end in link.ends))
+        return Graph(bridges, links)
 
     def fed(self, bridge: str) -> frozenset[int]:
         """The (OpenFlow) numbers of the bridge's ports through which nothing comes but from another bridge that we or a

@@ -108,12 +108,13 @@ def admit(state: State, speaker: str, ask: Ask, now: int) -> Accepted | Refused:
     slot = state.free_slot()
     if slot is None:
         return Refused("full", "all queue and meter numbers are in use")
-    return replace(judged, request=replace(judged.request, slot=slot))
+    via = state.route(judged.request) if ask.kind is Kind.RESERVE else ""
+    return replace(judged, request=replace(judged.request, slot=slot, via=via))
 
 
 def _admit_strict(state: State, request: Request, now: int) -> Accepted | Refused:
     if request.kind is Kind.RESERVE:
-        missing = _ledger(state, request, request.rate).shortfall(request.start, request.end, request.rate)
+        missing = _shortfall(_ledgers(state, request, request.rate), request, request.rate)
         if missing is not None:
             return _no_room(state, request, missing, now)
     over = honour.overriding(state, request)
@@ -128,14 +129,19 @@ def _admit_partial(state: State, request: Request, now: int) -> Accepted | Refus
     rate, over = honour.partly(state, request)
     granted = state.largest(request.share, request.flowgroup, request.start, request.end, rate)
     if granted == 0:
-        missing = _ledger(state, request, rate).shortfall(request.start, request.end, rate)
+        missing = _shortfall(_ledgers(state, request, rate), request, rate)
         assert missing is not None
         return _no_room(state, request, missing, now)
     return Accepted(replace(request, rate=granted), tuple(over), granted < request.rate)
 
 
-def _ledger(state: State, request: Request, rate: int) -> Chain:
-    return state.ledger(request.share, request.flowgroup, rate)
+def _ledgers(state: State, request: Request, rate: int) -> list[Chain]:
+    return state.ledgers(request.share, request.flowgroup, rate, request.start, request.end)
+
+
+def _shortfall(chains: list[Chain], request: Request, rate: int) -> Shortfall | None:
+    """Why it fits in none: then it does not in the first."""
+    return chains[0].shortfall(request.start, request.end, rate)
 
 
 def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Refused:
@@ -151,8 +157,9 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Re
         "minimum": f"its total must be 0 or at least {rate_text(share.privileges.reserve_min if share else 0)}",
     }[missing.reason]
     largest = state.largest(request.share, request.flowgroup, request.start, request.end, request.rate)
-    ledger = _ledger(state, request, request.rate)
-    earliest = ledger.earliest(request.rate, length, now, grain=1000)  # offered in whole seconds from now
+    ways = _ledgers(state, request, request.rate)
+    starts = [way.earliest(request.rate, length, now, grain=1000) for way in ways]  # offered in whole seconds from now
+    earliest = min((start for start in starts if start is not None), default=None)
     told = missing.reason == "room" and missing.at == request.start and missing.free == largest  # the offer says it too
     offers = [] if told and largest else [f"{why} at {time_text(missing.at)}"]
     if largest:

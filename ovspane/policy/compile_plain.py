@@ -288,14 +288,14 @@ class Compiler:
         rules = []
         if handle in self._access.allows:
             for stage, level in self._access.allows[handle].levels():
-                rules.append(_rule((_ACCESS, stage, exception_priority(level), match, _CONTINUE, request.id, 0, 0)))
+                rules.append(_rule((_ACCESS, stage, exception_priority(level), match, _CONTINUE, request.id, 0, 0, 0)))
         elif request.kind is Kind.DENY:
             node = self._access.nodes[request.node]
             assert node.stage is not None
-            rules.append(_rule((_ACCESS, node.stage, drop_priority(node.depth), match, _DROP, request.id, 0, 0)))
+            rules.append(_rule((_ACCESS, node.stage, drop_priority(node.depth), match, _DROP, request.id, 0, 0, 0)))
         for at, key in _rates(request):
             effect = Effect.LIMIT if at is Stage.LIMIT else Effect.QUEUE
-            rules.append(_rule((at, 0, self._ranks[at][key], match, effect, request.id, request.slot, request.rate)))
+            rules.append(_rule((at, 0, self._ranks[at][key], match, effect, request.id, request.slot, request.rate, 0)))
         return tuple(rules)
 
     def _claim(self, entry: _Entry, rules: tuple[Rule, ...], touched: Touched) -> None:

@@ -133,7 +133,8 @@ def _offer(
     if end is None or end <= start:
         return {"offer": "none"}
     least = max(1, share.privileges.reserve_min)
-    found = state.ledger(share.name, hint.flowgroup, least).soonest(size * 8, start, end, least)
+    ways = state.ledgers(share.name, hint.flowgroup, least, start, end)
+    found = min(filter(None, (way.soonest(size * 8, start, end, least) for way in ways)), default=None)
     if found is None or found[1] > LARGEST_RATE:
         return {"offer": "none"}
     start, rate = found

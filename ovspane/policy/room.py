@@ -17,8 +17,14 @@ from ovspane.policy.shares import Request
 class Room(Protocol):
     """The room for reservations outside of shares, and who has it."""
 
-    def ledgers(self, group: Flowgroup, rate: int, locations: Locations) -> Sequence[Schedule]:
-        """Where a reservation of `rate` (bit/s) for these packets has to fit. Their names are no names of shares."""
+    def choices(
+        self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations
+    ) -> Sequence[Sequence[Schedule]]:
+        """The ways that a reservation of `rate` (bit/s) for these packets in [start, end) may take, at least one: where it has to
+        fit on each. The first is the one that it would get: it fits if any does. The schedules' names are no names of shares."""
+
+    def route(self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations) -> str:
+        """The first of the choices as text for `Request.via`; "" where there is nothing to choose."""
 
     def put(self, request: Request, locations: Locations) -> None:
         """A reservation was accepted, or its users are elsewhere now."""

@@ -157,7 +157,7 @@ class Principal:
 @dataclass(frozen=True, slots=True)
 class Request:
     """An accepted request. `rate` (bit/s) is what was granted; `start` and `end` in ms, end None is forever. `slot` names its
-    queue or meter; 0: it needs none."""
+    queue or meter; 0: it needs none. `via`: the way that it was given through the network, as `Room.route` writes it."""
 
     id: int
     share: str
@@ -169,6 +169,7 @@ class Request:
     rate: int = 0
     partial: bool = False
     slot: int = 0
+    via: str = ""
 
     def during(self, start: int, end: int | None) -> bool:
         """True iff the interval [start, end) and the request's have an instant in common."""

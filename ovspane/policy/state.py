@@ -167,17 +167,30 @@ class State(Known):
             yield name
             name = self.shares[name].parent
 
-    def ledger(self, share: str, group: Flowgroup | None = None, rate: int = 0) -> Chain:
-        """The schedules that a reservation on the share has to fit in; with the packets and their rate (bit/s), also those that
-        are the network's."""
-        elsewhere = self._room.ledgers(group, rate, self.locations) if self._room is not None and group is not None else ()
-        return Chain([*(self.schedules[name] for name in self.chain(share)), *elsewhere])
+    def ledger(self, share: str) -> Chain:
+        """The schedules of shares that a reservation on the share has to fit in."""
+        return Chain([self.schedules[name] for name in self.chain(share)])
+
+    def ledgers(self, share: str, group: Flowgroup, rate: int, start: int, end: int | None) -> list[Chain]:
+        """A reservation of `rate` (bit/s) for these packets has to fit in one of these: the schedules of shares with those of a way
+        through the network. If it fits in any for [start, end), then in the first."""
+        if self._room is None:
+            return [self.ledger(share)]
+        above = [self.schedules[name] for name in self.chain(share)]
+        choices = self._room.choices(group, rate, start, end, self.locations)
+        return [Chain([*above, *way]) for way in choices]
+
+    def route(self, request: Request) -> str:
+        """The way through the network that a reservation gets which was found to fit (`Request.via`)."""
+        if self._room is None:
+            return ""
+        return self._room.route(request.flowgroup, request.rate, request.start, request.end, self.locations)
 
     def largest(self, share: str, group: Flowgroup, start: int, end: int | None, at_most: int) -> int:
         """The largest rate up to `at_most` (bit/s) that a reservation of these packets may have in [start, end); 0: none."""
         rate = at_most
         while True:  # a smaller one may need room on more ports
-            found = self.ledger(share, group, rate).largest(start, end, rate)
+            found = max(chain.largest(start, end, rate) for chain in self.ledgers(share, group, rate, start, end))
             if found in (0, rate):
                 return found
             rate = found

@@ -33,7 +33,8 @@ class Effect(IntEnum):
 
 class Rule(NamedTuple):
     """One entry. `index` numbers the access stages (0 elsewhere). `request` is whose it is (the lowest id, if several).
-    `rate` in bit/s. A named tuple, as Match is."""
+    `rate` in bit/s. `output`: the OpenFlow port by which its packets leave, on one bridge (network.spread); 0, as in the whole
+    table: where the bridge itself sends them. A named tuple, as Match is."""
 
     stage: Stage
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a rule
@@ -43,6 +44,7 @@ class Rule(NamedTuple):
     request: int
     slot: int = 0
     rate: int = 0
+    output: int = 0
 
     @property
     def key(self) -> Key:

@@ -130,6 +130,7 @@ def _request_columns(request: Request) -> dict[str, Any]:
         "partial": request.partial,
         "slot": request.slot,
         "text": "",
+        "via": request.via,
     }
 
 
@@ -237,6 +238,7 @@ def _request(number: int, columns: Mapping[str, Any]) -> Request:
         columns.get("rate") or 0,
         columns["partial"],
         columns["slot"],
+        columns["via"],
     )
 
 

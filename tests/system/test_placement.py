@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from scapy.layers.inet import IP, UDP
 
 from tests.lab import mininet_net
 from tests.lab.hosts import Host
+from tests.lab.packets import arrivals, packet_between
 from tests.lab.switch import appctl, flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
 from tests.ovs_dummy import wait_for
@@ -179,6 +181,63 @@ def test_a_ring_that_loses_a_link() -> None:
             assert "no known link" not in daemon.requests()[number]
             run("ip", "link", "set", "s1-eth2", "up")
             wait_for(lambda: queues(queue) >= clockwise | other, "queues on both sides again", FOUND)
+
+
+@contextmanager
+def ring_of_four() -> Iterator[tuple[Lan, Watcher]]:
+    """With a daemon that keeps the flood tree and steers reservations. Each port can send 20 Mb/s."""
+    with mininet_net.ring(4) as lan:
+        ports = sorted({end.split(":")[1] for link in RING for end in link} | {host.device for host in lan.hosts})
+        speeds = "\n".join(f'{port} = "20Mb"' for port in ports)
+        network = 'placement = "paths"\nflood_tree = true'
+        with Watcher(f'enforcement = "best-effort"\n[network]\n{network}\n[ports]\n{speeds}') as daemon:
+            daemon.wait(lambda view: view.links == RING, "ring")
+            forward_on_the_flood_tree(RING)
+            speak(lan)
+            daemon.wait(lambda view: view.hosts == attached(lan), "hosts")
+            yield lan, daemon
+
+
+def sent(port: str) -> int:
+    """Packets that a port sent."""
+    return int(vsctl("get", "interface", port, "statistics:tx_packets"))
+
+
+def passed(source: Host, sink: Host, port: int, *, by: str, count: int = 200) -> bool:
+    """Whether packets arrive, and leave by that port of their way."""
+    before = sent(by)
+    packet = packet_between(source, sink) / IP(src=source.ip, dst=sink.ip) / UDP(sport=9, dport=port)
+    there = arrivals([(source, packet)] * count, at=[sink])
+    wait_for(lambda: sent(by) >= before + count, f"packets by {by}", 10)
+    return all(found == {sink.name} for found in there)
+
+
+def test_a_ring_where_reservations_are_steered() -> None:
+    """Two that do not fit one path together take one each, against what the bridges have learnt; a third is refused. One that loses its
+    path moves as soon as there is room on another one."""
+    with ring_of_four() as (lan, daemon):
+        h1, h3 = lan.host("h1"), lan.host("h3")
+        group = f"srcHost={h1.ip}, dstHost={h3.ip}"
+        one = daemon.request(f"reserve({group}, dstPort=1001) = 8Mb on rootShare to +10min.")
+        two = daemon.request(f"reserve({group}, dstPort=1002) = 6Mb on rootShare to +10min.")
+        three = daemon.ask(f"reserve({group}, dstPort=1003) = 8Mb on rootShare to +10min.")
+        assert three.startswith("NO 8Mb does not fit port s3:h3-eth0") or "no-link-room" in three or "s3-eth1" in three, three
+        daemon.settle()
+        queue = slot(daemon, one)
+        wait_for(lambda: queues(queue) == {"s1-eth2", "s2-eth2", h3.device}, "its queues", 10)
+        assert having(f"set_queue:{queue}") == {"s1", "s2", "s3"}
+        assert passed(h1, h3, 1001, by="s1-eth2") and passed(h1, h3, 1002, by="s1-eth2")
+        failed = time.monotonic()
+        run("ip", "link", "set", "s1-eth2", "down")
+        wait_for(lambda: queues(queue) == {"s1-eth3", "s4-eth3", h3.device}, "its queues on the other side", 5)
+        wait_for(lambda: having(f"set_queue:{queue}") == {"s1", "s3", "s4"}, "its flows on the other side", 5)
+        print(f"moved after {time.monotonic() - failed:.2f} s")
+        assert passed(h1, h3, 1001, by="s4-eth3")
+        assert "degraded" not in daemon.requests()[two]
+        run("ip", "link", "set", "s1-eth2", "up")
+        daemon.wait(lambda view: view.links == RING, "ring")
+        daemon.settle()
+        assert having(f"set_queue:{queue}") == {"s1", "s3", "s4"}, "it stays"
 
 
 def test_a_host_that_moves_takes_its_deny_along() -> None:

@@ -67,6 +67,8 @@ KINDS = [
     FlowRule(101, 8, Match.of(eth_type=ETH_IPV6, ip_proto=17, tp_dst=53), Instructions(meter=9, goto=102)),
     FlowRule(101, 9, Match.of(eth_type=ETH_IPV4, ip_proto=132, tp_dst=9), Instructions(resubmit=102)),
     FlowRule(102, 10, Match.of(eth_type=ETH_IPV4, ip_proto=1, ip_dscp=46), Instructions(set_queue=7, goto=103)),
+    FlowRule(102, 12, Match.of(eth_type=ETH_IPV4, ipv4_dst=9), Instructions(set_queue=7, output=3)),
+    FlowRule(102, 13, Match.of(eth_type=ETH_IPV4, ipv4_dst=9), Instructions(output=0xFFFE)),
     FlowRule(102, 11, Match.of(eth_type=ETH_IPV6, ip_proto=58), Instructions(set_queue=0xFFFFFFFE, resubmit=103)),
     FlowRule(103, 12, ANY, Instructions(set_mark=True, resubmit=0), COOKIE_TAG | 0xFFFFFFFF),
     FlowRule(103, 13, Match.of(mark=1), Instructions(9, 7, True, 0, 104)),

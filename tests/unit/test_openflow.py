@@ -129,8 +129,12 @@ def test_a_flow_that_we_would_not_write_is_foreign() -> None:
     for entry in (as_stats(rule, idle=5), as_stats(rule, flags=1)):
         (stats,) = of.parse_flow_stats(entry)
         assert (stats.rule.key, stats.rule.instructions) == (rule.key, of.FOREIGN)
-    output = struct.pack("!HH4xHHIH6x", 4, 24, 0, 16, 1, 0)  # apply_actions(output:1)
-    assert of.decode_instructions(output) is of.FOREIGN
+    for port, most in ((1, 128), (0x10000, 0), (0, 0)):  # with a limit of bytes; a port without a 16-bit form
+        output = struct.pack("!HH4xHHIH6x", 4, 24, 0, 16, port, most)  # apply_actions(output:port)
+        assert of.decode_instructions(output) is of.FOREIGN
+    for port, wide in ((1, 1), (0xFFFE, 0xFFFFFFFE)):
+        output = struct.pack("!HH4xHHIH6x", 4, 24, 0, 16, wide, 0)
+        assert of.decode_instructions(output) == Instructions(output=port)
     twice = struct.pack("!HH4xHHIHHI", 4, 24, 21, 8, 1, 21, 8, 2)  # set_queue:1,set_queue:2
     assert of.decode_instructions(twice) is of.FOREIGN
     assert of.decode_instructions(b"") == DROP
