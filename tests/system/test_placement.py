@@ -185,10 +185,11 @@ def test_a_ring_that_loses_a_link() -> None:
 
 @contextmanager
 def ring_of_four() -> Iterator[tuple[Lan, Watcher]]:
-    """With a daemon that keeps the flood tree and steers reservations. Each port can send 20 Mb/s."""
+    """With a daemon that keeps the flood tree and steers reservations. Each link can send 20 Mb/s, a host's port 100."""
     with mininet_net.ring(4) as lan:
-        ports = sorted({end.split(":")[1] for link in RING for end in link} | {host.device for host in lan.hosts})
-        speeds = "\n".join(f'{port} = "20Mb"' for port in ports)
+        links = {end.split(":")[1] for link in RING for end in link}
+        ports = [*sorted(links), *(host.device for host in lan.hosts)]
+        speeds = "\n".join(f'{port} = "{20 if port in links else 100}Mb"' for port in ports)
         network = 'placement = "paths"\nflood_tree = true'
         with Watcher(f'enforcement = "best-effort"\n[network]\n{network}\n[ports]\n{speeds}') as daemon:
             daemon.wait(lambda view: view.links == RING, "ring")
@@ -213,31 +214,46 @@ def passed(source: Host, sink: Host, port: int, *, by: str, count: int = 200) ->
 
 
 def test_a_ring_where_reservations_are_steered() -> None:
-    """Two that do not fit one path together take one each, against what the bridges have learnt; a third is refused. One that loses its
-    path moves as soon as there is room on another one."""
+    """Two that do not fit one path together take one each, against what the bridges have learnt; a third is refused. One that loses
+    its path takes nothing from the others while there is no room for it elsewhere, and moves as soon as there is."""
     with ring_of_four() as (lan, daemon):
         h1, h3 = lan.host("h1"), lan.host("h3")
         group = f"srcHost={h1.ip}, dstHost={h3.ip}"
-        one = daemon.request(f"reserve({group}, dstPort=1001) = 8Mb on rootShare to +10min.")
-        two = daemon.request(f"reserve({group}, dstPort=1002) = 6Mb on rootShare to +10min.")
-        three = daemon.ask(f"reserve({group}, dstPort=1003) = 8Mb on rootShare to +10min.")
-        assert three.startswith("NO 8Mb does not fit port s3:h3-eth0") or "no-link-room" in three or "s3-eth1" in three, three
+        one = daemon.request(f"reserve({group}, dstPort=1001) = 12Mb on rootShare to +10min.")
         daemon.settle()
         queue = slot(daemon, one)
-        wait_for(lambda: queues(queue) == {"s1-eth2", "s2-eth2", h3.device}, "its queues", 10)
-        assert having(f"set_queue:{queue}") == {"s1", "s2", "s3"}
-        assert passed(h1, h3, 1001, by="s1-eth2") and passed(h1, h3, 1002, by="s1-eth2")
+        two = daemon.request(f"reserve({group}, dstPort=1002) = 12Mb on rootShare to +10min.")
+        daemon.settle()
+        other = slot(daemon, two)
+        three = daemon.ask(f"reserve({group}, dstPort=1003) = 12Mb on rootShare to +10min.")
+        assert three.startswith("NO 12Mb does not fit link s1:s1-eth2 to s2:s2-eth3: 3Mb free"), three
+        right, left = {"s1-eth2", "s2-eth2", h3.device}, {"s1-eth3", "s4-eth3", h3.device}
+        wait_for(lambda: (queues(queue), queues(other)) == (right, left), "queues along the paths", 10)
+        assert (having(f"set_queue:{queue}"), having(f"set_queue:{other}")) == ({"s1", "s2", "s3"}, {"s1", "s3", "s4"})
+        assert passed(h1, h3, 1001, by="s2-eth2") and passed(h1, h3, 1002, by="s4-eth3")
+
+        run("ip", "link", "set", "s1-eth2", "down")
+        lost = "degraded: no path to its destination has room for it: 12Mb does not fit link s1:s1-eth3 to s4:s4-eth2"
+        wait_for(lambda: lost in daemon.requests()[one], "word of the failed link", 5)
+        assert (queues(queue), queues(other)) == (set(), left)
+        assert passed(h1, h3, 1002, by="s4-eth3")
+        run("ip", "link", "set", "s1-eth2", "up")
+        wait_for(lambda: "no path" not in daemon.requests()[one], "its return", FOUND)
+        daemon.settle()
+        assert (queues(queue), queues(other)) == (right, left)
+        assert passed(h1, h3, 1001, by="s2-eth2")
+
+        daemon.do(f"Cancel {two}.")
         failed = time.monotonic()
         run("ip", "link", "set", "s1-eth2", "down")
-        wait_for(lambda: queues(queue) == {"s1-eth3", "s4-eth3", h3.device}, "its queues on the other side", 5)
-        wait_for(lambda: having(f"set_queue:{queue}") == {"s1", "s3", "s4"}, "its flows on the other side", 5)
+        wait_for(lambda: having(f"set_queue:{queue}") == {"s1", "s3", "s4"}, "its move", 5)
         print(f"moved after {time.monotonic() - failed:.2f} s")
+        assert "no path" not in daemon.requests()[one] and queues(queue) == left
         assert passed(h1, h3, 1001, by="s4-eth3")
-        assert "degraded" not in daemon.requests()[two]
         run("ip", "link", "set", "s1-eth2", "up")
         daemon.wait(lambda view: view.links == RING, "ring")
         daemon.settle()
-        assert having(f"set_queue:{queue}") == {"s1", "s3", "s4"}, "it stays"
+        assert having(f"set_queue:{queue}") == {"s1", "s3", "s4"}, "it stays where it is"
 
 
 def test_a_host_that_moves_takes_its_deny_along() -> None:
