@@ -115,6 +115,8 @@ def test_ofctl_shows_what_was_meant(ovs: DummyOvs) -> None:
         f"{tag}00000000, table=101, priority=9,sctp,tp_dst=9 actions=resubmit(,102)",
         f"{tag}00000000, table=102, priority=10,icmp,nw_tos=184 actions=set_queue:7,goto_table:103",
         f"{tag}00000000, table=102, priority=11,icmp6 actions=set_queue:4294967294,resubmit(,103)",
+        f"{tag}00000000, table=102, priority=12,ip,nw_dst=0.0.0.9 actions=set_queue:7,output:3",
+        f"{tag}00000000, table=102, priority=13,ip,nw_dst=0.0.0.9 actions=LOCAL",
         f"{tag}ffffffff, table=103, priority=12 actions={mark},resubmit(,0)",
         f"{tag}00000000, table=103, priority=13,reg15=0x1/0x1 "
         f"actions=meter:9,{mark},set_queue:7,resubmit(,0),goto_table:104",
