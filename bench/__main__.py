@@ -11,6 +11,7 @@ From the top folder; `make bench` and `make bench BENCH=compile` do that. The gr
     queues    queues in the database of a real ovs-vswitchd, against ovs-vsctl
     fattree   a simulated fat-tree: admission with room on links, placement, moving hosts, failing links
     cluster   many daemons on one clustered database: statements and transactions a second, fan-out, recovery
+    shared    the network shared over one clustered database: start, moving hosts, rest
     way       a statement on the Unix socket to its reply, and to the installed flow (the whole daemon)
 
 Nothing else should run on the machine. `--seconds` bounds one case; what does not end is reported as such.
@@ -40,6 +41,7 @@ GROUPS = {
     "queues": "bench.queues",
     "fattree": "bench.fattree",
     "cluster": "bench.cluster",
+    "shared": "bench.shared",
     "way": "bench.whole_way",
 }
 OUTPUT = Path("build/bench.json")

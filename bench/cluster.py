@@ -117,7 +117,7 @@ async def _load(services: list[SharedService], shares: list[str], clients: int, 
     return done / (time.perf_counter() - start), done, sum(service.races for service in services) - races
 
 
-def _cpu(member: Member) -> float:
+def cpu(member: Member) -> float:
     """Processor seconds that the server has used (proc(5): utime and stime)."""
     assert member.process is not None
     words = Path(f"/proc/{member.process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -133,7 +133,7 @@ async def _fan_out(members: list[Member], count: int, limit: float) -> list[Resu
         for store in stores:
             await store.until_synced(60)
         leader = leader_of(members)
-        used, start = _cpu(leader), time.perf_counter()
+        used, start = cpu(leader), time.perf_counter()
         delays: list[float] = []
         wrote = 0
         while time.perf_counter() < start + limit:
@@ -145,7 +145,7 @@ async def _fan_out(members: list[Member], count: int, limit: float) -> list[Resu
                 await asyncio.sleep(0)
             delays.append(time.perf_counter() - sent)
             await stores[0].commit([], [("Request", key)], FREE)
-        cost = (_cpu(leader) - used) / (2 * wrote)
+        cost = (cpu(leader) - used) / (2 * wrote)
         out = [
             Result(f"cluster.{count}.fan_out_ms_p50", percentile(delays, 50) * 1e3, "ms", wrote),
             Result(f"cluster.{count}.leader_cpu_ms_per_transaction", cost * 1e3, "ms", 2 * wrote),
@@ -162,10 +162,10 @@ async def _fan_out(members: list[Member], count: int, limit: float) -> list[Resu
                 except LostRace:
                     pass
 
-        used, start = _cpu(leader), time.perf_counter()
+        used, start = cpu(leader), time.perf_counter()
         await asyncio.gather(*(write(number, store) for number, store in enumerate(stores)))
         rate = done / (time.perf_counter() - start)
-        busy = (_cpu(leader) - used) / (time.perf_counter() - start)
+        busy = (cpu(leader) - used) / (time.perf_counter() - start)
         out.append(Result(f"cluster.{count}.transactions_per_s", rate, "1/s", done, note=f"leader's processor {busy:.0%} busy"))
         return out
     finally:
