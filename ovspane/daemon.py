@@ -292,6 +292,9 @@ class Daemon:
                 troubles, routes = await self._service.undisturbed(partial(_looked_at, room), room.weight)
                 self._reconciler.steer(routes)
                 self._reconciler.cannot_hold(troubles)
+                if room.strayed(1):  # to be written down; once more, should there be many
+                    self._service.look()
+                    self._room_due.set()
             await asyncio.sleep(ROOM_PAUSE)
 
     async def _look_around(self) -> None:

@@ -32,6 +32,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import islice
 
 from ovspane.flowgroup import ANY_DSCP, ANY_PORT, Flowgroup, Locations
 from ovspane.match import Match
@@ -78,6 +79,7 @@ class LinkRoom:
         self._parted: set[int] = set()
         self._loose: set[int] = set()  # those with packets that are not steered
         self._lost: set[int] = set()
+        self._strayed: dict[int, str] = {}  # with other routes than are written, and those as text
         self._sums: dict[PortId, int] = {}  # of all rates on a port, whenever they are
         self._steering: dict[int, dict[Pair, Route]] = {}  # by slot, as it was told
         self._moved: dict[int, Routes] = {}  # and what is to be told
@@ -124,7 +126,7 @@ class LinkRoom:
         """Book it; again, if it is booked."""
         self._take_in()
         known = self._booked.get(request.id)
-        had = known.routes if known is not None else _routes(request.via)
+        had = known.routes if known is not None and known.request.via == request.via else _routes(request.via)
         if known is not None:
             self._forget(known)
         matches = _addressed(request.flowgroup, locations)
@@ -186,9 +188,10 @@ class LinkRoom:
         moved, self._moved = self._moved, {}
         return moved
 
-    def via(self, number: int) -> str:
-        """The routes that a reservation has now, for `Request.via`."""
-        return _via(self._booked[number].routes)
+    def strayed(self, most: int) -> dict[int, str]:
+        """Reservations from our bridges, `most` at most, whose routes are not those of `Request.via`, with the text of those that
+        they have."""
+        return dict(islice(self._strayed.items(), most))
 
     def _tell(self, request: Request, steering: dict[Pair, Route]) -> None:
         if self._steering.get(request.slot, {}) != steering:
@@ -270,7 +273,7 @@ class LinkRoom:
         """What is steered now, with the route that it had; None: it had none, or that is not whole any more. Whose place is not
         known any more keeps what it had."""
         pairs = self._pairs(matches)
-        if had and any(self._ways.unknown(match) for match in matches or ()):
+        if had and self._ways.steering and any(self._ways.unknown(match) for match in matches or ()):
             pairs |= dict.fromkeys(had)
         return {pair: self._ways.whole(had[pair], self._trusting) if pair in had else None for pair in pairs}
 
@@ -355,12 +358,23 @@ class LinkRoom:
         for those, there in ((self._parted, parted), (self._lost, bool(booking.lost)), (self._loose, at_large)):
             (those.add if there else those.discard)(number)
         self._tell(booking.request, booking.steering)
+        self._compare(booking)
+
+    def _compare(self, booking: _Booking) -> None:
+        """Note whether its routes are others than what is written."""
+        number, written, routes = booking.request.id, booking.request.via, booking.routes
+        self._strayed.pop(number, None)
+        if (written or routes) and all(self._ways.mine(bridge) for bridge, _ in routes or _routes(written)):
+            via = _via(routes)
+            if via != written:
+                self._strayed[number] = via
 
     def _unbook(self, booking: _Booking) -> None:
         number = booking.request.id
         del self._booked[number]
         for those in (self._parted, self._lost, self._loose):
             those.discard(number)
+        self._strayed.pop(number, None)
         self._take_off(booking.request, booking.ports)
 
     def _take_off(self, request: Request, ports: Iterable[PortId]) -> None:

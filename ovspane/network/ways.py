@@ -289,9 +289,14 @@ class Ways:
 
     # --- where packets can be steered
 
+    @property
+    def steering(self) -> bool:
+        """Whether packets are steered at all."""
+        return self._most > 0
+
     def pair(self, match: Match) -> Pair | None:
         """What the packets of a match are steered between; None: they cannot be, or need not, or it is not known."""
-        if not self._most:
+        if not self.steering:
             return None
         sinks, sources = self._places(match, _SINK), self._places(match, _SOURCE)
         if not sinks or not sources or len(sinks) > 1:

@@ -28,9 +28,10 @@ Value = Share | Principal | Request | Hint | Counter | Bucket
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Insert or replace a value (by name or id)."""
+    """Insert or replace a value (by name or id). `again`: its id was given long ago."""
 
     value: Value
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ shares only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ovspane.flowgroup import Flowgroup, Locations
@@ -28,6 +28,10 @@ class Room(Protocol):
 
     def put(self, request: Request, locations: Locations) -> None:
         """A reservation was accepted, or its users are elsewhere now."""
+
+    def strayed(self, most: int) -> Mapping[int, str]:
+        """Requests, `most` at most, that have another way now than `Request.via` says, by number, with that way. What others have
+        to write down is not among them."""
 
     def drop(self, request: Request) -> None:
         """A reservation is gone."""

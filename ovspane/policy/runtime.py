@@ -185,6 +185,9 @@ class Runtime:
             if journal is not None:
                 journal.append(inverse(self.state, change))
             value = change.value
+            if isinstance(value, Request) and isinstance(change, Put) and self._rerouted(value):
+                self.state.reroute(value)
+                continue
             fresh = isinstance(value, Share) and value.name not in self.state.shares
             moved = isinstance(value, Principal) and self._moves(value, change)
             if isinstance(value, Request):
@@ -210,6 +213,14 @@ class Runtime:
                     end = getattr(value, "end", None)
                     if end is not None and isinstance(change, Put):
                         heapq.heappush(self._ends, (end, getattr(value, "id", 0)))
+
+    def _rerouted(self, request: Request) -> bool:
+        known = self.state.requests.get(request.id)
+        return known is not None and known.via != request.via and known.rerouted(request)
+
+    def strayed(self, most: int) -> list[Change]:
+        """The changes, `most` at most, that write down where reservations were moved to since."""
+        return [Put(request, again=True) for request in self.state.strayed(most)]
 
     def mark(self) -> tuple[int, int]:
         """Where things stand, for `undo`."""

@@ -171,6 +171,10 @@ class Request:
     slot: int = 0
     via: str = ""
 
+    def rerouted(self, other: Request) -> bool:
+        """True iff the other one is this one, but for the way through the network."""
+        return replace(self, via=other.via) == other
+
     def during(self, start: int, end: int | None) -> bool:
         """True iff the interval [start, end) and the request's have an instant in common."""
         return (end is None or self.start < end) and (self.end is None or start < self.end)

@@ -117,6 +117,11 @@ def footprint(state: State, changes: Iterable[Change]) -> Footprint:
     return Footprint(frozenset(reads), frozenset(writes - left), frozenset(gone), frozenset(present))
 
 
+def of_moves(changes: Iterable[Change]) -> Footprint:
+    """Of changes that write down the ways that the network gave to reservations (`Runtime.strayed`): they must still be there."""
+    return Footprint(present=frozenset(change.value.id for change in changes if isinstance(change.value, Request)))
+
+
 def of_ends(changes: Iterable[Change]) -> Footprint:
     """Of changes that time alone makes (`Runtime.overdue`)."""
     rooms = frozenset(room(change.value.share) for change in changes if isinstance(change.value, Bucket))
@@ -200,8 +205,9 @@ def merged(state: State, puts: Iterable[Value], gone: Iterable[tuple[str, str]])
         known = (state.requests if isinstance(value, Request) else state.hints).get(value.id)
         if known == value:
             continue
-        if known is not None or value.share not in there:
-            return None  # a request never changes: this is another database
+        moved = isinstance(known, Request) and isinstance(value, Request) and known.rerouted(value)
+        if (known is not None and not moved) or value.share not in there:
+            return None  # a request never changes, but for its way: this is another database
         changes.append(Put(value))
     changes += (Put(value) for value in by_type.get(Counter, ()))
     changes += fallen

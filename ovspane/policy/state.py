@@ -10,6 +10,7 @@ Invariants: each share's parent and each request's share exist; schedules hold e
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from bitarray import bitarray
 
@@ -145,6 +146,21 @@ class State(Known):
             self._slots[request.slot] = True
             if request.id in self.lease:
                 self._last_slot = request.slot
+
+    def reroute(self, request: Request) -> None:
+        """A request that is there was given another way through the network (`Request.rerouted`)."""
+        self.requests[request.id] = self.by_share[request.share][request.id] = request
+        self.nearby.put(request, self.locations)
+        if self._room is not None:
+            self._room.put(request, self.locations)
+
+    def strayed(self, most: int) -> list[Request]:
+        """Requests, `most` at most, as they are on the way through the network that they have now, where that is not the one they
+        were given."""
+        if self._room is None:
+            return []
+        ways = self._room.strayed(most)
+        return [replace(self.requests[number], via=via) for number, via in ways.items()]
 
     def _drop_request(self, request: Request) -> None:
         del self.requests[request.id]

@@ -141,6 +141,10 @@ class Service:
         async with self._turn:
             return await asyncio.to_thread(work) if weight > HEAVY else work()
 
+    def look(self) -> None:
+        """Something may be to be written down: look soon (`Runtime.strayed`)."""
+        self._queue.put_nowait(None)
+
     def submit(
         self, speaker: str, statement: Statement, show: Callable[[Reply], str] | None = None
     ) -> asyncio.Future[Reply]:
@@ -262,7 +266,7 @@ class Service:
     async def _serve(self, batch: list[Waiting]) -> None:
         now = self._clock()
         runtime = self._runtime
-        changes = runtime.overdue(now, SLICE)
+        changes = [*runtime.overdue(now, SLICE), *runtime.strayed(SLICE)]
         await eased(runtime.burden(changes), runtime.apply, changes)
         settled: list[Settled] = []
         replies: list[tuple[Waiting, Reply]] = []

@@ -31,7 +31,7 @@ from ovspane.lang.replies import Reply, no
 from ovspane.lang.statements import Kind
 from ovspane.policy.known import Change, Drop, Put, Value
 from ovspane.policy.shares import Bucket, Hint, Request
-from ovspane.policy.sharing import Footprint, footprint, merged, of_ends
+from ovspane.policy.sharing import Footprint, footprint, merged, of_ends, of_moves
 from ovspane.server.service import BATCH, SLICE, Service, Waiting, answer, eased
 from ovspane.store.cluster import InDoubt, LostRace, Unwritable
 from ovspane.store.records import StoreError, TakenOver
@@ -153,6 +153,7 @@ class SharedService(Service):
         self._resolve(todo)
         if not self._doubtful:
             await self._delete_ended()
+            await self._write_moves()
         while todo:
             if not self._doubtful and self.state.next_id not in self._lease:
                 await self._take_lease()
@@ -365,6 +366,24 @@ class SharedService(Service):
             log.warning("what has ended cannot be deleted: %s", problem)
             for value in due:
                 self._ended[value.id] = (now + OTHERS_END, value)
+        await self._look()
+
+    async def _write_moves(self) -> None:
+        """Write down where reservations from our bridges were moved to, so that all daemons agree on it."""
+        changes = self._runtime.strayed(SLICE)
+        if not changes:
+            return
+        try:
+            await self._soon(self._shared.commit(changes, of_moves(changes)))
+        except (LostRace, InDoubt, _Stalled) as problem:
+            log.debug("moved reservations: %s", problem)  # what is written is not what is, so it is tried again
+        except TakenOver:
+            raise
+        except StoreError as problem:
+            log.warning("where reservations were moved to cannot be written: %s", problem)
+        else:
+            self._runtime.apply(changes)
+            await self._commit(changes)
         await self._look()
 
     def _levels(self, due: Iterable[Request | Hint]) -> list[Change]:

@@ -57,7 +57,7 @@ def _records(changes: Sequence[Change]) -> tuple[list[Record], list[Key]]:
             record = record_of(change.value)
             puts[record.table, record.key] = record
             drops.pop((record.table, record.key), None)
-            if isinstance(change.value, Request | Hint):  # ids are never used twice, not even after a crash
+            if isinstance(change.value, Request | Hint) and not change.again:  # ids are never used twice, not even after a crash
                 puts["Setting", NEXT_ID] = record_of(Counter(change.value.id + 1))
         else:
             for key in keys_of(change):

@@ -22,6 +22,7 @@ from ovspane.network.spread import Spread
 from ovspane.network.ways import Ways, everything
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.shares import Request
+from ovspane.policy.sharing import merged
 from ovspane.policy.table import Stage
 from tests.property.placing import M, Paper, mac
 from tests.property.test_room import Policed, reserve
@@ -199,6 +200,51 @@ def test_it_survives_a_restart() -> None:
     late.hear(ports)
     late.trust_no_more()
     assert late.troubles(0) == {2: "no known link leads from its source to its destination"}
+
+
+def test_where_it_was_moved_to_is_written_down() -> None:
+    """Else a restart would put it back on its old path, which somebody else may have got since."""
+    made = Steered(ring())
+    assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
+    assert made.runtime.strayed(9) == []
+    made.fail("s1", "s2")
+    made.settle()
+    changes = made.runtime.strayed(9)
+    assert [change.value.id for change in changes if isinstance(change.value, Request)] == [1]
+    made.runtime.state.status[1] = "installed"
+    made.runtime.apply(changes)
+    assert made.runtime.strayed(9) == [] and made.room.steering() == {} and made.runtime.state.status[1] == "installed"
+    assert not made.runtime.settle(0).notices
+    made.restore("s1", "s2")
+    assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
+    room = LinkRoom(Ways(most=4))
+    again = Runtime(made.runtime.state.values(), room=room)
+    room.hear(everything(made.paper.network))
+    room.trust_no_more()
+    assert room.troubles(0) == {} and again.strayed(9) == []
+    assert [[port.bridge for port, _ in route] for one in (1, 2) for route in room._booked[one].routes.values()] == [
+        ["s1", "s4", "s3", "s2"],
+        ["s1", "s2"],
+    ]
+    # another daemon's word, as it comes from a shared database
+    told = replace(made.runtime.state.requests[1], via=made.runtime.state.requests[2].via)
+    changes = merged(again.state, [told], []) or []
+    assert [change.value for change in changes] == [told]
+    again.apply(changes)
+    assert again.strayed(9) == []
+    assert [port.bridge for port, _ in next(iter(room._booked[1].routes.values()))] == ["s1", "s2"]
+    assert merged(again.state, [replace(told, rate=1)], []) is None
+
+
+def test_without_steering_nothing_is_steered() -> None:
+    made = Steered(ring())
+    assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
+    room = LinkRoom(Ways())
+    again = Runtime(made.runtime.state.values(), room=room)
+    assert room.steering() == {}
+    room.hear(everything(made.paper.network))
+    assert room.troubles(0) == {} and room.steering() == {}
+    assert [getattr(change.value, "via", None) for change in again.strayed(9)] == [""]
 
 
 def test_what_somebody_wrote_into_the_database_by_hand() -> None:

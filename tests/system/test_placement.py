@@ -201,7 +201,9 @@ def ring_of_four() -> Iterator[tuple[Lan, Watcher]]:
 
 def sent(port: str) -> int:
     """Packets that a port sent."""
-    return int(vsctl("get", "interface", port, "statistics:tx_packets"))
+    found = re.search(r"tx pkts=(\d+)", ofctl("dump-ports", vsctl("iface-to-br", port).strip(), port))
+    assert found is not None
+    return int(found[1])
 
 
 def passed(source: Host, sink: Host, port: int, *, by: str, count: int = 200) -> bool:
@@ -254,6 +256,25 @@ def test_a_ring_where_reservations_are_steered() -> None:
         daemon.wait(lambda view: view.links == RING, "ring")
         daemon.settle()
         assert having(f"set_queue:{queue}") == {"s1", "s3", "s4"}, "it stays where it is"
+        before = steering(queue)
+        daemon.kill()
+        daemon.start()
+        wait_for(lambda: "pending" not in daemon.requests()[one], "the daemon's work", FOUND)
+        daemon.settle()
+        after = steering(queue)
+        assert after.keys() == before.keys() and all(after[flow] > before[flow] for flow in before), "none was replaced"
+
+
+def steering(queue: int) -> dict[tuple[str, str], float]:
+    """The flows that send packets into a queue: bridge, match and actions, with their age in seconds."""
+    found = {}
+    for bridge in vsctl("list-br").split():
+        for line in ofctl("dump-flows", bridge).splitlines():
+            if f"set_queue:{queue}," in line:
+                age = re.search(r"duration=([\d.]+)s", line)
+                assert age is not None
+                found[bridge, line.split("priority=")[1]] = float(age[1])
+    return found
 
 
 def test_a_host_that_moves_takes_its_deny_along() -> None:
