@@ -122,15 +122,17 @@ class Desired:
         self._spread.follow(bridges)
         for gone in self._plans.keys() - set(bridges):
             del self._plans[gone]
-        for name in sorted(set(bridges) - self._plans.keys()):
-            self._plans[name] = await self._worked(len(self._spread), self._plan_for, name, self._spread)
+        fresh = sorted(set(bridges) - self._plans.keys())
+        self._plans |= await self._worked(len(self._spread), self._plans_for, fresh, self._spread)
         for name, plan in self._plans.items():
             plan.pass_by(self._spread.fed(name))
 
-    def _plan_for(self, bridge: str, spread: Spread) -> Plan:
-        plan = Plan(self._pipeline, conjunction=self._conjunction)
-        plan.apply(TableDelta(tuple(spread.rules(bridge))), self._stages)
-        return plan
+    def _plans_for(self, bridges: Sequence[str], spread: Spread) -> dict[str, Plan]:
+        plans = {}
+        for name, rules in spread.tables(bridges).items():
+            plan = plans[name] = Plan(self._pipeline, conjunction=self._conjunction)
+            plan.apply(TableDelta(tuple(rules)), self._stages)
+        return plans
 
     @staticmethod
     async def _worked(amount: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -173,7 +175,10 @@ class Desired:
         """Bring each bridge's plan to what it has now."""
         taken.bridges = taken.bridges or {}
         for name, plan in self._plans.items():
-            flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.pass_by(spread.fed(name))
+            fed = spread.fed(name)
+            if name not in deltas and plan.stages == self._stages and plan.passing is fed:
+                continue
+            flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.pass_by(fed)
             meters, plan.touched_meters = plan.touched_meters, set()
             plan.touched_guarantees.clear()
             if flows or meters:

@@ -9,14 +9,19 @@ bridge from the root's end on, where the path is left. A heap has the best of ea
 shortest paths, and each is found without a search: down the distances to the end, which are known once for each end. Only where
 that meets its own root does it take a search around the root: one for a part at most.
 
+`apart` gives the same paths in an order for those who choose one of a few: of one length those come first that have the fewest
+links in common with the ones before, so that another one is left when a link fails or is full; and the first one depends on the two
+bridges, so that all pairs of bridges together use all links. In a fat-tree the first by name would be the same few for everybody.
+
 Invariant: each path without a bridge twice comes once, by length and then by name; the work for the next one is polynomial.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2s
 from heapq import heappop, heappush
 from itertools import islice
 from typing import NamedTuple
@@ -80,6 +85,7 @@ class Graph:
         for steps in self._steps.values():
             steps.sort(key=_name)
         self._distances: dict[str, dict[str, int]] = {}
+        self._marks: dict[PortId, int] = {}
 
     def paths(self, start: str, end: str, most: int, avoid: Collection[LinkKey] = ()) -> list[Path]:
         """Up to `most` paths, the shortest first; none if a bridge is not there."""
@@ -94,6 +100,44 @@ class Graph:
         else:
             search = _Search(self._steps, start, end, self._to(end))
         return [Path(hops) for hops in islice(search.paths(), most)]
+
+    def apart(self, start: str, end: str, most: int) -> list[Path]:
+        """Up to `most` paths that have few links in common, the shortest first; none if a bridge is not there."""
+        if start not in self._steps or end not in self._steps or most < 1:
+            return []
+        distances = self._to(end)
+        if start == end or start not in distances:
+            return [Path(())] if start == end else []
+        found = dict.fromkeys(islice(self._diverse(start, end, distances), most))
+        if len(found) < most:
+            rest = (hops for hops in _Search(self._steps, start, end, distances).paths() if hops not in found)
+            found |= dict.fromkeys(islice(rest, most - len(found)))
+        return [Path(hops) for hops in found]
+
+    def _diverse(self, start: str, end: str, distances: Mapping[str, int]) -> Iterator[_Hops]:
+        """Shortest paths, each the one that has the fewest links in common with those before; ends before one comes again."""
+        seed = _mark(f"{start} {end}")
+        farther: dict[str, list[Hop]] = {}  # the hops of all shortest paths, farthest bridges first
+        queue = deque([start])
+        while queue:
+            at = queue.popleft()
+            if at != end and at not in farther:
+                nearer = [hop for hop in self._steps[at] if distances.get(hop.into.bridge) == distances[at] - 1]
+                farther[at] = sorted(nearer, key=lambda hop: (self._mixed(hop, seed), _name(hop)))
+                queue.extend(hop.into.bridge for hop in nearer)
+        used: Counter[LinkKey] = Counter()
+        been: set[_Hops] = set()
+        while (hops := _least_used(farther, start, end, used)) not in been:
+            yield hops
+            been.add(hops)
+            used.update(hop.link.ends for hop in hops)
+
+    def _mixed(self, hop: Hop, seed: int) -> int:
+        """A number for a hop, another order of hops for each seed; the same in every process."""
+        known = self._marks.get(hop.out)
+        if known is None:
+            known = self._marks[hop.out] = _mark(str(hop.out))
+        return (known ^ seed) * 0x9E3779B1 & 0xFFFFFFFF
 
     def _to(self, end: str) -> dict[str, int]:
         known = self._distances.get(end)
@@ -192,6 +236,21 @@ class _Search:
         return tuple(found)
 
 
+def _least_used(farther: Mapping[str, list[Hop]], start: str, end: str, used: Counter[LinkKey]) -> _Hops:
+    """Of the shortest paths the one with the least use; of several the first by the order of the hops."""
+    costs = {end: 0}
+    best: dict[str, Hop] = {}
+    for at, hops in reversed(list(farther.items())):
+        best[at] = hop = min(hops, key=lambda hop: used[hop.link.ends] + costs[hop.into.bridge])
+        costs[at] = used[hop.link.ends] + costs[hop.into.bridge]
+    found = []
+    at = start
+    while at != end:
+        found.append(best[at])
+        at = best[at].into.bridge
+    return tuple(found)
+
+
 def _distances(steps: _Steps, end: str, without: Collection[str] = ()) -> dict[str, int]:
     """The number of links to the end, not over these bridges, of all bridges from which there is a way."""
     found = {end: 0}
@@ -205,6 +264,10 @@ def _distances(steps: _Steps, end: str, without: Collection[str] = ()) -> dict[s
                 found[bridge] = farther
                 queue.append(bridge)
     return found
+
+
+def _mark(text: str) -> int:
+    return int.from_bytes(blake2s(text.encode(), digest_size=4).digest(), "big")
 
 
 def _name(hop: Hop) -> _Name:

@@ -143,6 +143,8 @@ class Plan:
     enforcers: dict[int, tuple[Stage, int]] = field(default_factory=dict)
     _rules: dict[Key, Rule] = field(default_factory=dict)
     _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
+    #: the ports of the last `pass_by`
+    passing: frozenset[int] = frozenset()
     _passing: set[FlowKey] = field(default_factory=set)
     stages: int = 0
     conjunction: bool = False
@@ -182,8 +184,11 @@ class Plan:
             touched |= old.keys() | new.keys()
         return touched
 
-    def pass_by(self, ports: Iterable[int]) -> set[FlowKey]:
+    def pass_by(self, ports: frozenset[int]) -> set[FlowKey]:
         """What comes in by these ports (OpenFlow numbers) goes past the limits. Returns the keys of the flows that changed."""
+        if ports == self.passing:
+            return set()
+        self.passing = ports
         rules = (
             FlowRule(self.pipeline.limit, ENTRY_PRIORITY, Match.of(in_port=port), Instructions(goto=self.pipeline.queue))
             for port in ports

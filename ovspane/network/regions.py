@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ovspane.algebra import part
+from ovspane.algebra import BUDGET, witness
 from ovspane.match import Match
 
 
@@ -31,7 +31,7 @@ def some(region: Region) -> Match | None:
     """A match whose packets all are in the region, or None if it is empty."""
     if not region.minus:
         return region.match
-    return part(region.match, region.minus)
+    return witness((region.match,), region.minus, BUDGET)
 
 
 def made(match: Match | None, minus: Iterable[Match]) -> Region | None:
@@ -50,9 +50,7 @@ def made(match: Match | None, minus: Iterable[Match]) -> Region | None:
 
 def inside(region: Region, match: Match) -> Region | None:
     """What of the region is in the match."""
-    if (match.value ^ region.match.value) & match.mask & region.match.mask:
-        return None
-    return made(Match(match.value | region.match.value, match.mask | region.match.mask), region.minus)
+    return made(region.match.intersect(match), region.minus)
 
 
 def outside(region: Region, match: Match) -> Region | None:

@@ -81,6 +81,7 @@ class LinkRoom:
         self._lost: set[int] = set()
         self._strayed: dict[int, str] = {}  # with other routes than are written, and those as text
         self._sums: dict[PortId, int] = {}  # of all rates on a port, whenever they are
+        self._much: set[PortId] = set()  # where that is more than there is, so that it may be too much at some time
         self._steering: dict[int, dict[Pair, Route]] = {}  # by slot, as it was told
         self._moved: dict[int, Routes] = {}  # and what is to be told
         self._trusting = True
@@ -167,9 +168,9 @@ class LinkRoom:
                 self._follow(self._booked[number])
         found = dict.fromkeys(self._parted, PARTED)
         found |= {number: min(self._booked[number].lost.values()) for number in sorted(self._lost)}
-        for port in sorted(self._sums):
+        for port in sorted(self._much):
             ledger, capacity = self._ledger(port), self.capacity(port)
-            if capacity is not None and self._sums[port] > capacity and (total := ledger.total_at(now)) > capacity:
+            if capacity is not None and (total := ledger.total_at(now)) > capacity:
                 reason = f"{rate_text(total)} are reserved on {ledger.share}, which has {rate_text(capacity)}"
                 for number in self._on[port]:
                     found.setdefault(number, reason)
@@ -179,7 +180,7 @@ class LinkRoom:
     @property
     def weight(self) -> int:
         """How much work a question is now, about, in reservations that have to be looked at."""
-        return len(self._booked) if self._news else len(self._sums) // 16 + len(self._lost)
+        return len(self._booked) if self._news else len(self._much) + len(self._lost)
 
     # --- what packets are to do
 
@@ -219,9 +220,9 @@ class LinkRoom:
         shape = False
         while self._news:
             deltas = self._news.popleft()
-            changed, other = self._ways.update(deltas)
-            shape |= other
-            moved.update(number for name in changed for number in self._named.get(name, ()))
+            changed = self._ways.update(deltas)
+            shape |= changed.links or changed.parts
+            moved.update(number for name in changed.names for number in self._named.get(name, ()))
             if not deltas or any(isinstance(delta.thing, Bridge) for delta in deltas):
                 moved.update(self._booked)
             for delta in deltas:
@@ -241,7 +242,7 @@ class LinkRoom:
                 self._freed = bool(self._lost)
                 del self._ledgers[port]
                 if port in self._on:
-                    self._ledger(port)
+                    self._measure(port)
         for number in sorted(moved):
             self._follow(self._booked[number])
 
@@ -252,11 +253,11 @@ class LinkRoom:
     def _follow(self, booking: _Booking) -> None:
         """Bring a booking to the network of now."""
         kept = self._kept(booking.matches, booking.routes)
-        ports = self._ports(booking.matches, booking.request.rate, booking.routes)
         if booking.lost or None in kept.values() or kept.keys() != booking.routes.keys():
             self._unbook(booking)
             self._book(booking.request, booking.matches, booking.routes)
             return
+        ports = self._ports(booking.matches, booking.request.rate, booking.routes)
         routes = {pair: route for pair, route in kept.items() if route is not None}
         if (ports, routes) != (booking.ports, booking.routes):
             self._take_off(booking.request, booking.ports - ports)
@@ -348,6 +349,12 @@ class LinkRoom:
             self._on.setdefault(port, {})[request.id] = None
             self._sums[port] = self._sums.get(port, 0) + request.rate
             _add(ledger, request)
+            self._measure(port)
+
+    def _measure(self, port: PortId) -> None:
+        """Note whether more is booked on a port, whenever it is, than there is."""
+        top, booked = self._ledger(port).top, self._sums.get(port, 0)
+        (self._much.add if top is not None and booked > top else self._much.discard)(port)
 
     def _note(self, booking: _Booking) -> None:
         """Note whether there is a way, and what its packets are to do."""
@@ -383,9 +390,11 @@ class LinkRoom:
             self._sums[port] -= request.rate
             if self._on[port]:
                 self._ledger(port).remove(request.start, request.end, request.rate)
+                self._measure(port)
             else:
                 del self._on[port], self._sums[port]
                 self._ledgers.pop(port, None)
+                self._much.discard(port)
 
 
 def _add(ledger: Schedule, request: Request) -> None:

@@ -20,9 +20,9 @@ queue   On the bridges that packets leave on their way (`Ways.way`), and the que
 
 Where the network knows nothing of a rule's addresses, the rule is everywhere: on a lone bridge, or with no hosts known, what
 comes out is the whole table. Incremental: a host that moves touches the rules that name one of its addresses, and the exceptions
-that these overlap; only a link that comes or goes has all rules looked at.
+that these overlap; a link that comes or goes, the queues that are not steered; only where it joins or parts bridges, all rules.
 
-Invariant: each bridge has what `_on` says of the rules of now; the sum of the deltas that were returned for it.
+Invariant: each bridge has the rules of now whose `Where` says so; the sum of the deltas that were returned for it.
 """
 
 from __future__ import annotations
@@ -32,18 +32,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 
 from ovspane.network.model import Delta
-from ovspane.network.ways import ANYWHERE, NOBODY, Name, Routes, Way, Ways, names
+from ovspane.network.ways import ANYWHERE, NOBODY, Name, Routes, Spared, Way, Ways, names
 from ovspane.overlap import MatchIndex
 from ovspane.policy.table import Effect, Key, Rule, Stage, TableDelta
 
-#: where a rule stands: not on these bridges; or where its packets go
-Where = frozenset[str] | Way
+#: where a rule stands: not on the spared bridges; or where its packets go
+Where = Spared | Way
 #: what touched keys had before: the rule, and where
 _Before = dict[Key, tuple[Rule | None, Where]]
-
-
-def _on(where: Where, bridge: str) -> bool:
-    return where.crosses(bridge) if isinstance(where, Way) else bridge not in where
+NOWHERE: frozenset[str] = frozenset()
 
 
 def _here(rule: Rule, where: Where, bridge: str) -> Rule:
@@ -66,18 +63,19 @@ class Spread:
         self._ways = ways
         self._rules: dict[Key, Rule] = {}
         self._where: dict[Key, Where] = {}
-        self._bridges: set[str] = set()
+        self._bridges: frozenset[str] = frozenset()
         self._named: dict[Name, set[Key]] = {}
         self._stages: dict[int, _Stage] = {}
         self._handles: dict[Key, int] = {}
         self._by_handle: dict[int, Key] = {}
         self._last = 0
         #: of an exception: where the drops are not that it overlaps, and how many of each kind
-        self._lifts: dict[Key, Counter[frozenset[str]]] = {}
+        self._lifts: dict[Key, Counter[Spared]] = {}
         #: of a queue: the ways of its rules
         self._slots: dict[int, Counter[Way]] = {}
         self._routes: dict[int, Routes] = {}
         self._by_slot: dict[int, set[Key]] = {}  # the queue rules
+        self._adrift: set[Key] = set()  # those of them that no route steers: they follow links
         #: queues that stand on other ports than before; whoever looks takes them
         self.touched: set[int] = set()
 
@@ -88,8 +86,17 @@ class Spread:
 
     def rules(self, bridge: str) -> Iterator[Rule]:
         """What a bridge has."""
-        found = ((rule, self._where[key]) for key, rule in self._rules.items())
-        return (_here(rule, where, bridge) for rule, where in found if _on(where, bridge))
+        return iter(self.tables([bridge])[bridge])
+
+    def tables(self, bridges: Iterable[str]) -> dict[str, list[Rule]]:
+        """What each of these has."""
+        found: dict[str, list[Rule]] = {bridge: [] for bridge in bridges}
+        names = frozenset(found)
+        for key, rule in self._rules.items():
+            where = self._where[key]
+            for bridge in where.among(names):
+                found[bridge].append(_here(rule, where, bridge))
+        return found
 
     def ports(self, bridge: str, slot: int) -> frozenset[str] | None:
         """The ports of a bridge that a queue stands on; None: all."""
@@ -109,7 +116,7 @@ class Spread:
 
     def follow(self, bridges: Iterable[str]) -> None:
         """These are the bridges for which deltas are wanted from now on."""
-        self._bridges = set(bridges)
+        self._bridges = frozenset(bridges)
 
     def change(self, delta: TableDelta) -> dict[str, TableDelta]:
         """The table changed; returns what changes on each bridge where something does."""
@@ -140,11 +147,11 @@ class Spread:
 
     def move(self, deltas: Iterable[Delta]) -> dict[str, TableDelta]:
         """The network changed."""
-        changed, shape = self._ways.update(deltas)
-        if shape:
-            keys: Iterable[Key] = {key for known in self._named.values() for key in known}
-        else:
-            keys = {key for name in changed for key in self._named.get(name, ())}
+        changed = self._ways.update(deltas)
+        named = self._named.values() if changed.parts else (self._named.get(name, ()) for name in changed.names)
+        keys = {key for known in named for key in known}
+        if changed.links:
+            keys |= self._adrift
         before: _Before = {}
         for key in keys:
             self._place(key, before)
@@ -204,6 +211,7 @@ class Spread:
         elif isinstance(where, Way):
             self._count(rule, where, -1)
             self._disown(rule)
+            self._adrift.discard(key)
         elif rule.effect is Effect.DROP:
             self._lift(key, where, None, before)
 
@@ -221,12 +229,15 @@ class Spread:
         if isinstance(old, Way) and isinstance(new, Way):
             self._count(rule, new, 1)
             self._count(rule, old, -1)
-        elif isinstance(old, frozenset) and isinstance(new, frozenset) and rule.effect is Effect.DROP:
+        elif isinstance(old, Spared) and isinstance(new, Spared) and rule.effect is Effect.DROP:
             self._lift(key, old, new, before)
 
     def _way(self, rule: Rule) -> Way:
         routes = self._routes.get(rule.slot)
         route = self._ways.steered(rule.match, routes) if routes else None
+        if routes and route is None and self._ways.pair(rule.match) is not None:
+            route = ()  # it moved, and its new route comes next: meanwhile it goes as it will
+        (self._adrift.add if route is None else self._adrift.discard)(rule.key)
         return self._ways.way(rule.match) if route is None else Way.along(route)
 
     def _own(self, rule: Rule) -> None:
@@ -264,16 +275,16 @@ class Spread:
         stage = self._stages[rule.index]
         (stage.drops if rule.effect is Effect.DROP else stage.exceptions).remove(handle)
 
-    def _spared(self, key: Key) -> frozenset[str]:
+    def _spared(self, key: Key) -> Spared:
         where = self._where[key]
-        assert isinstance(where, frozenset)
+        assert isinstance(where, Spared)
         return where
 
-    def _lifted(self, key: Key) -> frozenset[str]:
+    def _lifted(self, key: Key) -> Spared:
         """Where an exception is not needed: where none of its drops is."""
-        return reduce(frozenset.__and__, self._lifts[key]) if self._lifts[key] else NOBODY
+        return reduce(Spared.both, self._lifts[key]) if self._lifts[key] else NOBODY
 
-    def _lift(self, key: Key, old: frozenset[str] | None, new: frozenset[str] | None, before: _Before) -> None:
+    def _lift(self, key: Key, old: Spared | None, new: Spared | None, before: _Before) -> None:
         """A drop came (`old` is None), moved, or went."""
         for handle in self._stages[key[1]].exceptions.overlapping(*key[3]):
             exception = self._by_handle[handle]
@@ -296,13 +307,16 @@ class Spread:
         removed: dict[str, list[Rule]] = {}
         for key, (old, old_where) in before.items():
             new, where = self._rules.get(key), self._where.get(key, NOBODY)
-            for bridge in self._bridges:
-                had = _here(old, old_where, bridge) if old is not None and _on(old_where, bridge) else None
-                has = _here(new, where, bridge) if new is not None and _on(where, bridge) else None
-                if has is not None and has != had:
-                    added.setdefault(bridge, []).append(has)
-                elif had is not None and has is None:
-                    removed.setdefault(bridge, []).append(had)
+            there = old_where.among(self._bridges) if old is not None else NOWHERE
+            wanted = where.among(self._bridges) if new is not None else NOWHERE
+            if new is not None:
+                for bridge in wanted:
+                    has = _here(new, where, bridge)
+                    if old is None or bridge not in there or has != _here(old, old_where, bridge):
+                        added.setdefault(bridge, []).append(has)
+            if old is not None:
+                for bridge in there - wanted:
+                    removed.setdefault(bridge, []).append(_here(old, old_where, bridge))
         return {
             bridge: TableDelta(tuple(added.get(bridge, ())), tuple(removed.get(bridge, ())))
             for bridge in added.keys() | removed.keys()

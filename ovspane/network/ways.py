@@ -28,16 +28,15 @@ nowhere for sure.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import chain, groupby, pairwise, product
-from typing import Self
-
-import networkx as nx
+from itertools import chain, product
+from typing import NamedTuple, Self
 
 from ovspane.match import LAYOUT, Match
 from ovspane.network.model import Bridge, Conflict, Delta, Host, Link, LinkKey, Port, PortId, Thing
+from ovspane.network.parts import Blocks, Parts
 from ovspane.network.paths import Graph
 from ovspane.network.topology import Network
 
@@ -48,7 +47,6 @@ CLOSED = frozenset({"patch", "veth", "tunnel"})
 
 #: the field of a match, without its direction, and the address
 Name = tuple[str, int]
-NOBODY: frozenset[str] = frozenset()
 
 #: what a route leads between: the bridge where packets enter, and the port to their destination
 Pair = tuple[str, PortId]
@@ -64,7 +62,7 @@ class Way:
     have them leave by any port. `outputs`: where they are steered, the OpenFlow port of each bridge."""
 
     ports: frozenset[PortId] = frozenset()
-    within: frozenset[str] | None = NOBODY
+    within: frozenset[str] | None = frozenset()
     outputs: tuple[tuple[str, int], ...] = ()
     _left: frozenset[str] = field(init=False, compare=False, repr=False)  # the bridges of the ports
 
@@ -90,6 +88,11 @@ class Way:
     def crosses(self, bridge: str) -> bool:
         return (self.within is not None and bridge not in self.within) or bridge in self._left
 
+    def among(self, bridges: frozenset[str]) -> frozenset[str]:
+        """Those of the bridges that packets cross, or may."""
+        crossed = bridges & self._left
+        return crossed if self.within is None else crossed | (bridges - self.within)
+
     def joined(self, other: Way) -> Way:
         """Both together."""
         if self.within is None or other.within is None:
@@ -99,8 +102,34 @@ class Way:
         return Way(self.ports | other.ports, within)
 
 
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """The bridges of a part of the network but some. Where all of them join, that is one object for all matches."""
+
+    part: frozenset[str] = frozenset()
+    but: frozenset[str] = frozenset()
+
+    def __contains__(self, bridge: str) -> bool:
+        return bridge in self.part and bridge not in self.but
+
+    def among(self, bridges: frozenset[str]) -> frozenset[str]:
+        """Those that are not of them."""
+        return (bridges - self.part) | (bridges & self.but)
+
+    def both(self, other: Spared) -> Spared:
+        """What is spared by both."""
+        if self.part is other.part:
+            return Spared(self.part, self.but | other.but)
+        part = self.part & other.part
+        return Spared(part, (self.but | other.but) & part)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.part - self.but)
+
+
 #: nothing is known
 ANYWHERE = Way()
+NOBODY = Spared()
 
 
 def _field(name: str) -> tuple[int, int]:
@@ -152,6 +181,15 @@ def _name(text: str) -> Name:
     return _mac(text) if text.count(":") == 5 and len(text) == 17 else _address(text)
 
 
+class Changed(NamedTuple):
+    """`names`: the addresses that are elsewhere now, or contested; `links`: links came or went, so that packets which are not
+    steered may go other ways; `parts`: bridges are others, or links join others, so that all may be otherwise."""
+
+    names: set[Name]
+    links: bool
+    parts: bool
+
+
 class Ways:
     """See the module's text. `ours(bridge)`: whether we program a bridge of that name of this host. `most`: how many routes there
     may be between two bridges; 0: nothing is steered."""
@@ -167,17 +205,20 @@ class Ways:
         self._where: dict[Name, PortId] = {}
         self._at: dict[PortId, set[Name]] = {}
         self._contested: dict[Name, int] = {}
-        self._shape: _Shape | None = None
+        self._parts = Parts()
+        self._blocks: Blocks | None = None
+        self._links_of: dict[str, set[LinkKey]] = {}
+        self._fed: dict[str, frozenset[int]] = {}
         self._graph: Graph | None = None
         self._paths: dict[tuple[str, str], list[tuple[PortId, ...]]] = {}
 
     # --- what changes
 
-    def update(self, deltas: Iterable[Delta]) -> tuple[set[Name], bool]:
-        """Take in what the network told. Returns the addresses that are elsewhere now, or contested, and whether bridges or links
-        are others: then all packets may go other ways."""
+    def update(self, deltas: Iterable[Delta]) -> Changed:
+        """Take in what the network told."""
         changed: set[Name] = set()
-        shape = False
+        bridges = False
+        links: dict[LinkKey, bool] = {}  # whether they were there before
         before: dict[Name, PortId] = {}
         after: dict[Name, PortId] = {}
         for old, new in deltas:
@@ -188,25 +229,37 @@ class Ways:
                 case Port() as port:
                     self._put(self.ports, port.id, new)
                     changed |= self._at.get(port.id, set())
+                    self._fed.pop(port.id.bridge, None)
                     if port.id in self._links_at:
                         self._graph = None
                 case Conflict() as conflict:
                     changed.add(self._contest(_name(conflict.subject), (new is not None) - (old is not None)))
                 case Bridge() as bridge:
                     self._put(self._bridges, bridge.name, new)
-                    shape = True
+                    bridges = True
                 case Link() as link:
-                    self._put(self._links, link.ends, new)
-                    for end in link.ends:
-                        self._linked.add(end)
-                        known = self._links_at.setdefault(end, set())
-                        (known.discard if new is None else known.add)(link.ends)
-                    shape = True
+                    links.setdefault(link.ends, link.ends in self._links)
+                    self._put_link(link.ends, new if isinstance(new, Link) else None)
         for name in before.keys() | after.keys():
             changed |= self._move(name, after.get(name))
-        if shape:
-            self._shape = self._graph = None
-        return changed, shape
+        came = [ends for ends, known in links.items() if not known and ends in self._links]
+        gone = [ends for ends, known in links.items() if known and ends not in self._links]
+        if bridges:
+            self._fed.clear()
+        if came or gone:
+            self._blocks = None
+        if came or gone or bridges:
+            self._graph = None
+        other = bool(came or gone) and self._parts.change(came, gone)
+        return Changed(changed, bool(came or gone), bridges or other)
+
+    def _put_link(self, ends: LinkKey, link: Link | None) -> None:
+        self._put(self._links, ends, link)
+        self._linked.update(ends)
+        for end in ends:
+            self._fed.pop(end.bridge, None)
+            for known in (self._links_at.setdefault(end, set()), self._links_of.setdefault(end.bridge, set())):
+                (known.discard if link is None else known.add)(ends)
 
     @staticmethod
     def _put(table: dict, key: object, value: object) -> None:  # type: ignore[type-arg]
@@ -251,14 +304,15 @@ class Ways:
 
     def link(self, port: PortId) -> Link | None:
         """The link at a port; the first of several."""
-        return min((self._links[ends] for ends in self._links_at.get(port, ())), key=lambda link: link.ends, default=None)
+        links = self._links_at.get(port)
+        return self._links[min(links)] if links else None
 
-    def spared(self, match: Match) -> frozenset[str]:
+    def spared(self, match: Match) -> Spared:
         """The bridges at which no packet of the match enters the network."""
         sources = self.sources(match)
         if not sources or not all(self.programmed(port.bridge) for port in sources):
             return NOBODY
-        return reduce(frozenset.__and__, (self._joined(port.bridge) - {port.bridge} for port in sources))
+        return reduce(Spared.both, (Spared(self._joined(port.bridge), frozenset({port.bridge})) for port in sources))
 
     def sources(self, match: Match) -> frozenset[PortId] | None:
         """The ports by which packets of the match enter the network; None: not known, or claimed by somebody else too."""
@@ -284,7 +338,7 @@ class Ways:
         starts = joined if sources is None else {port.bridge for port in sources}
         if not starts <= joined:
             return ANYWHERE
-        ports = {port for start in starts for port in self._known_shape.leaving(start, sink.bridge)}
+        ports = {port for start in starts for port in self._leaving(start, sink.bridge)}
         return Way(frozenset({sink, *ports}), joined if sources is None else None)
 
     # --- where packets can be steered
@@ -322,7 +376,7 @@ class Ways:
         return next(iter(routes.values())) if len(routes) == 1 and self.unknown(match) else None
 
     def routes(self, pair: Pair) -> list[Route]:
-        """The shortest, of those that there are now."""
+        """The shortest, of those that there are now, with few links in common."""
         start, sink = pair
         port = self.ports.get(sink)
         if port is None or not port.up or port.vlan:
@@ -331,7 +385,7 @@ class Ways:
             self._graph, self._paths = self._steerable(), {}
         paths = self._paths.get((start, sink.bridge))
         if paths is None:
-            found = self._graph.paths(start, sink.bridge, self._most, ())
+            found = self._graph.apart(start, sink.bridge, self._most)
             paths = self._paths[start, sink.bridge] = [tuple(hop.out for hop in path.hops) for path in found]
         return [self._numbered((*path, sink)) for path in paths]
 
@@ -368,18 +422,22 @@ class Ways:
         return Graph(bridges, links)
 
     def fed(self, bridge: str) -> frozenset[int]:
-        """The (OpenFlow) numbers of the bridge's ports through which nothing comes but from another bridge that we or a
-        daemon of the same cluster program."""
-        found = set()
-        for port, links in self._links_at.items():
-            known = self.ports.get(port)
-            if port.bridge != bridge or len(links) != 1 or known is None or not known.number:
-                continue
-            link = self._links[next(iter(links))]
-            other = link.other(port)
-            if link.medium in CLOSED and other.bridge != bridge and self.programmed(other.bridge):
-                found.add(known.number)
-        return frozenset(found)
+        """The (OpenFlow) numbers of the bridge's ports through which nothing comes but from another bridge that we program, or a
+        daemon of the same cluster: one object while nothing changes."""
+        found = self._fed.get(bridge)
+        if found is None:
+            ports = (end for ends in self._links_of.get(bridge, ()) for end in ends if end.bridge == bridge)
+            found = self._fed[bridge] = frozenset(number for port in ports if (number := self._fed_by(port)))
+        return found
+
+    def _fed_by(self, port: PortId) -> int:
+        """Its number; 0: something else may come through it."""
+        links, known = self._links_at[port], self.ports.get(port)
+        if len(links) != 1 or known is None or not known.number:
+            return 0
+        link = self._links[next(iter(links))]
+        other = link.other(port)
+        return known.number if link.medium in CLOSED and other.bridge != port.bridge and self.programmed(other.bridge) else 0
 
     def _places(
         self, match: Match, fields: tuple[tuple[str, int, int], ...], sure: bool = False
@@ -400,72 +458,17 @@ class Ways:
         return port.id if port is not None and port.up and port.id.bridge in self._bridges else None
 
     def _joined(self, bridge: str) -> frozenset[str]:
-        return self._known_shape.joined(bridge)
+        return self._parts.joined(bridge)
 
-    @property
-    def _known_shape(self) -> _Shape:
-        if self._shape is None:
-            self._shape = _Shape(self._bridges, self._links)
-        return self._shape
+    def _leaving(self, start: str, end: str) -> frozenset[PortId]:
+        if start == end:
+            return frozenset()
+        if self._blocks is None:
+            self._blocks = Blocks(self._links)
+        return self._blocks.leaving(start, end)
 
 
 def _attached(host: object) -> dict[Name, PortId]:
     if not isinstance(host, Host) or host.port is None or host.damped:
         return {}
     return {_mac(host.mac): host.port, **{_address(address): host.port for address in host.addresses}}
-
-
-_Node = str | LinkKey
-
-
-class _Shape:
-    """The bridges and links of one moment, as a graph in which each link is a node between its two bridges; what is asked of it is
-    remembered."""
-
-    def __init__(self, bridges: Iterable[str], links: Iterable[LinkKey]) -> None:
-        graph = nx.Graph()
-        graph.add_nodes_from(sorted(bridges))
-        for ends in sorted(links):
-            if ends[0].bridge != ends[1].bridge:
-                graph.add_edges_from((end.bridge, ends) for end in ends)
-        self._graph = graph
-        self._joined: dict[str, frozenset[str]] = {}
-        for nodes in nx.connected_components(graph):
-            joined = frozenset(node for node in nodes if isinstance(node, str))
-            self._joined |= dict.fromkeys(joined, joined)
-        blocks: list[list[tuple[_Node, _Node]]] = [list(edges) for edges in nx.biconnected_component_edges(graph)]
-        self._block = {frozenset(edge): number for number, edges in enumerate(blocks) for edge in edges}
-        self._steps = [[_step(edge) for edge in edges] for edges in blocks]
-        self._leaving: dict[tuple[str, str], frozenset[PortId]] = {}
-
-    def joined(self, bridge: str) -> frozenset[str]:
-        """The bridges that links join with it, itself too."""
-        return self._joined.get(bridge, frozenset({bridge}))
-
-    def leaving(self, start: str, end: str) -> frozenset[PortId]:
-        """The ports by which packets leave bridges on simple paths from one bridge to another that it is joined with."""
-        if start == end:
-            return frozenset()
-        found = self._leaving.get((start, end))
-        if found is None:
-            found = self._leaving[start, end] = frozenset(self._ports(start, end))
-        return found
-
-    def _ports(self, start: str, end: str) -> Iterable[PortId]:
-        nodes: list[_Node] = nx.shortest_path(self._graph, start, end)
-        for number, group in groupby(pairwise(nodes), key=lambda edge: self._block[frozenset(edge)]):
-            crossed = list(group)
-            first, last = crossed[0][0], crossed[-1][1]
-            for bridge, link, out, after in self._steps[number]:
-                # nothing comes back to where the block is entered, or goes on from where it is left
-                if bridge != last and link != first and after != first:
-                    yield out
-
-
-def _step(edge: tuple[_Node, _Node]) -> tuple[str, LinkKey, PortId, str]:
-    """From a bridge into a link: the bridge, the link, the port, and the bridge behind."""
-    for bridge, link in (edge, edge[::-1]):
-        if isinstance(bridge, str) and not isinstance(link, str):
-            out, into = link if link[0].bridge == bridge else link[::-1]
-            return bridge, link, out, into.bridge
-    raise ValueError(f"{edge} does not join a bridge and a link")

@@ -26,7 +26,7 @@ from ovspane.lang.statements import Kind
 from ovspane.match import ETH_IPV4, ETH_IPV6, Match, Packet
 from ovspane.network.listing import things
 from ovspane.network.model import Delta, PortId
-from ovspane.network.ways import ANYWHERE, Way, Ways
+from ovspane.network.ways import ANYWHERE, NOBODY, Spared, Way, Ways
 from ovspane.policy.expand import located_matches
 from ovspane.policy.tree import ActiveRequest
 from ovspane.probe.policy_picture import Expected, NoPicture, Picture
@@ -54,7 +54,7 @@ class Places:
         self.picture = picture
         self._ways = ways
         self._matches: dict[int, list[Match]] = {}
-        self._stand: dict[Match, tuple[frozenset[str], Way]] = {}
+        self._stand: dict[Match, tuple[Spared, Way]] = {}
         self._fed: dict[str, frozenset[int]] = {}
 
     def fed(self, bridge: str) -> frozenset[int]:
@@ -127,18 +127,18 @@ class Places:
             named |= {f"{version}_src": packet.src, f"{version}_dst": packet.dst}
         return Match.of(**named)
 
-    def _places(self, request: ActiveRequest, packet: Packet) -> tuple[frozenset[str], Way]:
+    def _places(self, request: ActiveRequest, packet: Packet) -> tuple[Spared, Way]:
         for match in self._expanded(request):
             if match.contains(packet.packed):
                 return self._place(match)
-        return frozenset(), ANYWHERE
+        return NOBODY, ANYWHERE
 
     def _expanded(self, request: ActiveRequest) -> list[Match]:
         if request.id not in self._matches:
             self._matches[request.id] = located_matches(request.flowgroup, self.picture.locations)
         return self._matches[request.id]
 
-    def _place(self, match: Match) -> tuple[frozenset[str], Way]:
+    def _place(self, match: Match) -> tuple[Spared, Way]:
         if match not in self._stand:
             assert self._ways is not None
             self._stand[match] = self._ways.spared(match), self._ways.way(match)

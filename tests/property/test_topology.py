@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ovspane.network.flood import flood_tree
 from ovspane.network.hosts import Limits
 from ovspane.network.model import Bridge, Conflict, Delta, LinkKey, Origin, Port, PortId, Thing, link_key
+from ovspane.network.paths import Graph
 from ovspane.network.topology import Network
 
 BRIDGES = ["s1", "s2", "s3", "s4"]
@@ -214,6 +215,23 @@ def test_paths_are_all_the_simple_ones_by_length(links: list[LinkKey], hidden: s
                 assert out.bridge == at and link_key(out, into) == link.ends
                 at = into.bridge
             assert at == end
+
+
+@settings(max_examples=200, deadline=None)
+@given(wires(), st.integers(1, 6))
+def test_paths_apart_are_the_same_ones_with_few_links_in_common(links: list[LinkKey], most: int) -> None:
+    made = wired(links)
+    graph = Graph(made.bridges, made.links.values())
+    for start, end in combinations(BRIDGES, 2):
+        paths, apart = made.paths(start, end, 1000), graph.apart(start, end, most)
+        assert apart == Graph(sorted(made.bridges, reverse=True), reversed(made.links.values())).apart(start, end, most)
+        assert len(apart) == min(most, len(paths)) and len({path.links for path in apart}) == len(apart)
+        assert set(apart) <= set(paths)
+        assert [len(path.hops) for path in apart] == [len(path.hops) for path in paths[:most]]
+        for others in (set(apart[0].links), *({*apart[0].links, *apart[1].links} for _ in apart[1:2])) if apart else ():
+            disjoint = [path for path in paths if len(path.hops) == len(paths[0].hops) and not others & set(path.links)]
+            at = 1 if others == set(apart[0].links) else 2
+            assert not disjoint or most == at or not others & set(apart[at].links)
 
 
 @settings(max_examples=300, deadline=None)
