@@ -21,6 +21,7 @@ from random import Random
 from time import perf_counter
 
 from bench.shapes import MIXED, group
+from ovspane.config import NetworkUse
 from ovspane.desired import Desired
 from ovspane.flowgroup import ALL
 from ovspane.lang.replies import Code
@@ -31,7 +32,7 @@ from ovspane.network.placement import Pipeline
 from ovspane.network.room import LinkRoom
 from ovspane.network.spread import Spread
 from ovspane.network.topology import Network
-from ovspane.network.ways import Ways, everything
+from ovspane.network.ways import Routes, Ways, everything
 from ovspane.policy.room import Room
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.shares import ADMINISTRATOR, Privileges, Share
@@ -40,6 +41,8 @@ from ovspane.policy.tree import ROOT
 
 SPEED = 10_000_000_000
 TENANTS = 20
+#: how many paths are tried for a reservation: the configuration's default
+PATHS = NetworkUse().paths
 #: rates that are asked for (bit/s): with 10 000 requests about a third of what hosts' ports have
 RATES = tuple(rate * 1_000_000 for rate in (10, 20, 50, 100, 200, 500))
 HOUR, DAY = 3_600_000, 86_400_000
@@ -126,16 +129,19 @@ class Asks:
 
 
 class Simulation:
-    """One daemon's pure rooms over a fat-tree. Times are seconds of perf_counter; `now` is the simulated clock (ms)."""
+    """One daemon's pure rooms over a fat-tree. `paths`: how many are tried for a reservation (`[network] paths`), 0: they are not
+    steered. `now` is the simulated clock (ms)."""
 
-    def __init__(self, tree: FatTree) -> None:
+    def __init__(self, tree: FatTree, paths: int = PATHS) -> None:
         self.tree = tree
+        self._paths = paths
+        self._routes: dict[int, Routes] = {}
         self.now = DAY
         self.network = Network(Limits(hosts=1 << 24))
         tree.fill(self.network)
         self.room = self._new_room()
         self.runtime = Runtime(self._shares(), room=self.room)
-        self.desired = Desired(Pipeline(), conjunction=True, spread=Spread(Ways()))
+        self.desired = Desired(Pipeline(), conjunction=True, spread=self._new_spread())
         self._runner = asyncio.Runner()
         self.desired.move(everything(self.network))
         self._run(self.desired.take_in)
@@ -151,9 +157,19 @@ class Simulation:
         return [Share(f"tenant{number}", ROOT, ALL, TENANT, ADMINISTRATOR, held) for number in range(TENANTS)]
 
     def _new_room(self) -> LinkRoom:
-        room = LinkRoom(Ways())
+        room = LinkRoom(Ways(most=self._paths))
         room.hear(everything(self.network))
+        room.trust_no_more()
         return room
+
+    def _new_spread(self) -> Spread:
+        return Spread(Ways(most=self._paths))
+
+    def _steer(self) -> None:
+        """Routes that the room gave to reservations go to placement."""
+        routes = self.room.steering()
+        self._routes |= routes
+        self.desired.steer(routes)
 
     def _hear(self, deltas: tuple[Delta, ...]) -> None:
         self.room.hear(deltas)
@@ -171,6 +187,7 @@ class Simulation:
     def settle(self) -> None:
         """Compile what was accepted."""
         settled = self.runtime.settle(self.now)
+        self._steer()
         self.desired.change(settled.delta, self.runtime.compiler.stages)
 
     def place(self) -> None:
@@ -209,7 +226,9 @@ class Simulation:
 
     def follow_room(self) -> dict[int, str]:
         """Bring the links' room to the network of now; which reservations it cannot hold."""
-        return self.room.troubles(self.now)
+        found = self.room.troubles(self.now)
+        self._steer()
+        return found
 
     # --- the same from scratch
 
@@ -223,9 +242,10 @@ class Simulation:
 
     def desired_anew(self) -> Desired:
         """The whole table placed again."""
-        desired = Desired(Pipeline(), conjunction=True, spread=Spread(Ways()))
+        desired = Desired(Pipeline(), conjunction=True, spread=self._new_spread())
         desired.move(everything(self.network))
-        desired.reset(tuple(self.runtime.compiler.table.rules.values()), self.runtime.compiler.stages)
+        routes = {slot: some for slot, some in self._routes.items() if some}
+        desired.reset(tuple(self.runtime.compiler.table.rules.values()), self.runtime.compiler.stages, routes)
         self._run(desired.take_in)
         self._runner.run(desired.follow(self.tree.bridges))
         return desired

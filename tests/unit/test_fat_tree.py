@@ -9,11 +9,11 @@ import pytest
 
 from bench import apart
 from bench.fat_tree import PAUSE, SPEED, Asks, FatTree, Simulation, address, mac
-from ovspane.lang.statements import Kind
 from ovspane.network.model import PortId
 from ovspane.network.room import RESERVABLE
 from ovspane.network.values import FlowRule
 from ovspane.policy.shares import Request
+from ovspane.policy.table import Effect
 
 HOSTS = 32
 
@@ -36,7 +36,9 @@ def test_a_fat_tree() -> None:
 
 
 def reservations(made: Simulation) -> list[Request]:
-    return [request for request in made.runtime.state.requests.values() if request.kind is Kind.RESERVE]
+    """Those with a rule: of two for the same packets only the greater one has."""
+    ruling = {rule.request for rule in made.runtime.compiler.table.rules.values() if rule.effect is Effect.QUEUE}
+    return [made.runtime.state.requests[number] for number in sorted(ruling)]
 
 
 def queued(made: Simulation) -> dict[int, set[PortId]]:
