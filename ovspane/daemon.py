@@ -29,6 +29,7 @@ from ovspane.config import Settings, address
 from ovspane.discovery.discovery import SLICE, Discovery, Look
 from ovspane.discovery.ear import clean as clean_ear
 from ovspane.enforcing import Scope
+from ovspane.flooding import Flooding
 from ovspane.lang.replies import Code, Notice, Reply, listing, no
 from ovspane.lang.statements import Kind
 from ovspane.network.hosts import Limits
@@ -141,6 +142,9 @@ class Daemon:
         self._look = look_of(settings)
         self._discovery = Discovery(self._switch, self._network, self._look)
         self._shared_topology: SharedTopology | None = None
+        self._flooding = Flooding(
+            self._switch, self._network, scope_of(settings), self._reconciler.drives, keep=settings.network.flood_tree
+        )
 
     def end(self) -> None:
         """Ask for a clean end."""
@@ -162,6 +166,7 @@ class Daemon:
             await stack.enter_async_context(self._task(self._reconciler.run()))
             await stack.enter_async_context(self._task(self._tend_room()))
             await stack.enter_async_context(self._task(self._look_around()))
+            await stack.enter_async_context(self._task(self._flooding.run()))
             await stack.enter_async_context(self._task(self._discovery.run()))
             if self._shared_topology is not None:
                 await stack.enter_async_context(self._task(self._shared_topology.run()))
@@ -391,7 +396,8 @@ async def serve(settings: Settings) -> None:
 
 
 async def clean(settings: Settings) -> tuple[int, int]:
-    """Remove every flow, meter and queue of ours from the bridges, and nothing else: (flows, queue rows) removed.
+    """Remove every flow, meter and queue of ours from the bridges, and nothing else: (flows, queue rows) removed. Ports
+    that did not flood by our word do again.
 
     Raises OvsdbError, SessionError.
     """
@@ -404,7 +410,8 @@ async def clean(settings: Settings) -> tuple[int, int]:
         bridges = [name for name in switch.bridges() if not settings.bridges or name in settings.bridges]
         for name in bridges:
             await clean_ear(settings.rundir / f"{name}.mgmt", Pipeline(settings.first_table, settings.meter_base))
-        return await reconciler.clean()
+        flooding = Flooding(switch, Network(), scope_of(settings), reconciler.drives, keep=False)
+        return await reconciler.clean(flooding.clean)
     finally:
         reconciler.close()
         await switch.close()

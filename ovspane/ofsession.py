@@ -1,6 +1,6 @@
 """An OpenFlow 1.4 session over a Unix socket: hello, transaction ids, replies, echo, timeouts. Knows no flows.
 
-Above: flowpush. Below: openflow (bytes).
+Above: flowpush, discovery; ofports has the Wire only. Below: openflow (bytes).
 
 Invariants:
 * the event loop reads whatever the switch says while we write, so neither side can block the other for ever (with 100
@@ -64,7 +64,7 @@ class _Reply:
     size: int = 0
 
 
-class _Wire(asyncio.Protocol):
+class Wire(asyncio.Protocol):
     """The transport's end: bytes to frames, flow control, the end of the connection. Knows no OpenFlow semantics."""
 
     def __init__(self, on_frame: Callable[[Frame], None], on_end: Callable[[Exception | None], None]) -> None:
@@ -132,7 +132,7 @@ class Session:
         self.features = openflow.Features(0, 0)
         self.closed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self._on_closed = on_closed
-        self._wire = _Wire(self._received, self._ended)
+        self._wire = Wire(self._received, self._ended)
         self._hello: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._waiting: dict[int, _Reply] = {}
         self._errors: dict[int, SwitchError] = {}

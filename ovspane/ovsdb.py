@@ -19,8 +19,9 @@ from ovspane.ovsdb_replica import Database, OvsdbError, Transaction
 
 __all__ = ["Applied", "Bridge", "Change", "Event", "Interface", "OvsdbError", "Port", "SwitchDb", "Transaction"]
 
+OPENFLOW10: Final = "OpenFlow10"
 OPENFLOW14: Final = "OpenFlow14"
-_ADDED: Final = "ovspane-added"  # Bridge.external_ids: the protocol that we added, to be taken back by cleanup
+_ADDED: Final = "ovspane-added"  # Bridge.external_ids: the protocols that we added, to be taken back by cleanup
 
 _TEXTS: Final = {"type": {"key": "string", "value": "string", "min": 0, "max": "unlimited"}}
 _TEXT: Final = {"type": "string"}
@@ -198,8 +199,8 @@ class SwitchDb(Database):
         done = await self.wait_until(lambda: self.cur_cfg >= wanted, max(0.0, deadline - self._loop.time()))
         return Applied(changed=True, applied=done)
 
-    async def ensure_openflow14(self, bridge: str, *, seconds: float = 10.0) -> bool:
-        """Adds OpenFlow14 to a bridge whose `protocols` is set without it, and a mark to its external_ids; removes
+    async def ensure_protocol(self, bridge: str, protocol: str = OPENFLOW14, *, seconds: float = 10.0) -> bool:
+        """Adds a version of OpenFlow to a bridge whose `protocols` is set without it, and a mark to its external_ids; removes
         nothing. True: it was added (and ovs-vswitchd drops the bridge's management connections).
 
         Raises OvsdbError: no such bridge, or as `transact`."""
@@ -208,28 +209,33 @@ class SwitchDb(Database):
             row = next((row for row in self.rows("Bridge").values() if row.name == bridge), None)
             if row is None:
                 raise OvsdbError(f"no bridge {bridge}")
-            if row.protocols and OPENFLOW14 not in row.protocols:
+            if row.protocols and protocol not in row.protocols:
                 row.verify("protocols")
-                row.addvalue("protocols", OPENFLOW14)
-                row.setkey("external_ids", _ADDED, OPENFLOW14)
+                row.verify("external_ids")
+                row.addvalue("protocols", protocol)
+                row.setkey("external_ids", _ADDED, ",".join(sorted({protocol, *_added(row)})))
 
         return (await self.apply(add, seconds=seconds)).changed
 
-    async def withdraw_openflow14(self, bridge: str, *, seconds: float = 10.0) -> bool:
-        """Takes OpenFlow14 out of a bridge's `protocols` if we added it and other protocols are left (none would mean
-        Open vSwitch's default, another setting than the administrator's). True: something was changed. Raises OvsdbError."""
+    async def withdraw_protocols(self, bridge: str, *, seconds: float = 10.0) -> frozenset[str]:
+        """Takes the versions that we added out of a bridge's `protocols` if others are left (none would mean Open vSwitch's
+        default, another setting than the administrator's). Gives those that were taken out. Raises OvsdbError."""
+        taken: frozenset[str] = frozenset()
 
         def take(_: Transaction) -> None:
+            nonlocal taken
             row = next((row for row in self.rows("Bridge").values() if row.name == bridge), None)
-            if row is None or row.external_ids.get(_ADDED) != OPENFLOW14:
+            if row is None or not (added := _added(row)):
                 return
             row.verify("protocols")
             row.verify("external_ids")
             row.delkey("external_ids", _ADDED)
-            if set(row.protocols) > {OPENFLOW14}:
-                row.delvalue("protocols", OPENFLOW14)
+            taken = frozenset(added & set(row.protocols)) if set(row.protocols) - added else frozenset()
+            for protocol in taken:
+                row.delvalue("protocols", protocol)
 
-        return (await self.apply(take, seconds=seconds)).changed
+        await self.apply(take, seconds=seconds)
+        return taken
 
     @property
     def _root(self) -> Any:
@@ -264,6 +270,11 @@ class SwitchDb(Database):
         qos = next(iter(row.qos), None)
         vlan = bool(row.tag or row.trunks or row.vlan_mode)  # sets: tag 0 is one too
         return Port(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan)
+
+
+def _added(row: Any) -> set[str]:
+    """The versions of OpenFlow that we added to a bridge."""
+    return {protocol for protocol in row.external_ids.get(_ADDED, "").split(",") if protocol}
 
 
 def _differences(old: Mapping[str, Bridge], new: Mapping[str, Bridge]) -> list[Event]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from ovspane.bridge import BridgeTwin, Work, gathered
@@ -185,7 +185,7 @@ class Reconciler:
             self._waiting |= {entry.request for entry in list(self.plan.guarantees.values())}
         self._poke()
 
-    def _drives(self, name: str) -> bool:
+    def drives(self, name: str) -> bool:
         """True iff the bridge is ours to change now."""
         return self._scope.manages(name) and self._locks.state(name) is True
 
@@ -300,7 +300,7 @@ class Reconciler:
         await self._take_in()
         managed = self._managed()
         self._locks.want(managed)
-        bridges = {name: bridge for name, bridge in managed.items() if self._drives(name)}
+        bridges = {name: bridge for name, bridge in managed.items() if self.drives(name)}
         if not self._switch.connected or self._unknown():
             return False
         self._follow(bridges)
@@ -419,7 +419,7 @@ class Reconciler:
             await twin.connect()
         except VersionError:
             log.info("bridge %s: adding OpenFlow14 to its protocols", twin.name)
-            await self._switch.ensure_openflow14(twin.name)
+            await self._switch.ensure_protocol(twin.name)
             await twin.connect()
 
     def _say(self, what: str, trouble: str) -> None:
@@ -490,17 +490,17 @@ class Reconciler:
             twin.close()
         self._twins = {}
 
-    async def clean(self) -> tuple[int, int]:
-        """Remove all that is ours from the managed bridges: (flows, queue rows). Raises SessionError (also where a daemon drives
-        one of them), OvsdbError."""
+    async def clean(self, first: Callable[[], Awaitable[None]]) -> tuple[int, int]:
+        """Remove all that is ours from the managed bridges: (flows, queue rows). `first`: what is to be done before, when they are
+        known to be ours. Raises SessionError (also where a daemon drives one of them), OvsdbError, and what `first` raises."""
         locks = asyncio.create_task(self._locks.run())
         try:
-            return await self._clean()
+            return await self._clean(first)
         finally:
             locks.cancel()
             await asyncio.gather(locks, return_exceptions=True)
 
-    async def _clean(self) -> tuple[int, int]:
+    async def _clean(self, first: Callable[[], Awaitable[None]]) -> tuple[int, int]:
         bridges = self._managed()
         self._locks.want(bridges)
         async with asyncio.timeout(LOCK_SECONDS):
@@ -509,6 +509,7 @@ class Reconciler:
                 self._wake.clear()
         if (driven := self._driven_by_others()) is not None:
             raise SessionError(f"{driven}; stop it first")
+        await first()
         self._follow(bridges)
         flows = 0
         for twin in self._twins.values():
@@ -517,8 +518,8 @@ class Reconciler:
         rows = await self._queues.clean()
         self.close()  # taking the protocol back ends the sessions
         for name in bridges:
-            if await self._switch.withdraw_openflow14(name):
-                log.info("bridge %s: OpenFlow14 taken out of its protocols again", name)
+            if taken := await self._switch.withdraw_protocols(name):
+                log.info("bridge %s: %s taken out of its protocols again", name, ", ".join(sorted(taken)))
         return flows, rows
 
 

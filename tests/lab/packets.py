@@ -58,7 +58,7 @@ def arrivals(
     found: list[set[str]] = [set() for _ in sends]
 
     def collect(until: float) -> None:
-        for name, frame in _received(links, until):
+        for name, frame in received(links, until):
             index = _probe_in(frame, tokens)
             # ICMP echoes and errors from the other side quote the token, too: their source is not the probe's.
             if name in watched and index is not None and frame[6:12] == sources[index]:
@@ -75,7 +75,7 @@ def arrivals(
     return [frozenset(names) for names in found]
 
 
-def _received(links: dict[str, Any], until: float) -> Iterator[tuple[str, bytes]]:
+def received(links: dict[str, Any], until: float) -> Iterator[tuple[str, bytes]]:
     """(host, frame) for what comes in until the monotonic time `until`; all that is there by then."""
     owners = {link: name for name, link in links.items()}
     while True:

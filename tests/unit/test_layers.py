@@ -19,13 +19,13 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "reconcile", "desired", "enforcing", "bridge", "watching", "ownership", "installed", "queueing", "queue_ledger",
-            "discovery", "shared_topology", "timers", "accounting", "replay",
+            "discovery", "flooding", "shared_topology", "timers", "accounting", "replay",
         }
     ),
     frozenset(
         {
             "flowpush", "flowbytes", "_fastflow", "_fastflow_py", "ovsdb_queues", "queue_plan", "openflow", "ofwatch", "oxm",
-            "ovsdb_policing", "tc", "ofsession", "ofpackets", "oftables", "unixctl", "bridge_lock", "ovsdb",
+            "ovsdb_policing", "tc", "ofsession", "ofpackets", "ofports", "oftables", "unixctl", "bridge_lock", "ovsdb",
             "ovsdb_replica", "store", "config", "garbage",
         }
     ),

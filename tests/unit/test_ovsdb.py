@@ -92,14 +92,14 @@ def test_openflow14_is_added_where_protocols_lack_it_and_nothing_is_removed(ovs:
         ovs.add_bridge("br1", protocols="OpenFlow10,OpenFlow13")
         ovs.add_bridge("br2", protocols="")
         async with connected(remote(ovs)) as db:
-            assert await db.ensure_openflow14("br1")
+            assert await db.ensure_protocol("br1")
             assert db.bridges()["br1"].protocols == {"OpenFlow10", "OpenFlow13", "OpenFlow14"}
             ovs.ofctl("dump-flows", "br1")  # speaks OpenFlow 1.4: it was applied before we were told
-            assert not await db.ensure_openflow14("br1")
-            assert not await db.ensure_openflow14("br2")  # not set: Open vSwitch's default has 1.4
+            assert not await db.ensure_protocol("br1")
+            assert not await db.ensure_protocol("br2")  # not set: Open vSwitch's default has 1.4
             assert db.bridges()["br2"].protocols == set()
             with pytest.raises(OvsdbError, match="no bridge br9"):
-                await db.ensure_openflow14("br9")
+                await db.ensure_protocol("br9")
         ovs.vsctl("del-br", "br1", "--", "del-br", "br2")
 
     asyncio.run(run())

@@ -1,0 +1,168 @@
+"""The daemon's flood tree on a ring of four switches with one link too many: what is flooded arrives everywhere, once, also after
+failures; what somebody else set stays; and everything is as before after cleaning up."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+from ovspane.flooding import HOLD
+from tests.lab import mininet_net
+from tests.lab.packets import listener, received
+from tests.lab.switch import ofctl, run, vsctl
+from tests.lab.topology import Lan, settle
+from tests.ovs_dummy import wait_for
+from tests.system.test_discovery import RING, Watcher
+
+pytestmark = pytest.mark.system
+
+TOKEN = b"counted once, please"
+INTERVAL = 0.005  # seconds between pings
+SETTINGS = '[network]\nplacement = "paths"\nflood_tree = true\n'
+
+
+def silent() -> set[str]:
+    """The ports that do not flood."""
+    found = set()
+    for bridge in vsctl("list-br").split():
+        text = run("ovs-ofctl", "-O", "OpenFlow10", "show", bridge)
+        found |= {name for name, config in re.findall(r"\((\S+)\): addr.*\n\s*config:\s*(.*)", text) if "NO_FLOOD" in config}
+    return found
+
+
+def marked() -> set[str]:
+    return set(vsctl("--bare", "--columns=name", "find", "port", "external_ids:ovspane-no-flood=true").split())
+
+
+def forward() -> None:
+    for number in range(1, 5):
+        ofctl("add-flow", f"s{number}", "cookie=0x7,priority=1,actions=NORMAL")
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[tuple[Lan, Watcher]]:
+    """A ring of four that learns and floods, and the daemon that keeps it a tree."""
+    with mininet_net.ring(4) as lan, Watcher(SETTINGS) as daemon:
+        daemon.wait(lambda view: view.links == RING, "ring")
+        wait_for(lambda: len(silent()) == 2, "a link out of the tree", 10)
+        forward()
+        settle(lan)
+        time.sleep(HOLD)
+        yield lan, daemon
+
+
+def copies(lan: Lan, wait: float = 0.5) -> dict[tuple[str, str], int]:
+    """One broadcast from each host, all at once -> how often it came to each host (sender, receiver)."""
+    links = {host.name: listener(host) for host in lan.hosts}
+    names = {bytes.fromhex(host.mac.replace(":", "")): host.name for host in lan.hosts}
+    found: Counter[tuple[str, str]] = Counter()
+    try:
+        for host in lan.hosts:
+            links[host.name].send(Ether(src=host.mac, dst="ff:ff:ff:ff:ff:ff", type=0x88B5) / Raw(TOKEN))
+        for name, frame in received(links, time.monotonic() + wait):
+            if TOKEN in frame:
+                found[names[frame[6:12]], name] += 1
+            if found.total() > 1000:
+                break  # a storm
+    finally:
+        for link in links.values():
+            link.close()
+    return dict(found)
+
+
+def once(lan: Lan) -> dict[tuple[str, str], int]:
+    names = [host.name for host in lan.hosts]
+    return {(a, b): 1 for a in names for b in names if a != b}
+
+
+def outage(lan: Lan, happens: Callable[[], object]) -> float:
+    """Seconds until all hosts reach all others again after something happens, by lost pings."""
+    with contextlib.ExitStack() as stack:
+        pings = [
+            stack.enter_context(a.pinging(b, INTERVAL)) for a in lan.hosts for b in lan.hosts if int(a.name[1:]) < int(b.name[1:])
+        ]
+        start = time.monotonic()
+        time.sleep(0.3)
+        happens()
+        time.sleep(2.5)
+        took = time.monotonic() - start
+    assert all(ping.received > 50 for ping in pings), "a host is not reached any more"
+    return max(ping.longest_gap * took / ping.sent for ping in pings)  # it is not as fast as it is asked to
+
+
+def test_a_ring_and_its_failures() -> None:
+    with kept() as (lan, daemon):
+        assert marked() == silent()
+        assert copies(lan) == once(lan)
+        downs, ups = [], []
+        for link in sorted(RING, key=sorted):
+            device = min(link).split(":")[1]
+            ends = {end.split(":")[1] for end in link}
+            downs.append(outage(lan, lambda device=device: run("ip", "link", "set", device, "down")))
+            assert silent() == marked() == ends, "the others are the tree now"
+            assert copies(lan) == once(lan)
+            ups.append(outage(lan, lambda device=device: run("ip", "link", "set", device, "up")))
+            assert silent() == marked() == ends, "what comes back changes nothing"
+            assert copies(lan) == once(lan)
+        print("traffic on again after (s), link down:", *(f"{one:.2f}" for one in downs), "up:", *(f"{one:.2f}" for one in ups))
+        assert sorted(downs)[2] < 1.0 and sorted(ups)[2] < 1.0  # of four, three; the machine may stand still for a moment
+        assert daemon.view().hosts.keys() == {host.mac for host in lan.hosts}, "hosts are known all the while"
+        assert all(daemon.view().at(host) in ("", f"{host.bridge}:{host.device}") for host in lan.hosts)
+        kept_by_us = silent()
+        assert daemon.stop() == 0 and silent() == kept_by_us, "the daemon's end opens no loop"
+        for number in range(1, 5):
+            ofctl("del-flows", f"s{number}")
+        assert daemon.run("cleanup").returncode == 0
+        assert silent() == marked() == set()
+
+
+def test_a_daemon_that_starts_finds_the_tree_and_changes_nothing() -> None:
+    with kept() as (lan, daemon):
+        before = silent()
+        daemon.kill()
+        daemon.start()
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            assert silent() == before and copies(lan, 0.2) == once(lan)
+        assert not daemon.logged("floods now")
+
+
+def test_what_somebody_else_set_stays_and_the_tree_goes_around_it() -> None:
+    with mininet_net.ring(4) as lan:
+        run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", "s2", "s2-eth2", "no-flood")  # of a link that the tree would take
+        with Watcher(SETTINGS) as daemon:
+            daemon.wait(lambda view: view.links == RING, "ring")
+            wait_for(lambda: silent() == {"s2-eth2", "s3-eth3"}, "the same link, out of the tree at both ends", 10)
+            assert marked() == {"s3-eth3"}
+            forward()
+            assert copies(lan) == once(lan)
+            daemon.wait_for_log("s2:s2-eth2 does not flood by somebody else's word")
+            run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", "s2", "s2-eth2", "flood")
+            wait_for(lambda: silent() == marked() == {"s2-eth2", "s3-eth3"}, "a link that is ours to leave out", 10)
+            run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", "s1", "s1-eth2", "no-flood")  # now in the tree
+            wait_for(lambda: silent() == {"s1-eth2", "s2-eth3"} and marked() == {"s2-eth3"}, "the way around", 10)
+            assert copies(lan) == once(lan)
+            assert daemon.stop() == 0
+            assert daemon.run("cleanup").returncode == 0
+            assert silent() == {"s1-eth2"} and marked() == set()
+
+
+def test_a_loop_that_appears_is_closed() -> None:
+    """Patch ports between bridges that forward already: a storm for a moment, and then none."""
+    with kept() as (lan, _):
+        start = time.monotonic()
+        with lan.host("h1").pinging(lan.host("h3"), 0.01):
+            for here, there in (("s1", "s3"), ("s3", "s1")):
+                name, peer = f"{here}-{there}", f"{there}-{here}"
+                vsctl("add-port", here, name, "--", "set", "interface", name, "type=patch", f"options:peer={peer}")
+            wait_for(lambda: {"s1-s3", "s3-s1"} <= silent() or len(silent()) == 4, "a closed loop", 10)
+            print(f"closed {time.monotonic() - start:.2f} s after the first of two commands")
+        wait_for(lambda: copies(lan) == once(lan), "the end of the storm", 10)
+        assert marked() == silent()
