@@ -63,5 +63,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
+def control() -> int:
+    """`ovspane-ctl`: `ovspane cluster` by the name that those expect who know ovn-ctl."""
+    return main(["cluster", *sys.argv[1:]])
+
+
 if __name__ == "__main__":
     sys.exit(main())

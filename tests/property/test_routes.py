@@ -6,17 +6,20 @@ sums of what is booked, and packets that go from bridge to bridge by the rules' 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
+from threading import Event, Thread
+from time import sleep
 
 import networkx as nx
 import pytest
 
 from ovspane.lang.replies import Code
 from ovspane.match import ETH_IPV4, Match
-from ovspane.network.model import Origin, PortId
+from ovspane.network.model import Delta, Origin, PortId, link_key
 from ovspane.network.room import LinkRoom
 from ovspane.network.spread import Spread
 from ovspane.network.ways import Ways, everything
@@ -439,3 +442,49 @@ def test_the_histories_have_all_fates() -> None:
             if any(after[number].routes != old.routes for number, old in before.items() if number not in troubles):
                 seen.add("moved")
     assert seen >= {"path", "known", "moved"}
+
+
+def test_a_network_that_changes_while_requests_are_judged() -> None:
+    """Links fail and come back, told by another thread, at any point of a judgement; afterwards nothing is over-booked."""
+    rng = Random(5)
+    paper = ring(5)
+    made = Steered(paper)
+    edges = sorted(paper.graph.edges)
+    ending = Event()
+    news = 0
+
+    def shake() -> None:
+        nonlocal news
+        shaking = Random(6)
+        while not ending.is_set():
+            a, b = shaking.choice(edges)
+            made.room.hear(_told(paper, a, b, False))
+            made.room.hear(_told(paper, a, b, True))
+            news += 2
+            sleep(0.0002)
+
+    thread = Thread(target=shake)
+    thread.start()
+    answers: Counter[str] = Counter()
+    try:
+        for _ in range(400):
+            source, sink = rng.sample(range(1, 6), 2)
+            reply = made.say(reserve(source, sink, f"{rng.randint(1, 6)}Mb", f" to +{rng.randint(1, 99)}"))
+            answers[reply.reason_code or "ok"] += 1
+            if rng.random() < 0.3 and made.runtime.state.requests:
+                made.say(f"Cancel {rng.choice(list(made.runtime.state.requests))}.")
+    finally:
+        ending.set()
+        thread.join()
+    assert news > 20 and min(answers["ok"], answers["no-link-room"]) > 20, (news, answers)
+    made.room.troubles(0)
+    for port, seconds in loads(made).items():
+        capacity = made.room.capacity(port)
+        assert capacity is not None and max(seconds.values()) <= capacity, port
+    assert made.room.troubles(0) == {}
+
+
+def _told(paper: Paper, a: str, b: str, there: bool) -> list[Delta]:
+    """What the network tells of a link that comes, or goes."""
+    link = paper.network.links[link_key(PortId(a, f"to-{b}"), PortId(b, f"to-{a}"))]
+    return [Delta(None, link) if there else Delta(link, None)]

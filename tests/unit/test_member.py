@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import subprocess
+import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +132,15 @@ async def _start(remote: str) -> None:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def test_the_name_that_people_of_ovn_expect(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, name = scripts["ovspane-ctl"].partition(":")
+    monkeypatch.setattr(sys, "argv", ["ovspane-ctl", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        getattr(importlib.import_module(module), name)()
+    assert "create" in capsys.readouterr().out
 
 
 def test_what_is_refused(folder: Path) -> None:
