@@ -121,6 +121,7 @@ def _campaign(options: argparse.Namespace) -> Campaign:
         bridges=settings.bridges,
         default_deny=settings.default_deny,
         by_paths=settings.network.placement == "paths",
+        steered=settings.network.flood_tree,
         request=request,
         group=group,
         rate=options.rate,
@@ -146,6 +147,7 @@ def _expected_text(row: Row, meter_base: int) -> str:
     expected = row.expected
     words = ["pass" if expected.passes else "drop"]
     words += [f"queue {' or '.join(map(str, sorted(expected.queues)))}"] if expected.queues else []
+    words += [f"by port {' or '.join(map(str, sorted(set(expected.outputs.values()))))}"] if expected.outputs else []
     words += [f"meter {' or '.join(str(meter_base + slot) for slot in sorted(expected.limits))}"] if expected.limits else []
     return " ".join(words)
 
@@ -204,6 +206,7 @@ def document(report: Report) -> dict[str, Any]:
                 "expected": {
                     "passes": row.expected.passes,
                     "queues": row.expected.queues,
+                    "outputs": row.expected.outputs,
                     "meters": {report.meter_base + slot: rate for slot, rate in row.expected.limits.items()},
                     "requests": list(row.expected.by),
                     "elsewhere": list(row.expected.elsewhere),

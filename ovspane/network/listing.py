@@ -50,7 +50,7 @@ def _bridge(bridge: Bridge) -> Row:
         line,
         {
             "kind": "bridge", "name": bridge.name, "datapath_id": identity, "host": bridge.host, "origin": str(bridge.origin),
-            "programmed": bridge.programmed,
+            "programmed": bridge.programmed, "stp": bridge.stp,
         },
     )  # fmt: skip
 
@@ -60,7 +60,7 @@ def _port(port: Port) -> Row:
     line = f"port {port.id} number={port.number or '-'} {'up' if port.up else 'down'} speed={speed} type={port.kind or 'system'}"
     item: dict[str, Value] = {
         "kind": "port", "name": str(port.id), "bridge": port.id.bridge, "port": port.id.port, "number": port.number,
-        "up": port.up, "speed": port.speed, "type": port.kind or "system", "origin": str(port.origin),
+        "up": port.up, "speed": port.speed, "type": port.kind or "system", "origin": str(port.origin), "vlan": port.vlan,
     }  # fmt: skip
     return Row(f"{line} {port.origin}", item)
 
@@ -102,11 +102,11 @@ def things(items: Iterable[Mapping[str, Any]]) -> Iterator[Thing]:
         match item["kind"]:
             case "bridge":
                 identity = int(item["datapath_id"], 16) if item["datapath_id"] else None
-                yield Bridge(item["name"], identity, item["host"], _origin(item), programmed=item["programmed"])
+                yield Bridge(item["name"], identity, item["host"], _origin(item), item["stp"], item["programmed"])
             case "port":
                 kind = "" if item["type"] == "system" else item["type"]
                 port = PortId(item["bridge"], item["port"])
-                yield Port(port, item["number"], item["up"], item["speed"], kind, _origin(item))
+                yield Port(port, item["number"], item["up"], item["speed"], kind, _origin(item), item["vlan"])
             case "link":
                 ends = link_key(PortId.parse(item["a"]), PortId.parse(item["b"]))
                 yield Link(ends, item["medium"], item["speed"], _origin(item))

@@ -194,6 +194,13 @@ class LinkRoom:
         they have."""
         return dict(islice(self._strayed.items(), most))
 
+    def steered(self, request: Request) -> str:
+        """See `policy.room`; `ways.paths_of` reads it."""
+        return "; ".join(
+            " ".join(str(port) for port, _ in route) if route else f"{start} to {end}: none"
+            for (start, end), route in sorted(self._steering.get(request.slot, {}).items())
+        )
+
     def _tell(self, request: Request, steering: dict[Pair, Route]) -> None:
         if self._steering.get(request.slot, {}) != steering:
             self._moved[request.slot] = steering

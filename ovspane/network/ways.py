@@ -130,6 +130,21 @@ class Spared:
 #: nothing is known
 ANYWHERE = Way()
 NOBODY = Spared()
+_NONE = ": none"
+
+
+def paths_of(text: str, ports: Mapping[PortId, Port]) -> dict[Pair, Route]:
+    """The routes that `LinkRoom.steered` writes, with the ports' numbers of now. Raises ValueError."""
+    found: dict[Pair, Route] = {}
+    for part in filter(None, text.split("; ")):
+        if part.endswith(_NONE):
+            start, _, end = part.removesuffix(_NONE).partition(" to ")
+            found[start, PortId.parse(end)] = ()
+        else:
+            names = [PortId.parse(name) for name in part.split(" ")]
+            numbers = [known.number if (known := ports.get(name)) is not None else None for name in names]
+            found[names[0].bridge, names[-1]] = tuple((name, number or 0) for name, number in zip(names, numbers, strict=True))
+    return found
 
 
 def _field(name: str) -> tuple[int, int]:

@@ -122,6 +122,8 @@ def request_item(state: State, request: Request | Hint, now: int) -> Item:
         item["rate"] = request.rate
     if request.slot:
         item["slot"] = request.slot
+    if request.kind is said.Kind.RESERVE and (path := state.steered(request)):
+        item["path"] = path
     return item
 
 

@@ -26,6 +26,10 @@ class Room(Protocol):
     def route(self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations) -> str:
         """The first of the choices as text for `Request.via`; "" where there is nothing to choose."""
 
+    def steered(self, request: Request) -> str:
+        """The paths that its packets are sent along now, as text: of each, BRIDGE:PORT of the ports by which they leave, or
+        "BRIDGE to BRIDGE:PORT: none" where no path can hold it; "; " between. "" where the bridges choose."""
+
     def put(self, request: Request, locations: Locations) -> None:
         """A reservation was accepted, or its users are elsewhere now."""
 

@@ -202,6 +202,10 @@ class State(Known):
             return ""
         return self._room.route(request.flowgroup, request.rate, request.start, request.end, self.locations)
 
+    def steered(self, request: Request) -> str:
+        """The paths that a reservation's packets are sent along now (`Room.steered`)."""
+        return "" if self._room is None else self._room.steered(request)
+
     def largest(self, share: str, group: Flowgroup, start: int, end: int | None, at_most: int) -> int:
         """The largest rate up to `at_most` (bit/s) that a reservation of these packets may have in [start, end); 0: none."""
         rate = at_most

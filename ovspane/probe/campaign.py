@@ -41,8 +41,9 @@ class CannotProbe(Exception):
 class Campaign:
     """What to probe and how. `request`, `group`: of these only; both None: every active request, and what none speaks of.
 
-    `by_paths`: rules are placed by the network. `rate` in packets a second; `most` packets on each bridge; `in_port`: the name of
-    the port that they come in by (else where one must come, and the first that is up); `deliver`: packets that pass go on to hosts.
+    `by_paths`: rules are placed by the network; `steered`: reservations get paths. `rate` in packets a second; `most` packets on
+    each bridge; `in_port`: the name of the port that they come in by (else where one must come, and the first that is up);
+    `deliver`: packets that pass go on to hosts.
     """
 
     rundir: Path
@@ -51,6 +52,7 @@ class Campaign:
     bridges: tuple[str, ...] = ()
     default_deny: bool = False
     by_paths: bool = False
+    steered: bool = False
     request: int | None = None
     group: Flowgroup | None = None
     rate: float = 500.0
@@ -125,7 +127,7 @@ async def _settled(campaign: Campaign, ask: Ask) -> Places:
     while True:
         picture = read_picture(ask, campaign.default_deny)
         if not picture.pending or asyncio.get_running_loop().time() > until:
-            return Places(picture, read_ways(ask("ListTopology")) if campaign.by_paths else None)
+            return Places(picture, read_ways(ask("ListTopology"), campaign.steered) if campaign.by_paths else None)
         await asyncio.sleep(0.1)
 
 

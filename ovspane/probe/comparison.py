@@ -5,8 +5,11 @@ Above: campaign. Below: injection (the packet itself), tracing (its flows, queue
 Three witnesses have to agree. The packet: it went through the real flows and the datapath, and came back or not. The trace of the
 same bytes: which flows, queue and meter those were. The counters: each flow and meter of the trace has counted its probes.
 
-Invariants: a packet whose trace does anything but what flows of ours do is not sent (it might reach a host); a packet that comes
-back is compared byte by byte; no more than `rate` packets a second.
+A packet that a flow of ours steers (network.spread) leaves the bridge past all other flows, so nothing could catch it: of it there
+is only the trace.
+
+Invariants: a packet whose trace leads out of the bridge by our tables, or does anything but what flows of ours do, is not sent (it
+might reach a host); a packet that comes back is compared byte by byte; no more than `rate` packets a second.
 """
 
 from __future__ import annotations
@@ -151,9 +154,11 @@ class BridgeProbe:
     def _row(self, packet: Packet, expected: Expected, way: Way, number: int, data: bytes) -> Row:
         caught = self.session.caught.get(number)
         sent = _may_be_sent(way)
-        passed = caught is not None if sent else None
+        passed = way.steered is not None or (caught is not None if sent else None)
         port = "" if packet.in_port == self.in_port else self.ports[packet.in_port]
         found = Row(self.bridge, packet, expected, passed, way.queue, way.meters, _decider(way), way.out, port=port)
+        if way.steered is not None:
+            found = replace(found, note=f"not sent: steered by {way.steered}")
         if not self._enters(way):
             return replace(found, differences=("does not enter the pipeline",))
         if (step := way.foreign) is not None:
@@ -163,7 +168,7 @@ class BridgeProbe:
             wrong.append("came back without having gone through the pipeline")
         if caught is not None and caught.frame != data:
             wrong.append("was changed on its way")
-        if passed != way.left:
+        if way.steered is None and passed != way.left:
             wrong.append(f"the packet {_went(passed)}, its trace {_went(way.left)}")
         if passed != expected.passes:
             wrong.append(f"{_went(passed)}, the policy says {'pass' if expected.passes else 'drop'}{_but(expected)}")
@@ -180,10 +185,20 @@ class BridgeProbe:
         wrong = []
         if way.queue not in (expected.queues or {None}):
             wrong.append(f"queue {_number(way.queue)}, the policy says {_numbers(expected.queues)}")
+        wrong += self._output(expected, way)
         meters = {self.pipeline.meter_id(slot) for slot in expected.limits}
         if not (len(way.meters) == 1 and way.meters[0] in meters if meters else not way.meters):
             wrong.append(f"meter {_numbers(way.meters)}, the policy says {_numbers(meters)}{_but(expected)}")
         return wrong
+
+    def _output(self, expected: Expected, way: Way) -> list[str]:
+        """Whether it is sent by the port of its reservation's path; 0: where the bridge sends it."""
+        here = "where the bridge sends it"
+        wanted = {expected.outputs.get(queue, 0) for queue in expected.queues if way.queue in (queue, None)} or {0}
+        if any(way.steered in ((str(port), self.ports.get(port)) if port else (None,)) for port in wanted):
+            return []
+        should = " or ".join(self.ports.get(port, str(port)) if port else here for port in sorted(wanted))
+        return [f"it goes {f'by {way.steered}' if way.steered else here}, the policy says {should}"]
 
     def _rates(self, row: Row, meters: Mapping[int, Meter | None]) -> list[str]:
         """Whether queue and meter have the rates of their requests."""
@@ -219,7 +234,7 @@ def _stranger(stats: FlowStats) -> str:
 
 
 def _may_be_sent(way: Way) -> bool:
-    return way.foreign is None
+    return way.foreign is None and way.steered is None
 
 
 def _went(passed: bool | None) -> str:

@@ -7,7 +7,8 @@ here by requests, not by the daemon's flow table and its spread, which are to be
 
 deny    stands where packets of that match may enter;
 limit   there, too, for what does not come from another bridge of ours, where it was limited;
-reserve has its queue where packets of that match leave on their way; as an allow it is everywhere;
+reserve has its queue where packets of that match leave on their way, or on the path that it was given, whose ports the packets are
+        sent by; as an allow it is everywhere;
 allow   is everywhere: where it lifts nothing nobody can tell.
 
 So the verdict of a bridge is the oracle's on the requests that stand there: the closed form (ovspane(7), section 6) drops a packet
@@ -26,7 +27,7 @@ from ovspane.lang.statements import Kind
 from ovspane.match import ETH_IPV4, ETH_IPV6, Match, Packet
 from ovspane.network.listing import things
 from ovspane.network.model import Delta, PortId
-from ovspane.network.ways import ANYWHERE, NOBODY, Spared, Way, Ways
+from ovspane.network.ways import ANYWHERE, NOBODY, Spared, Way, Ways, paths_of
 from ovspane.policy.expand import located_matches
 from ovspane.policy.tree import ActiveRequest
 from ovspane.probe.policy_picture import Expected, NoPicture, Picture
@@ -36,10 +37,10 @@ LINKS = 4
 _PLAIN = Packet()
 
 
-def read_ways(items: Iterable[dict[str, Any]]) -> Ways:
-    """The network from the items of ListTopology, which has the bridges that the daemon programs, and other hosts'. Raises
-    NoPicture."""
-    ways = Ways()
+def read_ways(items: Iterable[dict[str, Any]], steered: bool = False) -> Ways:
+    """The network from the items of ListTopology, which has the bridges that the daemon programs, and other hosts'. `steered`: the
+    daemon gives reservations paths of their own. Raises NoPicture."""
+    ways = Ways(most=int(steered))
     try:
         ways.update([Delta(None, thing) for thing in things(items)])
     except (ValueError, KeyError) as problem:
@@ -51,10 +52,16 @@ class Places:
     """`ways` None: everything stands everywhere."""
 
     def __init__(self, picture: Picture, ways: Ways | None = None) -> None:
+        """Raises NoPicture."""
         self.picture = picture
         self._ways = ways
         self._matches: dict[int, list[Match]] = {}
-        self._stand: dict[Match, tuple[Spared, Way]] = {}
+        self._stand: dict[tuple[int, Match], tuple[Spared, Way, bool]] = {}
+        texts = picture.paths.items() if ways is not None else ()
+        try:
+            self._routes = {number: paths_of(text, ways.ports) for number, text in texts if ways is not None}
+        except ValueError as problem:
+            raise NoPicture(f"a path is not to be read: {problem}") from problem
         self._fed: dict[str, frozenset[int]] = {}
 
     def fed(self, bridge: str) -> frozenset[int]:
@@ -81,24 +88,27 @@ class Places:
         enters = any(port.bridge == bridge for port in self._sources(packet))
         way = self._ways.way(self._addresses(packet))
         leaves = way != ANYWHERE and way.crosses(bridge)
-        here, elsewhere = [], []
+        here, elsewhere, outputs = [], [], {}
         for request in matching:
-            spared, its = self._places(request, packet)
+            spared, its, steered = self._places(request, packet)
             limited = request.kind is Kind.RATELIMIT and in_port in self.fed(bridge)
-            if request.kind is Kind.RESERVE and not (leaves or its.crosses(bridge)):
+            if request.kind is Kind.RESERVE and not (its.crosses(bridge) or (leaves and not steered)):
                 here.append(replace(request, kind=Kind.ALLOW))
             elif request.kind in (Kind.DENY, Kind.RATELIMIT) and (limited or (bridge in spared and not enters)):
                 elsewhere.append(request.id)
             else:
                 here.append(request)
-        return replace(self.picture.judged(packet, here), elsewhere=tuple(elsewhere))
+                outputs[request.slot] = its.output(bridge)
+        found = self.picture.judged(packet, here)
+        return replace(found, elsewhere=tuple(elsewhere), outputs={slot: by for slot in found.queues if (by := outputs[slot])})
 
     def ports(self, slot: int, bridge: str) -> frozenset[str] | None:
         """The ports of a bridge that a request's queue stands on; None: all that can have one."""
         request = next((one for one in self.picture.tree.requests.values() if one.slot == slot), None)
         if self._ways is None or request is None:
             return None
-        return reduce(Way.joined, (self._place(match)[1] for match in self._expanded(request)), Way(within=None)).on(bridge)
+        ways = (self._place(request, match)[1] for match in self._expanded(request))
+        return reduce(Way.joined, ways, Way(within=None)).on(bridge)
 
     def needs(self, slot: int, bridge: str) -> frozenset[str]:
         """Of these, the ports that can have it for sure: the daemon says it is installed, and nothing queues in a patch port."""
@@ -127,19 +137,23 @@ class Places:
             named |= {f"{version}_src": packet.src, f"{version}_dst": packet.dst}
         return Match.of(**named)
 
-    def _places(self, request: ActiveRequest, packet: Packet) -> tuple[Spared, Way]:
+    def _places(self, request: ActiveRequest, packet: Packet) -> tuple[Spared, Way, bool]:
         for match in self._expanded(request):
             if match.contains(packet.packed):
-                return self._place(match)
-        return NOBODY, ANYWHERE
+                return self._place(request, match)
+        return NOBODY, ANYWHERE, False
 
     def _expanded(self, request: ActiveRequest) -> list[Match]:
         if request.id not in self._matches:
             self._matches[request.id] = located_matches(request.flowgroup, self.picture.locations)
         return self._matches[request.id]
 
-    def _place(self, match: Match) -> tuple[Spared, Way]:
-        if match not in self._stand:
-            assert self._ways is not None
-            self._stand[match] = self._ways.spared(match), self._ways.way(match)
-        return self._stand[match]
+    def _place(self, request: ActiveRequest, match: Match) -> tuple[Spared, Way, bool]:
+        """Where none of the match's packets enters, where they leave, and whether they are sent there."""
+        assert self._ways is not None
+        key = request.id, match
+        if key not in self._stand:
+            route = self._ways.steered(match, self._routes[request.id]) if request.id in self._routes else None
+            way = self._ways.way(match) if route is None else Way.along(route)
+            self._stand[key] = self._ways.spared(match), way, route is not None
+        return self._stand[key]

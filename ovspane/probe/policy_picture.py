@@ -8,7 +8,7 @@ The picture is that of the instant of ListRequests. It must be asked as root: ot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ovspane.flowgroup import AddressSet, Flowgroup, Locations, overlap
@@ -34,18 +34,21 @@ class NoPicture(Exception):
 class Expected:
     """What shall become of a packet. `queues`, `limits`: the slots of the requests any of which may give it its queue and its
     meter, with the rate (bit/s); empty: none. `by`: the requests that speak of it; `elsewhere`: those that do so on other bridges
-    only, or before it comes here."""
+    only, or before it comes here. `outputs`: of those queues, the OpenFlow port by which the packet is sent; else the bridge
+    chooses."""
 
     passes: bool
     queues: dict[int, int]
     limits: dict[int, int]
     by: tuple[int, ...]
     elsewhere: tuple[int, ...] = ()
+    outputs: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """`index` finds the requests that may speak of a packet, so that each packet need not be held against all of them."""
+    """`index` finds the requests that may speak of a packet, so that each packet need not be held against all of them. `paths`: by
+    which their packets are sent (`policy.room`), of those reservations of which that is so."""
 
     tree: PolicyTree
     locations: Locations
@@ -53,6 +56,7 @@ class Picture:
     pending: frozenset[int]
     index: MatchIndex
     statuses: dict[int, str]
+    paths: dict[int, str]
 
     def expected(self, packet: Packet) -> Expected:
         """The oracle's word on a packet, for the network as one switch."""
@@ -108,7 +112,7 @@ def read_picture(ask: Ask, default_deny: bool) -> Picture:
         allows[name] = "allow = True" in str(share["privileges"])
         if name != ROOT:
             tree.add_node(name, str(parent))
-    requests, pending, statuses = [], set(), {}
+    requests, pending, statuses, paths = [], set(), {}, {}
     for item in ask("ListRequests"):
         if item["kind"] == "hint" or not item["active"]:
             continue
@@ -117,6 +121,8 @@ def read_picture(ask: Ask, default_deny: bool) -> Picture:
         request = _request(item, allows)
         requests.append(request)
         statuses[request.id] = str(item["status"])
+        if "path" in item:
+            paths[request.id] = str(item["path"])
         if str(item["status"]).startswith("pending"):
             pending.add(request.id)
     tree.apply(Delta(added=tuple(requests)))
@@ -125,7 +131,7 @@ def read_picture(ask: Ask, default_deny: bool) -> Picture:
     for request in requests:
         match = hull(located(request.flowgroup, locations))
         index.add(request.id, match.value, match.mask)
-    return Picture(tree, locations, default_deny, frozenset(pending), index, statuses)
+    return Picture(tree, locations, default_deny, frozenset(pending), index, statuses, paths)
 
 
 def _request(item: Item, allows: dict[str, bool]) -> ActiveRequest:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ovspane.network.values import COOKIE_MASK, COOKIE_TAG
 from ovspane.unixctl import ControlSocket, ControlUnavailable
 
 #: ovs-vswitchd's control socket is not there or refuses, or says no trace; the text says which
@@ -57,12 +58,25 @@ class Way:
         return tuple(int(action.removeprefix("meter:")) for action in self._actions() if action.startswith("meter:"))
 
     @property
+    def steered(self) -> str | None:
+        """The port (name or number) by which a flow of ours sends it out, past what else the bridge does. Such a packet would reach
+        somebody: it must not be sent as a probe."""
+        last = self.steps[-1] if self.steps else None
+        return last.actions[1].removeprefix("output:").strip('"') if last is not None and _steers(last) else None
+
+    @property
     def foreign(self) -> Step | None:
-        """The first flow that does what no flow of ours does (output, say); such a packet must not be sent as a probe."""
-        return next((step for step in self.steps if not all(_OURS.fullmatch(action) for action in step.actions)), None)
+        """The first flow that does what no flow of ours does (flood, say); such a packet must not be sent as a probe."""
+        return next((step for step in self.steps if not (_steers(step) or all(map(_OURS.fullmatch, step.actions)))), None)
 
     def _actions(self) -> list[str]:
         return [action for step in self.steps for action in step.actions]
+
+
+def _steers(step: Step) -> bool:
+    """It is a flow of a reservation that has a path of its own."""
+    queue, output = step.actions if len(step.actions) == 2 else ("", "")
+    return step.cookie & COOKIE_MASK == COOKIE_TAG and queue.startswith("set_queue:") and output.startswith("output:")
 
 
 _RULE = re.compile(r" *(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f]+))?$")
@@ -89,6 +103,9 @@ def read_trace(text: str) -> Way:
                 break
             steps.append((int(rule[1]), int(rule[3]), int(rule[4] or "0", 16), []))
         elif missed := _NO_RULE.match(line):
+            if marked and int(missed[1]) == 0:  # the bridge itself has no flow for it
+                left = True
+                break
             steps.append((int(missed[1]), -1, 0, ["drop"]))
         elif steps and line.startswith("    ") and not line.lstrip().startswith(("->", ">>")):
             steps[-1][3].append(line.strip())

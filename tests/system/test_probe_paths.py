@@ -34,11 +34,11 @@ MAKE = {
 }
 
 
-def settings(links: set[frozenset[str]], lan: Lan, more: str = "") -> str:
-    """Rules by paths; each port can send 50 Mb/s."""
-    ports = {end.split(":")[1] for link in links for end in link} | {host.device for host in lan.hosts}
-    speeds = "\n".join(f'{port} = "50Mb"' for port in sorted(ports))
-    return f'enforcement = "best-effort"\n[network]\nplacement = "paths"\n[ports]\n{speeds}\n{more}'
+def settings(links: set[frozenset[str]], lan: Lan, more: str = "", network: str = "") -> str:
+    """Rules by paths; each link can send 50 Mb/s, a host's port 100."""
+    ports = {end.split(":")[1]: 50 for link in links for end in link} | {host.device: 100 for host in lan.hosts}
+    speeds = "\n".join(f'{port} = "{speed}Mb"' for port, speed in sorted(ports.items()))
+    return f'enforcement = "best-effort"\n[network]\nplacement = "paths"\n{network}\n[ports]\n{speeds}\n{more}'
 
 
 def where_hosts_are(lan: Lan) -> str:
@@ -117,16 +117,17 @@ def held_by_somebody_else(bridges: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def left_alone() -> Iterator[tuple[Watcher, Lan]]:
-    """A line of three switches, right, whose daemon goes on without changing it."""
-    with mininet_net.line(3) as lan, Watcher(settings(LINE, lan, where_hosts_are(lan))) as daemon:
-        daemon.wait(lambda view: view.links == LINE, "links")
-        ask_for_all(daemon, lan.hosts[0], lan.hosts[2])
+def left_alone(name: str, ask: Callable[[Watcher, Host, Host], object], more: str = "") -> Iterator[tuple[Watcher, Lan]]:
+    """Switches that are right, whose daemon goes on without changing them."""
+    links, make = MAKE[name]
+    with make() as lan, Watcher(settings(links, lan, where_hosts_are(lan), more)) as daemon:
+        daemon.wait(lambda view: view.links == links, "links")
+        ask(daemon, lan.hosts[0], lan.hosts[2])
         daemon.settle()
         assert daemon.stop() == 0
         with held_by_somebody_else(lan.bridges):
             daemon.start()
-            daemon.wait(lambda view: view.links == LINE, "links")
+            daemon.wait(lambda view: view.links == links, "links")
             yield daemon, lan
 
 
@@ -235,16 +236,19 @@ FAULTS = (
 
 
 def test_each_planted_fault_is_found_and_named(tmp_path: Path) -> None:
-    with left_alone() as (daemon, lan):
-        daemon.check_probes()
-        restore = kept(lan, tmp_path)
-        for plant in FAULTS:
-            named = plant()
-            done = daemon.probe("--all", "--rate", "5000")
-            assert (plant.__name__, done.returncode) == (plant.__name__, 1), done.stdout + done.stderr
-            assert named in done.stdout, f"{plant.__name__}: {done.stdout}"
-            restore()
-        daemon.check_probes()
+    with left_alone("line", ask_for_all) as (daemon, lan):
+        find_each(FAULTS, daemon, kept(lan, tmp_path))
+
+
+def find_each(faults: Sequence[Callable[[], str]], daemon: Watcher, restore: Callable[[], None]) -> None:
+    daemon.check_probes()
+    for plant in faults:
+        named = plant()
+        done = daemon.probe("--all", "--rate", "5000")
+        assert (plant.__name__, done.returncode) == (plant.__name__, 1), done.stdout + done.stderr
+        assert named in done.stdout, f"{plant.__name__}: {done.stdout}"
+        restore()
+    daemon.check_probes()
 
 
 def kept(lan: Lan, folder: Path) -> Callable[[], None]:
@@ -264,3 +268,57 @@ def kept(lan: Lan, folder: Path) -> Callable[[], None]:
             vsctl("set", "qos", row, f"queues={queues.replace(' ', '')}")
 
     return restore
+
+
+# --- steered reservations
+
+STEERED = "flood_tree = true"
+TWICE = "udp,nw_src=10.0.0.1,nw_dst=10.0.0.3,tp_dst=100"
+
+
+def ask_twice(daemon: Watcher, source: Host, sink: Host) -> None:
+    """Two reservations between the same hosts, which do not fit one path together."""
+    for port in (1001, 1002):
+        daemon.request(f"reserve(srcHost={source.ip}, dstHost={sink.ip}, dstPort={port}) = 30Mb on rootShare to +10min.")
+
+
+def test_steered_reservations_are_right_and_stay_so_when_a_link_fails() -> None:
+    with mininet_net.ring(4) as lan, Watcher(settings(RING, lan, where_hosts_are(lan), STEERED)) as daemon:
+        daemon.wait(lambda view: view.links == RING, "ring")
+        ask_twice(daemon, lan.hosts[0], lan.hosts[2])
+        daemon.settle()
+        done = daemon.probe("--all", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        steered = {(p["bridge"], p["note"]) for p in json.loads(done.stdout)["probes"] if p["expected"]["outputs"]}
+        ways = {("s1", "s1-eth2"), ("s2", "s2-eth2"), ("s3", lan.hosts[2].device), ("s1", "s1-eth3"), ("s4", "s4-eth3")}
+        assert steered == {(bridge, f"not sent: steered by {port}") for bridge, port in ways}
+        run("ip", "link", "set", "s1-eth2", "down")
+        wait_for(lambda: len(having("set_queue")) == 3, "end of the queues on the failed path", 5)
+        daemon.settle()
+        daemon.check_probes()
+
+
+def steered_elsewhere() -> str:
+    flow = one_flow("s1", TWICE, "output")
+    copy(flow, "s1", re.sub(r"output:\S+", "output:1", flow.split("actions=")[1]))
+    return "it goes by s1-eth1, the policy says s1-eth"
+
+
+def not_steered_any_more() -> str:
+    flow = one_flow("s2", TWICE, "output")
+    copy(flow, "s2", re.sub(r"output:\S+", "goto_table:143", flow.split("actions=")[1]))
+    return "it goes where the bridge sends it, the policy says s2-eth2"
+
+
+def steered_by_a_bridge_that_is_not_on_the_path() -> str:
+    there = one_flow("s2", TWICE, "output")
+    copy(there, "s4")
+    return "the policy says none"
+
+
+STEERING_FAULTS = (steered_elsewhere, not_steered_any_more, steered_by_a_bridge_that_is_not_on_the_path)
+
+
+def test_each_fault_of_steering_is_found_and_named(tmp_path: Path) -> None:
+    with left_alone("ring", ask_twice, STEERED) as (daemon, lan):
+        find_each(STEERING_FAULTS, daemon, kept(lan, tmp_path))

@@ -187,6 +187,14 @@ def test_a_trace_is_read_up_to_where_it_leaves_us() -> None:
     other = read_trace(TRACE.replace("    set_queue:2\n", "    set_queue:2\n    output:7\n"))
     assert other.foreign is not None
     assert other.foreign.table == 141
+    head, tail = TRACE.split("    goto_table:143")[0], "\nFinal flow: unchanged\nDatapath actions: 3\n"
+    steered = read_trace(head + '    output:"s1-eth2"\n' + tail)
+    assert (steered.left, steered.queue, steered.steered, steered.foreign) == (False, 2, "s1-eth2", None)
+    assert way.steered is None
+    somebodys = read_trace(head.replace("cookie 0x70616e6500000004", "cookie 0x4") + "    output:3\n" + tail)
+    assert somebodys.steered is None and somebodys.foreign is not None
+    bare = read_trace(TRACE.split(" 0. priority 0\n")[0] + " 0. No match.\n    drop\n\nFinal flow: x\nDatapath actions: drop\n")
+    assert (bare.left, bare.queue, bare.steps[-1].table) == (True, 2, 143)
     with pytest.raises(TraceUnavailable):
         read_trace("Bad openflow flow syntax: x")
 
@@ -276,7 +284,7 @@ def placed(*requests: dict[str, object]) -> Places:
         network.configure_host(f"02:00:00:00:01:0{number}", PortId(bridge, "host"), [f"10.0.0.{number}"], 0)
     for number in (1, 2):
         network.see_link(PortId(f"s{number}", "up"), PortId(f"s{number + 1}", "down"), "veth", Origin.LOCAL, 0)
-    return Places(picture(*requests), read_ways(row.item for row in rows(network, 0)))
+    return Places(picture(*requests), read_ways((row.item for row in rows(network, 0)), steered=True))
 
 
 def test_what_a_bridge_has_to_do_with_a_packet() -> None:
@@ -310,3 +318,22 @@ def test_what_a_bridge_has_to_do_with_a_packet() -> None:
     plain = Places(places.picture)
     assert plain.expected(limited, "s2", 1) == places.picture.expected(limited)
     assert (plain.fed("s2"), plain.ports(4, "s2"), plain.entrances(limited, "s2", 5)) == (frozenset(), None, [5])
+
+
+def test_what_a_bridge_has_to_do_with_a_packet_that_is_steered() -> None:
+    both = "srcHost=10.0.0.1, dstHost=10.0.0.3"
+    places = placed(
+        item(1, "reserve", f"({both}, dstPort=90)", "b", rate=9, slot=4, path="s1:up s2:up s3:host"),
+        item(2, "reserve", f"({both}, dstPort=90-91)", "b", rate=7, slot=5),
+        item(3, "reserve", f"({both}, dstPort=91)", "b", rate=8, slot=6, path="s1 to s3:host: none"),
+    )
+
+    def at(bridge: str, dport: int) -> tuple[dict[int, int], dict[int, int]]:
+        found = places.expected(Packet(src=0x0A000001, dst=0x0A000003, proto=6, dport=dport), bridge, 1)
+        return found.queues, found.outputs
+
+    assert [at(bridge, 90) for bridge in ("s1", "s2", "s3")] == [({4: 9}, {4: 2}), ({4: 9}, {4: 2}), ({4: 9}, {4: 9})]
+    assert at("s1", 91) == at("s3", 91) == ({5: 7}, {})  # of the lost one nothing stands
+    assert (places.ports(4, "s2"), places.ports(6, "s2"), places.ports(5, "s2")) == ({"up"}, frozenset(), {"up"})
+    with pytest.raises(NoPicture):
+        placed(item(1, "reserve", f"({both})", "b", rate=9, slot=4, path="nonsense"))
