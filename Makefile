@@ -42,7 +42,7 @@ check-system: build
 
 check-network: build
 	lab/sandbox $(PYTEST) -q tests/system/test_discovery.py tests/system/test_placement.py \
-		tests/system/test_placement_trust.py tests/system/test_probe_paths.py
+		tests/system/test_placement_trust.py tests/system/test_probe_paths.py tests/system/test_proof.py
 
 check-cluster: build
 	lab/sandbox $(PYTEST) -q tests/system/test_cluster.py tests/system/test_cluster_network.py

@@ -25,7 +25,7 @@ else:
 #: comparisons: about ten milliseconds, compiled
 BUDGET = 1_000_000
 
-__all__ = ["BUDGET", "BudgetSpent", "difference", "equal", "intersection", "subtract", "union", "within", "witness"]
+__all__ = ["BUDGET", "BudgetSpent", "difference", "equal", "intersection", "part", "subtract", "union", "within", "witness"]
 
 
 def subtract(one: Match, other: Match) -> list[Match]:
@@ -75,6 +75,12 @@ def witness(these: Iterable[Match], those: Sequence[Match], budget: int = BUDGET
         if found is not None:
             return Match(*found)
     return None
+
+
+def part(match: Match, others: Sequence[Match], budget: int = BUDGET) -> Match | None:
+    """As `witness` of one match, when most of the others overlap it. Raises BudgetSpent."""
+    found = _engine.uncovered(match, others, budget)
+    return Match(*found) if found is not None else None
 
 
 def within(these: Iterable[Match], those: Sequence[Match], budget: int = BUDGET) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ovspane.algebra import BUDGET, witness
+from ovspane.algebra import part
 from ovspane.match import Match
 
 
@@ -31,7 +31,7 @@ def some(region: Region) -> Match | None:
     """A match whose packets all are in the region, or None if it is empty."""
     if not region.minus:
         return region.match
-    return witness((region.match,), region.minus, BUDGET)
+    return part(region.match, region.minus)
 
 
 def made(match: Match | None, minus: Iterable[Match]) -> Region | None:
@@ -50,7 +50,9 @@ def made(match: Match | None, minus: Iterable[Match]) -> Region | None:
 
 def inside(region: Region, match: Match) -> Region | None:
     """What of the region is in the match."""
-    return made(region.match.intersect(match), region.minus)
+    if (match.value ^ region.match.value) & match.mask & region.match.mask:
+        return None
+    return made(Match(match.value | region.match.value, match.mask | region.match.mask), region.minus)
 
 
 def outside(region: Region, match: Match) -> Region | None:

@@ -3,12 +3,15 @@
 Above: cli.verify_command, tests. Below: network.walk (what the switches do), probe.policy_picture (the slow evaluator). The
 compiler, placement and the daemon's plans are not asked.
 
-For each host the set of all packets with its MAC address is walked from its port: none may come back to a bridge. The packets with
-its own addresses (or without IP) are walked again and held against the policy:
+For each host the set of all packets with its MAC address is walked from its port: none may come back to a bridge that it crossed.
+(Packets with other hosts' IP addresses, as a router sends them, may come to a bridge twice, where copies are flooded and one meets
+the flows that steer a reservation.) The packets with its own addresses, or without IP, are walked again and held against the
+policy:
 
+twice        none comes to a bridge twice
 dropped      a flow of ours drops only what the policy denies
 passed       what leaves the network anywhere is not denied
-lost         what goes to another known host, and is not denied, comes to its port; exactly once
+lost         what goes to another known host that links which are up lead to, and is not denied, comes to its port; exactly once
 astray       it comes to no other port, but for copies that a bridge floods
 queue        in each bridge it leaves in the queue of the highest reservation that matches, or in none
 meter        it passes the meter of the lowest limit that matches, once (on each bridge where `everywhere`), and no other
@@ -46,7 +49,7 @@ class Station:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong. `kind`: a word of the table above, or loop, twice, doubt; `packet`: one for which it is so, as
+    """What is wrong. `kind`: a word of the table above, or loop, or doubt; `packet`: one for which it is so, as
     `ovs-appctl ofproto/trace` reads it; `requests`: those that match it."""
 
     kind: str
@@ -60,28 +63,32 @@ class Finding:
 
 @dataclass(slots=True)
 class Proof:
-    """`everywhere`: rules stand on all bridges, so a limit is a meter on each. `lame`: requests that are known not to be enforced.
-    `queues`: the queue ids that ports have (None: not looked at). `walked`: how many sets of packets were."""
+    """`everywhere`: rules stand on all bridges, so a limit is a meter on each. `queues`: the queue ids that ports have (None: not
+    looked at). Where the daemon says that ports cannot enforce a request, its packets must be put in its queue all the same, but
+    ports need not have that, unless `best_effort`. Where it says that it is degraded otherwise, they need not. `walked`, `asked`:
+    how many sets of packets were walked, and the evaluator asked about."""
 
     fabric: Fabric
     stations: Collection[Station]
     picture: Picture
     everywhere: bool = False
-    lame: frozenset[int] = frozenset()
     meter_base: int = 1_000_000
     queues: dict[Spot, frozenset[int]] | None = None
+    best_effort: bool = False
     findings: dict[tuple[str, str], Finding] = field(default_factory=dict)
     walked: int = 0
     asked: int = 0
+    _joined: dict[str, int] = field(default_factory=dict)
     _matches: dict[int, list[Match]] = field(default_factory=dict)
 
     def run(self) -> list[Finding]:
         """Everything that is wrong, one finding for each kind and place. Raises BudgetSpent."""
+        self._joined = self._parts()
         for station in self.stations:
-            if station.spot[0] not in self.fabric.bridges:
+            if not self._present(station):
                 continue
             for start in _with_tags(Region(Match.of(eth_src=station.mac))):
-                self._returns(station, self._walk(station, start))
+                self._returns(station, self._walk(station, start), own=False)
             for start, v4, v6 in _own(station):
                 for tagged in _with_tags(start):
                     self._host(station, tagged, v4, v6)
@@ -91,10 +98,35 @@ class Proof:
         self.walked += 1
         return walk(self.fabric, station.spot, start)
 
+    def _present(self, station: Station) -> bool:
+        """Its port is there and open."""
+        bridge = self.fabric.bridges.get(station.spot[0])
+        port = bridge.ports.get(station.spot[1]) if bridge is not None else None
+        return port is not None and port.passes
+
+    def _parts(self) -> dict[str, int]:
+        """Bridge -> which part of the network it is in, by the links whose ports are open."""
+        bridges = self.fabric.bridges
+        ways: dict[str, set[str]] = {name: set() for name in bridges}
+        for here, there in self.fabric.links.items():
+            ends = [bridges[name].ports.get(number) for name, number in (here, there) if name in bridges]
+            if len(ends) == 2 and all(port is not None and port.passes for port in ends):
+                ways[here[0]].add(there[0])
+        found: dict[str, int] = {}
+        for number, name in enumerate(bridges):
+            waiting = [name]
+            while waiting:
+                if (at := waiting.pop()) not in found:
+                    found[at] = number
+                    waiting += ways[at]
+        return found
+
     # --- what is looked at
 
-    def _returns(self, station: Station, trace: Trace) -> None:
+    def _returns(self, station: Station, trace: Trace, own: bool) -> None:
         for back in trace.returns:
+            if not (back.loop or own):
+                continue
             kind, how = ("loop", "come back") if back.loop else ("twice", "come twice")
             way = ", ".join(f"{hop.bridge}:{hop.out}" for hop in back.hops)
             self._say(kind, f"packets of {_place(station.spot)} {how} to {back.bridge} by {way}", back.packets)
@@ -105,11 +137,11 @@ class Proof:
     def _host(self, station: Station, start: Region, v4: bool, v6: bool) -> None:
         """The packets that a host sends with an address of its own."""
         trace = self._walk(station, start)
-        self._returns(station, trace)
+        self._returns(station, trace, own=True)
         self._access(station, trace)
         for other in self.stations:
             to = Match.of(eth_dst=other.mac)
-            if other.spot == station.spot or (going := inside(start, to)) is None:
+            if other is station or not self._present(other) or (going := inside(start, to)) is None:
                 continue
             if v4 or v6:
                 field_name, addresses = ("ipv4_dst", other.v4) if v4 else ("ipv6_dst", other.v6)
@@ -148,7 +180,8 @@ class Proof:
                     self._say("twice", f"{pair} arrive twice", again)
             arrived.append(here)
             self._held(pair, end, here)
-        for missing in remaining([going], arrived):
+        joined = self._joined[source.spot[0]] == self._joined[sink.spot[0]]
+        for missing in remaining([going], arrived) if joined else ():
             for region, expected in self._cells(missing):
                 if expected.passes:
                     self._say("lost", f"{pair} do not arrive{_why(trace, region)}", region, expected)
@@ -170,18 +203,36 @@ class Proof:
 
     def _queue(self, pair: str, hop: Hop, region: Region, expected: Expected) -> None:
         wanted: set[int | None] = set(expected.queues) or {None}
-        if expected.queues and self.lame.issuperset(r for r in expected.by if self._reserves(r, expected)):
-            wanted.add(None)
+        told = {self._told(number) for number in expected.by if self._reserves(number, expected)}
+        if told == {"degraded"}:
+            wanted |= self._without_degraded(region)
         place = f"leave {hop.bridge} by port {hop.out}"
         if hop.queue not in wanted:
             right = " or ".join(sorted("none" if queue is None else str(queue) for queue in wanted))
             self._say("queue", f"{pair} {place} in queue {hop.queue} instead of {right}", region, expected)
-        elif hop.queue is not None and self.queues is not None and hop.queue not in self.queues.get((hop.bridge, hop.out), ()):
+        elif hop.queue is None or self.queues is None or not ("" in told or self.best_effort):
+            return
+        elif hop.queue not in self.queues.get((hop.bridge, hop.out), ()):
             self._say("queue", f"{pair} {place} in queue {hop.queue}, which it does not have", region, expected)
 
     def _reserves(self, number: int, expected: Expected) -> bool:
         request = self.picture.tree.requests[number]
         return request.kind is Kind.RESERVE and request.slot in expected.queues
+
+    def _without_degraded(self, region: Region) -> set[int | None]:
+        """The queues that the packets may be in if what is degraded were not asked for."""
+        if (one := some(region)) is None:
+            return {None}
+        packet = packet_of(one)
+        held = [request for request in self.picture.matching(packet) if self._told(request.id) != "degraded"]
+        return set(self.picture.judged(packet, held).queues) or {None}
+
+    def _told(self, number: int) -> str:
+        """What the daemon says of a reservation: unenforced, degraded, or "" for nothing of that kind."""
+        status = self.picture.statuses.get(number, "")
+        if status.startswith(("degraded: unenforced", "degraded: by queue")):  # enforcing.py: ports that cannot, or not all of them
+            return "unenforced"
+        return "degraded" if status.startswith("degraded") else ""
 
     # --- the oracle, for a set of packets
 

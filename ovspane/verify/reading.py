@@ -17,6 +17,8 @@ from pathlib import Path
 from ovspane import oftables, openflow
 from ovspane.flowpush import BridgeSession, SessionError
 from ovspane.network.tables import LOCAL, Bridge, Flow, Port
+from ovspane.ovsdb import SwitchDb
+from ovspane.ovsdb_queues import QueueSync
 from ovspane.unixctl import ControlSocket, ControlUnavailable
 
 
@@ -60,6 +62,18 @@ def learning_table(text: str) -> Mapping[tuple[int, int], int]:
             port = LOCAL if words[0] == "LOCAL" else int(words[0])
             found[int(words[1]), int(words[2].replace(":", ""), 16)] = port
     return found
+
+
+async def read_queues(remote: str) -> dict[tuple[str, str], frozenset[int]]:
+    """(bridge, port) -> the queues that its QoS row has. `remote`: the host's Open_vSwitch database. Raises OSError."""
+    database = SwitchDb(remote)
+    database.start()
+    try:
+        if not await database.wait_until(lambda: database.connected, 5.0):
+            raise OSError(f"{remote} does not answer")
+        return {(has.bridge, port): frozenset(has.queues) for port, has in QueueSync(database).actual().items()}
+    finally:
+        await database.close()
 
 
 _PORT_10 = struct.Struct("!H6s16sII16x")

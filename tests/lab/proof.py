@@ -4,14 +4,14 @@ as the daemon lists it.
 Above: system tests. Below: ovspane.verify.
 
     proof = Prover(lan, links, daemon.socket)
-    proof.holds()                 # for all packets of all hosts
-    proof.findings(kinds)         # what is wrong, by kind
+    proof.holds()                 # for all packets of all hosts, once the daemon is done
+    proof.kinds()                 # what is wrong now
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,13 +26,15 @@ RUNDIR = Path("/var/run/openvswitch")
 
 @dataclass(slots=True)
 class Prover:
-    """`links`: pairs of BRIDGE:PORT; `at`: hosts that moved, by name -> BRIDGE:PORT. `everywhere`: that placement."""
+    """`links`: pairs of BRIDGE:PORT; `at`: hosts that moved, by name -> BRIDGE:PORT. `everywhere`: that placement. `kept`: the
+    policy, instead of the daemon's word."""
 
     lan: Lan
     links: set[frozenset[str]]
     socket: Path
     everywhere: bool = False
     at: dict[str, str] = field(default_factory=dict)
+    kept: Picture | None = None
     last: proof.Proof | None = None
 
     def picture(self) -> Picture:
@@ -40,8 +42,8 @@ class Prover:
             client.ask("Format json.")
             return read_picture(lambda statement: client.ask(f"{statement}.").values["items"], False)
 
-    def run(self) -> proof.Proof:
-        """Read everything and prove."""
+    def run(self) -> list[proof.Finding]:
+        """Read everything and prove; what is wrong."""
         bridges = asyncio.run(reading.read(RUNDIR, self.lan.bridges))
         spots: dict[str, Spot] = {
             f"{name}:{port.name}": (name, port.number) for name, bridge in bridges.items() for port in bridge.ports.values()
@@ -57,15 +59,19 @@ class Prover:
             for host in self.lan.hosts
             if (where := self.at.get(host.name, f"{host.bridge}:{host.device}")) in spots
         ]
-        self.last = proof.Proof(Fabric(bridges, links), proof.stations(hosts), self.picture(), self.everywhere)
-        self.last.run()
-        return self.last
+        told = asyncio.run(reading.read_queues(f"unix:{RUNDIR}/db.sock"))
+        queues = {spots[f"{bridge}:{port}"]: has for (bridge, port), has in told.items() if f"{bridge}:{port}" in spots}
+        picture = self.kept or self.picture()
+        fabric, there = Fabric(bridges, links), proof.stations(hosts)
+        self.last = proof.Proof(fabric, there, picture, self.everywhere, queues=queues, best_effort=True)
+        return self.last.run()
 
-    def findings(self, kinds: Iterable[str] = ()) -> list[proof.Finding]:
-        """What is wrong, of these kinds (of all)."""
-        return [found for found in self.run().findings.values() if not kinds or found.kind in kinds]
+    def kinds(self) -> set[str]:
+        return {finding.kind for finding in self.run()}
 
-    def holds(self) -> None:
-        """Everything is as the policy says."""
-        found = self.findings()
-        assert not found, "\n".join(map(str, found))
+    def holds(self, seconds: float = 10.0) -> None:
+        """Everything is as the policy says, within that time: what changes is not there at once."""
+        deadline = time.monotonic() + seconds
+        while found := self.run():
+            assert time.monotonic() < deadline, "\n".join(map(str, found))
+            time.sleep(0.1)
