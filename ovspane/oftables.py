@@ -172,12 +172,12 @@ def _nicira(kind: int, body: bytes) -> Action:
 
 # --- ports, OpenFlow 1.0
 
-_PORT_DOWN, _NO_FLOOD, _NO_FORWARD = 1 << 0, 1 << 4, 1 << 5
+_PORT_DOWN, _NO_RECV, _NO_FLOOD, _NO_FWD = 1 << 0, 1 << 2, 1 << 4, 1 << 5
 _LINK_DOWN, _STP_MASK, _STP_LEARN, _STP_BLOCK = 1 << 0, 3 << 8, 1 << 8, 3 << 8
 
 
 def port(number: int, name: str, config: int, state: int) -> Port:
     """The port with these OFPPC_* and OFPPS_* bits of OpenFlow 1.0. One that spanning tree has only begun to listen on looks like
     one without spanning tree: it is taken for open."""
-    shut = config & (_PORT_DOWN | _NO_FORWARD) or state & _LINK_DOWN or state & _STP_MASK in (_STP_LEARN, _STP_BLOCK)
+    shut = config & (_PORT_DOWN | _NO_RECV | _NO_FWD) or state & _LINK_DOWN or state & _STP_MASK in (_STP_LEARN, _STP_BLOCK)
     return Port(number, name, not shut, not config & _NO_FLOOD)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ovspane import oftables, openflow
-from ovspane.flowpush import BridgeSession, SessionError
+from ovspane.flowpush import BridgeSession
 from ovspane.network.tables import LOCAL, Bridge, Flow, Port
+from ovspane.ofports import PortSession
 from ovspane.ovsdb import SwitchDb
 from ovspane.ovsdb_queues import QueueSync
 from ovspane.unixctl import ControlSocket, ControlUnavailable
@@ -33,7 +33,8 @@ class TableSession(BridgeSession):
 
 
 async def read(rundir: Path, names: Iterable[str]) -> dict[str, Bridge]:
-    """These bridges as they are; one that is not there (any more) is left out. Raises SessionError, ControlUnavailable."""
+    """These bridges as they are; one that is not there (any more) is left out. Raises SessionError (also where the bridge's
+    `protocols` lack OpenFlow10), ControlUnavailable."""
     control = ControlSocket(rundir)
     with contextlib.closing(control):
         found = {}
@@ -76,20 +77,6 @@ async def read_queues(remote: str) -> dict[tuple[str, str], frozenset[int]]:
         await database.close()
 
 
-_PORT_10 = struct.Struct("!H6s16sII16x")
-
-
 async def _ports(path: Path) -> list[Port]:
-    reader, writer = await asyncio.open_unix_connection(str(path))
-    try:
-        writer.write(struct.pack("!BBHI", 1, 0, 8, 1) + struct.pack("!BBHI", 1, 5, 8, 2))
-        while True:
-            _, kind, length, _ = struct.unpack("!BBHI", await asyncio.wait_for(reader.readexactly(8), 10))
-            body = await reader.readexactly(length - 8)
-            if kind == 1:
-                raise SessionError(f"{path}: {body!r}")
-            if kind == 6:
-                ports = _PORT_10.iter_unpack(body[24:])
-                return [oftables.port(n, name.rstrip(b"\0").decode(), config, state) for n, _, name, config, state in ports]
-    finally:
-        writer.close()
+    async with PortSession(path, lambda before, after: None) as session:
+        return [oftables.port(port.number, port.name, port.config, port.state) for port in session.ports.values()]
