@@ -18,11 +18,12 @@ Invariant: each path without a bridge twice comes once, by length and then by na
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2s
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nsmallest
 from itertools import islice
 from typing import NamedTuple
 
@@ -73,11 +74,12 @@ _Name = tuple[PortId, PortId]
 
 
 class Graph:
-    """The bridges and links of one moment."""
+    """The bridges and links of one moment; links may come and go (`change`)."""
 
     def __init__(self, bridges: Iterable[str], links: Iterable[Link]) -> None:
         self._steps: dict[str, list[Hop]] = {name: [] for name in bridges}
-        for link in links:
+        self._links = {link.ends: link for link in links}
+        for link in self._links.values():
             a, b = link.ends
             if a.bridge != b.bridge:  # a bridge that hears itself gets nowhere by that
                 self._steps.setdefault(a.bridge, []).append(Hop(a, b, link))
@@ -101,36 +103,53 @@ class Graph:
             search = _Search(self._steps, start, end, self._to(end))
         return [Path(hops) for hops in islice(search.paths(), most)]
 
+    def change(self, ends: LinkKey, link: Link | None) -> bool:
+        """This is the link between two ports now, or there is none; returns whether paths may be others."""
+        old = self._links.pop(ends, None)
+        if link is not None:
+            self._links[ends] = link
+        if old == link or ends[0].bridge == ends[1].bridge:
+            return False
+        for one, other in (ends, ends[::-1]):
+            if old is not None:
+                self._steps[one.bridge].remove(Hop(one, other, old))
+            if link is not None:
+                insort(self._steps.setdefault(one.bridge, []), Hop(one, other, link), key=_name)
+        self._distances.clear()
+        return True
+
     def apart(self, start: str, end: str, most: int) -> list[Path]:
         """Up to `most` paths that have few links in common, the shortest first; none if a bridge is not there."""
         if start not in self._steps or end not in self._steps or most < 1:
             return []
-        distances = self._to(end)
-        if start == end or start not in distances:
-            return [Path(())] if start == end else []
-        found = dict.fromkeys(islice(self._diverse(start, end, distances), most))
+        if start == end:
+            return [Path(())]
+        between = _between(self._steps, start, end)
+        if not between:
+            return []
+        found = dict.fromkeys(islice(self._diverse(between, start, end, 2 * most), most))
         if len(found) < most:
-            rest = (hops for hops in _Search(self._steps, start, end, distances).paths() if hops not in found)
+            rest = (hops for hops in _Search(self._steps, start, end, self._to(end)).paths() if hops not in found)
             found |= dict.fromkeys(islice(rest, most - len(found)))
         return [Path(hops) for hops in found]
 
-    def _diverse(self, start: str, end: str, distances: Mapping[str, int]) -> Iterator[_Hops]:
-        """Shortest paths, each the one that has the fewest links in common with those before; ends before one comes again."""
+    def _diverse(self, between: _Steps, start: str, end: str, width: int) -> Iterator[_Hops]:
+        """Shortest paths, each the one that has the fewest links in common with those before; ends before one comes again.
+        `between`: the hops of all of them, of which up to `width` are looked at on each bridge."""
         seed = _mark(f"{start} {end}")
-        farther: dict[str, list[Hop]] = {}  # the hops of all shortest paths, farthest bridges first
+        farther: dict[str, list[Hop]] = {}  # farthest bridges first
         queue = deque([start])
         while queue:
             at = queue.popleft()
             if at != end and at not in farther:
-                nearer = [hop for hop in self._steps[at] if distances.get(hop.into.bridge) == distances[at] - 1]
-                farther[at] = sorted(nearer, key=lambda hop: (self._mixed(hop, seed), _name(hop)))
-                queue.extend(hop.into.bridge for hop in nearer)
-        used: Counter[LinkKey] = Counter()
+                farther[at] = nsmallest(width, between[at], key=lambda hop: (self._mixed(hop, seed), _name(hop)))
+                queue.extend(hop.into.bridge for hop in farther[at])
+        used: Counter[int] = Counter()
         been: set[_Hops] = set()
         while (hops := _least_used(farther, start, end, used)) not in been:
             yield hops
             been.add(hops)
-            used.update(hop.link.ends for hop in hops)
+            used.update(map(id, hops))
 
     def _mixed(self, hop: Hop, seed: int) -> int:
         """A number for a hop, another order of hops for each seed; the same in every process."""
@@ -236,13 +255,56 @@ class _Search:
         return tuple(found)
 
 
-def _least_used(farther: Mapping[str, list[Hop]], start: str, end: str, used: Counter[LinkKey]) -> _Hops:
-    """Of the shortest paths the one with the least use; of several the first by the order of the hops."""
+def _between(steps: _Steps, start: str, end: str) -> dict[str, list[Hop]]:
+    """The hops of all shortest paths from one bridge to another one, none if there is no path. It is searched from both ends, so
+    that it takes little time in a large network."""
+    ahead, behind = {start: 0}, {end: 0}
+    fronts = [start], [end]
+    while True:
+        known, others = (ahead, behind) if len(fronts[0]) <= len(fronts[1]) else (behind, ahead)
+        front = fronts[known is behind]
+        if not front:
+            return {}
+        distance = known[front[0]] + 1
+        beside = {hop.into.bridge for at in front for hop in steps[at]} - known.keys()
+        known |= dict.fromkeys(beside, distance)
+        front[:] = beside
+        meeting = beside & others.keys()
+        if meeting:
+            return _hops_to(steps, meeting, ahead) | _hops_from(steps, meeting, behind)
+
+
+def _hops_from(steps: _Steps, bridges: Collection[str], distances: Mapping[str, int]) -> dict[str, list[Hop]]:
+    """The hops from these on to ever nearer bridges."""
+    found: dict[str, list[Hop]] = {}
+    front = set(bridges)
+    while front:
+        for at in front:
+            found[at] = [hop for hop in steps[at] if distances.get(hop.into.bridge) == distances[at] - 1]
+        front = {hop.into.bridge for at in front for hop in found[at]}
+    return {at: hops for at, hops in found.items() if hops}
+
+
+def _hops_to(steps: _Steps, bridges: Collection[str], distances: Mapping[str, int]) -> dict[str, list[Hop]]:
+    """The hops to these from the bridge that all distances are from."""
+    found: dict[str, list[Hop]] = {}
+    for hops in _hops_from(steps, bridges, distances).values():
+        for hop in hops:
+            found.setdefault(hop.into.bridge, []).append(Hop(hop.into, hop.out, hop.link))
+    return found
+
+
+def _least_used(farther: Mapping[str, list[Hop]], start: str, end: str, used: Mapping[int, int]) -> _Hops:
+    """Of the shortest paths the one with the least use (by the identity of hops); of several the first by the order of the hops."""
     costs = {end: 0}
     best: dict[str, Hop] = {}
     for at, hops in reversed(list(farther.items())):
-        best[at] = hop = min(hops, key=lambda hop: used[hop.link.ends] + costs[hop.into.bridge])
-        costs[at] = used[hop.link.ends] + costs[hop.into.bridge]
+        least = -1
+        for hop in hops:
+            cost = used.get(id(hop), 0) + costs[hop.into.bridge]
+            if least < 0 or cost < least:
+                best[at], least = hop, cost
+        costs[at] = least
     found = []
     at = start
     while at != end:

@@ -42,6 +42,8 @@ from ovspane.network.topology import Network
 
 #: up to so many addresses under one mask are looked up one by one
 FEW = 16
+#: pairs of bridges whose paths are remembered
+MOST_PAIRS = 16_384
 #: media between two ports that nobody else can send into: what comes out of one went into the other
 CLOSED = frozenset({"patch", "veth", "tunnel"})
 
@@ -234,6 +236,7 @@ class Ways:
         changed: set[Name] = set()
         bridges = False
         links: dict[LinkKey, bool] = {}  # whether they were there before
+        touched: set[LinkKey] = set()
         before: dict[Name, PortId] = {}
         after: dict[Name, PortId] = {}
         for old, new in deltas:
@@ -245,8 +248,7 @@ class Ways:
                     self._put(self.ports, port.id, new)
                     changed |= self._at.get(port.id, set())
                     self._fed.pop(port.id.bridge, None)
-                    if port.id in self._links_at:
-                        self._graph = None
+                    touched |= self._links_at.get(port.id, set())
                 case Conflict() as conflict:
                     changed.add(self._contest(_name(conflict.subject), (new is not None) - (old is not None)))
                 case Bridge() as bridge:
@@ -261,10 +263,10 @@ class Ways:
         gone = [ends for ends, known in links.items() if known and ends not in self._links]
         if bridges:
             self._fed.clear()
+            self._graph = None
         if came or gone:
             self._blocks = None
-        if came or gone or bridges:
-            self._graph = None
+        self._draw(touched.union(links, *(self._links_at[end] for ends in links for end in ends)))
         other = bool(came or gone) and self._parts.change(came, gone)
         return Changed(changed, bool(came or gone), bridges or other)
 
@@ -397,9 +399,12 @@ class Ways:
         if port is None or not port.up or port.vlan:
             return []
         if self._graph is None:
-            self._graph, self._paths = self._steerable(), {}
+            bridges = filter(self._steers, self._bridges)
+            self._graph, self._paths = Graph(bridges, filter(self._steerable, self._links.values())), {}
         paths = self._paths.get((start, sink.bridge))
         if paths is None:
+            if len(self._paths) == MOST_PAIRS:
+                self._paths.clear()
             found = self._graph.apart(start, sink.bridge, self._most)
             paths = self._paths[start, sink.bridge] = [tuple(hop.out for hop in path.hops) for path in found]
         return [self._numbered((*path, sink)) for path in paths]
@@ -431,10 +436,17 @@ class Ways:
     def _plain(self, link: Link) -> bool:
         return all(len(self._links_at[end]) == 1 and end in self.ports and not self.ports[end].vlan for end in link.ends)
 
-    def _steerable(self) -> Graph:
-        bridges = set(filter(self._steers, self._bridges))
-        links = (link for link in self._links.values() if self._plain(link) and all(end.bridge in bridges for end in link.ends))
-        return Graph(bridges, links)
+    def _steerable(self, link: Link) -> bool:
+        return self._plain(link) and all(self._steers(end.bridge) for end in link.ends)
+
+    def _draw(self, touched: Iterable[LinkKey]) -> None:
+        """Bring the graph of what can be steered to these links, if there is one."""
+        if self._graph is None:
+            return
+        for ends in touched:
+            link = self._links.get(ends)
+            if self._graph.change(ends, link if link is not None and self._steerable(link) else None):
+                self._paths.clear()
 
     def fed(self, bridge: str) -> frozenset[int]:
         """The (OpenFlow) numbers of the bridge's ports through which nothing comes but from another bridge that we program, or a

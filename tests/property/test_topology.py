@@ -234,6 +234,23 @@ def test_paths_apart_are_the_same_ones_with_few_links_in_common(links: list[Link
             assert not disjoint or most == at or not others & set(apart[at].links)
 
 
+@settings(max_examples=100, deadline=None)
+@given(wires(), wires(), st.randoms())
+def test_a_graph_whose_links_changed_is_as_a_new_one(before: list[LinkKey], after: list[LinkKey], chance) -> None:  # type: ignore[no-untyped-def]
+    old, new = wired(before), wired(after)
+    graph = Graph(old.bridges, old.links.values())
+    changes = [*before, *after]
+    chance.shuffle(changes)
+    for ends in changes:
+        graph.apart("s1", "s2", 2)
+        graph.change(ends, new.links.get(ends))
+    assert not any(graph.change(ends, new.links.get(ends)) for ends in changes)
+    fresh = Graph(new.bridges, new.links.values())
+    for start, end in combinations(BRIDGES, 2):
+        assert graph.paths(start, end, 100) == fresh.paths(start, end, 100)
+        assert graph.apart(start, end, 3) == fresh.apart(start, end, 3)
+
+
 @settings(max_examples=300, deadline=None)
 @given(wires(), st.sampled_from(BRIDGES))
 def test_a_flooded_packet_reaches_everything_once(links: list[LinkKey], start: str) -> None:
