@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ovspane import garbage
 from ovspane.config import Settings, address
@@ -294,13 +294,22 @@ class Daemon:
             await self._room_due.wait()
             self._room_due.clear()
             if (room := self._room) is not None:
-                troubles, routes = await self._service.undisturbed(partial(_looked_at, room), room.weight)
-                self._reconciler.steer(routes)
-                self._reconciler.cannot_hold(troubles)
+                seen = await self._service.undisturbed(partial(_looked_at, room), room.weight)
+                self._reconciler.steer(seen.routes)
+                self._reconciler.cannot_hold(seen.troubles)
+                self._tell_rerouted(seen.rerouted)
                 if room.strayed(1):  # to be written down; once more, should there be many
                     self._service.look()
                     self._room_due.set()
             await asyncio.sleep(ROOM_PAUSE)
+
+    def _tell_rerouted(self, rerouted: dict[int, str]) -> None:
+        """The holders of reservations that were moved to another path hear of it."""
+        requests = self._service.state.requests
+        for number, ports in rerouted.items():
+            if (request := requests.get(number)) is not None:
+                detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: by {ports}"
+                self._service.tell([Notice("moved", detail, frozenset({request.speaker}), {"id": number, "by": ports})])
 
     async def _look_around(self) -> None:
         """What reservations were given before the start is taken to be there until all links had time to be seen."""
@@ -376,9 +385,16 @@ class Daemon:
             log.warning("the connection to %s is lost; flows stay, repairing when it is back", self._settings.ovsdb)
 
 
-def _looked_at(room: LinkRoom) -> tuple[dict[int, str], dict[int, Routes]]:
-    """What it cannot hold, and whose routes are others."""
-    return room.troubles(clock()), room.steering()
+class _Seen(NamedTuple):
+    """What the links cannot hold, whose routes are others, and who was moved from one to another."""
+
+    troubles: dict[int, str]
+    routes: dict[int, Routes]
+    rerouted: dict[int, str]
+
+
+def _looked_at(room: LinkRoom) -> _Seen:
+    return _Seen(room.troubles(clock()), room.steering(), room.rerouted())
 
 
 def _added(note: object, word: str) -> str:

@@ -91,7 +91,7 @@ def listing(lines: list[str], items: list[dict[str, Value]] | None = None, **fie
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An asynchronous line to subscribers. `event`: started, ended, cancelled, overridden, restored, degraded, …
+    """An asynchronous line to subscribers. `event`: started, ended, cancelled, overridden, restored, degraded, moved, …
     `principals`: who is concerned (empty: everybody)."""
 
     event: str

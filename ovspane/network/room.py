@@ -82,6 +82,7 @@ class LinkRoom:
         self._strayed: dict[int, str] = {}  # with other routes than are written, and those as text
         self._sums: dict[PortId, int] = {}  # of all rates on a port, whenever they are
         self._much: set[PortId] = set()  # where that is more than there is, so that it may be too much at some time
+        self._rerouted: dict[int, str] = {}  # that nobody asked about yet
         self._steering: dict[int, dict[Pair, Route]] = {}  # by slot, as it was told
         self._moved: dict[int, Routes] = {}  # and what is to be told
         self._trusting = True
@@ -188,6 +189,11 @@ class LinkRoom:
         """Whose routes are others than when this was asked last, by slot: its routes now. Of an empty one packets get no queue."""
         moved, self._moved = self._moved, {}
         return moved
+
+    def rerouted(self) -> dict[int, str]:
+        """The reservations that were moved from one path to another since this was asked last, and the ports of theirs."""
+        rerouted, self._rerouted = self._rerouted, {}
+        return {number: text for number, text in rerouted.items() if number in self._booked}
 
     def strayed(self, most: int) -> dict[int, str]:
         """Reservations from our bridges, `most` at most, whose routes are not those of `Request.via`, with the text of those that
@@ -345,6 +351,9 @@ class LinkRoom:
 
     def _book(self, request: Request, matches: tuple[Match, ...] | None, had: Routes) -> None:
         routes, lost = self._chosen(request, matches, had)
+        for pair in routes.keys() & had.keys() - lost.keys():
+            if _ports_of(routes[pair]) != _ports_of(had[pair]):
+                self._rerouted[request.id] = ",".join(map(str, _ports_of(routes[pair])))
         booking = _Booking(request, matches, self._ports(matches, request.rate, routes), routes, lost)
         self._put_on(request, booking.ports)
         self._booked[request.id] = booking
@@ -419,6 +428,10 @@ def _addressed(group: Flowgroup, locations: Locations) -> tuple[Match, ...] | No
         return tuple(dict.fromkeys(located_matches(where, locations))) or None
     except TooManyMatches:
         return None
+
+
+def _ports_of(route: Route) -> tuple[PortId, ...]:
+    return tuple(port for port, _ in route)
 
 
 def _via(routes: Routes) -> str:

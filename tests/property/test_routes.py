@@ -129,9 +129,14 @@ def test_a_failure_moves_it_and_it_stays_there() -> None:
     assert made.room.troubles(0) == {}
     assert made.walk(made.runtime.state.requests[1], 1, 2) == ["s1", "s4", "s3", "s2", "there"]
     assert made.load(PortId("s1", "to-s2"), 0) == 0
+    assert made.room.rerouted() == {1: "s1:to-s4,s4:to-s3,s3:to-s2,s2:h2"}
     made.restore("s1", "s2")
     made.settle()
     assert made.route(1) == ["s1", "s4", "s3", "s2"]
+    assert made.room.rerouted() == {}
+    made.paper.network.lose_bridge("s3")
+    made.settle()
+    assert made.route(1) == ["s1", "s2"], "a bridge that is gone"
 
 
 def test_who_finds_no_room_takes_nothing_from_the_others_and_comes_back() -> None:

@@ -22,6 +22,7 @@ from tests.lab.switch import appctl, flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
 from tests.ovs_dummy import wait_for
 from tests.system.test_discovery import FOUND, LINE, RING, TREE, Watcher, attached, forward_on_the_flood_tree, speak
+from tests.system.test_flood_tree import forward, silent
 
 pytestmark = pytest.mark.system
 
@@ -193,7 +194,8 @@ def ring_of_four() -> Iterator[tuple[Lan, Watcher]]:
         network = 'placement = "paths"\nflood_tree = true'
         with Watcher(f'enforcement = "best-effort"\n[network]\n{network}\n[ports]\n{speeds}') as daemon:
             daemon.wait(lambda view: view.links == RING, "ring")
-            forward_on_the_flood_tree(RING)
+            wait_for(lambda: len(silent()) == 2, "a link out of the flood tree", 10)
+            forward()
             speak(lan)
             daemon.wait(lambda view: view.hosts == attached(lan), "hosts")
             yield lan, daemon
@@ -228,34 +230,44 @@ def test_a_ring_where_reservations_are_steered() -> None:
         daemon.settle()
         other = slot(daemon, two)
         three = daemon.ask(f"reserve({group}, dstPort=1003) = 12Mb on rootShare to +10min.")
-        assert three.startswith("NO 12Mb does not fit link s1:s1-eth2 to s2:s2-eth3: 3Mb free"), three
-        right, left = {"s1-eth2", "s2-eth2", h3.device}, {"s1-eth3", "s4-eth3", h3.device}
-        wait_for(lambda: (queues(queue), queues(other)) == (right, left), "queues along the paths", 10)
-        assert (having(f"set_queue:{queue}"), having(f"set_queue:{other}")) == ({"s1", "s2", "s3"}, {"s1", "s3", "s4"})
-        assert passed(h1, h3, 1001, by="s2-eth2") and passed(h1, h3, 1002, by="s4-eth3")
+        assert three.startswith("NO 12Mb does not fit link s1:s1-eth") and ": 3Mb free" in three, three
+        wait_for(lambda: len(queues(queue)) == len(queues(other)) == 3, "queues along the paths", 10)
+        paths = [("s1-eth2", "s2-eth2", h3.device), ("s1-eth3", "s4-eth3", h3.device)]
+        (first, second, _), left = paths if "s1-eth2" in queues(queue) else paths[::-1]
+        assert (queues(queue), queues(other)) == ({first, second, h3.device}, set(left))
+        assert having(f"set_queue:{queue}") == {"s1", second[:2], "s3"}
+        assert having(f"set_queue:{other}") == {"s1", left[1][:2], "s3"}
+        assert passed(h1, h3, 1001, by=second) and passed(h1, h3, 1002, by=left[1])
 
-        run("ip", "link", "set", "s1-eth2", "down")
-        lost = "degraded: no path to its destination has room for it: 12Mb does not fit link s1:s1-eth3 to s4:s4-eth2"
+        run("ip", "link", "set", first, "down")
+        lost = f"degraded: no path to its destination has room for it: 12Mb does not fit link s1:{left[0]} to "
         wait_for(lambda: lost in daemon.requests()[one], "word of the failed link", 5)
-        assert (queues(queue), queues(other)) == (set(), left)
-        assert passed(h1, h3, 1002, by="s4-eth3")
-        run("ip", "link", "set", "s1-eth2", "up")
+        assert (queues(queue), queues(other)) == (set(), set(left))
+        assert passed(h1, h3, 1002, by=left[1])
+        run("ip", "link", "set", first, "up")
         wait_for(lambda: "no path" not in daemon.requests()[one], "its return", FOUND)
         daemon.settle()
-        assert (queues(queue), queues(other)) == (right, left)
-        assert passed(h1, h3, 1001, by="s2-eth2")
+        assert (queues(queue), queues(other)) == ({first, second, h3.device}, set(left))
+        assert passed(h1, h3, 1001, by=second)
 
         daemon.do(f"Cancel {two}.")
+        listener = daemon.client()
+        listener.send("Subscribe.\n")
+        assert listener.reply()
         failed = time.monotonic()
-        run("ip", "link", "set", "s1-eth2", "down")
-        wait_for(lambda: having(f"set_queue:{queue}") == {"s1", "s3", "s4"}, "its move", 5)
+        run("ip", "link", "set", first, "down")
+        there = {"s1", left[1][:2], "s3"}
+        wait_for(lambda: having(f"set_queue:{queue}") == there, "its move", 5)
         print(f"moved after {time.monotonic() - failed:.2f} s")
-        assert "no path" not in daemon.requests()[one] and queues(queue) == left
-        assert passed(h1, h3, 1001, by="s4-eth3")
-        run("ip", "link", "set", "s1-eth2", "up")
+        assert "no path" not in daemon.requests()[one] and queues(queue) == set(left)
+        notice = next(line for [line] in iter(listener.reply, []) if "moved" in line)
+        assert notice.startswith(f"* moved {one} reserve(") and f": by s1:{left[0]},{left[1][:2]}:{left[1]},s3:" in notice
+        listener.close()
+        assert passed(h1, h3, 1001, by=left[1])
+        run("ip", "link", "set", first, "up")
         daemon.wait(lambda view: view.links == RING, "ring")
         daemon.settle()
-        assert having(f"set_queue:{queue}") == {"s1", "s3", "s4"}, "it stays where it is"
+        assert having(f"set_queue:{queue}") == there, "it stays where it is"
         before = steering(queue)
         daemon.kill()
         daemon.start()
