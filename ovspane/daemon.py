@@ -276,7 +276,8 @@ class Daemon:
     def _make_room(self) -> LinkRoom:
         """The links' room for a new runtime, with nothing booked."""
         scope = scope_of(self._settings)
-        self._room = LinkRoom(Ways(scope.manages, scope.routes), self._settings.network.reservable)
+        host = self._look.host if self._settings.db else ""
+        self._room = LinkRoom(Ways(scope.manages, scope.routes), self._settings.network.reservable, host)
         self._room.hear(everything(self._network))
         if self._looked:
             self._room.trust_no_more()

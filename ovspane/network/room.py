@@ -6,9 +6,10 @@ A reservation takes room on each port by which its packets may leave a bridge (`
 destination are known. Where links are redundant and we keep the flood tree, it gets one of the shortest paths for itself, the first
 with room for the whole interval, and takes room there only (`Ways.routes`); which one is part of the decision (`Request.via`) and
 stays so while that path is whole. Where links are redundant otherwise, it takes room on all ports of all simple paths, since which
-one packets take is not ours to say. Where the destination is not known, on each port of our bridges that could carry it: it may
-leave by any of them; a port whose speed is below the rate guarantees nothing to it in any case, and does not stand in its way. A
-port of unknown speed (a patch port, the bridge's own) has no ledger: what enforces a guarantee asks for the speed (enforcing).
+one packets take is not ours to say. Where the destination is not known, on each port of our bridges (and of those of other daemons
+that share the database) that could carry it: it may leave by any of them; a port whose speed is below the rate guarantees nothing
+to it in any case, and does not stand in its way. A port of unknown speed (a patch port, the bridge's own) has no ledger: what
+enforces a guarantee asks for the speed (enforcing).
 
 What may be reserved of a port is a part of its speed, and of a link's the slower end's. Full duplex: each direction is its
 sender's port.
@@ -19,6 +20,11 @@ is held for its return, and each change of the network, and each end of another 
 more may come to be booked on a port than it has, or there may be no way any more; nothing more fits where there is too much.
 `troubles` says who cannot be held, and why. A user without location, or more matches than can be looked at, is an unknown
 destination.
+
+Many daemons that share one database keep the same ledgers, as far as they know the same network. `keys` names what a reservation
+reads and changes of them, by names that are the same on all (policy.sharing): the ports that are on its way, each by a key of its
+own; where it may leave by any port of a bridge, all of them by one. So that each notices the other, who takes a port says so to
+those who take the whole bridge (`tight`), and the other way round (`loose`).
 
 `hear` may be called while another thread asks: the news is taken in before the next question.
 Invariants: each booking is on exactly the ports that follow from the network of now and its routes; a ledger holds the bookings of
@@ -36,7 +42,7 @@ from itertools import islice
 
 from ovspane.flowgroup import ANY_DSCP, ANY_PORT, Flowgroup, Locations
 from ovspane.match import Match
-from ovspane.network.model import Bridge, Delta, Link, Port, PortId
+from ovspane.network.model import Bridge, Delta, Link, Port, PortId, canonical, known_as
 from ovspane.network.ways import ANYWHERE, Name, Pair, Route, Routes, Way, Ways, names
 from ovspane.policy.expand import TooManyMatches, located_matches
 from ovspane.policy.schedule import Schedule
@@ -66,9 +72,11 @@ class _Booking:
 
 
 class LinkRoom:
-    """The ledgers. `ways` is its own: nobody else may use it."""
+    """The ledgers. `ways` is its own: nobody else may use it. `host`: our name among those who share the database; "": nobody
+    does."""
 
-    def __init__(self, ways: Ways, reservable: int = RESERVABLE) -> None:
+    def __init__(self, ways: Ways, reservable: int = RESERVABLE, host: str = "") -> None:
+        self._host = host
         self._ways = ways
         self._percent = reservable
         self._news: deque[tuple[Delta, ...]] = deque()
@@ -103,7 +111,33 @@ class LinkRoom:
     def route(self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations) -> str:
         """The first of the choices, as text."""
         self._take_in()
-        return _via(self._variants(_addressed(group, locations), rate, start, end)[0])
+        return self._via(self._variants(_addressed(group, locations), rate, start, end)[0])
+
+    def keys(self, request: Request, locations: Locations) -> tuple[set[str], set[str]]:
+        """What a reservation that is to come, or to go, reads of the ledgers, and what it changes."""
+        self._take_in()
+        booking = self._booked.get(request.id)
+        if booking is not None:
+            matches, routes, seen = booking.matches, booking.routes, [booking.routes]
+        else:
+            matches = _addressed(request.flowgroup, locations)
+            routes = self._chosen(request, matches, self._routes(request.via))[0]
+            seen = [routes, *self._variants(matches, request.rate, request.start, request.end)]
+        reads, writes = set[str](), set[str]()
+        for some in seen:
+            way, ports = self._way(matches, some), self._ports(matches, request.rate, some)
+            for port in ports:
+                if self.capacity(port) is None:
+                    continue
+                name = canonical(port, self._host) if self._host else port
+                link, loose, tight = f"link:{name}", f"loose:{name.bridge}", f"tight:{name.bridge}"
+                if port in way.ports:
+                    reads |= {link, loose}
+                    writes |= {link, tight} if some is routes else set()
+                else:
+                    reads |= {loose, tight}
+                    writes |= {loose} if some is routes else set()
+        return reads, writes
 
     def _variants(
         self, matches: tuple[Match, ...] | None, rate: int, start: int, end: int | None
@@ -128,7 +162,7 @@ class LinkRoom:
         """Book it; again, if it is booked."""
         self._take_in()
         known = self._booked.get(request.id)
-        had = known.routes if known is not None and known.request.via == request.via else _routes(request.via)
+        had = known.routes if known is not None and known.request.via == request.via else self._routes(request.via)
         if known is not None:
             self._forget(known)
         matches = _addressed(request.flowgroup, locations)
@@ -331,9 +365,23 @@ class LinkRoom:
         loose = (
             port
             for port in self._ways.ports
-            if port.bridge not in way.within and self._ways.mine(port.bridge) and self._speed(port) >= rate
+            if port.bridge not in way.within and self._ways.managed(port.bridge) and self._speed(port) >= rate
         )
         return way.ports.union(loose)
+
+    def _via(self, routes: Routes) -> str:
+        """The routes' ports by their names on all hosts, as JSON."""
+        some = [[canonical(port, self._host) if self._host else port for port, _ in route] for _, route in sorted(routes.items())]
+        return json.dumps(some) if routes else ""
+
+    def _routes(self, via: str) -> dict[Pair, Route]:
+        """The inverse, with no port's number known."""
+        try:
+            named = [[PortId(str(bridge), str(port)) for bridge, port in route] for route in json.loads(via or "[]")]
+        except (ValueError, TypeError):  # somebody wrote it by hand
+            return {}
+        found = [tuple((known_as(port, self._host) if self._host else port, 0) for port in route) for route in named]
+        return {(route[0][0].bridge, route[-1][0]): route for route in found if route}
 
     # --- ledgers
 
@@ -387,8 +435,8 @@ class LinkRoom:
         """Note whether its routes are others than what is written."""
         number, written, routes = booking.request.id, booking.request.via, booking.routes
         self._strayed.pop(number, None)
-        if (written or routes) and all(self._ways.mine(bridge) for bridge, _ in routes or _routes(written)):
-            via = _via(routes)
+        if (written or routes) and all(self._ways.mine(bridge) for bridge, _ in routes or self._routes(written)):
+            via = self._via(routes)
             if via != written:
                 self._strayed[number] = via
 
@@ -432,17 +480,3 @@ def _addressed(group: Flowgroup, locations: Locations) -> tuple[Match, ...] | No
 
 def _ports_of(route: Route) -> tuple[PortId, ...]:
     return tuple(port for port, _ in route)
-
-
-def _via(routes: Routes) -> str:
-    """The routes' ports, as JSON."""
-    return json.dumps([[list(port) for port, _ in route] for _, route in sorted(routes.items())]) if routes else ""
-
-
-def _routes(via: str) -> dict[Pair, Route]:
-    """The inverse, with no port's number known."""
-    try:
-        found = [tuple((PortId(str(bridge), str(port)), 0) for bridge, port in route) for route in json.loads(via or "[]")]
-    except (ValueError, TypeError):  # somebody wrote it by hand
-        return {}
-    return {(route[0][0].bridge, route[-1][0]): route for route in found if route}

@@ -35,7 +35,7 @@ from itertools import chain, product
 from typing import NamedTuple, Self
 
 from ovspane.match import LAYOUT, Match
-from ovspane.network.model import Bridge, Conflict, Delta, Host, Link, LinkKey, Port, PortId, Thing
+from ovspane.network.model import Bridge, Conflict, Delta, Host, Link, LinkKey, Origin, Port, PortId, Thing
 from ovspane.network.parts import Blocks, Parts
 from ovspane.network.paths import Graph
 from ovspane.network.topology import Network
@@ -314,6 +314,11 @@ class Ways:
         """Whether we program it, or a daemon of the same cluster that is there."""
         known = self._bridges.get(bridge)
         return known is not None and (known.programmed if known.host else self._ours(bridge))
+
+    def managed(self, bridge: str) -> bool:
+        """Whether it is ours, or a daemon of the same cluster told of it: reservations take room there, and get queues."""
+        known = self._bridges.get(bridge)
+        return known is not None and (known.origin is Origin.SHARED if known.host else self._ours(bridge))
 
     @property
     def bridges(self) -> list[str]:

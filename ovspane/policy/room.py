@@ -30,6 +30,10 @@ class Room(Protocol):
         """The paths that its packets are sent along now, as text: of each, BRIDGE:PORT of the ports by which they leave, or
         "BRIDGE to BRIDGE:PORT: none" where no path can hold it; "; " between. "" where the bridges choose."""
 
+    def keys(self, request: Request, locations: Locations) -> tuple[set[str], set[str]]:
+        """Names of what a reservation that is to come, or to go, reads here, and what it changes; the same wherever it is judged.
+        Two matter to each other only if one changes what the other reads."""
+
     def put(self, request: Request, locations: Locations) -> None:
         """A reservation was accepted, or its users are elsewhere now."""
 

@@ -18,6 +18,10 @@ key             read by                                              incremented
 structure       everything                                           each change of a share, a grant or a principal
 room:SHARE      a reservation, for each share of its chain that      put or drop of a reservation below it (not by its mere
                 limits anything                                      end, see below)
+link:PORT       a reservation, for each port that is on its way      put or drop of a reservation that has it on its way
+loose:BRIDGE    a reservation with a port of the bridge on its way,  put or drop of one that may leave by any port there
+                or that may leave by any port there
+tight:BRIDGE    a reservation that may leave by any port there       put or drop of one with a port of the bridge on its way
 restraints      allow, reserve (a deny or limit may override them);  put of a deny or a ratelimit; drop of a ratelimit, and
                 cancelling them                                      of an allow or a reserve with a deny near
 openers         deny (an allow or reserve may open it); cancelling   put of an allow or a reserve; drop of a deny with an
@@ -28,6 +32,10 @@ hints           what drops whole shares and users                    put of a hi
 * The room of a chain is its schedules: a sum over the reservations below each share, so put and drop of a reservation are all that
   changes it. A share without limits refuses nothing (but for the bound of the schedule's numbers, see `_rooms`), so it needs no key
   and the root, which is on every chain, does not make all daemons wait for each other.
+* The room of a port (network.room) is a ledger of the same kind. Who takes one port and who may take any of the bridge meet in the
+  keys loose and tight, so that neither has to name all ports; who only takes ports meets nobody on other ports. Where a reservation
+  is given one of several paths, it reads them all. The network itself is no part of this: it is as each daemon knows it, and what
+  was decided while it changed is looked at again (`LinkRoom.troubles`).
 * Strictness (policy.honour) compares a request with overlapping ones. More openers can only help an allow or reserve and only
   hurt a deny; more denies the other way round. So puts increment where they can hurt, and drops where the loss of help can hurt.
   A dropped opener can hurt an allow or reserve only where it opened a deny, so where a deny is near it; a dropped deny can hurt
@@ -132,8 +140,9 @@ def _of_request(state: State, request: Request, put: bool) -> tuple[set[str], se
     reads, writes = set[str](), set[str]()
     if request.kind is Kind.RESERVE:
         rooms = set(_rooms(state, request))
-        reads |= rooms
-        writes |= rooms
+        taken, changed = state.keys(request)
+        reads |= rooms | taken
+        writes |= rooms | changed
     opening = request.kind in _OPENING
     if put:
         if request.kind is not Kind.RATELIMIT:

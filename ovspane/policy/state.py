@@ -206,6 +206,10 @@ class State(Known):
         """The paths that a reservation's packets are sent along now (`Room.steered`)."""
         return "" if self._room is None else self._room.steered(request)
 
+    def keys(self, request: Request) -> tuple[set[str], set[str]]:
+        """What a reservation that is to come, or to go, reads and changes outside of shares: see `Room.keys`."""
+        return self._room.keys(request, self.locations) if self._room is not None else (set(), set())
+
     def largest(self, share: str, group: Flowgroup, start: int, end: int | None, at_most: int) -> int:
         """The largest rate up to `at_most` (bit/s) that a reservation of these packets may have in [start, end); 0: none."""
         rate = at_most

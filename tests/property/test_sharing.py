@@ -1,5 +1,7 @@
 """Many daemons on one database, without processes: what passes equals a serial history, and all copies become the same.
 
+Each daemon lives on a host of one network, a line of three with a link twice, and calls its own bridge by its bare name.
+
 A model of the database (versions, a log of transactions) and of three daemons, which judge on copies of different age. When a
 transaction passes, the same statement is judged on the state at that instant of the history: the oracle. Both must say the same.
 """
@@ -17,6 +19,10 @@ from hypothesis import strategies as st
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code
 from ovspane.lang.statements import Statement
+from ovspane.network.model import Bridge, Origin, Port, PortId
+from ovspane.network.room import LinkRoom
+from ovspane.network.topology import Network
+from ovspane.network.ways import Ways, everything
 from ovspane.policy import sharing
 from ovspane.policy.known import Change, Counter, Put, Value
 from ovspane.policy.runtime import Runtime
@@ -24,6 +30,10 @@ from ovspane.policy.shares import Bucket, Hint, Principal, Request, Share
 from ovspane.policy.sharing import Footprint, footprint, merged, of_ends
 
 STEPS = 120
+M = 1_000_000
+HOSTS = ("h0", "h1", "h2")
+#: two wires lead from h0 to h1
+WIRES = (("h0", "x", "h1", "x"), ("h0", "y", "h1", "y"), ("h1", "z", "h2", "z"))
 Key = tuple[str, str]
 SHARES = [
     "NewShare a for (*) [reserve <= 10Mb, ratelimit >= 1kb] on rootShare.",
@@ -32,6 +42,31 @@ SHARES = [
     "NewShare d for (*) [reserve <= 10Mb, reserveTBCapacity = 20Mb, reserveTBFill = 5Mb] on a.",
     "NewShare e for (*) [allow = True] on c.",
 ]
+
+
+def room(here: str = "") -> LinkRoom:
+    """The links' room as the daemon of a host has it; "": as one somewhere else has. Of wires 9 Mb/s may be reserved."""
+    network = Network()
+    for number, host in enumerate(HOSTS):
+        away = host != here
+        network.see_bridge(Bridge(f"{host}/br0", number, host, Origin.SHARED, programmed=True) if away else Bridge("br0", number))
+        wires = {end[at + 1] for end in WIRES for at in (0, 2) if end[at] == host}
+        for at, name in enumerate(sorted({*wires, "a", "b"}), 1):
+            origin = Origin.SHARED if away else Origin.LOCAL
+            network.see_port(Port(place(host, name, here), at, speed=(20 if name in "ab" else 12) * M, origin=origin))
+    for one, out, other, into in WIRES:
+        network.see_link(place(one, out, here), place(other, into, here), "wire", Origin.SHARED, 0)
+    for number, host in enumerate(HOSTS):
+        for last, name in enumerate("ab"):
+            mac = f"02:00:00:00:0{number}:0{last}"
+            network.see_host(mac, place(host, name, here), 0, addresses=[f"10.0.{number}.{last + 1}"], origin=Origin.SHARED)
+    made = LinkRoom(Ways(), host=here)
+    made.hear(everything(network))
+    return made
+
+
+def place(host: str, port: str, here: str) -> PortId:
+    return PortId("br0" if host == here else f"{host}/br0", port)
 
 
 def key_of(value: Value) -> Key:
@@ -50,7 +85,7 @@ def key_of(value: Value) -> Key:
 class Database:
     """The serial history: its state, versions, and each transaction's rows (None: gone)."""
 
-    state: Runtime = field(default_factory=Runtime)
+    state: Runtime = field(default_factory=lambda: Runtime(room=room()))
     versions: dict[str, int] = field(default_factory=dict)
     log: list[dict[Key, Value | None]] = field(default_factory=list)
     slots: dict[int, int] = field(default_factory=dict)
@@ -97,13 +132,19 @@ class Daemon:
 
     number: int
     runtime: Runtime = field(default_factory=Runtime)
+    links: LinkRoom = field(default_factory=room)
     seen: dict[str, int] = field(default_factory=dict)
     position: int = 0
     pending: tuple[list[tuple[Statement, list[Change]]], Footprint] | None = None
     undo: tuple[list[list[Change]], tuple[int, int]] = ([], (0, 0))
 
     def __post_init__(self) -> None:
+        self.start()
         self.runtime.state.lend(range(1 + 10_000 * self.number, 10_000 * (self.number + 1)))
+
+    def start(self, values: Iterable[Value] = ()) -> None:
+        self.links = room(HOSTS[self.number])
+        self.runtime = Runtime(list(values), room=self.links)
 
     def take(self, base: Database) -> None:
         rows: dict[Key, Value | None] = {}
@@ -115,7 +156,7 @@ class Daemon:
         if changes is None:
             lease = self.runtime.state.lease
             free = self.runtime.state.next_id
-            self.runtime = Runtime(list(base.state.state.values()))
+            self.start(base.state.state.values())
             self.runtime.state.lend(range(free, lease.stop))
         else:
             self.runtime.apply(changes)
@@ -177,9 +218,11 @@ def statement(dice: Random, daemon: Daemon) -> Statement:
     times = f"on {share} from {since} to {until}"
     numbers = [*daemon.runtime.state.requests, *daemon.runtime.state.hints]
     known = {f"NewShare {name}": text for name, text in zip("abcde", SHARES, strict=True)}
-    match dice.randrange(24):
+    between = f"srcHost=10.0.{dice.randrange(3)}.1, dstHost=10.0.{dice.randrange(3)}.2"
+    match dice.randrange(30):
         case 0 | 1 | 2 | 3 | 4 | 5 | 6:
-            text = f"reserve(dstPort={port}) = {dice.choice((1, 2, 3, 5))}Mb{partial} {times}."
+            near = dice.choice(("", *(f"srcHost=10.0.{host}.1, dstHost=10.0.{host}.2, " for host in (0, 1, 2) * 3)))  # no wire
+            text = f"reserve({near}dstPort={port}) = {dice.choice((1, 2, 3, 5))}Mb{partial} {times}."
         case 7 | 8 | 9 | 10:
             text = f"allow(dstPort={port}){partial} {times}."
         case 11 | 12 | 13 | 14:
@@ -194,6 +237,10 @@ def statement(dice: Random, daemon: Daemon) -> Statement:
             text = dice.choice(list(known.values()))
         case 20:
             text = dice.choice(("AddUser Alice.", "DropUser Alice.", f"Grant {share} to Alice.", f"Revoke {share} from Alice."))
+        case 21 | 22 | 23 | 24 | 25:
+            text = f"reserve({between}) = {dice.choice((1, 3, 5, 8))}Mb{partial} on rootShare to {until}."
+        case 26:
+            text = f"reserve(srcHost=10.0.{dice.randrange(3)}.1) = {dice.choice((1, 3, 15))}Mb{partial} on rootShare to {until}."
         case _:
             text = f"Cancel {dice.choice(numbers)}." if numbers else "AddUser Alice."
     return parse(text)
@@ -238,9 +285,10 @@ def play(seed: int) -> tuple[int, int]:
     for one in daemons:
         one.take(base)
         assert view(one.runtime, base.now) == view(base.state, base.now)
-        again = Runtime(list(base.state.state.values()))
+        again = Runtime(list(base.state.state.values()), room=room())
         again.settle(base.now)
         assert view(one.runtime, base.now) == view(again, base.now)
+        assert not one.links.troubles(base.now)
     return passed, lost
 
 
@@ -256,7 +304,7 @@ def test_the_game_has_winners_and_losers() -> None:
     assert sum(lost for _, lost in games) > 100
 
 
-@pytest.mark.parametrize("key", ["room:", sharing.STRUCTURE, sharing.RESTRAINTS, sharing.OPENERS])
+@pytest.mark.parametrize("key", ["room:", "link:", "loose:", "tight:", sharing.STRUCTURE, sharing.RESTRAINTS, sharing.OPENERS])
 def test_without_a_key_the_oracle_objects(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """Each key of the table is needed: decisions that do not read it are found out."""
     whole = Database.passes

@@ -10,9 +10,11 @@ Each daemon sees its own bridge only; what it knows of the others they told it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ import pytest
 
 from tests.cluster import run, wait_for
 from tests.ovs_dummy import DummyOvs
-from tests.system.test_cluster import Host, form, hosts
+from tests.system.test_cluster import Host, Load, form, hosts, same_everywhere
 
 pytestmark = pytest.mark.system
 
@@ -179,3 +181,37 @@ def test_rules_follow_a_station_to_another_host(line: Line) -> None:
         line.switches["c2"].add_device("br0", "p2", 1)
     wait_for(lambda: reaches(2, 3) and line.having("tp_dst=7", "actions=drop") == {"c2"}, "drop where it was")
     assert line.hosts[0].ask(f"Cancel {re.findall(r'[0-9]+', said)[0]}.") == "OK"
+
+
+def test_all_race_for_the_last_room_of_one_link(line: Line) -> None:
+    """Each host has a share of its own, so nothing but the link is what they compete for: 15 Mb of it may be reserved."""
+    for host in line.hosts:
+        assert host.ask(f"NewShare {host.name} for (*) [reserve <= 1Gb] on rootShare.") == "OK"
+    for host in line.hosts:
+        wait_for(lambda h=host: h.ask(f"reserve(dstHost=10.0.0.2, dstPort=1) = 1Mb on {h.name} to +1s.")[:2] == "OK", "share")  # type: ignore[misc]
+    wait_for(lambda: not any(host.requests() for host in line.hosts), "end of these")
+    ports, lock = itertools.count(1), threading.Lock()
+
+    def statements(host: Host) -> Iterator[str]:
+        while True:
+            with lock:
+                port = next(ports)
+            if port > 300:
+                return
+            end = 1 + port % 2  # to e1's neighbour, or over both links: c1:l12 is on either path
+            yield f"reserve(srcHost=10.0.0.1, dstHost=10.0.0.{end + 1}, dstPort={port}) = 500kb on {host.name} to +10min."
+
+    loads = [Load(host, statements(host)) for host in line.hosts for _ in range(2)]
+    for load in loads:
+        load.start()
+    for load in loads:
+        load.join(60)
+    granted = [number for load in loads for number in load.granted]
+    others = [answer for load in loads for answer in load.others]
+    print(f"{len(granted)} granted, {[len(load.granted) for load in loads]}")
+    assert len(granted) + len(others) == 300 and len(set(granted)) == len(granted)
+    assert all("c1/br0:l12" in answer or "br0:l12" in answer for answer in others), others[:3]
+    assert len(granted) == SPEED * 3 // 4 * 2
+    assert set(same_everywhere(line.hosts)) == set(granted)
+    for number in granted:
+        assert line.hosts[number % 3].ask(f"Cancel {number}.") == "OK"
