@@ -41,6 +41,12 @@ def settings(links: set[frozenset[str]], lan: Lan, more: str = "", network: str 
     return f'enforcement = "best-effort"\n[network]\nplacement = "paths"\n{network}\n[ports]\n{speeds}\n{more}'
 
 
+def check(daemon: Watcher) -> None:
+    """All is as expected. Nothing here takes harm from many packets at once."""
+    done = daemon.probe("--all", "--rate", "5000")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def where_hosts_are(lan: Lan) -> str:
     return "".join(
         f'[hosts."{host.mac}"]\nport = "{host.bridge}:{host.device}"\naddresses = ["{host.ip}"]\n' for host in lan.hosts
@@ -80,11 +86,11 @@ def test_a_right_network_passes_and_goes_on_when_a_host_moves(name: str) -> None
         first, last = lan.hosts[0], lan.hosts[2]
         numbers = ask_for_all(daemon, first, last)
         daemon.settle()
-        daemon.check_probes()  # where the hosts are is not known, so all is everywhere
+        check(daemon)  # where the hosts are is not known, so all is everywhere
         speak(lan)
         daemon.wait(lambda view: view.hosts == attached(lan), "hosts")
         daemon.settle()
-        done = daemon.probe("--all", "--json")
+        done = daemon.probe("--all", "--json", "--rate", "5000")
         assert done.returncode == 0, done.stdout + done.stderr
         probes = json.loads(done.stdout)["probes"]
         assert {probe["bridge"] for probe in probes} == set(lan.bridges)
@@ -98,7 +104,7 @@ def test_a_right_network_passes_and_goes_on_when_a_host_moves(name: str) -> None
         run("ip", "link", "set", first.device, "down")
         wait_for(lambda: len(having("actions=drop")) == len(lan.bridges), "deny everywhere", 10)
         daemon.settle()
-        daemon.check_probes()
+        check(daemon)
 
 
 # --- faults
@@ -241,14 +247,14 @@ def test_each_planted_fault_is_found_and_named(tmp_path: Path) -> None:
 
 
 def find_each(faults: Sequence[Callable[[], str]], daemon: Watcher, restore: Callable[[], None]) -> None:
-    daemon.check_probes()
+    check(daemon)
     for plant in faults:
         named = plant()
         done = daemon.probe("--all", "--rate", "5000")
         assert (plant.__name__, done.returncode) == (plant.__name__, 1), done.stdout + done.stderr
         assert named in done.stdout, f"{plant.__name__}: {done.stdout}"
         restore()
-    daemon.check_probes()
+    check(daemon)
 
 
 def kept(lan: Lan, folder: Path) -> Callable[[], None]:
@@ -287,7 +293,7 @@ def test_steered_reservations_are_right_and_stay_so_when_a_link_fails() -> None:
         daemon.wait(lambda view: view.links == RING, "ring")
         ask_twice(daemon, lan.hosts[0], lan.hosts[2])
         daemon.settle()
-        done = daemon.probe("--all", "--json")
+        done = daemon.probe("--all", "--json", "--rate", "5000")
         assert done.returncode == 0, done.stdout + done.stderr
         steered = {(p["bridge"], p["note"]) for p in json.loads(done.stdout)["probes"] if p["expected"]["outputs"]}
         ways = {("s1", "s1-eth2"), ("s2", "s2-eth2"), ("s3", lan.hosts[2].device), ("s1", "s1-eth3"), ("s4", "s4-eth3")}
@@ -295,7 +301,7 @@ def test_steered_reservations_are_right_and_stay_so_when_a_link_fails() -> None:
         run("ip", "link", "set", "s1-eth2", "down")
         wait_for(lambda: len(having("set_queue")) == 3, "end of the queues on the failed path", 5)
         daemon.settle()
-        daemon.check_probes()
+        check(daemon)
 
 
 def steered_elsewhere() -> str:
