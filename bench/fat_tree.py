@@ -15,8 +15,9 @@ source, so that it stands on every edge.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from random import Random
 from time import perf_counter
 
@@ -130,12 +131,15 @@ class Asks:
 
 class Simulation:
     """One daemon's pure rooms over a fat-tree. `paths`: how many are tried for a reservation (`[network] paths`), 0: they are not
-    steered. `now` is the simulated clock (ms)."""
+    steered. `bridges`: the daemon's own, for which plans are kept (all). `now` is the simulated clock (ms)."""
 
-    def __init__(self, tree: FatTree, paths: int = PATHS) -> None:
+    def __init__(self, tree: FatTree, paths: int = PATHS, bridges: Sequence[str] = ()) -> None:
         self.tree = tree
+        self.bridges = list(bridges) or tree.bridges
         self._paths = paths
         self._routes: dict[int, Routes] = {}
+        #: how many reservations had other routes when that was looked at last
+        self.rerouted = 0
         self.now = DAY
         self.network = Network(Limits(hosts=1 << 24))
         tree.fill(self.network)
@@ -145,7 +149,7 @@ class Simulation:
         self._runner = asyncio.Runner()
         self.desired.move(everything(self.network))
         self._run(self.desired.take_in)
-        self._runner.run(self.desired.follow(tree.bridges))
+        self._runner.run(self.desired.follow(self.bridges))
         self.network.listen(self._hear)
 
     def close(self) -> None:
@@ -168,6 +172,7 @@ class Simulation:
     def _steer(self) -> None:
         """Routes that the room gave to reservations go to placement."""
         routes = self.room.steering()
+        self.rerouted = len(routes)
         self._routes |= routes
         self.desired.steer(routes)
 
@@ -218,10 +223,10 @@ class Simulation:
         """It is there now, wherever it was."""
         self.network.see_host(mac(host), port, self.now, addresses=[_text(address(host))])
 
-    def set_link(self, link: LinkKey, up: bool) -> None:
-        """Its ports go down, or come up again."""
+    def set_links(self, links: Iterable[LinkKey], up: bool) -> None:
+        """Their ports go down, or come up again, at one time."""
         with self.network.change():
-            for end in link:
+            for end in chain.from_iterable(links):
                 self.network.see_port(replace(self.network.ports[end], up=up))
 
     def follow_room(self) -> dict[int, str]:
@@ -247,7 +252,7 @@ class Simulation:
         routes = {slot: some for slot, some in self._routes.items() if some}
         desired.reset(tuple(self.runtime.compiler.table.rules.values()), self.runtime.compiler.stages, routes)
         self._run(desired.take_in)
-        self._runner.run(desired.follow(self.tree.bridges))
+        self._runner.run(desired.follow(self.bridges))
         return desired
 
     def runtime_anew(self, room: Room | None = None) -> Runtime:

@@ -1,26 +1,32 @@
 """A daemon over a simulated fat-tree: admission with room on links, placement, moving hosts, failing links. The group `fattree`.
 
 Above: bench. Below: fat_tree, apart (a process for each size). k is 10: 125 switches, the smallest fat-tree with a hundred or
-more; 1 000 hosts, 10 000 requests. Smaller ones beside it say how things grow; others: `python -m bench.fattree K HOSTS REQUESTS`.
+more; 1 000 hosts, 10 000 requests. Smaller ones beside it say how things grow; others, and without steering (PATHS 0):
+`python -m bench.fattree K HOSTS REQUESTS [PATHS]`. The rows of `fattree.<switches>.<requests>.`:
 
-    admit    a statement, judged and booked; the baseline knows no room on links
-    reserve  the same, of reservations alone
-    place    from the change of the table to the plans of all switches; the baseline places everything anew
-    move     a host comes to another port: room and plans; the baseline does both anew, as for
-    fail     a link goes down, and `back`: up again
-    memory   of requests: state, room, table, the plans of all switches; of hosts: topology, and what room and placement know
+    load       all requests asked one after the other, compiled and placed by 200; flows of all switches; memory of requests (state,
+               room, table, the plans of all switches) and of hosts (topology, and what room and placement know)
+    own        the same for a daemon that programs one of the switches only
+    admit      a statement of the mix, judged and booked; the baseline knows no room on links
+    reserve    the same, of reservations alone
+    compile    one request more in the network flow table
+    place      and in the plans of the switches; the baseline (`anew`) places everything from scratch
+    move_…     a host comes to another port: room and plans; the baseline does all anew, as for the rest
+    fail_…     a link goes down: reservations get other routes with room (`moved`), or none (`lost`); back_… up again
+    off_…      a switch between edge and core goes down, with all its links; on_… up again
 """
 
 from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 from bench import apart
-from bench.fat_tree import PAUSE, Asks, FatTree, Simulation, ask, timed
+from bench.fat_tree import PATHS, PAUSE, Asks, FatTree, Simulation, ask, timed
 from bench.memory import resident
 from bench.results import Result, percentile, results_table
 from ovspane import garbage
@@ -29,30 +35,39 @@ from ovspane.policy.runtime import Runtime
 
 #: ports of a switch, hosts, requests
 SIZES = ((4, 160, 1_600), (6, 360, 3_600), (10, 1_000, 10_000))
-ASKS, MOVES, FAILURES = 400, 40, 20
+ASKS, MOVES, FAILURES, SWITCHES = 400, 40, 20, 4
 
 
-def case(k: str, hosts: str, requests: str) -> Iterator[Result]:
+def case(k: str, hosts: str, requests: str, paths: str) -> Iterator[Result]:
     """One size."""
-    return Case(int(k), int(hosts), int(requests)).results()
+    return Case(int(k), int(hosts), int(requests), int(paths)).results()
+
+
+def own(k: str, hosts: str, requests: str, paths: str) -> Iterator[Result]:
+    """One size, for a daemon with one switch."""
+    return Case(int(k), int(hosts), int(requests), int(paths), ["edge0.0"]).loaded("own")
 
 
 class Case:
-    def __init__(self, k: int, hosts: int, requests: int) -> None:
+    """One size; `bridges`: those that the daemon programs (all)."""
+
+    def __init__(self, k: int, hosts: int, requests: int, paths: int, bridges: Sequence[str] = ()) -> None:
         self._n = requests
         self._hosts = hosts
         self._random = Random(2)
-        self._simulation = Simulation(FatTree.of(k))
+        self._made = Simulation(FatTree.of(k), paths, bridges)
         self._asks = Asks(hosts)
 
     def results(self) -> Iterator[Result]:
-        yield from self._load()
+        yield from self.loaded("load")
         yield from self._admissions()
+        yield from self._placed()
         yield from self._changes()
-        self._simulation.close()
+        self._made.close()
 
-    def _load(self) -> Iterator[Result]:
-        made, n = self._simulation, self._n
+    def loaded(self, name: str) -> Iterator[Result]:
+        made, n = self._made, self._n
+        accepted: list[int] = []
         with garbage.loading():
             before = resident()
             made.add_hosts(self._hosts)
@@ -60,28 +75,31 @@ class Case:
             made.place()
             per_host = (resident() - before) / self._hosts
             before = resident()
-            accepted = 0
-
-            def load() -> None:
-                nonlocal accepted
-                accepted = made.load(self._asks, n)
-
-            spent = timed(load)
-            per_request = (resident() - before) / accepted
-        yield Result("load.all_ms", spent, "ms", n)
-        yield Result("load.accepted", accepted / n, "part", n)
-        yield Result("load.flows", sum(len(made.desired.plan_of(name).flows) for name in made.tree.bridges), "flows", n)
-        yield Result("memory.bytes_per_request", per_request, "bytes", n)
-        yield Result("memory.bytes_per_host", per_host, "bytes", n)
+            spent = timed(lambda: accepted.append(made.load(self._asks, n)))
+            per_request = (resident() - before) / accepted[0]
+        yield Result(f"{name}.ms", spent, "ms", n)
+        yield Result(f"{name}.accepted", accepted[0] / n, "part", n)
+        yield Result(f"{name}.flows", sum(len(made.desired.plan_of(bridge).flows) for bridge in made.bridges), "flows", n)
+        yield Result(f"{name}.bytes_a_request", per_request, "bytes", n)
+        yield Result(f"{name}.bytes_a_host", per_host, "bytes", n)
 
     def _admissions(self) -> Iterator[Result]:
-        made, n = self._simulation, self._n
-        bare = made.runtime_anew()
-        asks = [next(self._asks) for _ in range(ASKS)]
-        yield from _against("admit", self._admitted(bare, asks), self._admitted(made.runtime, asks), "us", n, 1000)
-        asks = [self._asks.of(Kind.RESERVE) for _ in range(ASKS)]
-        yield from _against("reserve", self._admitted(bare, asks), self._admitted(made.runtime, asks), "us", n, 1000)
-        del bare
+        """The same statements to a runtime without room on links, then to the one with it."""
+        bare = self._made.runtime_anew()
+        for name, asks in (
+            ("admit_us", [next(self._asks) for _ in range(ASKS)]),
+            ("reserve_us", [self._asks.of(Kind.RESERVE) for _ in range(ASKS)]),
+        ):
+            without, with_room = self._admitted(bare, asks), self._admitted(self._made.runtime, asks)
+            for percent in (50, 99):
+                value, baseline = (percentile(times, percent) * 1000 for times in (with_room, without))
+                yield Result(f"{name}.p{percent}", value, "us", self._n, baseline)
+
+    def _admitted(self, runtime: Runtime, asks: Sequence[Statement]) -> list[float]:
+        return [timed(partial(ask, runtime, one, self._made.now)) for one in asks]
+
+    def _placed(self) -> Iterator[Result]:
+        made, n = self._made, self._n
         made.settle()
         made.place()
         compiled, placed = [], []
@@ -89,17 +107,16 @@ class Case:
             made.ask(next(self._asks))
             compiled.append(timed(made.settle))
             placed.append(timed(made.place))
-        yield from _percentiles("compile", compiled, "us", n, 1000)
-        anew = self._anew(made.desired_anew)
-        yield from _percentiles("place", placed, "us", n, 1000, anew)
-        yield Result("place.anew_ms", anew, "ms", n)
-        yield Result("room.anew_ms", self._anew(made.room_anew), "ms", n)
+        self._anew = {"room": self._once(made.room_anew), "place": self._once(made.desired_anew)}
+        yield Result("anew.room_ms", self._anew["room"], "ms", n)
+        yield Result("anew.place_ms", self._anew["place"], "ms", n)
+        for name, times, baseline in (("compile_us", compiled, None), ("place_us", placed, self._anew["place"] * 1000)):
+            for percent in (50, 99):
+                yield Result(f"{name}.p{percent}", percentile(times, percent) * 1000, "us", n, baseline)
 
-    def _admitted(self, runtime: Runtime, asks: list[Statement] | list[object]) -> list[float]:
-        gc.collect()
-        return [timed(lambda one=one: ask(runtime, one, self._simulation.now)) for one in asks]  # type: ignore[misc]
-
-    def _anew(self, work: Callable[[], object]) -> float:
+    @staticmethod
+    def _once(work: Callable[[], object]) -> float:
+        """Milliseconds, without a collection of garbage in between."""
         gc.collect()
         gc.disable()
         spent = timed(work)
@@ -107,61 +124,60 @@ class Case:
         return spent
 
     def _changes(self) -> Iterator[Result]:
-        made, n = self._simulation, self._n
-        anew = {"room": self._anew(made.room_anew), "place": self._anew(made.desired_anew)}
+        made, random = self._made, self._random
         seen: dict[str, list[float]] = {}
-        for host in self._random.sample(range(self._hosts), min(MOVES, self._hosts)):
-            port = self._random.choice(made.tree.edges)
-            self._change("move", lambda host=host, port=port: made.put_host(host, port), seen)  # type: ignore[misc]
-        for link in self._random.sample(made.tree.links, min(FAILURES, len(made.tree.links))):
-            for name, up in (("fail", False), ("back", True)):
-                self._change(name, lambda link=link, up=up: made.set_link(link, up), seen)  # type: ignore[misc]
+        counts: dict[str, list[int]] = {"fail.moved": [], "fail.lost": [], "off.moved": [], "off.lost": []}
+        for host in random.sample(range(self._hosts), min(MOVES, self._hosts)):
+            self._change("move", partial(made.put_host, host, random.choice(made.tree.edges)), seen)
+        middle = [name for name in made.tree.bridges if name.startswith("agg")]
+        links = [[link] for link in random.sample(made.tree.links, min(FAILURES, len(made.tree.links)))]
+        switches = [[link for link in made.tree.links if any(end.bridge == name for end in link)] for name in middle]
+        for down, up, failures in (("fail", "back", links), ("off", "on", random.sample(switches, SWITCHES))):
+            for some in failures:
+                moved, lost = self._change(down, partial(made.set_links, some, False), seen)
+                counts[f"{down}.moved"].append(moved)
+                counts[f"{down}.lost"].append(lost)
+                self._change(up, partial(made.set_links, some, True), seen)
         for name, times in seen.items():
-            yield from _percentiles(name, times, "ms", n, 1, anew[name.rpartition("_")[2]])
+            for percent in (50, 99):
+                yield Result(f"{name}_ms.p{percent}", percentile(times, percent), "ms", self._n, self._anew[name.split("_")[1]])
+        for name, numbers in counts.items():
+            yield Result(name, sum(numbers) / len(numbers), "reservations", self._n)
 
-    def _change(self, name: str, change: Callable[[], None], seen: dict[str, list[float]]) -> None:
-        made = self._simulation
+    def _change(self, name: str, change: Callable[[], None], seen: dict[str, list[float]]) -> tuple[int, int]:
+        """Have the network change and follow it; how many reservations have other routes, and how many more cannot be held."""
+        made = self._made
+        before = len(made.follow_room())
         made.now += PAUSE
         change()
-        seen.setdefault(f"{name}_room", []).append(timed(made.follow_room))
+        unable: list[int] = []
+        seen.setdefault(f"{name}_room", []).append(timed(lambda: unable.append(len(made.follow_room()))))
+        moved = made.rerouted
         seen.setdefault(f"{name}_place", []).append(timed(made.place))
-
-
-def _percentiles(
-    name: str, times: list[float], unit: str, n: int, factor: int, baseline: float | None = None
-) -> Iterator[Result]:
-    """Of milliseconds; `factor`: how many of the unit a millisecond is."""
-    for percent in (50, 99):
-        value, base = percentile(times, percent) * factor, baseline * factor if baseline is not None else None
-        yield Result(f"{name}.{unit}_p{percent}", value, unit, n, base)
-
-
-def _against(name: str, bare: list[float], full: list[float], unit: str, n: int, factor: int) -> Iterator[Result]:
-    for percent in (50, 99):
-        value, base = percentile(full, percent) * factor, percentile(bare, percent) * factor
-        yield Result(f"{name}.{unit}_p{percent}", value, unit, n, base)
+        return moved, unable[0] - before
 
 
 def results(seconds: float) -> Iterator[Result]:
     """The group."""
     for size in SIZES:
-        yield from sized(size, seconds)
+        yield from sized(*size, PATHS, seconds)
 
 
-def sized(size: tuple[int, int, int], seconds: float) -> Iterator[Result]:
-    """One size, in a process of its own."""
-    k, hosts, requests = size
+def sized(k: int, hosts: int, requests: int, paths: int, seconds: float) -> Iterator[Result]:
+    """One size, in processes of its own."""
     name = f"fattree.{5 * k * k // 4}.{requests}"
-    try:
-        for result in apart.results("bench.fattree:case", str(k), str(hosts), str(requests), seconds=seconds):
-            yield replace(result, name=f"{name}.{result.name}")
-    except apart.OutOfTime:
-        yield Result(f"{name}.load.all_ms", None, "ms", requests, note=f"not within {seconds:.0f} s")
+    for function in ("case", "own"):
+        try:
+            arguments = map(str, (k, hosts, requests, paths))
+            for result in apart.results(f"bench.fattree:{function}", *arguments, seconds=seconds):
+                yield replace(result, name=f"{name}.{result.name}")
+        except apart.OutOfTime:
+            yield Result(f"{name}.{function}.ms", None, "ms", requests, note=f"not within {seconds:.0f} s")
 
 
 def main(arguments: list[str]) -> None:
-    k, hosts, requests = map(int, arguments)
-    print(results_table(sized((k, hosts, requests), 3600.0)))
+    k, hosts, requests, *rest = map(int, arguments)
+    print(results_table(sized(k, hosts, requests, rest[0] if rest else PATHS, 3600.0)))
 
 
 if __name__ == "__main__":
