@@ -279,3 +279,38 @@ def test_a_failure_changes_the_flood_tree_by_one_link_at_most(links: list[LinkKe
     before = flood_tree(BRIDGES, links).no_flood
     after = flood_tree(BRIDGES, [key for key in links if key != failed]).no_flood
     assert after <= before and len(before - set(failed)) - len(after) in (0, 2)
+
+
+@settings(max_examples=300, deadline=None)
+@given(wires(), st.sets(st.sampled_from(PORTS)), st.sets(st.sampled_from(PORTS)), st.sampled_from(BRIDGES))
+def test_nothing_goes_in_circles_around_what_others_keep_from_flooding(
+    links: list[LinkKey], quiet: set[PortId], late: set[PortId], start: str
+) -> None:
+    """Ports of others that do not flood: what is flooded goes in no circle, comes to nobody twice, and where they leave a way it
+    arrives."""
+    tree = flood_tree(BRIDGES, links, quiet, late)
+    assert not tree.no_flood & quiet and not tree.unsafe
+    silent = tree.no_flood | quiet
+    peers = {end: other for a, b in links for end, other in ((a, b), (b, a))}
+    got = Counter({start: 1})
+    flying = [peers[port] for port in peers if port.bridge == start and port not in silent]
+    while flying:
+        into = flying.pop()
+        got[into.bridge] += 1
+        assert got[into.bridge] == 1, f"{into.bridge} gets it again"
+        flying += [peers[port] for port in peers if port.bridge == into.bridge and port not in {into, *silent}]
+    whole = [key for key in links if not quiet.intersection(key)]
+    assert set(got) >= {name for name in BRIDGES if name == start or simple_paths(whole, start, name)}
+
+
+@settings(max_examples=200, deadline=None)
+@given(wires(), st.data())
+def test_a_link_that_comes_or_comes_back_changes_nothing(links: list[LinkKey], data: st.DataObject) -> None:
+    """As the daemon asks: what is not in the tree is `late`."""
+    if not links:
+        return
+    failed = data.draw(st.sampled_from(links))
+    left = [key for key in links if key != failed]
+    without = flood_tree(BRIDGES, left).no_flood
+    again = flood_tree(BRIDGES, links, late={*without, *failed}).no_flood
+    assert without <= again <= without | set(failed)

@@ -1,0 +1,193 @@
+"""The flood tree on a real Open vSwitch (dummy datapath): bridges in a triangle of patch ports, and all that may happen to them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.daemon_bridges import daemon_on
+from tests.daemon_process import DaemonProcess
+from tests.ovs_dummy import PROTOCOLS, DummyOvs, wait_for
+
+SETTINGS = '[network]\nplacement = "paths"\nflood_tree = true\n[topology]\nlldp = false\n'
+BRIDGES = ("a", "b", "c")
+#: what a tree that was made from nothing leaves out: the last link by name
+OUT = {"bc", "cb"}
+#: seconds after its start in which the daemon lets no port flood (flooding.HOLD), and some more
+HELD = 3.5
+
+
+@pytest.fixture
+def ovs() -> Iterator[DummyOvs]:
+    with DummyOvs() as switch:
+        for name in BRIDGES:
+            add(switch, name)
+        for name in BRIDGES:
+            for other in BRIDGES:
+                if other != name:
+                    switch.add_patch(name, name + other, ord(other), other + name)
+        yield switch
+
+
+def add(ovs: DummyOvs, name: str, protocols: str = PROTOCOLS) -> None:
+    ovs.add_bridge(name, protocols)
+    ovs.add_port(name, f"h{name}", 1)
+
+
+def config(ovs: DummyOvs) -> dict[str, set[str]]:
+    """Port -> the words that ovs-ofctl has for its bits."""
+    found = {}
+    for bridge in ovs.vsctl("list-br").split():
+        text = ovs.run("ovs-ofctl", "-O", "OpenFlow10", "show", bridge)
+        found |= {name: set(bits.split()) for name, bits in re.findall(r"\((\S+)\): addr.*\n\s*config:\s*(.*)", text)}
+    return found
+
+
+def silent(ovs: DummyOvs) -> set[str]:
+    return {port for port, bits in config(ovs).items() if "NO_FLOOD" in bits}
+
+
+def marks(ovs: DummyOvs) -> dict[str, str]:
+    text = ovs.vsctl("--format=csv", "--no-headings", "--columns=name,external_ids", "list", "port")
+    return {line.split(",")[0]: found[1] for line in text.splitlines() if (found := re.search(r'ovspane-no-flood="*(\w+)', line))}
+
+
+def mod_port(ovs: DummyOvs, bridge: str, port: str, what: str) -> None:
+    ovs.run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", bridge, port, what)
+
+
+def wait(ovs: DummyOvs, ports: set[str], what: str) -> None:
+    """Until these ports are silent by our word and at rest."""
+    try:
+        wait_for(lambda: silent(ovs) == ports and marks(ovs) == dict.fromkeys(ports, "true"), what, 15)
+    except TimeoutError as late:
+        raise AssertionError(f"{late}; {config(ovs)}, {marks(ovs)}") from late
+    assert not any(bits & {"NO_FWD", "NO_RECV"} for bits in config(ovs).values())
+
+
+def test_a_triangle_a_failure_and_its_end(ovs: DummyOvs) -> None:
+    mod_port(ovs, "c", "cb", "no-packet-in")  # another bit of somebody else: it stays
+    with daemon_on(ovs, SETTINGS) as daemon:
+        wait(ovs, OUT, "tree")
+        ovs.vsctl("del-port", "ab", "--", "del-port", "ba")
+        wait(ovs, set(), "another link instead")
+        ovs.add_patch("a", "ab", ord("b"), "ba")
+        ovs.add_patch("b", "ba", ord("a"), "ab")
+        wait(ovs, {"ab", "ba"}, "the new link, which closes a loop, out of the tree")
+        assert "NO_PACKET_IN" in config(ovs)["cb"]
+        assert daemon.stop() == 0
+        assert silent(ovs) == {"ab", "ba"}  # the daemon's end opens no loop
+        done = daemon.run("cleanup")
+        assert done.returncode == 0, done.stderr
+        assert silent(ovs) == set() and marks(ovs) == {} and "NO_PACKET_IN" in config(ovs)["cb"]
+
+
+def test_a_daemon_that_is_killed_and_started_changes_nothing(ovs: DummyOvs) -> None:
+    with daemon_on(ovs, SETTINGS) as daemon:
+        wait(ovs, OUT, "tree")
+        mod_port(ovs, "a", "ha", "no-flood")  # no link at all: somebody else's, and stays so
+        daemon.kill()
+        daemon.start()
+        end = time.monotonic() + HELD
+        while time.monotonic() < end:
+            assert silent(ovs) == {"ha", *OUT}
+        assert marks(ovs) == dict.fromkeys(OUT, "true") and not daemon.logged("floods now")
+
+
+def test_what_was_left_half_done_is_finished(ovs: DummyOvs) -> None:
+    """A daemon that was killed while a port was blocked; and one whose mark was written and whose bit was not set yet."""
+    mod_port(ovs, "b", "bc", "no-flood")
+    for what in ("no-receive", "no-forward"):
+        mod_port(ovs, "b", "bc", what)
+    for port, mark in (("bc", "blocked"), ("cb", "true")):
+        ovs.vsctl("set", "port", port, f"external_ids:ovspane-no-flood={mark}")
+    with daemon_on(ovs, SETTINGS):
+        wait(ovs, OUT, "tree")
+
+
+def test_ovs_vswitchd_restarts(ovs: DummyOvs) -> None:
+    with daemon_on(ovs, SETTINGS) as daemon:
+        wait(ovs, OUT, "tree")
+        time.sleep(HELD)
+        for kill in (False, True):
+            ovs.restart_vswitchd(kill)
+            wait(ovs, OUT, "the same tree")
+        assert not daemon.logged("floods now") and not daemon.logged("somebody else")
+
+
+def test_who_lets_a_port_of_ours_flood_loses(ovs: DummyOvs) -> None:
+    with daemon_on(ovs, SETTINGS) as daemon:
+        wait(ovs, OUT, "tree")
+        mod_port(ovs, "b", "bc", "flood")
+        daemon.wait_for_log("somebody else lets port b:bc flood")
+        wait(ovs, OUT, "tree again")
+
+
+def test_a_port_that_somebody_else_keeps_from_flooding(ovs: DummyOvs) -> None:
+    mod_port(ovs, "a", "ab", "no-flood")
+    with daemon_on(ovs, SETTINGS) as daemon:
+        wait_for(lambda: silent(ovs) == {"ab", "ba"} and marks(ovs) == {"ba": "true"}, "a tree around it", 10)
+        daemon.wait_for_log("port a:ab does not flood by somebody else's word")
+        mod_port(ovs, "a", "ab", "flood")
+        wait(ovs, {"ab", "ba"}, "the same tree, by ourselves")
+        mod_port(ovs, "c", "ca", "no-flood")
+        wait_for(lambda: silent(ovs) == {"ca", "ac"} and marks(ovs) == {"ac": "true"}, "a tree around another one", 10)
+        assert daemon.stop() == 0 and daemon.run("cleanup").returncode == 0
+        assert silent(ovs) == {"ca"}
+
+
+def test_bridges_that_run_stp_are_left_alone(ovs: DummyOvs) -> None:
+    ovs.vsctl("set", "bridge", "a", "stp_enable=true")
+    with daemon_on(ovs, SETTINGS) as daemon:
+        daemon.wait_for_log("bridge a runs STP or RSTP", seconds=10)
+        time.sleep(1)
+        assert silent(ovs) == set() and marks(ovs) == {}
+        ovs.vsctl("set", "bridge", "a", "stp_enable=false")
+        wait(ovs, {"ac", "ca"}, "tree, with the link that was one before")
+        time.sleep(HELD)
+        ovs.vsctl("set", "bridge", "c", "rstp_enable=true")
+        wait(ovs, set(), "ports back to what RSTP says")
+        assert daemon.logged("runs STP or RSTP", "WARNING") == 2
+
+
+def test_bridges_that_are_not_ours_are_left_alone(ovs: DummyOvs) -> None:
+    with daemon_on(ovs, f'bridges = ["a", "b"]\n{SETTINGS}') as daemon:
+        wait_for(lambda: "link b:bc - c:cb" not in daemon.log and daemon.logged("link a:ab - b:ba is there") > 0, "links", 10)
+        time.sleep(1)
+        assert silent(ovs) == set()
+
+
+def test_without_the_setting_nothing_is_done_and_what_was_left_is_taken_away(ovs: DummyOvs) -> None:
+    def off(daemon: DaemonProcess) -> None:
+        daemon.config.write_text(daemon.config.read_text().replace("flood_tree = true", "flood_tree = false"))
+
+    with daemon_on(ovs, SETTINGS) as daemon:
+        wait(ovs, OUT, "tree")
+        mod_port(ovs, "a", "ab", "no-flood")
+        wait_for(lambda: set(marks(ovs)) == {"ba"}, "a tree around somebody else's", 10)
+        assert daemon.stop() == 0
+        off(daemon)
+        daemon.start()
+        wait_for(lambda: silent(ovs) == {"ab"} and marks(ovs) == {}, "end of what is ours", 10)
+
+
+def test_openflow_10_is_added_and_taken_back() -> None:
+    with DummyOvs() as ovs:
+        for name in ("a", "b"):
+            add(ovs, name, "OpenFlow13")
+        for number in (1, 2):
+            ovs.add_patch("a", f"ab{number}", 10 + number, f"ba{number}")
+            ovs.add_patch("b", f"ba{number}", 10 + number, f"ab{number}")
+        with daemon_on(ovs, SETTINGS) as daemon:
+            both = "[OpenFlow10, OpenFlow13, OpenFlow14]"
+            for name in ("a", "b"):
+                wait_for(lambda name=name: ovs.vsctl("get", "bridge", name, "protocols").strip() == both, "protocols", 10)
+            wait(ovs, {"ab2", "ba2"}, "one of two parallel links")
+            assert daemon.stop() == 0 and daemon.run("cleanup").returncode == 0
+            assert marks(ovs) == {}
+            for name in ("a", "b"):
+                assert ovs.vsctl("get", "bridge", name, "protocols").strip() == "[OpenFlow13]"
+                assert "ovspane" not in ovs.vsctl("get", "bridge", name, "external_ids")
