@@ -5,8 +5,7 @@ compiler, placement and the daemon's plans are not asked.
 
 For each host the set of all packets with its MAC address is walked from its port: none may come back to a bridge that it crossed.
 (Packets with other hosts' IP addresses, as a router sends them, may come to a bridge twice, where copies are flooded and one meets
-the flows that steer a reservation.) The packets with its own addresses, or without IP, are walked again and held against the
-policy:
+the flows that steer a reservation.) Those with its own addresses, or without IP, are held against the policy:
 
 twice        none comes to a bridge twice
 dropped      a flow of ours drops only what the policy denies
@@ -25,7 +24,7 @@ Raises BudgetSpent where the engine has no answer: an adversary can make the que
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from ovspane.flowgroup import SCTP, TCP, UDP
@@ -88,15 +87,13 @@ class Proof:
             if not self._present(station):
                 continue
             for start in _with_tags(Region(Match.of(eth_src=station.mac))):
-                self._returns(station, self._walk(station, start), own=False)
-            for start, v4, v6 in _own(station):
-                for tagged in _with_tags(start):
-                    self._host(station, tagged, v4, v6)
+                self.walked += 1
+                trace = walk(self.fabric, station.spot, start)
+                self._returns(station, trace, own=False)
+                for some_own, v4, v6 in _own(station):
+                    if (own := both(start, some_own)) is not None:
+                        self._host(station, own, _of(trace, own), v4, v6)
         return list(self.findings.values())
-
-    def _walk(self, station: Station, start: Region) -> Trace:
-        self.walked += 1
-        return walk(self.fabric, station.spot, start)
 
     def _present(self, station: Station) -> bool:
         """Its port is there and open."""
@@ -134,9 +131,8 @@ class Proof:
             flow = f"{doubt.flow.cookie:#x} in table {doubt.flow.table}"
             self._say("doubt", f"{doubt.why} of the flow {flow} of {doubt.bridge}", doubt.packets)
 
-    def _host(self, station: Station, start: Region, v4: bool, v6: bool) -> None:
-        """The packets that a host sends with an address of its own."""
-        trace = self._walk(station, start)
+    def _host(self, station: Station, start: Region, trace: Trace, v4: bool, v6: bool) -> None:
+        """The packets that a host sends with an address of its own, and what becomes of them."""
         self._returns(station, trace, own=True)
         self._access(station, trace)
         for other in self.stations:
@@ -273,6 +269,16 @@ def _own(station: Station) -> Iterator[tuple[Region, bool, bool]]:
         yield Region(Match.of(eth_src=station.mac, eth_type=ETH_IPV6, ipv6_src=address)), False, True
     others = Match.of(eth_type=ETH_IPV4), Match.of(eth_type=ETH_IPV6)
     yield Region(Match.of(eth_src=station.mac), others), False, False
+
+
+def _of(trace: Trace, packets: Region) -> Trace:
+    """What becomes of these."""
+    return Trace(
+        [replace(end, packets=part) for end in trace.ends if (part := both(packets, end.packets)) is not None],
+        [replace(loss, packets=part) for loss in trace.losses if (part := both(packets, loss.packets)) is not None],
+        [replace(back, packets=part) for back in trace.returns if (part := both(packets, back.packets)) is not None],
+        [replace(doubt, packets=part) for doubt in trace.doubts if (part := both(packets, doubt.packets)) is not None],
+    )
 
 
 def _with_tags(region: Region) -> Iterator[Region]:
