@@ -2,7 +2,7 @@
 _ovspane() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "daemon send shell show topology compile replay probe cleanup cluster" -- "$cur")); return
+        COMPREPLY=($(compgen -W "daemon send shell show topology compile replay probe verify cleanup cluster" -- "$cur")); return
     fi
     case $cmd$prev in
         topology--format) COMPREPLY=($(compgen -W "text json dot svg" -- "$cur")); return ;;
@@ -13,6 +13,7 @@ _ovspane() {
     esac
     case $cmd$cur in
         probe-*) COMPREPLY=($(compgen -W "--all --json --deliver --rate --most --in-port --socket --config --rundir --ovsdb --bridge --help" -- "$cur")); return ;;
+        verify-*) COMPREPLY=($(compgen -W "--format --socket --config --rundir --ovsdb --bridge --help" -- "$cur")); return ;;
     esac
     case $cur in
         -*) COMPREPLY=($(compgen -W "--socket --format --help" -- "$cur")); return ;;

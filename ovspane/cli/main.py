@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "compile": "ovspane.cli.compile_command",
     "replay": "ovspane.cli.replay_command",
     "probe": "ovspane.cli.probe_command",
+    "verify": "ovspane.cli.verify_command",
     "cleanup": "ovspane.cli.cleanup_command",
     "cluster": "ovspane.cli.cluster_command",
 }

@@ -95,7 +95,7 @@ def _probe(options: argparse.Namespace) -> Report:
 
     with Client(options.socket) as client:
         client.ask("Format json.")
-        return asyncio.run(campaign.run(_campaign(options), lambda statement: _ask(client, statement)))
+        return asyncio.run(campaign.run(_campaign(options), lambda statement: items(client, statement)))
 
 
 def _campaign(options: argparse.Namespace) -> Campaign:
@@ -131,13 +131,13 @@ def _campaign(options: argparse.Namespace) -> Campaign:
     )
 
 
-def _ask(client: Client, statement: str) -> list[dict[str, Any]]:
+def items(client: Client, statement: str) -> list[dict[str, Any]]:
     """The items of an answer. Raises Unanswered, ConnectionLost."""
     answer = client.ask(f"{statement}.")
     if answer.code is not Code.OK:
         raise Unanswered(f"{statement}: {answer}")
-    items: list[dict[str, Any]] = answer.values.get("items", [])
-    return items
+    found: list[dict[str, Any]] = answer.values.get("items", [])
+    return found
 
 
 # --- printing

@@ -312,7 +312,7 @@ def _heading(text: str) -> list[str]:
 
 def _bash_lines() -> Iterator[str]:
     verbs = " ".join(verb.name for verb in VERBS)
-    commands = "daemon send shell show topology compile replay probe cleanup cluster"
+    commands = "daemon send shell show topology compile replay probe verify cleanup cluster"
     yield "# bash completion for ovspane(8); made by `python -m ovspane.lang.verbs --bash` from the table of verbs"
     yield "_ovspane() {"
     yield "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}"
@@ -329,6 +329,8 @@ def _bash_lines() -> Iterator[str]:
     probe = "--all --json --deliver --rate --most --in-port --socket --config --rundir --ovsdb --bridge --help"
     yield "    case $cmd$cur in"
     yield f'        probe-*) COMPREPLY=($(compgen -W "{probe}" -- "$cur")); return ;;'
+    verify = "--format --socket --config --rundir --ovsdb --bridge --help"
+    yield f'        verify-*) COMPREPLY=($(compgen -W "{verify}" -- "$cur")); return ;;'
     yield "    esac"
     yield "    case $cur in"
     yield '        -*) COMPREPLY=($(compgen -W "--socket --format --help" -- "$cur")); return ;;'

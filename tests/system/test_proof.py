@@ -6,6 +6,7 @@ Above: pytest, make check-network. Below: tests.lab.proof (ovspane.verify), a re
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -193,12 +194,27 @@ def learnt(bridge: str, port: str, mac: str) -> Iterator[None]:
     appctl("fdb/del", bridge, "0", mac)
 
 
+def check_command(daemon: Watcher, source: Host, sink: Host) -> None:
+    """`ovspane verify`, on what the daemon says of the network: it holds, and finds a drop that is not ours to repair."""
+    done = daemon.run("verify", "--socket", str(daemon.socket))
+    assert (done.returncode, done.stdout) == (0, "3 hosts, 3 bridges, 11 requests: all packets as the policy says\n"), done
+    with added("s2", f"table=0,priority=9,reg15=1/1,udp,nw_src={source.ip},nw_dst={sink.ip},actions=drop"):
+        done = daemon.run("verify", "--socket", str(daemon.socket), "--format", "json")
+        assert done.returncode == 1, done
+        (finding,) = (one for one in json.loads(done.stdout)["findings"] if f"nw_dst={sink.ip}" in one["packet"])
+        traced = appctl("ofproto/trace", "s2", f"in_port=2,{finding['packet']}")
+    assert finding["kind"] == "lost"
+    assert "dropped at s2 (flow 0xbad in table 0)" in finding["text"]
+    assert "Datapath actions: drop" in traced, traced
+
+
 def test_the_proof_finds_what_is_wrong() -> None:
     """The daemon is gone, so nothing is repaired; the policy is what it said last."""
     with managed("line", "paths") as (lan, daemon, prover):
         h1, h2, h3 = lan.hosts
         numbers = ask_for_everything(lan, daemon)
         prover.holds()
+        check_command(daemon, h1, h3)
         prover.kept = prover.picture()
         daemon.kill()
         far = f"udp,nw_src={h1.ip},nw_dst={h3.ip}"
