@@ -66,6 +66,11 @@ class _Booking:
     lost: Mapping[Pair, str] = field(default_factory=dict)
 
     @property
+    def taken(self) -> dict[Pair, Route]:
+        """Where it takes room, of what is steered: nowhere where it is lost and had no path."""
+        return {**dict.fromkeys(self.lost, ()), **self.routes}
+
+    @property
     def steering(self) -> dict[Pair, Route]:
         """What its packets are to do: its routes, or none where it is lost."""
         return {pair: () if pair in self.lost else route for pair, route in self.routes.items()} | dict.fromkeys(self.lost, ())
@@ -295,7 +300,7 @@ class LinkRoom:
 
     def _spread(self, booking: _Booking) -> bool:
         """Whether it takes room on ports of which nothing says that they are on its way."""
-        return self._way(booking.matches, booking.routes).within is not None
+        return self._way(booking.matches, booking.taken).within is not None
 
     def _follow(self, booking: _Booking) -> None:
         """Bring a booking to the network of now."""
@@ -402,7 +407,8 @@ class LinkRoom:
         for pair in routes.keys() & had.keys() - lost.keys():
             if _ports_of(routes[pair]) != _ports_of(had[pair]):
                 self._rerouted[request.id] = ",".join(map(str, _ports_of(routes[pair])))
-        booking = _Booking(request, matches, self._ports(matches, request.rate, routes), routes, lost)
+        booking = _Booking(request, matches, frozenset(), routes, lost)
+        booking = replace(booking, ports=self._ports(matches, request.rate, booking.taken))
         self._put_on(request, booking.ports)
         self._booked[request.id] = booking
         self._note(booking)
@@ -423,7 +429,8 @@ class LinkRoom:
     def _note(self, booking: _Booking) -> None:
         """Note whether there is a way, and what its packets are to do."""
         number = booking.request.id
-        loose = [match for match in booking.matches or () if not booking.routes or self._ways.pair(match) not in booking.routes]
+        taken = booking.taken
+        loose = [match for match in booking.matches or () if not taken or self._ways.pair(match) not in taken]
         parted = not booking.lost and any(self._ways.parted(match) for match in loose)
         at_large = bool(loose) or not booking.matches
         for those, there in ((self._parted, parted), (self._lost, bool(booking.lost)), (self._loose, at_large)):

@@ -164,6 +164,24 @@ def test_who_finds_no_room_takes_nothing_from_the_others_and_comes_back() -> Non
     assert made.route(1) == ["s1", "s4", "s3", "s2"]
 
 
+def test_a_host_that_moves_to_where_is_no_room_takes_none_from_others() -> None:
+    paper = ring()
+    paper.host(5, "s2", speed=1000 * M)
+    made = Steered(paper)
+    for source, sink in ((1, 2), (4, 3), (5, 3)):
+        assert made.say(reserve(source, sink, "12Mb")).code is Code.OK
+    paper.host(2, "s3", speed=1000 * M)
+    made.settle()
+    assert made.room.troubles(0).keys() == {1}
+    assert not any(1 in numbers for numbers in made.room._on.values()), "it has no path, so it takes no room"
+    assert made.walk(made.runtime.state.requests[1], 1, 2) == ["s1"]
+    assert made.say(reserve(1, 5, "12Mb")).code is Code.OK
+    made.say("Cancel 2.")
+    made.settle()
+    assert made.room.troubles(0) == {}
+    assert made.walk(made.runtime.state.requests[1], 1, 2) == ["s1", "s4", "s3", "there"]
+
+
 def test_all_links_down_and_the_port_down() -> None:
     made = Steered(ring(3))
     assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
