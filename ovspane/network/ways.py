@@ -371,17 +371,31 @@ class Ways:
         return self._most > 0
 
     def pair(self, match: Match) -> Pair | None:
-        """What the packets of a match are steered between; None: they cannot be, or need not, or it is not known."""
-        if not self.steering:
+        """What the packets of a match are steered between, by us; None: they cannot be, or need not, or it is not known."""
+        if not self.steering or (pair := self._between(match)) is None:
             return None
+        if any(self.ports[port].vlan for port in (pair[1], *(self._places(match, _SOURCE) or ()))):
+            return None
+        return pair if self._steers(pair[0]) and self._steers(pair[1].bridge) else None
+
+    def told(self, match: Match, routes: Routes) -> Pair | None:
+        """Between what another host's daemon steers the packets of a match by one of these routes."""
+        pair = self._between(match) if routes else None
+        return pair if pair in routes and pair is not None and self.theirs(pair) else None
+
+    def theirs(self, pair: Pair) -> bool:
+        """Whether its packets enter the network at another host's bridge, so that their way is its daemon's to choose."""
+        known = self._bridges.get(pair[0])
+        return known is not None and bool(known.host)
+
+    def _between(self, match: Match) -> Pair | None:
+        """Where all packets of a match come in, and leave for good; None: at several places, or on one bridge, or not known."""
         sinks, sources = self._places(match, _SINK), self._places(match, _SOURCE)
         if not sinks or not sources or len(sinks) > 1:
             return None
         (sink,), starts = sinks, {port.bridge for port in sources}
         start = starts.pop()
-        if starts or start == sink.bridge or any(self.ports[port].vlan for port in (sink, *sources)):
-            return None
-        return (start, sink) if self._steers(start) and self._steers(sink.bridge) else None
+        return None if starts or start == sink.bridge else (start, sink)
 
     def unknown(self, match: Match) -> bool:
         """True iff it is not known where the packets come from, or where they go to."""
@@ -395,6 +409,8 @@ class Ways:
         pair = self.pair(match)
         if pair is not None:
             return routes.get(pair)
+        if (told := self.told(match, routes)) is not None:
+            return routes[told]
         return next(iter(routes.values())) if len(routes) == 1 and self.unknown(match) else None
 
     def routes(self, pair: Pair) -> list[Route]:

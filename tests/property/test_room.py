@@ -21,9 +21,9 @@ from tests.property.placing import M, Paper, random_network
 class Policed:
     """A runtime over a network on paper; `say` as root, at `now` (ms)."""
 
-    def __init__(self, paper: Paper, percent: int = 75, paths: int = 0) -> None:
+    def __init__(self, paper: Paper, percent: int = 75, paths: int = 0, host: str = "") -> None:
         self.paper = paper
-        self.room = LinkRoom(Ways(most=paths), percent)
+        self.room = LinkRoom(Ways(most=paths), percent, host)
         paper.network.listen(self.room.hear)
         self.room.hear(paper.take())
         self.runtime = Runtime(room=self.room)
