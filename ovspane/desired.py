@@ -152,9 +152,14 @@ class Desired:
             change = self._waiting.popleft()
             moved = change.moves or (change.routes is not None and not change.anew)
             work = self._moved if moved else self._rebuild if change.anew else self._apply
-            amount = len(self._spread or ()) if moved else len(change.delta.added) + len(change.delta.removed)
-            taken.join(await self._worked(amount, work, change))
+            taken.join(await self._worked(self._amount(change), work, change))
         return taken
+
+    def _amount(self, change: _Waiting) -> int:
+        """How many rules are looked at for a change, at most."""
+        if change.moves and self._spread is not None:
+            return self._spread.weight(change.moves)
+        return len(change.delta.added) + len(change.delta.removed) + len(change.routes or ())
 
     def _apply(self, change: _Waiting) -> Taken:
         taken, delta = _brought(self.plan, self._hiding, change)

@@ -5,12 +5,11 @@ Above: the daemon gives it to the service's runtime. Below: ways, policy.schedul
 A reservation takes room on each port by which its packets may leave a bridge (`Ways.way`): on the path, where source and
 destination are known. Where links are redundant and we keep the flood tree, it gets one of the shortest paths for itself, the first
 with room for the whole interval, and takes room there only (`Ways.routes`); which one is part of the decision (`Request.via`) and
-stays so while that path is whole. Of packets that enter at another host's bridge, that host's daemon says so. Where links are
-redundant otherwise, it takes room on all ports of all simple paths, since which one packets take is not ours to say. Where the
-destination is not known, on each port of our bridges (and of those of other daemons that share the database) that could carry it:
-it may leave by any of them; a port whose speed is below the rate guarantees nothing to it in any case, and does not stand in its
-way. A port of unknown speed (a patch port, the bridge's own) has no ledger: what enforces a guarantee asks for the speed
-(enforcing).
+stays so while that path is whole. Where links are redundant otherwise, it takes room on all ports of all simple paths, since which
+one packets take is not ours to say. Where the destination is not known, on each port of our bridges (and of those of other daemons
+that share the database) that could carry it: it may leave by any of them; a port whose speed is below the rate guarantees nothing
+to it in any case, and does not stand in its way. A port of unknown speed (a patch port, the bridge's own) has no ledger: what
+enforces a guarantee asks for the speed (enforcing).
 
 What may be reserved of a port is a part of its speed, and of a link's the slower end's. Full duplex: each direction is its
 sender's port.
@@ -44,7 +43,8 @@ from itertools import islice
 from ovspane.flowgroup import ANY_DSCP, ANY_PORT, Flowgroup, Locations
 from ovspane.match import Match
 from ovspane.network.model import Bridge, Delta, Link, Port, PortId, canonical, known_as
-from ovspane.network.ways import ANYWHERE, Name, Pair, Route, Routes, Way, Ways, names
+from ovspane.network.names import Name, names
+from ovspane.network.ways import ANYWHERE, Pair, Route, Routes, Way, Ways
 from ovspane.policy.expand import TooManyMatches, located_matches
 from ovspane.policy.schedule import Schedule
 from ovspane.policy.shares import Request
@@ -240,14 +240,6 @@ class LinkRoom:
         they have."""
         return dict(islice(self._strayed.items(), most))
 
-    def reconsider(self) -> None:
-        """Choose anew for those that strayed: others may have taken what they were given, which was not written yet."""
-        self._take_in()
-        for number in sorted(self._strayed):
-            booking = self._booked[number]
-            self._unbook(booking)
-            self._book(booking.request, booking.matches, self._routes(booking.request.via))
-
     def steered(self, request: Request) -> str:
         """See `policy.room`; `ways.paths_of` reads it."""
         return "; ".join(
@@ -333,15 +325,11 @@ class LinkRoom:
 
     def _kept(self, matches: tuple[Match, ...] | None, had: Routes) -> dict[Pair, Route | None]:
         """What is steered now, with the route that it had; None: it had none, or that is not whole any more. Whose place is not
-        known any more keeps what it had, and so does what another host's daemon chose."""
+        known any more keeps what it had."""
         pairs = self._pairs(matches)
-        pairs |= dict.fromkeys(pair for match in matches or () if (pair := self._ways.told(match, had)) is not None)
         if had and self._ways.steering and any(self._ways.unknown(match) for match in matches or ()):
             pairs |= dict.fromkeys(had)
-        return {pair: self._whole(pair, had[pair]) if pair in had else None for pair in pairs}
-
-    def _whole(self, pair: Pair, route: Route) -> Route | None:
-        return route if self._ways.theirs(pair) else self._ways.whole(route, self._trusting)
+        return {pair: self._ways.whole(had[pair], self._trusting) if pair in had else None for pair in pairs}
 
     def _chosen(
         self, request: Request, matches: tuple[Match, ...] | None, had: Routes

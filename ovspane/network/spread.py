@@ -28,11 +28,12 @@ Invariant: each bridge has the rules of now whose `Where` says so; the sum of th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 
-from ovspane.network.model import Delta
-from ovspane.network.ways import ANYWHERE, NOBODY, Name, Routes, Spared, Way, Ways, names
+from ovspane.network.model import Delta, Host
+from ovspane.network.names import Name, attached, names
+from ovspane.network.ways import ANYWHERE, NOBODY, Routes, Spared, Way, Ways
 from ovspane.overlap import MatchIndex
 from ovspane.policy.table import Effect, Key, Rule, Stage, TableDelta
 
@@ -144,6 +145,13 @@ class Spread:
         wanted = {rule.key: rule for rule in rules}
         added = tuple(rule for key, rule in wanted.items() if self._rules.get(key) != rule)
         return self.change(TableDelta(added, tuple(rule for key, rule in self._rules.items() if key not in wanted)))
+
+    def weight(self, deltas: Sequence[Delta]) -> int:
+        """How many rules `move` would look at, at most."""
+        hosts = [delta for delta in deltas if isinstance(delta.thing, Host)]
+        if len(hosts) < len(deltas):
+            return len(self)
+        return sum(len(self._named.get(name, ())) for delta in hosts for thing in delta for name in attached(thing))
 
     def move(self, deltas: Iterable[Delta]) -> dict[str, TableDelta]:
         """The network changed."""

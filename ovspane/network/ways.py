@@ -1,10 +1,10 @@
 """Where the packets of a match enter the network, and by which ports they may leave its bridges. Pure, kept by deltas.
 
-Above: spread (which bridge gets which rule), room (which links a reservation takes). Below: model, topology. It hears what
-`Network` tells and never reads it, so it may be asked in a thread while the network goes on changing.
+Above: spread (which bridge gets which rule), room (which links a reservation takes). Below: names, parts, paths, topology.
+It hears what `Network` tells and never reads it, so it may be asked in a thread while the network goes on changing.
 
 What is known of a match follows from its addresses. It names its source if it has a whole MAC, or a whole IP address (or few
-of them, see FEW), and the network knows where that is attached. A host that is damped (seen at several ports in turn) is
+of them, see names), and the network knows where that is attached. A host that is damped (seen at several ports in turn) is
 nowhere for sure.
 
 `spared`: the bridges at which no packet of the match can enter the network. Only bridges that are joined with the source's are:
@@ -27,28 +27,23 @@ nowhere for sure.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import chain, product
+from itertools import chain
 from typing import NamedTuple, Self
 
-from ovspane.match import LAYOUT, Match
+from ovspane.match import Match
 from ovspane.network.model import Bridge, Conflict, Delta, Host, Link, LinkKey, Origin, Port, PortId, Thing
+from ovspane.network.names import SINK, SOURCE, Name, Side, attached, name_of, named
 from ovspane.network.parts import Blocks, Parts
 from ovspane.network.paths import Graph
 from ovspane.network.topology import Network
 
-#: up to so many addresses under one mask are looked up one by one
-FEW = 16
 #: pairs of bridges whose paths are remembered
 MOST_PAIRS = 16_384
 #: media between two ports that nobody else can send into: what comes out of one went into the other
 CLOSED = frozenset({"patch", "veth", "tunnel"})
-
-#: the field of a match, without its direction, and the address
-Name = tuple[str, int]
 
 #: what a route leads between: the bridge where packets enter, and the port to their destination
 Pair = tuple[str, PortId]
@@ -149,53 +144,12 @@ def paths_of(text: str, ports: Mapping[PortId, Port]) -> dict[Pair, Route]:
     return found
 
 
-def _field(name: str) -> tuple[int, int]:
-    shift, width = LAYOUT[name]
-    return shift, (1 << width) - 1
-
-
-_SOURCE = tuple((kind, *_field(f"{kind}_src")) for kind in ("eth", "ipv4", "ipv6"))
-_SINK = tuple((kind, *_field(f"{kind}_dst")) for kind in ("eth", "ipv4", "ipv6"))
-
-
-def _named(match: Match, fields: tuple[tuple[str, int, int], ...]) -> tuple[list[Name], list[Name]]:
-    """The MAC and the IP addresses that a match names, on one side."""
-    found: tuple[list[Name], list[Name]] = [], []
-    for kind, shift, ones in fields:
-        mask = match.mask >> shift & ones
-        wild = ones & ~mask
-        if mask and 1 << wild.bit_count() <= FEW:
-            value = match.value >> shift & ones
-            bits = [1 << at for at in range(wild.bit_length()) if wild >> at & 1]
-            all_of = [value | sum(chosen) for chosen in product(*((0, bit) for bit in bits))]
-            found[kind != "eth"].extend((kind, address) for address in all_of)
-    return found
-
-
-def names(match: Match) -> set[Name]:
-    """The addresses on which it depends where the match's packets go."""
-    return {name for fields in (_SOURCE, _SINK) for side in _named(match, fields) for name in side}
-
-
 def everything(network: Network) -> tuple[Delta, ...]:
     """What is known now, as if it had just come: where a listener begins."""
     things: tuple[Iterable[Thing], ...] = (
         network.bridges.values(), network.ports.values(), network.links.values(), network.hosts, network.conflicts
     )  # fmt: skip
     return tuple(Delta(None, thing) for thing in chain.from_iterable(things))
-
-
-def _mac(text: str) -> Name:
-    return "eth", int(text.replace(":", ""), 16)
-
-
-def _address(text: str) -> Name:
-    parsed = ipaddress.ip_address(text)
-    return f"ipv{parsed.version}", int(parsed)
-
-
-def _name(text: str) -> Name:
-    return _mac(text) if text.count(":") == 5 and len(text) == 17 else _address(text)
 
 
 class Changed(NamedTuple):
@@ -242,15 +196,15 @@ class Ways:
         for old, new in deltas:
             match new if new is not None else old:
                 case Host():
-                    before |= _attached(old)
-                    after |= _attached(new)
+                    before |= attached(old)
+                    after |= attached(new)
                 case Port() as port:
                     self._put(self.ports, port.id, new)
                     changed |= self._at.get(port.id, set())
                     self._fed.pop(port.id.bridge, None)
                     touched |= self._links_at.get(port.id, set())
                 case Conflict() as conflict:
-                    changed.add(self._contest(_name(conflict.subject), (new is not None) - (old is not None)))
+                    changed.add(self._contest(name_of(conflict.subject), (new is not None) - (old is not None)))
                 case Bridge() as bridge:
                     self._put(self._bridges, bridge.name, new)
                     bridges = True
@@ -338,19 +292,19 @@ class Ways:
 
     def sources(self, match: Match) -> frozenset[PortId] | None:
         """The ports by which packets of the match enter the network; None: not known, or claimed by somebody else too."""
-        return self._places(match, _SOURCE, sure=True)
+        return self._places(match, SOURCE, sure=True)
 
     def way(self, match: Match) -> Way:
         """The ports by which packets of the match may leave."""
-        sinks = self._places(match, _SINK)
+        sinks = self._places(match, SINK)
         if not sinks:
             return ANYWHERE
-        sources = self._places(match, _SOURCE)
+        sources = self._places(match, SOURCE)
         return reduce(Way.joined, (self._way(sources, sink) for sink in sinks))
 
     def parted(self, match: Match) -> bool:
         """True iff it is known where the packets come from and go to, and no link leads from there to there."""
-        sinks, sources = self._places(match, _SINK), self._places(match, _SOURCE)
+        sinks, sources = self._places(match, SINK), self._places(match, SOURCE)
         return bool(sinks and sources) and any(
             source.bridge not in self._joined(sink.bridge) for sink in sinks or () for source in sources or ()
         )
@@ -371,35 +325,21 @@ class Ways:
         return self._most > 0
 
     def pair(self, match: Match) -> Pair | None:
-        """What the packets of a match are steered between, by us; None: they cannot be, or need not, or it is not known."""
-        if not self.steering or (pair := self._between(match)) is None:
+        """What the packets of a match are steered between; None: they cannot be, or need not, or it is not known."""
+        if not self.steering:
             return None
-        if any(self.ports[port].vlan for port in (pair[1], *(self._places(match, _SOURCE) or ()))):
-            return None
-        return pair if self._steers(pair[0]) and self._steers(pair[1].bridge) else None
-
-    def told(self, match: Match, routes: Routes) -> Pair | None:
-        """Between what another host's daemon steers the packets of a match by one of these routes."""
-        pair = self._between(match) if routes else None
-        return pair if pair in routes and pair is not None and self.theirs(pair) else None
-
-    def theirs(self, pair: Pair) -> bool:
-        """Whether its packets enter the network at another host's bridge, so that their way is its daemon's to choose."""
-        known = self._bridges.get(pair[0])
-        return known is not None and bool(known.host)
-
-    def _between(self, match: Match) -> Pair | None:
-        """Where all packets of a match come in, and leave for good; None: at several places, or on one bridge, or not known."""
-        sinks, sources = self._places(match, _SINK), self._places(match, _SOURCE)
+        sinks, sources = self._places(match, SINK), self._places(match, SOURCE)
         if not sinks or not sources or len(sinks) > 1:
             return None
         (sink,), starts = sinks, {port.bridge for port in sources}
         start = starts.pop()
-        return None if starts or start == sink.bridge else (start, sink)
+        if starts or start == sink.bridge or any(self.ports[port].vlan for port in (sink, *sources)):
+            return None
+        return (start, sink) if self._steers(start) and self._steers(sink.bridge) else None
 
     def unknown(self, match: Match) -> bool:
         """True iff it is not known where the packets come from, or where they go to."""
-        return self._places(match, _SINK) is None or self._places(match, _SOURCE) is None
+        return self._places(match, SINK) is None or self._places(match, SOURCE) is None
 
     def steered(self, match: Match, routes: Routes) -> Route | None:
         """Which of the routes that a reservation has is that of a match of it; None: none, its packets go where they go.
@@ -409,8 +349,6 @@ class Ways:
         pair = self.pair(match)
         if pair is not None:
             return routes.get(pair)
-        if (told := self.told(match, routes)) is not None:
-            return routes[told]
         return next(iter(routes.values())) if len(routes) == 1 and self.unknown(match) else None
 
     def routes(self, pair: Pair) -> list[Route]:
@@ -488,10 +426,10 @@ class Ways:
         return known.number if link.medium in CLOSED and other.bridge != port.bridge and self.programmed(other.bridge) else 0
 
     def _places(
-        self, match: Match, fields: tuple[tuple[str, int, int], ...], sure: bool = False
+        self, match: Match, side: Side, sure: bool = False
     ) -> frozenset[PortId] | None:
         """Where what a match names on one side is attached; None: not known, or (`sure`) claimed by somebody else too."""
-        macs, addresses = _named(match, fields)
+        macs, addresses = named(match, side)
         spots = {name: self._spot(name) for name in (*macs, *addresses)}
         if sure and any(name in self._contested for name in spots):
             return None
@@ -514,9 +452,3 @@ class Ways:
         if self._blocks is None:
             self._blocks = Blocks(self._links)
         return self._blocks.leaving(start, end)
-
-
-def _attached(host: object) -> dict[Name, PortId]:
-    if not isinstance(host, Host) or host.port is None or host.damped:
-        return {}
-    return {_mac(host.mac): host.port, **{_address(address): host.port for address in host.addresses}}

@@ -34,9 +34,6 @@ class Room(Protocol):
         """Names of what a reservation that is to come, or to go, reads here, and what it changes; the same wherever it is judged.
         Two matter to each other only if one changes what the other reads."""
 
-    def reconsider(self) -> None:
-        """Choose anew for the reservations whose way is not the one that is written (`Request.via`)."""
-
     def put(self, request: Request, locations: Locations) -> None:
         """A reservation was accepted, or its users are elsewhere now."""
 

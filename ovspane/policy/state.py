@@ -162,11 +162,6 @@ class State(Known):
         ways = self._room.strayed(most)
         return [replace(self.requests[number], via=via) for number, via in ways.items()]
 
-    def reconsider(self) -> None:
-        """Where these are was not written, since others may have taken it: look again (`Room.reconsider`)."""
-        if self._room is not None:
-            self._room.reconsider()
-
     def _drop_request(self, request: Request) -> None:
         del self.requests[request.id]
         self.nearby.drop(request.id)

@@ -373,16 +373,9 @@ class SharedService(Service):
         changes = self._runtime.strayed(SLICE)
         if not changes:
             return
-        updates = self._shared.store.replica.updates
         try:
-            await self._soon(self._shared.commit(changes, of_moves(self.state, changes)))
-        except LostRace:
-            self._races += 1
-            await self._shared.store.newer(updates)
-            await self._follow()
-            self.state.reconsider()
-            self.look()
-        except (InDoubt, _Stalled) as problem:
+            await self._soon(self._shared.commit(changes, of_moves(changes)))
+        except (LostRace, InDoubt, _Stalled) as problem:
             log.debug("moved reservations: %s", problem)  # what is written is not what is, so it is tried again
         except TakenOver:
             raise

@@ -21,9 +21,9 @@ from tests.property.placing import M, Paper, random_network
 class Policed:
     """A runtime over a network on paper; `say` as root, at `now` (ms)."""
 
-    def __init__(self, paper: Paper, percent: int = 75, paths: int = 0, host: str = "") -> None:
+    def __init__(self, paper: Paper, percent: int = 75, paths: int = 0) -> None:
         self.paper = paper
-        self.room = LinkRoom(Ways(most=paths), percent, host)
+        self.room = LinkRoom(Ways(most=paths), percent)
         paper.network.listen(self.room.hear)
         self.room.hear(paper.take())
         self.runtime = Runtime(room=self.room)

@@ -17,16 +17,12 @@ from time import sleep
 import networkx as nx
 import pytest
 
-from ovspane.lang.parser import parse, parse_flowgroup
 from ovspane.lang.replies import Code
 from ovspane.match import ETH_IPV4, Match
 from ovspane.network.model import Delta, Origin, PortId, link_key
-from ovspane.network.published import Others, bridge_columns, host_columns, read_bridge, read_host
 from ovspane.network.room import LinkRoom
 from ovspane.network.spread import Spread
-from ovspane.network.topology import Network
 from ovspane.network.ways import Ways, everything
-from ovspane.policy.known import Put
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.shares import Request
 from ovspane.policy.sharing import merged
@@ -53,8 +49,8 @@ def ring(count: int = 4, speed: int = LINK) -> Paper:
 class Steered(Policed):
     """And the bridges' rules."""
 
-    def __init__(self, paper: Paper, percent: int = 75, paths: int = 64, host: str = "") -> None:
-        super().__init__(paper, percent, paths, host)
+    def __init__(self, paper: Paper, percent: int = 75, paths: int = 64) -> None:
+        super().__init__(paper, percent, paths)
         self.spread = Spread(Ways(most=paths))
         self.spread.move(everything(paper.network))
         paper.network.listen(self.spread.move)
@@ -334,83 +330,6 @@ def test_several_destinations_each_by_its_own_path() -> None:
     assert made.load(PortId("s1", "to-s4"), 0) == 12 * M
     made.settle()
     assert made.walk(made.runtime.state.requests[2], 1, 4) == ["s1", "s4", "there"]
-
-
-# --- as another host's daemon has it
-
-
-class Elsewhere:
-    """The daemon of host b, which knows of the paper's bridges, those of host a, what a's daemon tells; it steers nothing."""
-
-    def __init__(self, made: Steered, paths: int = 0) -> None:
-        self.made = made
-        self.others = Others(Network(), "b")
-        self.room = LinkRoom(Ways(most=paths), host="b")
-        self.runtime = Runtime(room=self.room)
-        self.others.network.listen(self.room.hear)
-
-    def hear(self) -> None:
-        """All that the other daemon knows, and what it has written."""
-        network = self.made.paper.network
-        for bridge in network.bridges.values():
-            self.others.put_bridge(read_bridge(f"a/{bridge.name}", bridge_columns(network, bridge, "a", True)), 0)
-        for host in network.hosts:
-            self.others.put_host(host.mac, read_host(host_columns(host, "a")), 0)
-        there = self.made.runtime.state
-        gone = [("Request", str(number)) for number in self.runtime.state.requests if number not in there.requests]
-        changes = merged(self.runtime.state, list(there.requests.values()), gone)
-        assert changes is not None
-        self.runtime.apply(changes)
-
-    def agrees(self) -> bool:
-        mine, theirs = self.room, self.made.room
-        theirs.troubles(0), mine.troubles(0)
-        there = {number: {f"a/{port}" for port in booking.ports} for number, booking in theirs._booked.items()}
-        return {number: {str(port) for port in booking.ports} for number, booking in mine._booked.items()} == there
-
-
-@pytest.mark.parametrize("paths", [0, 4])
-def test_another_daemon_takes_what_is_written_of_paths_that_are_not_its_own(paths: int) -> None:
-    made = Steered(ring(), host="a")
-    other = Elsewhere(made, paths)
-    other.hear()
-    assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
-    assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
-    assert made.runtime.state.requests[1].via == '[[["a/s1", "to-s2"], ["a/s2", "h2"]]]'
-    other.hear()
-    assert other.agrees() and not other.room.strayed(9)
-    assert other.room.keys(other.runtime.state.requests[2], {}) == made.room.keys(made.runtime.state.requests[2], {})
-    made.fail("s1", "s4")
-    assert made.room.troubles(0).keys() == {2}
-    made.say("Cancel 1.")
-    assert made.room.troubles(0) == {}
-    made.runtime.apply(made.runtime.strayed(9))
-    other.hear()
-    assert other.agrees() and not other.room.strayed(9) and not other.room.troubles(0)
-    assert other.room.keys(other.runtime.state.requests[2], {}) == made.room.keys(made.runtime.state.requests[2], {})
-    # What it admits itself has no way yet: it takes room on all until the other one says which.
-    outcome = other.runtime.execute("root", parse(reserve(1, 3, "2Mb")), 0)
-    assert outcome.reply.code is Code.OK
-    made.runtime.apply(outcome.changes)
-    other.runtime.apply(outcome.changes)
-    assert made.room.strayed(9).keys() == {outcome.changes[0].value.id}  # type: ignore[union-attr]
-    made.runtime.apply(made.runtime.strayed(9))
-    other.hear()
-    assert other.agrees()
-
-
-def test_who_lost_the_race_for_another_path_looks_again() -> None:
-    made = Steered(ring())
-    assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
-    made.fail("s1", "s2")
-    made.settle()
-    assert made.room.strayed(9).keys() == {1} and made.route(1) == ["s1", "s4", "s3", "s2"]
-    taken = replace(made.runtime.state.requests[1], id=7, slot=7, flowgroup=parse_flowgroup("(srcHost=10.0.0.4, dstHost=10.0.0.3)"))
-    made.runtime.apply([Put(replace(taken, via='[[["s4", "to-s3"], ["s3", "h3"]]]'))])
-    made.runtime.state.reconsider()
-    assert made.room.troubles(0).keys() == {1}, "somebody else has the room by now"
-    made.say("Cancel 7.")
-    assert made.room.troubles(0) == {}
 
 
 # --- at random

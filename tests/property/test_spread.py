@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from ovspane.match import ETH_IPV4, ETH_IPV6, Match, Packet
 from ovspane.network.model import Conflict, Delta, PortId
+from ovspane.network.names import names
 from ovspane.network.spread import Spread
-from ovspane.network.ways import ANYWHERE, NOBODY, Ways, everything, names
+from ovspane.network.ways import ANYWHERE, NOBODY, Ways, everything
 from ovspane.policy.compile import Compiler
 from ovspane.policy.semantics import evaluate, passes
 from ovspane.policy.table import Effect, Rule, Stage, Table, TableDelta
