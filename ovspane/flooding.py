@@ -128,7 +128,7 @@ class Flooding:
     def _on_network(self, deltas: Sequence[Delta]) -> None:
         for before, after in deltas:
             ours = self._switch.bridges().keys()
-            if isinstance(before, Link) and after is None and all(end.bridge in ours for end in before.ends):
+            if self._keep and isinstance(before, Link) and after is None and all(end.bridge in ours for end in before.ends):
                 self._former |= dict.fromkeys(before.ends)
         if any(isinstance(delta.thing, Link | Bridge | NetworkPort) for delta in deltas):
             self._wake.set()

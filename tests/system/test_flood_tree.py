@@ -16,7 +16,7 @@ from scapy.packet import Raw
 from ovspane.flooding import HOLD
 from tests.lab import mininet_net
 from tests.lab.packets import listener, received
-from tests.lab.switch import ofctl, run, vsctl
+from tests.lab.switch import appctl, ofctl, run, vsctl
 from tests.lab.topology import Lan, settle
 from tests.ovs_dummy import wait_for
 from tests.system.test_discovery import RING, Watcher
@@ -97,6 +97,17 @@ def outage(lan: Lan, happens: Callable[[], object]) -> float:
     return max(ping.longest_gap * took / ping.sent for ping in pings)  # it is not as fast as it is asked to
 
 
+def circling() -> bool:
+    """Whether the datapath goes on forwarding though nobody sends (but probes, and what hosts say unasked)."""
+
+    def hits() -> int:
+        return sum(int(count) for count in re.findall(r"hit:(\d+)", appctl("dpif/show")))
+
+    before = hits()
+    time.sleep(1)
+    return hits() - before > 500
+
+
 def test_a_ring_and_its_failures() -> None:
     with kept() as (lan, daemon):
         assert marked() == silent()
@@ -112,6 +123,7 @@ def test_a_ring_and_its_failures() -> None:
             assert silent() == marked() == ends, "what comes back changes nothing"
             assert copies(lan) == once(lan)
         print("traffic on again after (s), link down:", *(f"{one:.2f}" for one in downs), "up:", *(f"{one:.2f}" for one in ups))
+        assert not circling()
         assert sorted(downs)[2] < 1.0 and sorted(ups)[2] < 1.0  # of four, three; the machine may stand still for a moment
         assert daemon.view().hosts.keys() == {host.mac for host in lan.hosts}, "hosts are known all the while"
         assert all(daemon.view().at(host) in ("", f"{host.bridge}:{host.device}") for host in lan.hosts)
@@ -165,4 +177,5 @@ def test_a_loop_that_appears_is_closed() -> None:
             wait_for(lambda: {"s1-s3", "s3-s1"} <= silent() or len(silent()) == 4, "a closed loop", 10)
             print(f"closed {time.monotonic() - start:.2f} s after the first of two commands")
         wait_for(lambda: copies(lan) == once(lan), "the end of the storm", 10)
+        assert not circling()
         assert marked() == silent()

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import pytest
 
+from ovspane.enforcing import Scope
+from ovspane.flooding import BLOCK, FREE, HOLD, UNBLOCK, Flooding
+from ovspane.network.model import Bridge, Origin, Port, PortId
+from ovspane.network.topology import Network
+from ovspane.ofports import Bits
+from ovspane.ovsdb import Bridge as Row
+from ovspane.ovsdb import SwitchDb
 from tests.daemon_bridges import daemon_on
 from tests.daemon_process import DaemonProcess
 from tests.ovs_dummy import PROTOCOLS, DummyOvs, wait_for
@@ -16,8 +25,8 @@ SETTINGS = '[network]\nplacement = "paths"\nflood_tree = true\n[topology]\nlldp 
 BRIDGES = ("a", "b", "c")
 #: what a tree that was made from nothing leaves out: the last link by name
 OUT = {"bc", "cb"}
-#: seconds after its start in which the daemon lets no port flood (flooding.HOLD), and some more
-HELD = 3.5
+#: seconds after its start in which the daemon lets no port flood, and some more
+HELD = HOLD + 0.5
 
 
 @pytest.fixture
@@ -172,6 +181,67 @@ def test_without_the_setting_nothing_is_done_and_what_was_left_is_taken_away(ovs
         off(daemon)
         daemon.start()
         wait_for(lambda: silent(ovs) == {"ab"} and marks(ovs) == {}, "end of what is ours", 10)
+
+
+@contextlib.asynccontextmanager
+async def keeping(ovs: DummyOvs, kind: type[Flooding] = Flooding) -> AsyncIterator[tuple[Flooding, Network]]:
+    """The room alone, with a network that nobody tells anything but the test."""
+    switch, network = SwitchDb(f"unix:{ovs.database}"), Network()
+    flooding = kind(switch, network, Scope(ovs.rundir), lambda bridge: True)
+    switch.start()
+    assert await switch.wait_until(lambda: switch.connected, 5)
+    task = asyncio.create_task(flooding.run())
+    try:
+        yield flooding, network
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await switch.close()
+
+
+def test_no_port_begins_to_flood_before_the_network_was_looked_at(ovs: DummyOvs) -> None:
+    for bridge, port in (("b", "bc"), ("c", "cb")):
+        ovs.vsctl("set", "port", port, "external_ids:ovspane-no-flood=true")
+        mod_port(ovs, bridge, port, "no-flood")
+
+    async def run() -> None:
+        async with keeping(ovs):
+            end = time.monotonic() + HOLD / 2
+            while time.monotonic() < end:
+                assert await asyncio.to_thread(silent, ovs) == OUT
+            await asyncio.to_thread(wait, ovs, set(), "the end of what no link explains")
+
+    asyncio.run(run())
+
+
+def test_the_mark_is_there_whenever_the_bit_is(ovs: DummyOvs) -> None:
+    """So that a bit of ours is known as ours, whenever we are killed."""
+    seen: list[tuple[Bits, bool]] = []
+
+    class Watched(Flooding):
+        async def _configure(self, rows: Mapping[str, Row], ports: set[PortId], bits: Bits) -> None:
+            marked = await asyncio.to_thread(marks, ovs)
+            if ports:
+                seen.append((bits, {port.port for port in ports} <= marked.keys()))
+            await super()._configure(rows, ports, bits)
+
+    async def run() -> None:
+        ends = [PortId("b", "bc"), PortId("c", "cb")]
+        async with keeping(ovs, Watched) as (_, network):
+            with network.change():
+                for name in ("b", "c"):
+                    network.see_bridge(Bridge(name))
+                for bridge, port in (("b", "bc"), ("c", "cb"), ("b", "ba"), ("c", "ca")):
+                    network.see_port(Port(PortId(bridge, port), 1))
+                network.see_link(PortId("b", "ba"), PortId("c", "ca"), "wire", Origin.LOCAL, 0)
+                network.see_link(*ends, "wire", Origin.LOCAL, 0)
+            await asyncio.to_thread(wait, ovs, OUT, "one of two links")
+            network.lose_link(PortId("b", "ba"), PortId("c", "ca"), Origin.LOCAL)
+            await asyncio.to_thread(wait_for, lambda: not OUT & silent(ovs), "the other one instead", 10)
+
+    asyncio.run(run())
+    assert {bits for bits, _ in seen} >= {BLOCK, UNBLOCK, FREE}
+    assert all(marked for _, marked in seen), seen
 
 
 def test_openflow_10_is_added_and_taken_back() -> None:
