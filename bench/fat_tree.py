@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from random import Random
-from time import perf_counter
+from time import process_time
 
 from bench.shapes import MIXED, group
 from ovspane.config import NetworkUse
@@ -270,7 +270,8 @@ def ask(runtime: Runtime, statement: Statement, now: int) -> bool:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Milliseconds."""
-    start = perf_counter()
+    """Milliseconds of processor time: nothing here waits for anything, so it is the time that it takes on a machine without other
+    work."""
+    start = process_time()
     work()
-    return (perf_counter() - start) * 1000
+    return (process_time() - start) * 1000

@@ -258,40 +258,39 @@ class _Search:
 def _between(steps: _Steps, start: str, end: str) -> dict[str, list[Hop]]:
     """The hops of all shortest paths from one bridge to another one, none if there is no path. It is searched from both ends, so
     that it takes little time in a large network."""
-    ahead, behind = {start: 0}, {end: 0}
+    came: dict[str, list[Hop]] = {start: []}  # the last hops of all shortest ways from the start to a bridge
+    left: dict[str, list[Hop]] = {end: []}  # the same from the end: the other way round
     fronts = [start], [end]
-    while True:
-        known, others = (ahead, behind) if len(fronts[0]) <= len(fronts[1]) else (behind, ahead)
-        front = fronts[known is behind]
-        if not front:
+    meeting: set[str] = set()
+    while not meeting:
+        ahead = len(fronts[0]) <= len(fronts[1])
+        known, others = (came, left) if ahead else (left, came)
+        front = fronts[not ahead]
+        beside: dict[str, list[Hop]] = {}
+        for at in front:
+            for hop in steps[at]:
+                if hop.into.bridge not in known:
+                    beside.setdefault(hop.into.bridge, []).append(hop)
+        if not beside:
             return {}
-        distance = known[front[0]] + 1
-        beside = {hop.into.bridge for at in front for hop in steps[at]} - known.keys()
-        known |= dict.fromkeys(beside, distance)
+        known |= beside
         front[:] = beside
-        meeting = beside & others.keys()
-        if meeting:
-            return _hops_to(steps, meeting, ahead) | _hops_from(steps, meeting, behind)
-
-
-def _hops_from(steps: _Steps, bridges: Collection[str], distances: Mapping[str, int]) -> dict[str, list[Hop]]:
-    """The hops from these on to ever nearer bridges."""
+        meeting = beside.keys() & others.keys()
     found: dict[str, list[Hop]] = {}
+    for hop in _back(meeting, came):
+        found.setdefault(hop.out.bridge, []).append(hop)
+    for hop in _back(meeting, left):
+        found.setdefault(hop.into.bridge, []).append(Hop(hop.into, hop.out, hop.link))
+    return found
+
+
+def _back(bridges: Collection[str], came: Mapping[str, list[Hop]]) -> Iterator[Hop]:
+    """The hops of all shortest ways to these bridges."""
     front = set(bridges)
     while front:
-        for at in front:
-            found[at] = [hop for hop in steps[at] if distances.get(hop.into.bridge) == distances[at] - 1]
-        front = {hop.into.bridge for at in front for hop in found[at]}
-    return {at: hops for at, hops in found.items() if hops}
-
-
-def _hops_to(steps: _Steps, bridges: Collection[str], distances: Mapping[str, int]) -> dict[str, list[Hop]]:
-    """The hops to these from the bridge that all distances are from."""
-    found: dict[str, list[Hop]] = {}
-    for hops in _hops_from(steps, bridges, distances).values():
-        for hop in hops:
-            found.setdefault(hop.into.bridge, []).append(Hop(hop.into, hop.out, hop.link))
-    return found
+        hops = [hop for at in front for hop in came[at]]
+        yield from hops
+        front = {hop.out.bridge for hop in hops}
 
 
 def _least_used(farther: Mapping[str, list[Hop]], start: str, end: str, used: Mapping[int, int]) -> _Hops:
