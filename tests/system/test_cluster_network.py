@@ -153,6 +153,9 @@ def test_one_path_over_three_hosts(line: Line) -> None:
     assert reaches(1, 2)
     time.sleep(1.0)
     assert line.having("nw_src=10.0.0.1", "actions=drop") == {"c1"}
+    for host in line.hosts:
+        found = host.ovspane("probe", "--config", str(host.folder / "ovspane.toml"), "--socket", str(host.socket))
+        assert "all as expected" in found, found
     assert first.ask(f"Cancel {number}.") == "OK"
     wait_for(lambda: reaches(1, 3), "end of the drop")
 
