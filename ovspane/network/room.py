@@ -43,8 +43,8 @@ from itertools import islice
 from ovspane.flowgroup import ANY_DSCP, ANY_PORT, Flowgroup, Locations
 from ovspane.match import Match
 from ovspane.network.model import Bridge, Delta, Link, Port, PortId, canonical, known_as
-from ovspane.network.names import Name, names
-from ovspane.network.ways import ANYWHERE, Pair, Route, Routes, Way, Ways
+from ovspane.network.names import Name, name_of, names
+from ovspane.network.ways import ANYWHERE, Pair, Route, Routes, Way, Ways, path_text
 from ovspane.policy.expand import TooManyMatches, located_matches
 from ovspane.policy.schedule import Schedule
 from ovspane.policy.shares import Request
@@ -243,8 +243,7 @@ class LinkRoom:
     def steered(self, request: Request) -> str:
         """See `policy.room`; `ways.paths_of` reads it."""
         return "; ".join(
-            " ".join(str(port) for port, _ in route) if route else f"{start} to {end}: none"
-            for (start, end), route in sorted(self._steering.get(request.slot, {}).items())
+            path_text(pair, route) for pair, route in sorted(self._steering.get(request.slot, {}).items())
         )
 
     def _tell(self, request: Request, steering: dict[Pair, Route]) -> None:
@@ -361,8 +360,8 @@ class LinkRoom:
 
     def _ways_of(self, matches: tuple[Match, ...] | None, routes: Routes) -> Iterator[Way]:
         for match in matches or ():
-            route = self._ways.steered(match, routes) if routes else None
-            yield self._ways.way(match) if route is None else Way.along(route)
+            found = self._ways.steered(match, routes) if routes else None
+            yield self._ways.way(match) if found is None else Way.along(*found)
 
     def _ports(self, matches: tuple[Match, ...] | None, rate: int, routes: Routes) -> frozenset[PortId]:
         way = self._way(matches, routes)
@@ -376,18 +375,26 @@ class LinkRoom:
         return way.ports.union(loose)
 
     def _via(self, routes: Routes) -> str:
-        """The routes' ports by their names on all hosts, as JSON."""
-        some = [[canonical(port, self._host) if self._host else port for port, _ in route] for _, route in sorted(routes.items())]
+        """The routes' ports by their names on all hosts, and the MAC address that they lead to, as JSON."""
+        some: list[list[object]] = []
+        for (_, _, mac), route in sorted(routes.items()):
+            some.append([canonical(port, self._host) if self._host else port for port, _ in route])
+            some[-1] += [mac.to_bytes(6, "big").hex(":")] if mac else []
         return json.dumps(some) if routes else ""
 
     def _routes(self, via: str) -> dict[Pair, Route]:
         """The inverse, with no port's number known."""
+        found: dict[Pair, Route] = {}
         try:
-            named = [[PortId(str(bridge), str(port)) for bridge, port in route] for route in json.loads(via or "[]")]
-        except (ValueError, TypeError):  # somebody wrote it by hand
+            for written in json.loads(via or "[]"):
+                mac = name_of(written[-1])[1] if written and isinstance(written[-1], str) else 0
+                ports = [PortId(str(bridge), str(port)) for bridge, port in (written[:-1] if mac else written)]
+                route = tuple((known_as(port, self._host) if self._host else port, 0) for port in ports)
+                if route:
+                    found[route[0][0].bridge, route[-1][0], mac] = route
+        except (ValueError, TypeError, KeyError):  # somebody wrote it by hand
             return {}
-        found = [tuple((known_as(port, self._host) if self._host else port, 0) for port in route) for route in named]
-        return {(route[0][0].bridge, route[-1][0]): route for route in found if route}
+        return found
 
     # --- ledgers
 
@@ -443,7 +450,7 @@ class LinkRoom:
         """Note whether its routes are others than what is written."""
         number, written, routes = booking.request.id, booking.request.via, booking.routes
         self._strayed.pop(number, None)
-        if (written or routes) and all(self._ways.mine(bridge) for bridge, _ in routes or self._routes(written)):
+        if (written or routes) and all(self._ways.mine(bridge) for bridge, *_ in routes or self._routes(written)):
             via = self._via(routes)
             if via != written:
                 self._strayed[number] = via

@@ -16,7 +16,8 @@ limit   Where packets may enter, like drops; and what comes in from another brid
 queue   On the bridges that packets leave on their way (`Ways.way`), and the queue on those ports. On each bridge that a packet
         crosses all guarantees that match it stand, so the highest decides, as in the table. Of a reservation that was given a
         route (`steer`, network.room) the rule stands on the bridges of the route, and sends the packets out by its ports: there
-        they go past whatever else the bridge would do. If its route is lost, it stands nowhere.
+        they go past whatever else the bridge would do. Only those with the destination's MAC address: those to a router have
+        to get there first, and have no queue. If its route is lost, it stands nowhere.
 
 Where the network knows nothing of a rule's addresses, the rule is everywhere: on a lone bridge, or with no hosts known, what
 comes out is the whole table. Incremental: a host that moves touches the rules that name one of its addresses, and the exceptions
@@ -31,6 +32,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 
+from ovspane.match import Match
 from ovspane.network.model import Delta, Host
 from ovspane.network.names import Name, attached, names
 from ovspane.network.ways import ANYWHERE, NOBODY, Routes, Spared, Way, Ways
@@ -47,7 +49,10 @@ NOWHERE: frozenset[str] = frozenset()
 def _here(rule: Rule, where: Where, bridge: str) -> Rule:
     """The rule as a bridge has it."""
     output = where.output(bridge) if isinstance(where, Way) and where.outputs else 0
-    return rule._replace(output=output) if output else rule
+    if not output or not isinstance(where, Way):
+        return rule
+    match = rule.match.intersect(Match.of(eth_dst=where.sink)) if where.sink else rule.match
+    return rule if match is None else rule._replace(match=match, output=output)
 
 
 class _Stage:
@@ -242,11 +247,11 @@ class Spread:
 
     def _way(self, rule: Rule) -> Way:
         routes = self._routes.get(rule.slot)
-        route = self._ways.steered(rule.match, routes) if routes else None
-        if routes and route is None and self._ways.pair(rule.match) is not None:
-            route = ()  # it moved, and its new route comes next: meanwhile it goes as it will
-        (self._adrift.add if route is None else self._adrift.discard)(rule.key)
-        return self._ways.way(rule.match) if route is None else Way.along(route)
+        found = self._ways.steered(rule.match, routes) if routes else None
+        if routes and found is None and self._ways.pair(rule.match) is not None:
+            found = (), 0  # it moved, and its new route comes next: meanwhile it goes as it will
+        (self._adrift.add if found is None else self._adrift.discard)(rule.key)
+        return self._ways.way(rule.match) if found is None else Way.along(*found)
 
     def _own(self, rule: Rule) -> None:
         if rule.stage is Stage.QUEUE:
@@ -320,8 +325,11 @@ class Spread:
             if new is not None:
                 for bridge in wanted:
                     has = _here(new, where, bridge)
-                    if old is None or bridge not in there or has != _here(old, old_where, bridge):
+                    had = _here(old, old_where, bridge) if old is not None and bridge in there else None
+                    if has != had:
                         added.setdefault(bridge, []).append(has)
+                    if had is not None and had.key != has.key:
+                        removed.setdefault(bridge, []).append(had)
             if old is not None:
                 for bridge in there - wanted:
                     removed.setdefault(bridge, []).append(_here(old, old_where, bridge))

@@ -45,8 +45,9 @@ MOST_PAIRS = 16_384
 #: media between two ports that nobody else can send into: what comes out of one went into the other
 CLOSED = frozenset({"patch", "veth", "tunnel"})
 
-#: what a route leads between: the bridge where packets enter, and the port to their destination
-Pair = tuple[str, PortId]
+#: what a route leads between: the bridge where packets enter, and the port to their destination, with its MAC address. Only packets
+#: that have it may be sent there: those for a router have to get to it first (0: the match says it, or it was not written down)
+Pair = tuple[str, PortId, int]
 #: the ports by which steered packets leave the bridges of their path, each with its OpenFlow number (0: not known); none: there is
 #: no path for them now, and they get no queue
 Route = tuple[tuple[PortId, int], ...]
@@ -56,11 +57,13 @@ Routes = Mapping[Pair, Route]
 @dataclass(frozen=True, slots=True)
 class Way:
     """`ports`: by which ports packets may leave. It says so of the bridges in `within` (None: of all bridges); those outside may
-    have them leave by any port. `outputs`: where they are steered, the OpenFlow port of each bridge."""
+    have them leave by any port. `outputs`: where they are steered, the OpenFlow port of each bridge; `sink`: only those to this MAC
+    address are (0: the match says it)."""
 
     ports: frozenset[PortId] = frozenset()
     within: frozenset[str] | None = frozenset()
     outputs: tuple[tuple[str, int], ...] = ()
+    sink: int = 0
     _left: frozenset[str] = field(init=False, compare=False, repr=False)  # the bridges of the ports
 
     def __post_init__(self) -> None:
@@ -73,10 +76,11 @@ class Way:
         return frozenset(port.port for port in self.ports if port.bridge == bridge)
 
     @classmethod
-    def along(cls, route: Route) -> Self:
-        """The way of steered packets."""
-        outputs = tuple((port.bridge, number) for port, number in route if number)
-        return cls(frozenset(port for port, _ in route), None, outputs)
+    def along(cls, route: Route, sink: int | None = 0) -> Self:
+        """The way of steered packets. `sink` None: the MAC address that they must have is not known, so none of them is sent by
+        these ports, but those that go there have their queue."""
+        outputs = tuple((port.bridge, number) for port, number in route if number and sink is not None)
+        return cls(frozenset(port for port, _ in route), None, outputs, sink or 0)
 
     def output(self, bridge: str) -> int:
         """The OpenFlow port by which packets are steered out of a bridge; 0: they are not."""
@@ -130,17 +134,26 @@ NOBODY = Spared()
 _NONE = ": none"
 
 
+def path_text(pair: Pair, route: Route) -> str:
+    """`BRIDGE:PORT BRIDGE:PORT for MAC` or `BRIDGE to BRIDGE:PORT for MAC: none`."""
+    start, end, mac = pair
+    ports = " ".join(str(port) for port, _ in route) if route else f"{start} to {end}"
+    return f"{ports} for {mac.to_bytes(6, 'big').hex(':')}{'' if route else _NONE}"
+
+
 def paths_of(text: str, ports: Mapping[PortId, Port]) -> dict[Pair, Route]:
-    """The routes that `LinkRoom.steered` writes, with the ports' numbers of now. Raises ValueError."""
+    """What `path_text` wrote, several with "; " between, with the ports' numbers of now. Raises ValueError."""
     found: dict[Pair, Route] = {}
     for part in filter(None, text.split("; ")):
+        names, _, mac = part.removesuffix(_NONE).partition(" for ")
         if part.endswith(_NONE):
-            start, _, end = part.removesuffix(_NONE).partition(" to ")
-            found[start, PortId.parse(end)] = ()
+            start, _, end = names.partition(" to ")
+            found[start, PortId.parse(end), name_of(mac)[1]] = ()
         else:
-            names = [PortId.parse(name) for name in part.split(" ")]
-            numbers = [known.number if (known := ports.get(name)) is not None else None for name in names]
-            found[names[0].bridge, names[-1]] = tuple((name, number or 0) for name, number in zip(names, numbers, strict=True))
+            path = [PortId.parse(name) for name in names.split(" ")]
+            numbers = [known.number if (known := ports.get(name)) is not None else None for name in path]
+            route = tuple((name, number or 0) for name, number in zip(path, numbers, strict=True))
+            found[path[0].bridge, path[-1], name_of(mac)[1]] = route
     return found
 
 
@@ -174,6 +187,7 @@ class Ways:
         self._links_at: dict[PortId, set[LinkKey]] = {}
         self._linked: set[PortId] = set()  # what had a link ever
         self._where: dict[Name, PortId] = {}
+        self._mac_of: dict[Name, int] = {}  # of the IP addresses there
         self._at: dict[PortId, set[Name]] = {}
         self._contested: dict[Name, int] = {}
         self._parts = Parts()
@@ -193,11 +207,13 @@ class Ways:
         touched: set[LinkKey] = set()
         before: dict[Name, PortId] = {}
         after: dict[Name, PortId] = {}
+        owners: dict[Name, int] = {}
         for old, new in deltas:
             match new if new is not None else old:
                 case Host():
                     before |= attached(old)
                     after |= attached(new)
+                    owners |= dict.fromkeys(attached(new), name_of(new.mac)[1]) if isinstance(new, Host) else {}
                 case Port() as port:
                     self._put(self.ports, port.id, new)
                     changed |= self._at.get(port.id, set())
@@ -213,6 +229,9 @@ class Ways:
                     self._put_link(link.ends, new if isinstance(new, Link) else None)
         for name in before.keys() | after.keys():
             changed |= self._move(name, after.get(name))
+            if self._mac_of.get(name) != owners.get(name):
+                self._put(self._mac_of, name, owners.get(name))
+                changed.add(name)
         came = [ends for ends, known in links.items() if not known and ends in self._links]
         gone = [ends for ends, known in links.items() if known and ends not in self._links]
         if bridges:
@@ -331,29 +350,42 @@ class Ways:
         sinks, sources = self._places(match, SINK), self._places(match, SOURCE)
         if not sinks or not sources or len(sinks) > 1:
             return None
+        mac = self._sink(match)
+        if mac is None:
+            return None
         (sink,), starts = sinks, {port.bridge for port in sources}
         start = starts.pop()
         if starts or start == sink.bridge or any(self.ports[port].vlan for port in (sink, *sources)):
             return None
-        return (start, sink) if self._steers(start) and self._steers(sink.bridge) else None
+        return (start, sink, mac) if self._steers(start) and self._steers(sink.bridge) else None
+
+    def _sink(self, match: Match) -> int | None:
+        """The MAC address of the host to which packets of the match go; 0: the match says it; None: not known, or several."""
+        macs, addresses = named(match, SINK)
+        found = {self._mac_of[name] for name in addresses if name in self._mac_of}
+        return 0 if macs else found.pop() if len(found) == 1 else None
 
     def unknown(self, match: Match) -> bool:
         """True iff it is not known where the packets come from, or where they go to."""
         return self._places(match, SINK) is None or self._places(match, SOURCE) is None
 
-    def steered(self, match: Match, routes: Routes) -> Route | None:
-        """Which of the routes that a reservation has is that of a match of it; None: none, its packets go where they go.
+    def steered(self, match: Match, routes: Routes) -> tuple[Route, int | None] | None:
+        """Which of the routes that a reservation has is that of a match of it, and the MAC address that packets need for it (0: the
+        match says it, None: not known); None: none, its packets go where they go.
 
         Of a reservation with one route also what is not known any more is steered: who was not seen for long is not elsewhere.
         """
         pair = self.pair(match)
         if pair is not None:
-            return routes.get(pair)
-        return next(iter(routes.values())) if len(routes) == 1 and self.unknown(match) else None
+            return (routes[pair], pair[2]) if pair in routes else None
+        if len(routes) != 1 or not self.unknown(match):
+            return None
+        ((_, _, mac), route), *_ = routes.items()
+        return route, 0 if named(match, SINK)[0] else mac or None
 
     def routes(self, pair: Pair) -> list[Route]:
         """The shortest, of those that there are now, with few links in common."""
-        start, sink = pair
+        start, sink, _ = pair
         port = self.ports.get(sink)
         if port is None or not port.up or port.vlan:
             return []

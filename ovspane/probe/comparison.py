@@ -86,7 +86,8 @@ class BridgeProbe:
 
     async def run(self, places: Places, packets: Sequence[Packet]) -> list[Row]:
         """Probe with these packets. Raises SessionError, TraceUnavailable."""
-        packets = [replace(packet, in_port=port) for packet in packets for port in self._entrances(places, packet)]
+        every = places.with_destinations(packets)
+        packets = [replace(packet, in_port=port) for packet in every for port in self._entrances(places, packet)]
         frames = {number: (frame(packet), packet.in_port) for number, packet in enumerate(packets)}
         before = await self._counts()
         ways = await self._send_all(packets, frames)

@@ -8,7 +8,7 @@ here by requests, not by the daemon's flow table and its spread, which are to be
 deny    stands where packets of that match may enter;
 limit   there, too, for what does not come from another bridge of ours, where it was limited;
 reserve has its queue where packets of that match leave on their way, or on the path that it was given, whose ports the packets are
-        sent by; as an allow it is everywhere;
+        sent by if they have their destination's MAC address; as an allow it is everywhere;
 allow   is everywhere: where it lifts nothing nobody can tell.
 
 So the verdict of a bridge is the oracle's on the requests that stand there: the closed form (ovspane(7), section 6) drops a packet
@@ -80,6 +80,15 @@ class Places:
         limited = any(request.kind is Kind.RATELIMIT for request in self.picture.matching(packet))
         return [own[0] if own else usual, *(sorted(self.fed(bridge))[:LINKS] if limited else ())]
 
+    def with_destinations(self, packets: Iterable[Packet]) -> list[Packet]:
+        """Also with the MAC address of their destination, where only such packets are sent along a path."""
+        found: dict[Packet, None] = {}
+        for packet in packets:
+            found[packet] = None
+            ways = [self._places(request, packet)[1] for request in self.picture.matching(packet) if request.id in self._routes]
+            found |= {replace(packet, eth_dst=way.sink): None for way in ways if way.sink}
+        return list(found)
+
     def expected(self, packet: Packet, bridge: str, in_port: int) -> Expected:
         """What the bridge has to do with a packet that comes in by a port."""
         matching = self.picture.matching(packet)
@@ -92,7 +101,8 @@ class Places:
         for request in matching:
             spared, its, steered = self._places(request, packet)
             limited = request.kind is Kind.RATELIMIT and in_port in self.fed(bridge)
-            if request.kind is Kind.RESERVE and not (its.crosses(bridge) or (leaves and not steered)):
+            routed = its.sink not in (0, packet.eth_dst)
+            if request.kind is Kind.RESERVE and (routed or not (its.crosses(bridge) or (leaves and not steered))):
                 here.append(replace(request, kind=Kind.ALLOW))
             elif request.kind in (Kind.DENY, Kind.RATELIMIT) and (limited or (bridge in spared and not enters)):
                 elsewhere.append(request.id)
@@ -153,7 +163,7 @@ class Places:
         assert self._ways is not None
         key = request.id, match
         if key not in self._stand:
-            route = self._ways.steered(match, self._routes[request.id]) if request.id in self._routes else None
-            way = self._ways.way(match) if route is None else Way.along(route)
-            self._stand[key] = self._ways.spared(match), way, route is not None
+            found = self._ways.steered(match, self._routes[request.id]) if request.id in self._routes else None
+            way = self._ways.way(match) if found is None else Way.along(*found)
+            self._stand[key] = self._ways.spared(match), way, found is not None
         return self._stand[key]

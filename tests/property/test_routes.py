@@ -27,7 +27,7 @@ from ovspane.policy.runtime import Runtime
 from ovspane.policy.shares import Request
 from ovspane.policy.sharing import merged
 from ovspane.policy.table import Stage
-from tests.property.placing import M, Paper, mac
+from tests.property.placing import MAC, M, Paper, mac
 from tests.property.test_room import Policed, reserve
 
 LINK = 20 * M
@@ -77,7 +77,8 @@ class Steered(Policed):
 
     def walk(self, request: Request, source: int, sink: int) -> list[str]:
         """The bridges that its packets cross by the rules' outputs; each sends them into its queue."""
-        packet = Match.of(eth_type=ETH_IPV4, ipv4_src=(10 << 24) + source, ipv4_dst=(10 << 24) + sink, ip_proto=17, tp_dst=9).value
+        ends = {"ipv4_src": (10 << 24) + source, "ipv4_dst": (10 << 24) + sink, "eth_dst": MAC + sink}
+        packet = Match.of(eth_type=ETH_IPV4, ip_proto=17, tp_dst=9, **ends).value
         bridge, crossed = self.paper.at[source], list[str]()
         while bridge not in crossed:
             crossed.append(bridge)
@@ -297,6 +298,28 @@ def test_who_is_not_seen_any_more_stays_where_he_was() -> None:
     network.see_host(mac(9), PortId("s4", "h4"), 10**9, addresses=["10.0.0.9"])
     made.settle()
     assert sorted((made.route(1), made.route(2))) == [["s1", "s2", "s3", "s4"], ["s1", "s4"]]
+
+
+def test_only_packets_to_the_destination_itself_are_steered() -> None:
+    """Not those that a router has to get first; and they follow the address to another card."""
+    made = Steered(ring())
+    network = made.paper.network
+    network.see_host(mac(9), PortId("s2", "h2"), 0, addresses=["10.0.0.9"])
+    assert made.say(reserve(1, 9, "12Mb")).code is Code.OK
+    made.settle()
+
+    def steered() -> list[tuple[int, int]]:
+        rules = [rule for rule in made.spread.rules("s1") if rule.stage is Stage.QUEUE]
+        return [(rule.match.field("eth_dst")[0], rule.output) for rule in rules]
+
+    ((to, out),) = steered()
+    assert (to, bool(out)) == (MAC + 9, True)
+    assert made.spread.ports("s1", made.runtime.state.requests[1].slot) == {"to-s2"}
+    network.age(10**9)
+    assert steered() == [(MAC + 9, out)], "who is not seen any more has no other card"
+    network.see_host(mac(8), PortId("s2", "h2"), 10**9, addresses=["10.0.0.9"])
+    made.settle()
+    assert steered() == [(MAC + 8, out)]
 
 
 def test_bridges_and_ports_that_cannot_be_steered_through() -> None:

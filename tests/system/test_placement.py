@@ -289,6 +289,33 @@ def steering(queue: int) -> dict[tuple[str, str], float]:
     return found
 
 
+def test_what_a_router_has_to_get_is_not_steered_past_it() -> None:
+    """h2 routes between h1's subnet and one of h3's. A reservation between the two must not send packets for the router to h3."""
+    network = 'placement = "paths"\nflood_tree = true'
+    with mininet_net.line(3) as lan, Watcher(f'enforcement = "best-effort"\n[network]\n{network}') as daemon:
+        h1, h2, h3 = lan.hosts
+        daemon.wait(lambda view: view.links == LINE, "links")
+        speak(lan)
+        far = "10.0.9.3"
+        h3.run("ip", "addr", "flush", "dev", h3.interface)
+        h3.run("ip", "addr", "add", f"{far}/24", "dev", h3.interface)
+        h3.run("ip", "route", "add", f"{h1.ip}/32", "via", "10.0.9.2")
+        h2.run("ip", "addr", "add", "10.0.9.2/24", "dev", h2.interface)
+        h2.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.send_redirects=0")
+        h1.run("ip", "route", "add", f"{far}/32", "via", h2.ip)
+        wait_for(lambda: goes(h1, far), "a way through the router", 10)
+        daemon.wait(lambda view: far in view.hosts.get(h3.mac, ("", set()))[1], "h3's address")
+        daemon.request(f"reserve(srcHost={h1.ip}, dstHost={far}) = 1Mb on rootShare to +10min.")
+        daemon.settle()
+        wait_for(lambda: having(f"dl_dst={h3.mac}") == {"s1", "s2", "s3"}, "steered flows", 10)
+        assert goes(h1, far)
+        daemon.check_probes()
+
+
+def goes(host: Host, address: str) -> bool:
+    return " 0% packet loss" in host.run("sh", "-c", f"ping -n -q -c 3 -i 0.2 -W 1 {address} || true")
+
+
 def test_a_host_that_moves_takes_its_deny_along() -> None:
     with placed("line") as (lan, daemon):
         h1, h2, h3 = lan.hosts

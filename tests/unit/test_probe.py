@@ -323,15 +323,19 @@ def test_what_a_bridge_has_to_do_with_a_packet() -> None:
 def test_what_a_bridge_has_to_do_with_a_packet_that_is_steered() -> None:
     both = "srcHost=10.0.0.1, dstHost=10.0.0.3"
     places = placed(
-        item(1, "reserve", f"({both}, dstPort=90)", "b", rate=9, slot=4, path="s1:up s2:up s3:host"),
+        item(1, "reserve", f"({both}, dstPort=90)", "b", rate=9, slot=4, path="s1:up s2:up s3:host for 02:00:00:00:01:03"),
         item(2, "reserve", f"({both}, dstPort=90-91)", "b", rate=7, slot=5),
-        item(3, "reserve", f"({both}, dstPort=91)", "b", rate=8, slot=6, path="s1 to s3:host: none"),
+        item(3, "reserve", f"({both}, dstPort=91)", "b", rate=8, slot=6, path="s1 to s3:host for 02:00:00:00:01:03: none"),
     )
 
     def at(bridge: str, dport: int) -> tuple[dict[int, int], dict[int, int]]:
-        found = places.expected(Packet(src=0x0A000001, dst=0x0A000003, proto=6, dport=dport), bridge, 1)
+        found = places.expected(replace(packet, dport=dport), bridge, 1)
         return found.queues, found.outputs
 
+    routed = Packet(src=0x0A000001, dst=0x0A000003, proto=6, dport=90)
+    packet = replace(routed, eth_dst=0x020000000103)
+    assert places.with_destinations([routed]) == [routed, packet]
+    assert (places.expected(routed, "s1", 1).queues, places.expected(routed, "s1", 1).outputs) == ({5: 7}, {})
     assert [at(bridge, 90) for bridge in ("s1", "s2", "s3")] == [({4: 9}, {4: 2}), ({4: 9}, {4: 2}), ({4: 9}, {4: 9})]
     assert at("s1", 91) == at("s3", 91) == ({5: 7}, {})  # of the lost one nothing stands
     assert (places.ports(4, "s2"), places.ports(6, "s2"), places.ports(5, "s2")) == ({"up"}, frozenset(), {"up"})
