@@ -279,7 +279,7 @@ def kept(lan: Lan, folder: Path) -> Callable[[], None]:
 # --- steered reservations
 
 STEERED = "flood_tree = true"
-TWICE = "udp,nw_src=10.0.0.1,nw_dst=10.0.0.3,tp_dst=100"
+TWICE = "udp,dl_dst=00:00:00:00:00:03,nw_src=10.0.0.1,nw_dst=10.0.0.3,tp_dst=100"
 
 
 def ask_twice(daemon: Watcher, source: Host, sink: Host) -> None:
