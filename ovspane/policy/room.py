@@ -27,8 +27,8 @@ class Room(Protocol):
         """The first of the choices as text for `Request.via`; "" where there is nothing to choose."""
 
     def steered(self, request: Request) -> str:
-        """The paths that its packets are sent along now, as text: of each, BRIDGE:PORT of the ports by which they leave, or
-        "BRIDGE to BRIDGE:PORT: none" where no path can hold it; "; " between. "" where the bridges choose."""
+        """The paths that its packets are sent along now, as text: of each, BRIDGE:PORT of the ports by which they leave and "for
+        MAC", or "BRIDGE to BRIDGE:PORT for MAC: none" where no path can hold it; "; " between. "" where the bridges choose."""
 
     def keys(self, request: Request, locations: Locations) -> tuple[set[str], set[str]]:
         """Names of what a reservation that is to come, or to go, reads here, and what it changes; the same wherever it is judged.
