@@ -273,8 +273,8 @@ def _check(settings: Settings) -> None:
         raise ConfigError("network.reservable must be from 1 to 100 percent")
     if not 1 <= settings.topology.interval <= 3600 or settings.topology.host_age < 1:
         raise ConfigError("topology.interval must be from 1 to 3600 seconds, topology.host_age at least 1")
-    if "/" in settings.topology.name or len(settings.topology.name) > 200:
-        raise ConfigError("topology.name must have at most 200 characters and no /")
+    if "/" in settings.topology.name or len(settings.topology.name) > 200 or not settings.topology.name.isprintable():
+        raise ConfigError("topology.name must have at most 200 printable characters and no /")
     if settings.enforcement not in ("strict", "best-effort"):
         raise ConfigError('enforcement must be "strict" or "best-effort"')
     for key, text in (("compatibility.listen", settings.compatibility.listen), ("tls.listen", settings.tls.listen)):

@@ -3,7 +3,8 @@
 Above: daemon. Below: local, kernel, fdb, ear, probing, network.topology.
 
 An attachment that is late is better than a wrong one: what is seen at a port counts only SETTLE ms after the port came up, since a
-link to another bridge may not be known sooner; all MAC addresses behind it would seem to be attached there.
+link to another bridge may not be known sooner; all MAC addresses behind it would seem to be attached there. For the same reason it
+does not count for UNLINKED ms after a link ceased to be heard of at a port that stayed up: frames may only be late on a busy host.
 
 Invariant: nothing here fails for what the network says; a bridge that does not answer is tried again.
 """
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 #: ms after which what is seen at a port counts
 SETTLE = 1000
+#: and ms after its link was lost, while it stays up
+UNLINKED = 10_000
 #: seconds: between an event and the look at the rows; looks at the kernel, with no event; at the learning tables
 GATHER, KERNEL_EVERY, FDB_EVERY = 0.02, 10.0, 1.0
 #: it rests so many times as long as reading the learning tables took
@@ -90,6 +93,7 @@ class Discovery:
         self._ports: dict[PortId, LocalPort] = {}
         self._numbered: dict[tuple[str, int], PortId] = {}
         self._up_since: dict[PortId, int] = {}
+        self._unlinked: dict[PortId, int] = {}  # when a port lost the link that was known by probes
         self._kernel = KernelFacts()
         self._own: dict[str, PortId] = {}
         self._scheduled = False
@@ -172,6 +176,7 @@ class Discovery:
             self._take_links(now)
             self._take_own_hosts(now)
         self._probes.forget(self.network.ports)
+        self._unlinked = {port: when for port, when in self._unlinked.items() if port in ports}
         self._tend_ears(rows)
         if came or known.keys() != ports.keys():
             self._look_at_kernel.set()
@@ -232,7 +237,9 @@ class Discovery:
 
     def _settled(self, port: PortId, now: int) -> bool:
         since = self._up_since.get(port)
-        return since is not None and (now - since >= SETTLE or not self._look.lldp)
+        if since is None or not self._look.lldp:
+            return since is not None
+        return now - since >= SETTLE and not since <= self._unlinked.get(port, 0) > now - UNLINKED
 
     async def _follow_tables(self) -> None:
         tables = LearningTables(self._look.rundir)
@@ -372,6 +379,8 @@ class Discovery:
                     for end in ends:
                         if end.bridge in self._due:
                             self._due[end.bridge].set()
+                        if delta.after is None and end in self._up_since and delta.thing.origin <= Origin.SHARED:
+                            self._unlinked[end] = self.now()
                 case Conflict() if delta.after is not None:
                     self._tell(str(delta.after))
 

@@ -87,6 +87,12 @@ def reaches(start: int, end: int) -> bool:
     return station(start, "ping", "-n", "-q", "-c", "1", "-W", "1", f"10.0.0.{end}").returncode == 0
 
 
+def speaks(start: int, end: int) -> bool:
+    """It asks for the other's MAC address before, so that whoever listens learns its own."""
+    station(start, "ip", "neigh", "flush", "all")
+    return reaches(start, end)
+
+
 @pytest.fixture(scope="module")
 def line() -> Iterator[Line]:
     with contextlib.ExitStack() as stack:
@@ -110,7 +116,7 @@ def line() -> Iterator[Line]:
                 switch.add_device("br0", port, number)
             speeds = "\n".join(f'{port} = "{SPEED}Mb"' for port in PORTS[host.name])
             host.ovsdb = f"unix:{switch.database}"
-            host.more = f'[network]\nplacement = "paths"\n[topology]\nname = "{host.name}"\ninterval = 1\n[ports]\n{speeds}'
+            host.more = f'[network]\nplacement = "paths"\n[topology]\nname = "{host.name}"\n[ports]\n{speeds}'
             host.configure(made)
         for host in made:
             wait_for(host.answers, f"daemon on {host.name}", 40)
@@ -119,9 +125,7 @@ def line() -> Iterator[Line]:
         stations = {f"10.0.0.{number}": f"c{number}/br0:p{number}" for number in (1, 2, 3)}
 
         def spoken() -> bool:
-            assert all(reaches(number, number % 3 + 1) for number in (1, 2, 3))
-            for number in (1, 2, 3):
-                station(number, "ip", "neigh", "flush", "all")
+            assert all(speaks(number, number % 3 + 1) for number in (1, 2, 3))
             return all(found.stations(host) == stations for host in made)
 
         wait_for(spoken, "stations on all hosts", 30)
@@ -175,14 +179,14 @@ def test_rules_follow_a_station_to_another_host(line: Line) -> None:
     run("ip", "-n", "c1", "link", "set", "p2", "up")
     line.switches["c1"].add_device("br0", "p2", 9)
     try:
-        wait_for(lambda: reaches(2, 3) and line.having("tp_dst=7", "actions=drop") == {"c1"}, "drop at the new host")
+        wait_for(lambda: speaks(2, 3) and line.having("tp_dst=7", "actions=drop") == {"c1"}, "drop at the new host")
         assert all(line.stations(host).get("10.0.0.2") == "c1/br0:p2" for host in line.hosts)
     finally:
         line.switches["c1"].vsctl("del-port", "br0", "p2")
         run("ip", "-n", "c1", "link", "set", "p2", "netns", "c2")
         run("ip", "-n", "c2", "link", "set", "p2", "up")
         line.switches["c2"].add_device("br0", "p2", 1)
-    wait_for(lambda: reaches(2, 3) and line.having("tp_dst=7", "actions=drop") == {"c2"}, "drop where it was")
+    wait_for(lambda: speaks(2, 3) and line.having("tp_dst=7", "actions=drop") == {"c2"}, "drop where it was")
     assert line.hosts[0].ask(f"Cancel {re.findall(r'[0-9]+', said)[0]}.") == "OK"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from uuid import UUID
 from xml.etree import ElementTree
 
@@ -20,7 +21,7 @@ from scapy.packet import Packet, Raw
 from ovspane.cli.topology_command import draw
 from ovspane.cli.topology_picture import dot, svg
 from ovspane.config import ConfigError, load
-from ovspane.discovery.discovery import SLICE
+from ovspane.discovery.discovery import SLICE, UNLINKED, Discovery, Look
 from ovspane.discovery.fdb import Learnt, parse
 from ovspane.discovery.lldp import NotOurs, Probe, decode, encode
 from ovspane.discovery.local import links_of, ports_of
@@ -30,12 +31,30 @@ from ovspane.network.listing import rows
 from ovspane.network.model import Bridge, Origin, Port, PortId, StaticHost, link_key
 from ovspane.network.topology import Network
 from ovspane.ovsdb import Bridge as BridgeRow
-from ovspane.ovsdb import Interface
+from ovspane.ovsdb import Interface, SwitchDb
 from ovspane.ovsdb import Port as PortRow
 
 KEY, NOW, MAC = b"key", 1_700_000_000_000, "02:00:00:00:00:01"
 PROBE = Probe(0x1234, "host", "br0", "eth0", NOW, 7)
 FRAME = encode(PROBE, KEY, bytes.fromhex("020000000001"), 8)
+
+
+def test_a_port_whose_link_is_not_heard_of_any_more_has_no_hosts_at_once() -> None:
+    """Frames may only be late; and all behind the link would seem to be attached there."""
+    network, near, far = Network(), PortId("br0", "a"), PortId("h2/br0", "b")
+    for port in (near, far):
+        network.see_bridge(Bridge(port.bridge, host=port.bridge.rpartition("/")[0]))
+        network.see_port(Port(port))
+    discovery = Discovery(SwitchDb("unix:/nowhere"), network, Look(Path("/nowhere")))
+    start = discovery.now()
+    discovery._up_since = {near: start - 60_000}
+    assert discovery._settled(near, start)
+    network.see_link(near, far, "wire", Origin.PROBE, start)
+    network.lose_link(near, far, Origin.PROBE)
+    assert not discovery._settled(near, start + UNLINKED - 1000)
+    assert discovery._settled(near, start + UNLINKED + 1000)
+    discovery._up_since = {near: start + 5000}  # it was taken down, and is another one now
+    assert not discovery._settled(near, start + 5500) and discovery._settled(near, start + 6500)
 
 
 # --- LLDP
