@@ -127,6 +127,11 @@ class Desired:
         for name, plan in self._plans.items():
             plan.pass_by(self._spread.fed(name))
 
+    def shut(self, bridge: str, ports: frozenset[int]) -> set[FlowKey]:
+        """The ports of a bridge that are none of the flood tree; gives the flows that changed."""
+        plan = self._plans.get(bridge)
+        return plan.shut(ports) if plan is not None else set()
+
     def _plans_for(self, bridges: Sequence[str], spread: Spread) -> dict[str, Plan]:
         plans = {}
         for name, rules in spread.tables(bridges).items():

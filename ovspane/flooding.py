@@ -397,6 +397,12 @@ class Flooding:
             log.warning("%s", text)
 
 
+def not_flooding(bridge: BridgeRow) -> frozenset[int]:
+    """The OpenFlow numbers of the ports of a bridge that we keep from flooding."""
+    ports = (port for port in bridge.ports.values() if MARK in port.external_ids)
+    return frozenset(one.ofport for port in ports for one in port.interfaces if one.ofport is not None and 0 < one.ofport <= 0xFF00)
+
+
 def _numbers(rows: Mapping[str, BridgeRow], session: PortSession, port: PortId) -> list[int]:
     """The OpenFlow numbers of a port (of a bond: several), where the database and the switch agree on them."""
     row = rows[port.bridge].ports.get(port.port) if port.bridge in rows else None

@@ -28,6 +28,7 @@ from ovspane.bridge import BridgeTwin, Work, gathered
 from ovspane.bridge_lock import BridgeLocks
 from ovspane.desired import LONG, Desired
 from ovspane.enforcing import Enforcement, Scope
+from ovspane.flooding import not_flooding
 from ovspane.flowpush import SessionError, VersionError
 from ovspane.network.model import Delta
 from ovspane.network.placement import Plan
@@ -305,6 +306,8 @@ class Reconciler:
             return False
         self._follow(bridges)
         await self._desired.follow(bridges)
+        for name, twin in self._twins.items():
+            twin.touch(self._desired.shut(name, not_flooding(bridges[name])), set())
         changed, self._guarantees = self._guarantees, set()
         self._enforcement.want(self.plan, bridges.values(), changed)
         self._news()

@@ -145,6 +145,8 @@ class Plan:
     _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
     #: the ports of the last `pass_by`
     passing: frozenset[int] = frozenset()
+    #: the ports of the last `shut`
+    shut_ports: frozenset[int] = frozenset()
     _passing: set[FlowKey] = field(default_factory=set)
     stages: int = 0
     conjunction: bool = False
@@ -200,6 +202,22 @@ class Plan:
             del self.flows[key]
         self.flows |= wanted
         self._passing = set(wanted)
+        return changed
+
+    def shut(self, ports: frozenset[int]) -> set[FlowKey]:
+        """What comes in by these ports goes no further, unless a reservation steers it, nor is anything learnt of it: what a bridge
+        learns at a port off the flood tree may send packets in a ring. Returns the keys of the flows that changed."""
+        if ports == self.shut_ports:
+            return set()
+        changed = set()
+        for port in self.shut_ports ^ ports:
+            rule = FlowRule(self.pipeline.exit, ENTRY_PRIORITY, Match.of(in_port=port), Instructions())
+            changed.add(rule.key)
+            if port in ports:
+                self.flows[rule.key] = rule
+            else:
+                del self.flows[rule.key]
+        self.shut_ports = ports
         return changed
 
     def _put(self, rules: Iterable[FlowRule]) -> None:

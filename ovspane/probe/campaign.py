@@ -16,6 +16,7 @@ from pathlib import Path
 from ovspane.flowgroup import ALL, Flowgroup
 from ovspane.match import Packet
 from ovspane.network.placement import Pipeline
+from ovspane.network.values import COOKIE_TAG, DROP
 from ovspane.openflow import PortDescription
 from ovspane.ovsdb import SwitchDb
 from ovspane.ovsdb_queues import QueueSync
@@ -101,16 +102,24 @@ async def run(campaign: Campaign, ask: Ask) -> Report:
     with contextlib.closing(control):
         for bridge in bridges:
             async with ProbeSession(campaign.rundir / f"{bridge}.mgmt", deliver=campaign.deliver) as session:
-                ports = await session.ports()
-                entrance = _entrance(ports, campaign.in_port, bridge, places.fed(bridge))
+                ports, shut = await session.ports(), await _shut(campaign, session)
+                usable = [port for port in ports if port.number not in shut]
+                entrance = _entrance(usable, campaign.in_port, bridge, places.fed(bridge))
                 probe = BridgeProbe(
                     bridge, session, control, campaign.pipeline, entrance, campaign.in_port != "",
-                    {port.number: port.name for port in ports}, campaign.rate, await _queue_rates(campaign.ovsdb, bridge),
+                    {port.number: port.name for port in ports}, campaign.rate, await _queue_rates(campaign.ovsdb, bridge), shut,
                 )  # fmt: skip
                 packets = await _with_those_of_flows(campaign, session, choice)
                 report.rows += await _look(campaign, probe, places, packets, ask)
                 report.strangers += [(bridge, flow) for flow in await probe.strangers()]
     return report
+
+
+async def _shut(campaign: Campaign, session: ProbeSession) -> frozenset[int]:
+    """The ports off the flood tree: what comes in there goes no further, unless it is steered (Plan.shut)."""
+    exits = [stats.rule for stats in await session.table_stats(range(campaign.pipeline.exit, campaign.pipeline.exit + 1))]
+    ours = [rule for rule in exits if rule.cookie == COOKIE_TAG and rule.instructions == DROP]
+    return frozenset(port for port, mask in (rule.match.field("in_port") for rule in ours) if mask)
 
 
 async def _with_those_of_flows(campaign: Campaign, session: ProbeSession, choice: Choice) -> list[Packet]:

@@ -72,7 +72,8 @@ class _Counts:
 @dataclass(slots=True)
 class BridgeProbe:
     """Probes one bridge. Packets come in by `in_port`, or by others of `ports` (number -> name): where they say, else where places
-    say unless the port is `fixed`. `queue_rates`: port -> queue id -> bit/s, of the ports that have queues of ours."""
+    say unless the port is `fixed`; never by those that are `shut`. `queue_rates`: port -> queue id -> bit/s, of the ports that have
+    queues of ours."""
 
     bridge: str
     session: ProbeSession
@@ -83,6 +84,7 @@ class BridgeProbe:
     ports: Mapping[int, str]
     rate: float
     queue_rates: Mapping[str, Mapping[int, int]]
+    shut: frozenset[int] = frozenset()
 
     async def run(self, places: Places, packets: Sequence[Packet]) -> list[Row]:
         """Probe with these packets. Raises SessionError, TraceUnavailable."""
@@ -119,11 +121,12 @@ class BridgeProbe:
         return [_stranger(stats) for stats in found if stats.rule.cookie & COOKIE_MASK not in (COOKIE_TAG, DISCOVERY_TAG)]
 
     def _entrances(self, places: Places, packet: Packet) -> list[int]:
-        if packet.in_port in self.ports:
+        open_ports = self.ports.keys() - self.shut
+        if packet.in_port in open_ports:
             return [packet.in_port]
         if self.fixed:
             return [self.in_port]
-        found = (port for port in places.entrances(packet, self.bridge, self.in_port) if port in self.ports)
+        found = (port for port in places.entrances(packet, self.bridge, self.in_port) if port in open_ports)
         return list(dict.fromkeys(found)) or [self.in_port]
 
     async def _counts(self) -> _Counts:

@@ -290,9 +290,11 @@ def _with_tags(region: Region) -> Iterator[Region]:
 
 
 def _denies(loss: Loss) -> bool:
-    """A flow of a request, that does nothing but end the packet's way."""
+    """A flow of ours that does nothing but end the packet's way, and not because of the port that it came in by."""
     flow = loss.flow
-    return flow is not None and flow.cookie & COOKIE_MASK == COOKIE_TAG and not flow.actions and flow.goto is None
+    if flow is None or flow.actions or flow.goto is not None or flow.in_port is not None:
+        return False
+    return flow.cookie & COOKIE_MASK == COOKIE_TAG
 
 
 def _why(trace: Trace, region: Region) -> str:

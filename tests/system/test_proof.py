@@ -43,12 +43,11 @@ def managed(name: str, placement: str, more: str = "") -> Iterator[tuple[Lan, Wa
         network = f'[network]\nplacement = "{placement}"\n{more}'
         with Watcher(f'enforcement = "best-effort"\nconjunction = true\n{network}\n[ports]\n{speeds}') as daemon:
             daemon.wait(lambda view: view.links == links, "links")
-            if name == "ring":
-                mute(links)
             if "flood_tree" in more:
                 wait_for(lambda: len(silent()) == 2, "a link out of the tree", 10)
                 forward()
             elif name == "ring":
+                mute(links)
                 forward_on_the_flood_tree(links)
             speak(lan)
             daemon.wait(lambda view: view.hosts == attached(lan), "hosts")
@@ -57,7 +56,7 @@ def managed(name: str, placement: str, more: str = "") -> Iterator[tuple[Lan, Wa
 
 def mute(links: set[frozenset[str]]) -> None:
     """The devices of redundant links say nothing of their own. What Linux says there for IPv6 comes in by ports that do not flood,
-    is learnt there, and a packet to such a device would go in circles (the proof says so)."""
+    is learnt there, and a packet to such a device would go in circles: the proof says so where not the daemon keeps the tree."""
     for port in (end.split(":")[1] for link in links for end in link):
         Path(f"/proc/sys/net/ipv6/conf/{port}/disable_ipv6").write_text("1")
 

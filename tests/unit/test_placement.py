@@ -103,3 +103,17 @@ def test_clauses_wait_with_the_flow_that_acts() -> None:
     assert work.held == {key for key, rule in plan.flows.items() if rule.priority == 5}
     assert len(work.held) == 9
     assert work.flows.keys() | work.held == plan.flows.keys()
+
+
+def test_ports_off_the_flood_tree_are_shut_at_the_end_of_the_pipeline() -> None:
+    """Not before: what a reservation steers comes in by them too, and leaves from the queue stage."""
+    plan = Plan()
+    before = dict(plan.flows)
+    changed = plan.shut(frozenset({2, 3}))
+    assert {key: plan.flows[key].instructions for key in changed} == {
+        (plan.pipeline.exit, 0xFFFF, Match.of(in_port=port)): Instructions() for port in (2, 3)
+    }
+    assert plan.shut(frozenset({2, 3})) == set()
+    assert plan.shut(frozenset({3})) == {(plan.pipeline.exit, 0xFFFF, Match.of(in_port=2))}
+    plan.shut(frozenset())
+    assert plan.flows == before
