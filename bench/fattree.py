@@ -10,7 +10,8 @@ more; 1 000 hosts, 10 000 requests. Smaller ones beside it say how things grow; 
     admit      a statement of the mix, judged and booked; the baseline knows no room on links
     reserve    the same, of reservations alone
     compile    one request more in the network flow table
-    place      and in the plans of the switches; the baseline (`anew`) places everything from scratch
+    place      and in the plans of the switches; the baseline places everything from scratch
+    anew       everything from scratch: state with table, room, placement
     move_…     a host comes to another port: room and plans; the baseline does all anew, as for the rest
     fail_…     a link goes down: reservations get other routes with room (`moved`), or none (`lost`); back_… up again
     off_…      a switch between edge and core goes down, with all its links; on_… up again
@@ -35,7 +36,9 @@ from ovspane.policy.runtime import Runtime
 
 #: ports of a switch, hosts, requests
 SIZES = ((4, 160, 1_600), (6, 360, 3_600), (10, 1_000, 10_000))
-ASKS, MOVES, FAILURES, SWITCHES = 400, 40, 20, 4
+#: statements that are timed: a part of what is there, since they stay
+PART, FEWEST = 25, 100
+MOVES, FAILURES, SWITCHES = 40, 20, 4
 
 
 def case(k: str, hosts: str, requests: str, paths: str) -> Iterator[Result]:
@@ -85,10 +88,13 @@ class Case:
 
     def _admissions(self) -> Iterator[Result]:
         """The same statements to a runtime without room on links, then to the one with it."""
-        bare = self._made.runtime_anew()
+        made: list[Runtime] = []
+        yield Result("anew.state_ms", self._once(lambda: made.append(self._made.runtime_anew())), "ms", self._n)
+        [bare] = made
+        some = range(max(FEWEST, self._n // PART))
         for name, asks in (
-            ("admit_us", [next(self._asks) for _ in range(ASKS)]),
-            ("reserve_us", [self._asks.of(Kind.RESERVE) for _ in range(ASKS)]),
+            ("admit_us", [next(self._asks) for _ in some]),
+            ("reserve_us", [self._asks.of(Kind.RESERVE) for _ in some]),
         ):
             without, with_room = self._admitted(bare, asks), self._admitted(self._made.runtime, asks)
             for percent in (50, 99):
@@ -103,7 +109,7 @@ class Case:
         made.settle()
         made.place()
         compiled, placed = [], []
-        for _ in range(ASKS // 2):
+        for _ in range(max(FEWEST, self._n // PART) // 2):
             made.ask(next(self._asks))
             compiled.append(timed(made.settle))
             placed.append(timed(made.place))
