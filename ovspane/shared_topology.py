@@ -77,7 +77,6 @@ class SharedTopology:
         self._mine: set[Key] = set()
         self._written: set[Key] = set()  # in this life
         self._dirty: set[Key] = set()
-        self._again: set[str] = set()  # rows of hosts to be offered once more
         self._driven: dict[str, bool | None] = {}
         self._due = asyncio.Event()
         self._complained: set[str] = set()
@@ -129,15 +128,11 @@ class SharedTopology:
                     case Link(ends=ends):
                         for end in ends:
                             self._mark(end.bridge)
-                            if new is None:
-                                self._again.update(self._others.at(end.bridge))
                     case Host(mac=mac, port=port) if port is not None and "/" not in port.bridge:
                         self._dirty.add((ATTACHMENT, f"{mac} {self._host}"))
                     case _:
                         pass
-            if new is None and isinstance(old, Host):
-                self._again.update(self._others.of(old.mac))
-        if len(self._dirty) > before or self._again:
+        if len(self._dirty) > before or self._others.again:
             self._due.set()
 
     def _mark(self, bridge: str) -> None:
@@ -228,7 +223,12 @@ class SharedTopology:
             if has is not None and has.columns["daemon"] != self._store.name and self._taken(key, str(has.columns["daemon"])):
                 done.add(key)
                 continue
-            wanted = self._wanted(key)
+            try:
+                wanted = self._wanted(key)
+            except ValueError as problem:  # a name that the database does not take
+                self._complain(f"own {key[1]}", f"{key[1]!r:.100} cannot be told: {problem}")
+                done.add(key)
+                continue
             if wanted is None:
                 if has is not None and not settled and key not in self._written:
                     continue  # of an earlier life: the switch, or the host, may only not have been heard yet
@@ -264,12 +264,13 @@ class SharedTopology:
         told, replica.told = replica.told, {}
         news, self._loaded = self._loaded, True
         keys = sorted(told, key=lambda key: ({DAEMON: 0, BRIDGE: 1}.get(key[0], 2), key[1]))
-        again, self._again = list(self._again), set()
         for first in range(0, len(keys), SLICE):
             with self._network.change():
                 for key in keys[first : first + SLICE]:
                     self._take(key, replica.records.get(key), news)
             await asyncio.sleep(0)
+        again = sorted(self._others.again)
+        self._others.again.clear()
         for first in range(0, len(again), SLICE):
             with self._network.change():
                 self._others.offer(again[first : first + SLICE], self._now())

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ovspane.network.hosts import usable_address, usable_mac
-from ovspane.network.model import Bridge, Host, Link, LinkKey, Origin, Port, PortId, canonical, known_as, link_key
+from ovspane.network.model import Bridge, Delta, Host, Link, LinkKey, Origin, Port, PortId, canonical, known_as, link_key
 from ovspane.network.topology import Network
 
 Columns = dict[str, Any]
@@ -164,10 +164,12 @@ def read_host(columns: Mapping[str, Any]) -> SharedHost:
 
 @dataclass(slots=True)
 class Others:
-    """Keeps a network at what other daemons tell. `host`: our own name. Times in ms, as the network's."""
+    """Keeps a network at what other daemons tell. `host`: our own name. Times in ms, as the network's. `again`: rows of hosts to be
+    offered once more, since what stood in their way may be gone; whoever looks takes them."""
 
     network: Network
     host: str
+    again: set[str] = field(default_factory=set)
     _bridges: dict[str, SharedBridge] = field(default_factory=dict)
     _hosts: dict[str, SharedHost] = field(default_factory=dict)
     _at: dict[str, set[str]] = field(default_factory=dict)  # by bridge: rows of hosts
@@ -175,9 +177,18 @@ class Others:
     _links: dict[str, set[LinkKey]] = field(default_factory=dict)  # by bridge: the links that its row says are there
     _said: dict[LinkKey, int] = field(default_factory=dict)  # in how many rows a link is
 
-    @property
-    def bridges(self) -> Mapping[str, SharedBridge]:
-        return self._bridges
+    def __post_init__(self) -> None:
+        self.network.listen(self._hear)
+
+    def _hear(self, deltas: Iterable[Delta]) -> None:
+        for old, new in deltas:
+            match old if new is None else None:
+                case Link(ends=ends):  # a port without a link may have hosts
+                    self.again.update(row for end in ends for row in self._at.get(end.bridge, ()))
+                case Host(mac=mac):
+                    self.again |= self._of.get(mac, set())
+                case _:
+                    pass
 
     @property
     def hosts(self) -> int:
@@ -258,13 +269,5 @@ class Others:
 
     def offer(self, rows: Iterable[str], now: int) -> None:
         """Hosts that could not be taken in, or were lost, may be now."""
-        for told in sorted((self._hosts[row] for row in rows), key=lambda one: one.since):
+        for told in sorted((self._hosts[row] for row in rows if row in self._hosts), key=lambda one: one.since):
             self._keep(told, told.since, now)
-
-    def at(self, bridge: str) -> Collection[str]:
-        """The rows of the hosts at a bridge."""
-        return self._at.get(bridge, ())
-
-    def of(self, mac: str) -> Collection[str]:
-        """The rows that say where a host is."""
-        return self._of.get(mac, ())
