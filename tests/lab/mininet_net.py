@@ -50,13 +50,14 @@ def tree(depth: int, fanout: int) -> Iterator[Lan]:
 
 
 @contextlib.contextmanager
-def ring(switches: int) -> Iterator[Lan]:
-    """s1 to s<switches> in a ring, host h<N> on s<N>. Nothing is forwarded: the switches have no flows (fail_mode=secure), since
-    NORMAL would flood in circles; port 1 is the host's, 2 leads to the next switch, 3 to the one before."""
+def ring(switches: int, hosts: int = 1) -> Iterator[Lan]:
+    """s1 to s<switches> in a ring, host h<N> on s<N>; with 2 hosts on each, also h<switches + N> at port 4. Nothing is forwarded:
+    the switches have no flows (fail_mode=secure), since NORMAL would flood in circles; port 1 is the host's, 2 leads to the next
+    switch, 3 to the one before."""
     topology = Topo()
     names = [topology.addSwitch(f"s{number}", failMode="secure") for number in range(1, switches + 1)]
-    for number, name in enumerate(names, 1):
-        topology.addLink(name, topology.addHost(f"h{number}"), 1)
+    for number, name in enumerate(names * hosts, 1):
+        topology.addLink(name, topology.addHost(f"h{number}"), 1 if number <= switches else 4)
     for here, after in zip(names, [*names[1:], names[0]], strict=True):
         topology.addLink(here, after, 2, 3)
     with _network(topology, learn=False) as lan:

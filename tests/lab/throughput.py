@@ -35,8 +35,8 @@ class Stream:
 
 
 @dataclass(slots=True)
-class _Received:
-    """What a receiver says, interval by interval: (when, bits, seconds)."""
+class Received:
+    """What a receiver says, interval by interval: (when it ended, monotonic; bits; seconds)."""
 
     intervals: list[tuple[float, float, float]] = field(default_factory=list)
 
@@ -52,6 +52,7 @@ class _Received:
         return any(bits for _, bits, _ in self.intervals)
 
     def rate(self, begin: float, end: float) -> float:
+        """bit/s of user data between two instants (time.monotonic). AssertionError where nothing was said of them."""
         counted = [(bits, seconds) for when, bits, seconds in self.intervals if begin < when <= end]
         assert counted, "the receiver said nothing"
         return sum(bits for bits, _ in counted) / sum(seconds for _, seconds in counted)
@@ -69,16 +70,16 @@ def measure(streams: Sequence[Stream], seconds: int = 5) -> list[float]:
 
 
 @contextlib.contextmanager
-def flooding(*streams: Stream) -> Iterator[None]:
-    """The streams run, without being measured, while the body does."""
-    with _flowing(streams):
-        yield
+def flooding(*streams: Stream) -> Iterator[list[Received]]:
+    """The streams run while the body does; what each receiver has got so far."""
+    with _flowing(streams) as (received, _):
+        yield received
 
 
 @contextlib.contextmanager
-def _flowing(streams: Sequence[Stream]) -> Iterator[tuple[list[_Received], list[subprocess.Popen[str]]]]:
+def _flowing(streams: Sequence[Stream]) -> Iterator[tuple[list[Received], list[subprocess.Popen[str]]]]:
     """All streams running, each receiver got something."""
-    received = [_Received() for _ in streams]
+    received = [Received() for _ in streams]
     with contextlib.ExitStack() as stack:
         for stream, into in zip(streams, received, strict=True):
             words = ["iperf3", "-s", "-1", "--forceflush", "-i", str(INTERVAL), "-f", "k", "-p", str(stream.port)]
