@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ovspane.network.model import Bridge, Delta, Host, Link, Port
+from ovspane.network.model import Bridge, Delta, Host, Link, Port, PortId
 from ovspane.network.published import Others, bridge_columns, host_columns, read_bridge, read_host
 from ovspane.network.topology import Network
+from ovspane.policy.sharing import of_bridge
 from ovspane.store.cluster import ClusterStore, LostRace
 from ovspane.store.records import Key, Record, StoreError, checked
 
@@ -84,6 +85,7 @@ class SharedTopology:
         self._synced = False
         self._beat = self._started = self._quiet_since = 0.0
         self._sweep = SWEEP * random.random()
+        self._unused: dict[str, str] = {}  # versions of ports of ours that are not there any more, as they were at the last sweep
         #: transactions, and rows written in them
         self.posts = self.rows = 0
 
@@ -208,6 +210,7 @@ class SharedTopology:
         if loop.time() - self._started > self._sweep:
             self._sweep += SWEEP
             await self._retire()
+            await self._tidy()
 
     def _changes(self, settled: bool) -> tuple[list[Record], list[Key], set[Key]]:
         """What to put, what to delete, and the keys that are as they have to be then."""
@@ -390,10 +393,31 @@ class SharedTopology:
                 await self._remove(name)
 
     async def _remove(self, name: str) -> None:
-        gone = [key for key, one in self._store.replica.records.items() if one.columns.get("daemon") == name]
+        records = self._store.replica.records
+        gone = [key for key, one in records.items() if key[0] in (BRIDGE, ATTACHMENT) and one.columns["daemon"] == name]
+        bridges = {bridge for table, bridge in gone if table == BRIDGE}
+        gone += [key for key in records if key[0] == "Version" and of_bridge(key[1]) in bridges]
         gone += [("Version", f"turn:{name}"), (DAEMON, name)]
         for first in range(0, len(gone), MOST):
             await self._store.post([], gone[first : first + MOST])
+
+    async def _tidy(self) -> None:
+        """Delete versions (policy.sharing) of ports of ours that are not there any more. Raises StoreError, LostRace.
+
+        One that did not change between two sweeps was heard of by all, so nobody judges by it as one that was never there.
+        """
+        records = self._store.replica.records
+        bridges = {f"{self._host}/{name}": name for name, one in self._network.bridges.items() if not one.host}
+        unused: dict[str, str] = {}
+        for table, name in [key for key in records if key[0] == "Version"]:
+            own = bridges.get(of_bridge(name))
+            port = name.partition(":")[2].partition(":")[2]
+            if own is not None and port and PortId(own, port) not in self._network.ports:
+                unused[name] = str(records[table, name].columns["number"])
+        gone = [("Version", name) for name, number in unused.items() if self._unused.get(name) == number][:MOST]
+        self._unused = unused
+        if gone:
+            await self._store.post([], gone)
 
 
 async def probe_secret(store: ClusterStore) -> bytes:

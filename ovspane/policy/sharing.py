@@ -67,6 +67,12 @@ _OPENING = (Kind.ALLOW, Kind.RESERVE)
 NEAR_BOUND = 1 << 59
 
 
+def of_bridge(key: str) -> str:
+    """The bridge of a key of the links' room; "" for other keys."""
+    kind, _, name = key.partition(":")
+    return name.partition(":")[0] if kind in ("link", "loose", "tight") else ""
+
+
 def room(share: str) -> str:
     """The key of a share's schedule."""
     return f"room:{share}"

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from ovspane.policy.sharing import of_bridge
 from ovspane.store.records import DATABASE, StoreError, schema_text
 from ovspane.store.server import database_holder
 
@@ -149,7 +150,14 @@ class Member:
             raise StoreError(f"the daemon {name} was heard of {heard:.0f} s ago: stop it first, and wait {SILENT:.0f} s")
         where = {"Bridge": "daemon", "Attachment": "daemon", "Daemon": "name"}
         deletes = [{"op": "delete", "table": table, "where": [[column, "==", name]]} for table, column in where.items()]
-        deletes.append({"op": "delete", "table": "Version", "where": [["name", "==", f"turn:{name}"]]})
+        selects = [
+            {"op": "select", "table": "Bridge", "where": [["daemon", "==", name]], "columns": ["name"]},
+            {"op": "select", "table": "Version", "where": [], "columns": ["name"]},
+        ]
+        query = ("ovsdb-client", "--timeout=10", "--no-leader-only", "query", self._here, json.dumps([DATABASE, *selects]))
+        bridges, versions = ({row["name"] for row in result["rows"]} for result in json.loads(_run(*query)))
+        unused = [f"turn:{name}", *sorted(one for one in versions if of_bridge(one) in bridges)]
+        deletes += [{"op": "delete", "table": "Version", "where": [["name", "==", one]]} for one in unused]
         answer = _run("ovsdb-client", "--timeout=10", "transact", self._here, json.dumps([DATABASE, *deletes]))
         return name, sum(result["count"] for result in json.loads(answer))
 

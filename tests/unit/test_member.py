@@ -109,6 +109,8 @@ def test_a_cluster_of_the_version_before_is_upgraded_and_daemons_forgotten(folde
         assert {name: heard is None for _, name, heard in member.daemons()} == {"d1": True, "d2": True, "d3": True, "me": False}
         insert("Bridge", name="h3/br0", daemon="d3")
         insert("Attachment", name="m h3", daemon="d3")
+        for name in ("link:h3/br0:p1", "loose:h3/br0", "link:h1/br0:p1", "room:a"):
+            insert("Version", name=name, number=1)
         insert("Attachment", name="m h1", daemon="d1")
         with pytest.raises(StoreError, match="2 daemons are called 'h12'; say which by its id"):
             member.forget("h12")
@@ -116,7 +118,8 @@ def test_a_cluster_of_the_version_before_is_upgraded_and_daemons_forgotten(folde
             member.forget("x")
         with pytest.raises(StoreError, match=r"was heard of \d+ s ago: stop it first"):
             member.forget("me")
-        assert member.forget("h3") == ("d3", 3)
+        assert member.forget("h3") == ("d3", 5)
+        assert "link:h1/br0:p1" in (left := run("ovsdb-client", "dump", remote, "OVSPane", "Version")) and "h3/br0" not in left
         assert {name for _, name, _ in member.daemons()} == {"d1", "d2", "me"}
         assert "m h1" in run("ovsdb-client", "dump", remote, "OVSPane", "Attachment")
     finally:

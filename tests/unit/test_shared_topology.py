@@ -236,6 +236,27 @@ def test_rows_that_are_no_good_lose_nothing(members: list[Member], caplog: pytes
     asyncio.run(main())
 
 
+def test_versions_of_ports_that_are_gone_are_deleted_in_time(members: list[Member]) -> None:
+    names = {"link:h1/br0:a", "link:h1/br0:gone", "link:h1/br0:used", "tight:h1/br0", "link:h2/br0:gone", "room:gone"}
+
+    async def main() -> None:
+        async with parties(members, "h1") as (one,):
+            one.bridge("a")
+            transact(members, *({"op": "insert", "table": "Version", "row": {"name": name, "number": 5}} for name in sorted(names)))
+            await until(lambda: set(one.rows("Version")) == names, "versions")
+            await one.shared._tidy()
+            assert set(one.rows("Version")) == names  # it was there one moment ago
+            transact(members, {"op": "mutate", "table": "Version", "where": [["name", "==", "link:h1/br0:used"]],
+                               "mutations": [["number", "+=", 1]]})  # fmt: skip
+            await until(lambda: one.rows("Version")["link:h1/br0:used"].columns["number"] == 6, "change")
+            await one.shared._tidy()
+            assert set(one.rows("Version")) == names - {"link:h1/br0:gone"}
+            await one.shared._tidy()
+            assert set(one.rows("Version")) == names - {"link:h1/br0:gone", "link:h1/br0:used"}
+
+    asyncio.run(main())
+
+
 def test_two_daemons_of_one_host_name(members: list[Member], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
 
