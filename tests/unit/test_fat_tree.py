@@ -4,12 +4,13 @@ each reservation's path is whole on the switches, and what changes bring about i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 
 from bench import apart
 from bench.fat_tree import PAUSE, SPEED, Asks, FatTree, Simulation, address, mac
-from ovspane.network.model import PortId
+from ovspane.network.model import LinkKey, PortId
 from ovspane.network.room import RESERVABLE
 from ovspane.network.values import FlowRule
 from ovspane.policy.shares import Request
@@ -88,31 +89,51 @@ def plans(made: Simulation) -> dict[str, dict[object, FlowRule]]:
     return {name: dict(made.desired.plan_of(name).flows) for name in made.tree.bridges}
 
 
-def test_what_is_simulated_is_right_through_failures_and_moves(made: Simulation) -> None:
-    asks = Asks(HOSTS)
-    accepted = made.load(asks, 300, batch=50)
-    assert 150 < accepted <= 300
+def step(made: Simulation, rng: Random, down: set[LinkKey]) -> None:
+    """Links fail or come back, a switch is cut off, hosts move, or requests end."""
+    links, roll = made.tree.links, rng.random()
+    if roll < 0.3:
+        failing = [link for link in rng.sample(links, rng.choice((1, 1, 2, 6))) if link not in down]
+    elif roll < 0.4:
+        name = rng.choice(made.tree.bridges)
+        failing = [link for link in links if any(end.bridge == name for end in link) and link not in down]
+    else:
+        failing = []
+    made.set_links(failing, False)
+    down.update(failing)
+    if 0.4 <= roll < 0.7 and down:
+        back = rng.sample(sorted(down), rng.randint(1, len(down)))
+        made.set_links(back, True)
+        down.difference_update(back)
+    elif 0.7 <= roll < 0.9:
+        for host in rng.sample(range(HOSTS), 2):
+            made.put_host(host, rng.choice(made.tree.edges))
+    elif roll >= 0.9:
+        for number in rng.sample(sorted(made.runtime.state.requests), 10):
+            assert made.cancel(number)
+        made.settle()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_simulated_is_right_through_failures_and_moves(made: Simulation, seed: int) -> None:
+    rng, asks = Random(seed), Asks(HOSTS, seed)
+    accepted = made.load(asks, 200, batch=50)
+    assert 100 < accepted <= 200
     assert made.follow_room() == {}
     check(made, {})
-    links, edges = made.tree.links, made.tree.edges
-    steps = [
-        lambda: made.set_links([links[0]], False),
-        lambda: made.set_links([links[1]], False),
-        lambda: made.put_host(0, edges[9]),
-        lambda: made.set_links([links[0]], True),
-        lambda: made.set_links([links[1]], True),
-        lambda: made.put_host(0, edges[0]),
-    ]
-    for step in steps:
+    down: set[LinkKey] = set()
+    fates = set()
+    for _ in range(15):
         made.now += PAUSE
-        step()
+        step(made, rng, down)
         unable = made.follow_room()
+        fates.add((bool(down), bool(unable)))
         made.place()
         check(made, unable)
         kept, made.desired = plans(made), made.desired_anew()
         assert plans(made) == kept
-        made.load(asks, 20)
-    assert len(reservations(made)) > 10
+        made.load(asks, 10)
+    assert len(fates) > 1 and len(reservations(made)) > 10
 
 
 def test_a_case_of_the_group_runs() -> None:
