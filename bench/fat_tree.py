@@ -235,6 +235,11 @@ class Simulation:
         self._steer()
         return found
 
+    def follow(self, bridges: Sequence[str]) -> None:
+        """The daemon has these switches now."""
+        self.bridges = list(bridges)
+        self._runner.run(self.desired.follow(self.bridges))
+
     # --- the same from scratch
 
     def room_anew(self) -> LinkRoom:

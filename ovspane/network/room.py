@@ -273,7 +273,7 @@ class LinkRoom:
         while self._news:
             deltas = self._news.popleft()
             changed = self._ways.update(deltas)
-            shape |= changed.links or changed.parts
+            shape |= changed.links or changed.bridges
             moved.update(number for name in changed.names for number in self._named.get(name, ()))
             if not deltas or any(isinstance(delta.thing, Bridge) for delta in deltas):
                 moved.update(self._booked)

@@ -21,7 +21,8 @@ queue   On the bridges that packets leave on their way (`Ways.way`), and the que
 
 Where the network knows nothing of a rule's addresses, the rule is everywhere: on a lone bridge, or with no hosts known, what
 comes out is the whole table. Incremental: a host that moves touches the rules that name one of its addresses, and the exceptions
-that these overlap; a link that comes or goes, the queues that are not steered; only where it joins or parts bridges, all rules.
+that these overlap; a link that comes or goes, the queues that are not steered; where it joins or parts bridges, the rules that
+stand otherwise on the bridges that are followed.
 
 Invariant: each bridge has the rules of now whose `Where` says so; the sum of the deltas that were returned for it.
 """
@@ -161,14 +162,37 @@ class Spread:
     def move(self, deltas: Iterable[Delta]) -> dict[str, TableDelta]:
         """The network changed."""
         changed = self._ways.update(deltas)
-        named = self._named.values() if changed.parts else (self._named.get(name, ()) for name in changed.names)
+        before: _Before = {}
+        named = self._named.values() if changed.bridges else (self._named.get(name, ()) for name in changed.names)
         keys = {key for known in named for key in known}
+        if changed.parts:
+            keys |= self._follow_parts(before)
         if changed.links:
             keys |= self._adrift
-        before: _Before = {}
         for key in keys:
             self._place(key, before)
         return self._deltas(before)
+
+    def _follow_parts(self, before: _Before) -> set[Key]:
+        """Links join other bridges: mostly that makes no difference on the bridges that are followed. Returns the rules of which
+        that is not known."""
+        now: dict[Spared, Spared | None] = {}
+        keys = set()
+        for key, where in self._where.items():
+            if isinstance(where, Spared):
+                if where not in now:
+                    now[where] = self._ways.still(where, self._bridges)
+                if (new := now[where]) is None:
+                    keys.add(key)
+                else:
+                    self._where[key] = new
+        for key, counts in self._lifts.items():
+            found: Counter[Spared] = Counter()
+            for where, number in counts.items():
+                found[now.get(where) or where] += number
+            self._lifts[key] = found
+            self._stand_by(key, before)
+        return keys
 
     def steer(self, routes: Mapping[int, Routes], anew: bool = False) -> dict[str, TableDelta]:
         """The reservations in these slots have other routes now; `anew`: and no others have any."""
@@ -308,10 +332,14 @@ class Spread:
                 counts[old] -= 1
                 if not counts[old]:
                     del counts[old]
-            where = self._lifted(exception)
-            if where != self._where[exception]:
-                self._note(exception, before)
-                self._where[exception] = where
+            self._stand_by(exception, before)
+
+    def _stand_by(self, exception: Key, before: _Before) -> None:
+        """Put an exception where its drops are."""
+        where = self._lifted(exception)
+        if where != self._where[exception]:
+            self._note(exception, before)
+            self._where[exception] = where
 
     # --- what comes out
 

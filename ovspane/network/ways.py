@@ -167,11 +167,12 @@ def everything(network: Network) -> tuple[Delta, ...]:
 
 class Changed(NamedTuple):
     """`names`: the addresses that are elsewhere now, or contested; `links`: links came or went, so that packets which are not
-    steered may go other ways; `parts`: bridges are others, or links join others, so that all may be otherwise."""
+    steered may go other ways; `parts`: they join other bridges; `bridges`: these are others, so that all may be otherwise."""
 
     names: set[Name]
     links: bool
     parts: bool
+    bridges: bool
 
 
 class Ways:
@@ -194,6 +195,7 @@ class Ways:
         self._blocks: Blocks | None = None
         self._links_of: dict[str, set[LinkKey]] = {}
         self._fed: dict[str, frozenset[int]] = {}
+        self._spared: dict[str, Spared] = {}
         self._graph: Graph | None = None
         self._paths: dict[tuple[str, str], list[tuple[PortId, ...]]] = {}
 
@@ -241,7 +243,9 @@ class Ways:
             self._blocks = None
         self._draw(touched.union(links, *(self._links_at[end] for ends in links for end in ends)))
         other = bool(came or gone) and self._parts.change(came, gone)
-        return Changed(changed, bool(came or gone), bridges or other)
+        if other or bridges:
+            self._spared.clear()
+        return Changed(changed, bool(came or gone), other, bridges)
 
     def _put_link(self, ends: LinkKey, link: Link | None) -> None:
         self._put(self._links, ends, link)
@@ -307,7 +311,22 @@ class Ways:
         sources = self.sources(match)
         if not sources or not all(self.programmed(port.bridge) for port in sources):
             return NOBODY
-        return reduce(Spared.both, (Spared(self._joined(port.bridge), frozenset({port.bridge})) for port in sources))
+        return reduce(Spared.both, (self._spared_from(port.bridge) for port in sources))
+
+    def _spared_from(self, bridge: str) -> Spared:
+        """Where packets do not enter that enter at this bridge: one object while that is so."""
+        found = self._spared.get(bridge)
+        if found is None:
+            found = self._spared[bridge] = Spared(self._joined(bridge), frozenset({bridge}))
+        return found
+
+    def still(self, known: Spared, bridges: frozenset[str]) -> Spared | None:
+        """What was spared before links joined other bridges, as it is now; None: it has to be found out anew, or it is not the same
+        on these bridges any more."""
+        if len(known.but) != 1:
+            return None
+        found = self._spared_from(*known.but)
+        return found if found.among(bridges) == known.among(bridges) else None
 
     def sources(self, match: Match) -> frozenset[PortId] | None:
         """The ports by which packets of the match enter the network; None: not known, or claimed by somebody else too."""

@@ -5,7 +5,7 @@ Above: pytest. Below: placing (networks on paper), workload (random policies). W
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 from random import Random
 
 import networkx as nx
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovspane.match import ETH_IPV4, ETH_IPV6, Match, Packet
-from ovspane.network.model import Conflict, Delta, PortId
+from ovspane.network.model import Conflict, Delta, Origin, PortId
 from ovspane.network.names import names
 from ovspane.network.spread import Spread
 from ovspane.network.ways import ANYWHERE, NOBODY, Ways, everything
@@ -101,6 +101,57 @@ def test_packets_fare_as_the_policy_says(batch: int) -> None:
             for name, table in bridges.tables.items():
                 assert table.rules == {rule.key: rule for rule in anew.spread.rules(name)}, "incremental is not the same as anew"
     assert min(fates.values()) > 100
+
+
+def cut_or_join(rng: Random, paper: Paper) -> None:
+    """A link goes, whatever that parts, or comes back, or a host moves."""
+    edges = sorted(paper.graph.edges)
+    apart = [(a, b) for a, b in combinations(sorted(paper.graph.nodes), 2) if not paper.graph.has_edge(a, b)]
+    if edges and rng.random() < 0.5:
+        paper.unlink(*rng.choice(edges))
+    elif apart and rng.random() < 0.7:
+        a, b = rng.choice(apart)
+        if PortId(a, f"to-{b}") in paper.network.ports:
+            paper.network.see_link(PortId(a, f"to-{b}"), PortId(b, f"to-{a}"), "veth", Origin.LOCAL, 0)
+            paper.graph.add_edge(a, b)
+        else:
+            paper.link(a, b)
+    else:
+        paper.host(rng.randint(1, HOSTS), rng.choice(sorted(paper.graph.nodes)))
+
+
+@pytest.mark.parametrize("batch", range(4))
+def test_bridges_that_are_parted_have_what_they_would_have_anew(batch: int) -> None:
+    lifted = parted = 0
+    for seed in range(batch * 15, (batch + 1) * 15):
+        rng = Random(seed)
+        paper = random_network(rng, hosts=HOSTS, unknown=0.05)
+        history = History.start(seed)
+        compiler = Compiler(history.tree)
+        whole = Table()
+        bridges = Bridges(paper)
+        some = sorted(paper.graph.nodes)[: rng.choice((1, 2, 9))]
+        bridges.tables = {name: bridges.tables[name] for name in some}
+        bridges.spread.follow(some)
+        for delta in (compiler.recompile(history.where), *(None for _ in range(25))):
+            if delta is None and rng.random() < 0.7:
+                for _ in range(rng.choice((1, 1, 2))):
+                    cut_or_join(rng, paper)
+                bridges.move()
+                parted += not nx.is_connected(paper.graph)
+            else:
+                delta = delta or compiler.update(history.step(), history.where)
+                whole.apply(delta)
+                bridges.change(delta)
+            anew = Spread(Ways())
+            anew.move(everything(paper.network))
+            anew.change(TableDelta(tuple(whole.rules.values())))
+            for name in some:
+                assert bridges.tables[name].rules == {rule.key: rule for rule in anew.rules(name)}, seed
+            lifted += any(rule.effect is Effect.CONTINUE for name in some for rule in bridges.tables[name].rules.values())
+        for name in paper.graph.nodes:
+            assert {rule.key: rule for rule in bridges.spread.rules(name)} == {rule.key: rule for rule in anew.rules(name)}, seed
+    assert lifted > 50 and parted > 50
 
 
 @settings(max_examples=150, deadline=None)

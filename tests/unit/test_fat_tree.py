@@ -136,6 +136,26 @@ def test_what_is_simulated_is_right_through_failures_and_moves(made: Simulation,
     assert len(fates) > 1 and len(reservations(made)) > 10
 
 
+def test_a_daemon_with_some_of_the_switches_knows_where_all_rules_stand() -> None:
+    tree = FatTree.of(4)
+    made, rng, asks = Simulation(tree, bridges=["edge0.0", "agg1.0", "core0"]), Random(7), Asks(HOSTS, 7)
+    made.add_hosts(HOSTS)
+    made.load(asks, 200)
+    down: set[LinkKey] = set()
+    for _ in range(25):
+        made.now += PAUSE
+        step(made, rng, down)
+        made.follow_room()
+        made.place()
+        assert [made.desired.plan_of(name).flows for name in made.bridges] == [
+            made.desired_anew().plan_of(name).flows for name in made.bridges
+        ]
+    made.follow(tree.bridges)
+    kept, made.desired = plans(made), made.desired_anew()
+    assert plans(made) == kept
+    made.close()
+
+
 def test_a_case_of_the_group_runs() -> None:
     found = {result.name: result.value for result in apart.results("bench.fattree:case", "4", "64", "200", "4", seconds=60)}
     assert 0.3 < (found["load.accepted"] or 0) <= 1
