@@ -6,7 +6,7 @@ more; 1 000 hosts, 10 000 requests. Smaller ones beside it say how things grow; 
 
     load       all requests asked one after the other, compiled and placed by 200; flows of all switches; memory of requests (state,
                room, table, the plans of all switches) and of hosts (topology, and what room and placement know)
-    own        the same for a daemon that programs one of the switches only
+    own        the same for a daemon that programs one of the switches only; own_off_…, own_on_…: another one goes down, up again
     admit      a statement of the mix, judged and booked; the baseline knows no room on links
     reserve    the same, of reservations alone
     compile    one request more in the network flow table
@@ -32,6 +32,7 @@ from bench.memory import resident
 from bench.results import Result, percentile, results_table
 from ovspane import garbage
 from ovspane.lang.statements import Kind, Statement
+from ovspane.network.model import LinkKey
 from ovspane.policy.runtime import Runtime
 
 #: ports of a switch, hosts, requests
@@ -48,7 +49,9 @@ def case(k: str, hosts: str, requests: str, paths: str) -> Iterator[Result]:
 
 def own(k: str, hosts: str, requests: str, paths: str) -> Iterator[Result]:
     """One size, for a daemon with one switch."""
-    return Case(int(k), int(hosts), int(requests), int(paths), ["edge0.0"]).loaded("own")
+    made = Case(int(k), int(hosts), int(requests), int(paths), ["edge0.0"])
+    yield from made.loaded("own")
+    yield from made.cut_off()
 
 
 class Case:
@@ -135,10 +138,8 @@ class Case:
         counts: dict[str, list[int]] = {"fail.moved": [], "fail.lost": [], "off.moved": [], "off.lost": []}
         for host in random.sample(range(self._hosts), min(MOVES, self._hosts)):
             self._change("move", partial(made.put_host, host, random.choice(made.tree.edges)), seen)
-        middle = [name for name in made.tree.bridges if name.startswith("agg")]
         links = [[link] for link in random.sample(made.tree.links, min(FAILURES, len(made.tree.links)))]
-        switches = [[link for link in made.tree.links if any(end.bridge == name for end in link)] for name in middle]
-        for down, up, failures in (("fail", "back", links), ("off", "on", random.sample(switches, SWITCHES))):
+        for down, up, failures in (("fail", "back", links), ("off", "on", self._switches())):
             for some in failures:
                 moved, lost = self._change(down, partial(made.set_links, some, False), seen)
                 counts[f"{down}.moved"].append(moved)
@@ -149,6 +150,24 @@ class Case:
                 yield Result(f"{name}_ms.p{percent}", percentile(times, percent), "ms", self._n, self._anew[name.split("_")[1]])
         for name, numbers in counts.items():
             yield Result(name, sum(numbers) / len(numbers), "reservations", self._n)
+
+    def _switches(self) -> list[list[LinkKey]]:
+        """All links of each of some switches between edge and core."""
+        tree = self._made.tree
+        middle = [name for name in tree.bridges if name.startswith("agg")]
+        chosen = self._random.sample(middle, SWITCHES)
+        return [[link for link in tree.links if any(end.bridge == name for end in link)] for name in chosen]
+
+    def cut_off(self) -> Iterator[Result]:
+        """Other switches fail and come back."""
+        seen: dict[str, list[float]] = {}
+        for links in self._switches():
+            for name, up in (("own_off", False), ("own_on", True)):
+                self._change(name, partial(self._made.set_links, links, up), seen)
+        for name, times in seen.items():
+            if name.endswith("place"):
+                for percent in (50, 99):
+                    yield Result(f"{name}_ms.p{percent}", percentile(times, percent), "ms", self._n)
 
     def _change(self, name: str, change: Callable[[], None], seen: dict[str, list[float]]) -> tuple[int, int]:
         """Have the network change and follow it; how many reservations have other routes, and how many more cannot be held."""
