@@ -7,7 +7,8 @@ Above: daemon. Below: store.cluster (`post`, the copy), network.published (colum
 
 Each daemon writes only rows of its own (column `daemon`), so writers never race. A daemon that is gone keeps its rows, as its flows
 stay, until it comes back, `ovspane cluster forget` removes it, or nobody heard of it for RETIRE. But only one that is there counts
-as programming its bridges (`Bridge.programmed`): others hear of it at least every BEAT; after SILENCE it does not count.
+as programming its bridges (`Bridge.programmed`): others hear of it at least every BEAT; after SILENCE it does not count. One that
+comes back soon takes the addresses of its hosts from its rows, so that a restart moves no rule.
 
 Invariants: what others wrote never ends this task; after a time without changes own rows say what the network says of our bridges.
 """
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ovspane.network.model import Bridge, Delta, Host, Link, Port, PortId
+from ovspane.network.model import Bridge, Delta, Host, Link, Port, PortId, known_as
 from ovspane.network.published import Others, bridge_columns, host_columns, read_bridge, read_host
 from ovspane.network.topology import Network
 from ovspane.policy.sharing import of_bridge
@@ -43,6 +44,8 @@ TOLD, TAKEN = 16_384, 131_072
 BEAT, SILENCE = 10.0, 35.0
 #: seconds after the start before own rows of an earlier life that nothing speaks for any more are deleted
 GRACE: Final = 15.0
+#: ms after an earlier life for which the addresses that it told are believed, where a host is still at the same port
+ADOPT: Final = 300_000
 #: seconds between looks for daemons that are gone for good; ms since they were heard of last
 SWEEP, RETIRE = 3600.0, 30 * 86_400_000
 #: problems with others' rows that are logged
@@ -227,6 +230,8 @@ class SharedTopology:
                 done.add(key)
                 continue
             try:
+                if has is not None and key[0] == ATTACHMENT and key not in self._written:
+                    self._adopt(has)
                 wanted = self._wanted(key)
             except ValueError as problem:  # a name that the database does not take
                 self._complain(f"own {key[1]}", f"{key[1]!r:.100} cannot be told: {problem}")
@@ -247,6 +252,18 @@ class SharedTopology:
                 puts.append(wanted)
             done.add(key)
         return puts, deletes, done
+
+    def _adopt(self, row: Record) -> None:
+        """Take the addresses of a host from the row of an earlier life."""
+        if not 0 <= self._now() - self._store.heard_before < ADOPT:
+            return
+        try:
+            told = read_host(row.columns)
+        except ValueError:
+            return
+        port, there = known_as(told.port, self._host), self._network.host(told.mac)
+        if there is not None and there.port == port and not set(told.addresses) <= set(there.addresses):
+            self._network.see_host(told.mac, port, self._now(), addresses=told.addresses)
 
     def _taken(self, key: Key, owner: str) -> bool:
         """Whether a row under our host's name is another daemon's, which is there."""

@@ -93,6 +93,7 @@ class ClusterStore:
         self._token = secrets.token_hex(8)
         self._sequence = 0
         self._began = False  # our token is or was in the row
+        self.heard_before = 0  # when an earlier life of ours was there last (ms since the epoch); 0: never
         self._connection: Connection | None = None
         self._doubt: int | None = None
         self._outcomes: dict[int, bool] = {}
@@ -385,6 +386,8 @@ class ClusterStore:
             await self._plain(connection, {"op": "insert", "table": "Daemon", "row": fresh})
         elif not self._began or row.columns["token"] == self._token:
             number = int(str(row.columns["sequence"]))
+            if not self._began:
+                self.heard_before = int(str(row.columns["heard_ms"]))
             where = _is(self.replica.uuids["Daemon", self._name])
             seen = _wait("Daemon", where, [{"token": row.columns["token"], "sequence": number}])
             # Beyond the one in doubt: that one may still be on its way, and must find another number than it waits for.

@@ -48,9 +48,9 @@ class Line:
         return {frozenset(_known(end, host) for end in (one["a"], one["b"])) for one in self.view(host) if one["kind"] == "link"}
 
     def stations(self, host: Host) -> dict[str, str]:
-        """Address -> port."""
-        found = ((one["addresses"], _known(one["at"], host)) for one in self.view(host) if one["kind"] == "host")
-        return {addresses: at for addresses, at in found if addresses.startswith("10.0.0.")}
+        """IPv4 address -> port."""
+        found = ((one["addresses"].split(","), _known(one["at"], host)) for one in self.view(host) if one["kind"] == "host")
+        return {address: at for addresses, at in found for address in addresses if address.startswith("10.0.0.")}
 
     def flows(self, name: str) -> list[str]:
         text = self.switches[name].ofctl("dump-flows", "br0")
@@ -187,6 +187,19 @@ def test_rules_follow_a_station_to_another_host(line: Line) -> None:
         run("ip", "-n", "c2", "link", "set", "p2", "up")
         line.switches["c2"].add_device("br0", "p2", 1)
     wait_for(lambda: speaks(2, 3) and line.having("tp_dst=7", "actions=drop") == {"c2"}, "drop where it was")
+    assert line.hosts[0].ask(f"Cancel {re.findall(r'[0-9]+', said)[0]}.") == "OK"
+
+
+def test_a_daemon_that_is_killed_and_started_again_moves_no_rule(line: Line) -> None:
+    said = line.hosts[1].ask("deny(srcHost=10.0.0.1, dstPort=9, transport=UDP) on rootShare to +10min.")
+    assert said.startswith("OK id="), said
+    wait_for(lambda: line.having("tp_dst=9", "actions=drop") == {"c1"}, "drop at the source's host")
+    line.hosts[0].kill("daemon")
+    line.hosts[0].run_daemon(line.hosts)
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        assert line.having("tp_dst=9", "actions=drop") == {"c1"}
+        time.sleep(0.05)
     assert line.hosts[0].ask(f"Cancel {re.findall(r'[0-9]+', said)[0]}.") == "OK"
 
 

@@ -171,11 +171,12 @@ def test_a_daemon_that_is_gone(members: list[Member], monkeypatch: pytest.Monkey
                 again.bridge("a")
                 await until(lambda: one.network.bridges["h2/br0"].programmed, "return")
                 again.programs = True
-                again.see(M1, "a", "10.0.0.1")
+                again.see(M1, "a")  # its learning table has no addresses
+                await until(lambda: again.at("10.0.0.1") == "br0:a", "its address")
                 await asyncio.sleep(1.0)
                 assert one.at(M2) == "h2/br0:a"  # it may only not have been seen yet
                 await until(lambda: not one.at(M2), "end of what nothing speaks for")
-                assert one.at(M1) == "h2/br0:a"
+                assert one.at("10.0.0.1") == "h2/br0:a"
                 again.programs = False
                 await until(lambda: not one.network.bridges["h2/br0"].programmed, "its own word that it does not program it")
             finally:
