@@ -272,7 +272,7 @@ class Spread:
     def _way(self, rule: Rule) -> Way:
         routes = self._routes.get(rule.slot)
         found = self._ways.steered(rule.match, routes) if routes else None
-        if routes and found is None and self._ways.pair(rule.match) is not None:
+        if found is None and self._ways.pair(rule.match) is not None:
             found = (), 0  # it moved, and its new route comes next: meanwhile it goes as it will
         (self._adrift.add if found is None else self._adrift.discard)(rule.key)
         return self._ways.way(rule.match) if found is None else Way.along(*found)
