@@ -38,8 +38,20 @@ TIERS = $(wildcard tests/unit tests/property tests/traces tests/dummy)
 check: build
 	$(PYTEST) -q -n auto --dist worksteal $(TIERS)
 
+# First what counts lost packets, alone; then the rest in two sandboxes beside each other: most of it waits.
+SYSTEM := $(wildcard tests/system/test_*.py)
+SYSTEM_ALONE := $(patsubst %,tests/system/test_%.py,churn daemon_restart daemon_verdicts lab placement_trust)
+SYSTEM_A := $(patsubst %,tests/system/test_%.py,probe probe_paths flood_tree queues_tc)
+SYSTEM_B := $(filter-out $(SYSTEM_ALONE) $(SYSTEM_A),$(SYSTEM))
 check-system: build
-	lab/sandbox $(PYTEST) -q tests/system
+	lab/sandbox $(PYTEST) -q $(SYSTEM_ALONE)
+	$(MAKE) -j2 -Otarget check-system-a check-system-b
+
+check-system-a:
+	lab/sandbox $(PYTEST) -q -p no:cacheprovider $(SYSTEM_A)
+
+check-system-b:
+	lab/sandbox $(PYTEST) -q -p no:cacheprovider $(SYSTEM_B)
 
 check-network: build
 	lab/sandbox $(PYTEST) -q tests/system/test_discovery.py tests/system/test_placement.py \
@@ -90,4 +102,4 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info ovspane/*.so ovspane/_fast*.c ovspane/_schedule.c .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find ovspane tests lab demo bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: build deps check check-system check-network check-cluster check-kernel check-kernel-short measure test lint man demo bench clean
+.PHONY: build deps check check-system check-system-a check-system-b check-network check-cluster check-kernel check-kernel-short measure test lint man demo bench clean
