@@ -45,6 +45,8 @@ PATIENCE: Final = 5.0
 STALL: Final = 0.3
 #: seconds after its end at which a request of another daemon is deleted, and the spread over the daemons
 OTHERS_END, SPREAD = 3.0, 3.0
+#: seconds between looks at what became of a transaction, where nobody tells
+DOUBT_NAP: Final = 0.1
 #: races lost in a row after which the others are asked to let us go first
 UNLUCKY: Final = 4
 #: races that one statement may lose in a row before it is refused; each is another one's success
@@ -141,6 +143,8 @@ class SharedService(Service):
         nap = super()._nap()
         if due is not None and not self._doubtful:
             nap = min(nap, max(0.0, due - loop.time()))
+        if self._doubt is not None:
+            return min(nap, DOUBT_NAP)
         return 0.0 if self._parked and not self._doubtful else nap
 
     async def _serve(self, batch: list[Waiting]) -> None:
@@ -155,6 +159,9 @@ class SharedService(Service):
             await self._delete_ended()
             await self._write_moves()
         while todo:
+            if self._doubt is not None and not self._doubtful:  # one at a time: its speakers wait for what became of it
+                self._parked = todo
+                break
             if not self._doubtful and self.state.next_id not in self._lease:
                 await self._take_lease()
             elif not self._doubtful and not self._lost and (wait := self._shared.others_turn()) > 0:
@@ -230,7 +237,10 @@ class SharedService(Service):
         if changes:
             refusal = await self._written(changes, reads, replies)
             if refusal is not None:
+                given = self.state.next_id
                 runtime.undo(journal, mark)
+                if self._doubt is not None:  # perhaps they are in the database
+                    self.state.next_id = given
                 return refusal
             await self._commit(changes)
             self._most, self._lost = min(BATCH, 2 * self._most), 0

@@ -315,6 +315,53 @@ def test_without_a_majority_requests_end_in_time_and_changes_are_refused(members
     asyncio.run(main())
 
 
+def test_two_lost_answers_one_after_the_other(members: list[Member]) -> None:
+    """What is asked while it is not known what became of an earlier statement waits for that; both get their reply."""
+
+    async def main() -> None:
+        gate = Gate(leader_of(members).remote)
+        async with parties(await gate.start(), 1) as (one,), parties(remotes(members), 1, "other") as (other,):
+            await one.do("NewShare a for (*) [reserve <= 10Mb] on rootShare.")
+            await one.do("reserve(dstPort=80) = 1Mb on a to +1h.")
+            gate.swallow = True
+            waiting = []
+            for port in (81, 82):
+                waiting.append(asyncio.create_task(one.say(f"reserve(dstPort={port}) = 1Mb on a to +1h.")))
+                await asyncio.sleep(0.5)
+            gate.cut()
+            replies = await asyncio.gather(*waiting)
+            assert [reply.code for reply in replies] == [Code.OK, Code.OK]
+            await agree([one, other])
+            assert other.service.state.schedules["a"].total_at(clock()) == 3_000_000
+
+    asyncio.run(main())
+
+
+def test_an_id_that_may_be_in_the_database_is_not_given_again(members: list[Member]) -> None:
+    """The answer is lost, and then everything is loaded anew, with the request in it."""
+
+    async def main() -> None:
+        gate = Gate(leader_of(members).remote)
+        async with parties(await gate.start(), 1) as (one,):
+            await one.do("reserve(dstPort=80) = 1Mb on rootShare to +1h.")
+            gate.swallow = True
+            waiting = asyncio.create_task(one.say("reserve(dstPort=81) = 1Mb on rootShare to +1h."))
+            await asyncio.sleep(0.6)
+            service = one.service
+            async with service._turn:
+                gate.cut()
+                await one.store.until_synced(20)
+                await asyncio.sleep(0.2)
+                await service._adopt(list(await service._shared.load()))
+                assert service.state.next_id not in service.state.requests
+            first = await waiting
+            second = await one.do("reserve(dstPort=82) = 1Mb on rootShare to +1h.")
+            assert first.code is Code.OK and first.fields["id"] != second.fields["id"]
+            assert len(service.state.requests) == 3
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("done", [True, False])
 def test_a_lost_answer_is_found_out_and_the_client_gets_its_reply(members: list[Member], done: bool) -> None:
     """The connection breaks after the transaction (or before it): one request either way, and the reply that names it."""
