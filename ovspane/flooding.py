@@ -226,7 +226,9 @@ class Flooding:
         quiet = self._quiet(rows, marked)
         for port in sorted(quiet & {end for key in links for end in key}):
             self._say(f"port {port} does not flood by somebody else's word: the flood tree goes around it")
-        tree = flood_tree(ours, links, quiet, marked.keys() | {end for key in links if key not in self._tree for end in key})
+        # What does not flood yet comes last: after a start links are known one after the other, and the tree is the one that was.
+        late = {end for key in links if key not in self._tree for end in key}
+        tree = flood_tree(ours, links, quiet, late, marked.keys())
         self._tree = {key for key in links if not any(end in tree.no_flood or end in quiet for end in key)}
         if tree.unsafe:
             self._say(f"packets may go in circles on a shared segment at {', '.join(map(str, sorted(tree.unsafe)))}: use STP there")

@@ -36,15 +36,20 @@ class FloodTree:
 
 
 def flood_tree(
-    bridges: Iterable[str], links: Iterable[LinkKey], quiet: Collection[PortId] = (), late: Collection[PortId] = ()
+    bridges: Iterable[str],
+    links: Iterable[LinkKey],
+    quiet: Collection[PortId] = (),
+    late: Collection[PortId] = (),
+    last: Collection[PortId] = (),
 ) -> FloodTree:
     """The flood tree of these bridges and links. `quiet`: ports that do not flood whatever we say; they are not in the answer.
-    `late`: ports whose wires are taken only when the others do not join all, so that a link that comes changes nothing."""
+    `late`: ports whose wires are taken only when the others do not join all, so that a link that comes changes nothing; `last`:
+    those that are taken only when these do not either."""
     joined = nx.Graph()
     joined.add_edges_from(sorted(links))
     segments = [sorted(ports, key=lambda port: (port in quiet, port)) for ports in nx.connected_components(joined)]
     # Those that cannot be left by halves come first: what makes a loop then is a wire, which can.
-    segments.sort(key=lambda ports: (_rank(ports, quiet, late), ports))
+    segments.sort(key=lambda ports: (_rank(ports, quiet, late, last), ports))
     trees = UnionFind(bridges)
     no_flood: set[PortId] = set()
     unsafe: set[PortId] = set()
@@ -61,10 +66,12 @@ def flood_tree(
     return FloodTree(frozenset(no_flood.difference(quiet)), frozenset(unsafe))
 
 
-def _rank(ports: list[PortId], quiet: Collection[PortId], late: Collection[PortId]) -> int:
+def _rank(ports: list[PortId], quiet: Collection[PortId], late: Collection[PortId], last: Collection[PortId]) -> int:
     if len(ports) != 2:
         return 0
-    return 3 if ports[1] in quiet else 2 if any(port in late for port in ports) else 1
+    if ports[1] in quiet:
+        return 4
+    return 3 if any(port in last for port in ports) else 2 if any(port in late for port in ports) else 1
 
 
 def joined_with(bridges: Iterable[str], links: Iterable[LinkKey]) -> frozenset[str]:

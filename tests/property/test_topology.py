@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -314,3 +315,19 @@ def test_a_link_that_comes_or_comes_back_changes_nothing(links: list[LinkKey], d
     without = flood_tree(BRIDGES, left).no_flood
     again = flood_tree(BRIDGES, links, late={*without, *failed}).no_flood
     assert without <= again <= without | set(failed)
+
+
+@settings(max_examples=200, deadline=None)
+@given(wires(), st.randoms(use_true_random=False))
+def test_links_that_are_found_one_after_the_other_make_the_tree_that_was(links: list[LinkKey], rng: Random) -> None:
+    """As after a start of the daemon: what does not flood yet is `last`."""
+    before = flood_tree(BRIDGES, links).no_flood
+    found: list[LinkKey] = []
+    tree: set[LinkKey] = set()
+    for key in rng.sample(links, len(links)):
+        found.append(key)
+        late = {end for known in found if known not in tree for end in known}
+        quiet = flood_tree(BRIDGES, found, late=late, last=before).no_flood
+        tree = {known for known in found if not quiet.intersection(known)}
+    if links:
+        assert quiet == before
