@@ -160,7 +160,7 @@ class SharedService(Service):
             await self._write_moves()
         while todo:
             if self._doubt is not None and not self._doubtful:  # one at a time: its speakers wait for what became of it
-                self._parked = todo
+                self._parked += todo
                 break
             if not self._doubtful and self.state.next_id not in self._lease:
                 await self._take_lease()
