@@ -28,13 +28,13 @@ build: deps $(STAMP)
 deps:
 	@tools/debian-packages build run test
 
-$(STAMP): pyproject.toml setup.py $(wildcard ovspane/*.pyx ovspane/*.pxd ovspane/*.h)
+$(STAMP): pyproject.toml setup.py $(shell find ovspane -name "*.pyx" -o -name "*.pxd")
 	@test -n "$(PYTHON)" || { echo "make build: no python3 of 3.11 or later with venv; see make deps" >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q -e '.[test,lint,docs]'
 	@touch $@
 
-TIERS = $(wildcard tests/unit tests/property tests/traces tests/dummy)
+TIERS = $(wildcard tests/unit tests/property tests/traces tests/switch)
 check: build
 	$(PYTEST) -q -n auto --dist worksteal $(TIERS)
 
@@ -99,7 +99,8 @@ bench: build
 	$(VENV)/bin/python -m bench --seconds $(BENCH_SECONDS) $(BENCH)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info ovspane/*.so ovspane/_fast*.c ovspane/_schedule.c .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find ovspane -name "*.so" -delete -o -name "_*.c" -delete
 	find ovspane tests lab demo bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: build deps check check-system check-system-a check-system-b check-network check-cluster check-kernel check-kernel-short measure test lint man demo bench clean

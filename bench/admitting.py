@@ -20,12 +20,12 @@ from bench import apart
 from bench.naive import Shelf
 from bench.results import Result, percentile
 from bench.shapes import Disjoint
-from ovspane.flowgroup import ALL
 from ovspane.lang.statements import Ask, Kind, Time, TimeKind
-from ovspane.policy.admission import Accepted, admit
-from ovspane.policy.shares import ADMINISTRATOR, Privileges, Request, Share
-from ovspane.policy.state import Put, State
-from ovspane.policy.tree import ROOT
+from ovspane.packets.flowgroup import ALL
+from ovspane.policy.admission.control import Accepted, admit
+from ovspane.policy.model.tree import ROOT
+from ovspane.policy.state.shares import ADMINISTRATOR, Privileges, Request, Share
+from ovspane.policy.state.state import Put, State
 
 KINDS = ("rate", "bucket")
 SIZES = (1_000, 10_000, 100_000)
@@ -93,7 +93,7 @@ def admission(kind: str, count: str) -> Iterator[Result]:
 def schedules(kind: str, count: str) -> Iterator[Result]:
     """The schedules alone, one kind and size."""
     from bench import schedule
-    from ovspane import _schedule
+    from ovspane.policy.state import _schedule
 
     n = int(count)
     seen = schedule.measure(_schedule, kind, n, 10 * ASKS)

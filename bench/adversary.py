@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 from random import Random
 
-from ovspane.flowgroup import ALL, AddressSet, Flowgroup, normalise
 from ovspane.lang.statements import Kind
-from ovspane.policy.schedule import Schedule
-from ovspane.policy.shares import ADMINISTRATOR, Privileges, Request, Share
-from ovspane.policy.tree import ROOT
+from ovspane.packets.flowgroup import ALL, AddressSet, Flowgroup, normalise
+from ovspane.policy.model.tree import ROOT
+from ovspane.policy.state.schedule import Schedule
+from ovspane.policy.state.shares import ADMINISTRATOR, Privileges, Request, Share
 
 Booking = tuple[int, int, int]
 #: who holds each share

@@ -20,12 +20,12 @@ from time import perf_counter, thread_time
 from bench import apart
 from bench.adversary import STEP, Booking, alternating, beside, fullest, host, nested, over_all, reserved, staircases
 from bench.results import Result
-from ovspane.flowgroup import ALL
 from ovspane.lang.replies import Code
 from ovspane.lang.statements import Ask, Cancel, Kind, Statement, Time, TimeKind
-from ovspane.policy.known import Change, Value
-from ovspane.policy.shares import ADMINISTRATOR, Privileges, Request
-from ovspane.policy.state import State
+from ovspane.packets.flowgroup import ALL
+from ovspane.policy.state.changes import Change, Value
+from ovspane.policy.state.shares import ADMINISTRATOR, Privileges, Request
+from ovspane.policy.state.state import State
 from ovspane.server.service import Service
 
 DEPTH = 64

@@ -1,9 +1,10 @@
 """Many daemons on one database cluster, all on this machine: transactions a second, races, recovery, and how far a change fans out.
 The group `cluster`.
 
-Above: bench. Below: tests.cluster (three ovsdb-servers on loopback), the store and the service of the daemon, without switches. The
-daemons are simulated: each has its connection, its copy and its state as a real one, but they share one process and its processor,
-so figures of many daemons are what this process can do, and those of the servers (their CPU) what one leader can.
+Above: bench. Below: tests.support.cluster (three ovsdb-servers on loopback), the store and the service of the daemon,
+without switches. The daemons are simulated: each has its connection, its copy and its state as a real one, but they
+share one process and its processor, so figures of many daemons are what this process can do, and those of the servers
+(their CPU) what one leader can.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from pathlib import Path
 from bench.results import Result, percentile
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code
-from ovspane.policy.shares import Request
+from ovspane.policy.state.shares import Request
 from ovspane.server.shared_service import SharedService
 from ovspane.store.cluster import ClusterStore, Guard, LostRace
 from ovspane.store.records import Record
 from ovspane.store.shared_keeper import SharedKeeper
-from tests.cluster import Member, leader_of, loopback_cluster, remotes
+from tests.support.cluster import Member, leader_of, loopback_cluster, remotes
 
 COUNTS = (10, 50, 100)
 STATEMENTS = 600

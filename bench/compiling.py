@@ -17,11 +17,11 @@ from bench import apart
 from bench.memory import MATCH_BYTES, read_gb_s, resident
 from bench.results import Result, percentile
 from bench.shapes import SHAPES, Maker
-from ovspane.network.placement import Pipeline
-from ovspane.policy.compile import Compiler
-from ovspane.policy.hiding import Hiding
-from ovspane.policy.table import TableDelta
-from ovspane.policy.tree import ActiveRequest, Delta, PolicyTree
+from ovspane.placement.pipeline import Pipeline
+from ovspane.policy.compiler.compile import Compiler
+from ovspane.policy.compiler.hiding import Hiding
+from ovspane.policy.model.table import TableDelta
+from ovspane.policy.model.tree import ActiveRequest, Delta, PolicyTree
 
 SIZES = (100, 1_000, 10_000, 100_000)
 ADDS = 1_000

@@ -23,22 +23,22 @@ from time import process_time
 
 from bench.shapes import MIXED, group
 from ovspane.config import NetworkUse
-from ovspane.desired import Desired
-from ovspane.flowgroup import ALL
 from ovspane.lang.replies import Code
 from ovspane.lang.statements import Ask, Cancel, Kind, Statement, Time, TimeKind
 from ovspane.network.hosts import Limits
 from ovspane.network.model import Bridge, Delta, LinkKey, Origin, Port, PortId
-from ovspane.network.placement import Pipeline
-from ovspane.network.room import LinkRoom
-from ovspane.network.spread import Spread
 from ovspane.network.topology import Network
-from ovspane.network.ways import Routes, Ways, everything
-from ovspane.policy.room import Room
+from ovspane.packets.flowgroup import ALL
+from ovspane.placement.link_capacity import LinkRoom
+from ovspane.placement.pipeline import Pipeline
+from ovspane.placement.routing import Routes, Ways, everything
+from ovspane.placement.rule_placement import Spread
+from ovspane.policy.model.tree import ROOT
 from ovspane.policy.runtime import Runtime
-from ovspane.policy.shares import ADMINISTRATOR, Privileges, Share
-from ovspane.policy.state import Value
-from ovspane.policy.tree import ROOT
+from ovspane.policy.state.capacity import Room
+from ovspane.policy.state.shares import ADMINISTRATOR, Privileges, Share
+from ovspane.policy.state.state import Value
+from ovspane.switch.desired import Desired
 
 SPEED = 10_000_000_000
 TENANTS = 20

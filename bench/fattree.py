@@ -30,7 +30,7 @@ from bench import apart
 from bench.fat_tree import PATHS, PAUSE, Asks, FatTree, Simulation, ask, timed
 from bench.memory import resident
 from bench.results import Result, percentile, results_table
-from ovspane import garbage
+from ovspane.daemon import garbage
 from ovspane.lang.statements import Kind, Statement
 from ovspane.network.model import LinkKey
 from ovspane.policy.runtime import Runtime

@@ -21,14 +21,15 @@ from time import perf_counter, process_time
 from typing import NamedTuple
 
 from bench.results import Result, percentile
-from ovspane import flowbytes, openflow
-from ovspane.bridge import BridgeTwin
 from ovspane.flowpush import BridgeSession
-from ovspane.network.placement import Pipeline, Plan
-from ovspane.network.text import flow_text
-from ovspane.oxm import decode_oxm
-from tests.bridge_session import BRIDGE, many, session
-from tests.ovs_dummy import DummyOvs
+from ovspane.openflow import bulk as flowbytes
+from ovspane.openflow import messages as openflow
+from ovspane.openflow.oxm import decode_oxm
+from ovspane.placement.ofctl_text import flow_text
+from ovspane.placement.pipeline import Pipeline, Plan
+from ovspane.switch.bridge import BridgeTwin
+from tests.support.bridge_session import BRIDGE, many, session
+from tests.support.ovs_dummy import DummyOvs
 
 SIZES = {1: 15, 100: 15, 1_000: 11, 10_000: 9, 50_000: 3}  # flows -> runs
 RECONCILED = (10_000, 50_000)

@@ -14,8 +14,8 @@ from bench import apart
 from bench.memory import MATCH_BYTES, read_gb_s, resident
 from bench.results import Result, percentile
 from bench.shapes import SHAPES
-from ovspane.match import Match
-from ovspane.overlap import MatchIndex
+from ovspane.packets.match import Match
+from ovspane.packets.overlap import MatchIndex
 
 SIZES = (1_000, 10_000, 100_000)
 QUERIES = 1_000

@@ -2,8 +2,8 @@
 
 The table is that of hierarchical flow tables (HotSDN 2012): a node's requests, its children and its children's results are joined
 by the union of tables, which intersects every pair of rules, and rules that earlier ones shadow are condensed away. One table,
-so access, guarantee and limit multiply. It is correct (tests/unit/test_bench.py holds it to the evaluator): no pair is skipped
-for having equal actions, which made the prototype of 2013 wrong.
+so access, guarantee and limit multiply. It is correct (tests/unit/bench/test_bench.py holds it to the evaluator): no pair is
+skipped for having equal actions, which made the prototype of 2013 wrong.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from time import perf_counter
 
 from bench.results import Result
 from bench.shapes import SHAPES
-from ovspane.policy.actions import NEUTRAL, Verdict
-from ovspane.policy.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.actions import NEUTRAL, Verdict
+from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
 
 #: (value, mask, verdict), the first that matches decides
 Row = tuple[int, int, Verdict]

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from time import perf_counter
 
 from bench.results import Result, percentile
-from ovspane.network.values import Queue
-from ovspane.ovsdb import SwitchDb
+from ovspane.ovsdb.switch_db import SwitchDb
 from ovspane.ovsdb_queues import QueueSync
-from tests.ovs_dummy import DummyOvs
+from ovspane.placement.flow_rules import Queue
+from tests.support.ovs_dummy import DummyOvs
 
 SIZES = (1, 10, 100)
 RUNS = 9

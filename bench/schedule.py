@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from ovspane import _schedule
-from ovspane.policy import schedule_plain
-from ovspane.policy.schedule import Chain
+from ovspane.policy.state import _schedule, schedule_plain
+from ovspane.policy.state.schedule import Chain
 
 SHARES = 5
 SIZES = (1000, 10_000, 100_000)

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from functools import cache
 from random import Random
 
-from ovspane.flowgroup import ANY_PORT, ANY_TRANSPORT, ANY_V4, AddressSet, Flowgroup, normalise
-from ovspane.intervals import EMPTY, IntervalSet
 from ovspane.lang.statements import Kind
-from ovspane.match import ETH_IPV4
-from ovspane.policy.tree import ROOT, ActiveRequest, PolicyTree
+from ovspane.packets.flowgroup import ANY_PORT, ANY_TRANSPORT, ANY_V4, AddressSet, Flowgroup, normalise
+from ovspane.packets.intervals import EMPTY, IntervalSet
+from ovspane.packets.match import ETH_IPV4
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree
 
 SHARES, DEPTH = 20, 4
 RATES = [rate * 1_000_000 for rate in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)]

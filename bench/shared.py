@@ -1,6 +1,6 @@
 """What the shared topology costs a cluster: the start of many daemons, a host that moves, and nothing at all. The group `shared`.
 
-Above: bench. Below: bench.cluster (the servers, the leader's processor), ovspane.shared_topology on networks that are made up: a
+Above: bench. Below: bench.cluster (the servers, the leader's processor), ovspane.discovery.shared on networks that are made up: a
 bridge with PORTS ports for each daemon, a host at each. All daemons are in one process, so times of many are what this process
 can do; bytes, transactions and the leader's processor are as with real ones.
 """
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from bench.cluster import cpu
 from bench.results import Result, percentile
+from ovspane.discovery.shared import BEAT, SharedTopology
 from ovspane.network.model import Bridge, Port, PortId
 from ovspane.network.topology import Network
-from ovspane.shared_topology import BEAT, SharedTopology
+from ovspane.ovsdb.jsonrpc import Connection
 from ovspane.store.cluster import ClusterStore
-from ovspane.store.jsonrpc import Connection
-from tests.cluster import Member, leader_of, loopback_cluster, remotes
+from tests.support.cluster import Member, leader_of, loopback_cluster, remotes
 
 COUNTS = (10, 100)
 PORTS = 10

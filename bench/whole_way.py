@@ -23,9 +23,9 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 from bench.results import Result, percentile
-from tests.daemon_bridges import bridge, daemon_on
-from tests.daemon_process import DaemonProcess, Talk
-from tests.ovs_dummy import DummyOvs
+from tests.support.daemon_bridges import bridge, daemon_on
+from tests.support.daemon_process import DaemonProcess, Talk
+from tests.support.ovs_dummy import DummyOvs
 
 #: resident requests, and the name of what part of them are reservations
 CASES = ((0, "none"), (1_000, "few"), (1_000, "many"), (10_000, "few"), (10_000, "many"))

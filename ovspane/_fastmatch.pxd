@@ -6,7 +6,7 @@ gives a large buffer back afterwards.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from ovspane._fasthandles cimport Handles, Place
+from ovspane._fastmatch_handles cimport Handles, Place
 from ovspane._fastmatch_group cimport Group
 from ovspane._fastmatch_words cimport WORDS, Relation
 

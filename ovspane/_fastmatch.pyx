@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The overlap index: which of many ternary matches meet a given one. Compiled; `_fastmatch_py` is its plain twin.
 
-Above: ovspane.overlap, the only importer, and compiled rooms (_fastmatch.pxd). Below: _fastmatch_group (the groups and their probes),
+Above: ovspane.packets.overlap, the only importer, and compiled rooms (_fastmatch.pxd). Below: _fastmatch_group (the groups and their probes),
 _fastmatch_words, _fasthandles. The typed interface is in _fastmatch.pyi.
 
 Quantised tuple space (engine.md, section 4): matches are grouped by their mask with prefix lengths floored to a few
@@ -25,7 +25,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from ovspane._fasthandles cimport Place, drop_place, place_of, put_place, room_for_one
+from ovspane._fastmatch_handles cimport Place, drop_place, place_of, put_place, room_for_one
 from ovspane._fastmatch_group cimport (
     PROBES, Group, Probe, drop_probe, free_group, link, probe_for, resize_group, spread, unlink
 )

@@ -1,6 +1,6 @@
 """The plain-Python twin of the compiled overlap index `_fastmatch`: the same interface, some hundred times slower.
 
-Above: ovspane.overlap picks one of the two; the tests hold both to the same cases. Below: nothing. For machines
+Above: ovspane.packets.overlap picks one of the two; the tests hold both to the same cases. Below: nothing. For machines
 without a compiler, and as the reference the compiled one is tested against. The interface with its errors is
 documented in _fastmatch.pyi.
 """

@@ -22,12 +22,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from typing import NamedTuple
 
-from ovspane import flowbytes, ofwatch, openflow
-from ovspane.match import ANY, Match
-from ovspane.network.values import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
-from ovspane.ofsession import Refused, Session, SessionError, VersionError
-from ovspane.ofwatch import FlowUpdate
-from ovspane.openflow import FlowStats, Frame, MeterFeatures, PortDescription, SwitchError
+from ovspane.openflow import bulk as flowbytes
+from ovspane.openflow import flow_monitor as ofwatch
+from ovspane.openflow import messages as openflow
+from ovspane.openflow.flow_monitor import FlowUpdate
+from ovspane.openflow.messages import FlowStats, Frame, MeterFeatures, PortDescription, SwitchError
+from ovspane.openflow.session import Refused, Session, SessionError, VersionError
+from ovspane.packets.match import ANY, Match
+from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
 
 __all__ = [
     "BUNDLE_LIMIT",

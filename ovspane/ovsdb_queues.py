@@ -19,10 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from ovspane.network.values import Queue
-from ovspane.ovsdb import Port, SwitchDb, Transaction
-from ovspane.ovsdb_replica import texts
-from ovspane.queue_plan import (
+from ovspane.ovsdb.queue_plan import (
     DEFAULT_QUEUE,
     Changes,
     Class,
@@ -38,6 +35,9 @@ from ovspane.queue_plan import (
     plan,
     plan_change,
 )
+from ovspane.ovsdb.replica import texts
+from ovspane.ovsdb.switch_db import Port, SwitchDb, Transaction
+from ovspane.placement.flow_rules import Queue
 
 MARK: Final = "ovspane"  # external_ids of our rows: ovspane="1"
 REQUEST: Final = "ovspane-request"

@@ -1,6 +1,6 @@
 """What all tiers share: every test carries the mark of the folder it lies in.
 
-unit, property, traces, dummy   no root; `make check`
+unit, property, traces, switch  no root; `make check`
 system                          `make check-system`, in lab/sandbox: userspace, or lab/kernel: kernel datapath
 kernel                          `make check-kernel`, in lab/kernel
 

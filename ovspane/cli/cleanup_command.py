@@ -27,9 +27,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ovspane.daemon import clean  # slow to import, and only needed here
+    from ovspane.daemon.wiring import clean  # slow to import, and only needed here
     from ovspane.flowpush import SessionError
-    from ovspane.ovsdb import OvsdbError
+    from ovspane.ovsdb.switch_db import OvsdbError
 
     try:
         flows, rows = asyncio.run(clean(settings_of(args)))

@@ -22,15 +22,15 @@ from typing import Any
 from ovspane.lang.parser import Contradiction, Piece, Splitter, SyntaxFault, parse
 from ovspane.lang.replies import Code
 from ovspane.lang.statements import Statement, Tick
-from ovspane.network.placement import Guarantee, Pipeline, Plan
-from ovspane.network.text import actions_text, flow_text, match_fields, meter_text
-from ovspane.network.values import COOKIE_MASK, FlowRule, Meter
-from ovspane.policy.hiding import Hiding
-from ovspane.policy.shares import ADMINISTRATOR, Request
-from ovspane.policy.table import Effect, TableDelta
+from ovspane.lang.units import rate_text, time_text
+from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
+from ovspane.placement.ofctl_text import actions_text, flow_text, match_fields, meter_text
+from ovspane.placement.pipeline import Guarantee, Pipeline, Plan
+from ovspane.policy.compiler.hiding import Hiding
+from ovspane.policy.model.table import Effect, TableDelta
+from ovspane.policy.state.shares import ADMINISTRATOR, Request
 from ovspane.replay import Replay, TraceError, read_trace
 from ovspane.replay.trace import Say
-from ovspane.units import rate_text, time_text
 
 PRINTED, UNREADABLE = 0, 2
 STAGES = ("access", "limit", "queue", "pipeline")

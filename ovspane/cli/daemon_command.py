@@ -46,7 +46,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ovspane.daemon import PartFailed, serve  # slow to import, and only needed here
+    from ovspane.daemon.wiring import PartFailed, serve  # slow to import, and only needed here
     from ovspane.server.accepting import ListenError
     from ovspane.store import StoreError
 

@@ -18,8 +18,8 @@ from ovspane.config import ConfigError
 from ovspane.lang.replies import Code
 
 if TYPE_CHECKING:
-    from ovspane.probe.campaign import Campaign, Report
-    from ovspane.probe.comparison import Row
+    from ovspane.audit.probe.campaign import Campaign, Report
+    from ovspane.audit.probe.comparison import Row
 
 SAME, DIFFERS, IMPOSSIBLE = 0, 1, 2
 FASTEST = 10_000
@@ -66,11 +66,11 @@ def _rate(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
+    from ovspane.audit.oracle import NoPicture
+    from ovspane.audit.probe.campaign import CannotProbe
+    from ovspane.audit.probe.tracing import TraceUnavailable
     from ovspane.flowpush import SessionError  # slow to import, and only needed here
-    from ovspane.ovsdb import OvsdbError
-    from ovspane.probe.campaign import CannotProbe
-    from ovspane.probe.policy_picture import NoPicture
-    from ovspane.probe.tracing import TraceUnavailable
+    from ovspane.ovsdb.switch_db import OvsdbError
 
     try:
         report = _probe(options)
@@ -91,7 +91,7 @@ def _impossible(text: str) -> int:
 
 
 def _probe(options: argparse.Namespace) -> Report:
-    from ovspane.probe import campaign
+    from ovspane.audit.probe import campaign
 
     with Client(options.socket) as client:
         client.ask("Format json.")
@@ -100,11 +100,11 @@ def _probe(options: argparse.Namespace) -> Report:
 
 def _campaign(options: argparse.Namespace) -> Campaign:
     """Raises ConfigError, CannotProbe."""
-    from ovspane.flowgroup import Contradiction
+    from ovspane.audit.oracle import flowgroup
+    from ovspane.audit.probe.campaign import Campaign, CannotProbe
     from ovspane.lang.tokens import SyntaxFault
-    from ovspane.network.placement import Pipeline
-    from ovspane.probe.campaign import Campaign, CannotProbe
-    from ovspane.probe.policy_picture import flowgroup
+    from ovspane.packets.flowgroup import Contradiction
+    from ovspane.placement.pipeline import Pipeline
 
     settings = settings_of(options)
     request = int(options.what) if options.what and options.what.isascii() and options.what.isdigit() else None
@@ -162,7 +162,7 @@ def _seen_text(row: Row) -> str:
 
 def table(report: Report) -> list[str]:
     """What was probed, expected and seen, a line for each packet; what differs, below its packet; a summary."""
-    from ovspane.probe.frames import text
+    from ovspane.audit.probe.frames import text
 
     packets = [f"{text(row.packet)} by {row.port}" if row.port else text(row.packet) for row in report.rows]
     verdicts = [(_expected_text(row, report.meter_base), _seen_text(row)) for row in report.rows]
@@ -195,7 +195,7 @@ def summary(report: Report) -> str:
 
 def document(report: Report) -> dict[str, Any]:
     """The JSON form: queues and meters as the switch numbers them, those expected with their rate in bit/s."""
-    from ovspane.probe.frames import text
+    from ovspane.audit.probe.frames import text
 
     return {
         "probes": [

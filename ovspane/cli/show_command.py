@@ -13,7 +13,7 @@ from typing import Any
 
 from ovspane.cli.client import items_of
 from ovspane.cli.send_command import add_connection_options
-from ovspane.units import rate_text
+from ovspane.lang.units import rate_text
 
 Item = dict[str, Any]
 BAR = 10  # characters

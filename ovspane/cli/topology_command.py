@@ -14,7 +14,7 @@ from typing import Any
 
 from ovspane.cli.client import default_socket, items_of
 from ovspane.cli.topology_picture import dot, svg
-from ovspane.units import rate_text
+from ovspane.lang.units import rate_text
 
 Item = dict[str, Any]
 #: seconds that the program `dot` gets; networks that it is not done with by then are drawn by us

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.sax.saxutils import escape
 
-from ovspane.units import rate_text
+from ovspane.lang.units import rate_text
 
 Item = dict[str, Any]
 Point = tuple[float, float]

@@ -18,7 +18,7 @@ from ovspane.cli.probe_command import Unanswered, items
 from ovspane.config import ConfigError
 
 if TYPE_CHECKING:
-    from ovspane.verify.survey import Report
+    from ovspane.audit.verify.survey import Report
 
 HOLDS, WRONG, IMPOSSIBLE = 0, 1, 2
 
@@ -40,11 +40,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ovspane.algebra import BudgetSpent  # slow to import, and only needed here
+    from ovspane.audit.oracle import NoPicture
+    from ovspane.audit.verify.survey import CannotVerify
     from ovspane.flowpush import SessionError
-    from ovspane.probe.policy_picture import NoPicture
-    from ovspane.unixctl import ControlUnavailable
-    from ovspane.verify.survey import CannotVerify
+    from ovspane.host.unixctl import ControlUnavailable
+    from ovspane.packets.algebra import BudgetSpent  # slow to import, and only needed here
 
     try:
         report = _verify(options)
@@ -64,7 +64,7 @@ def _impossible(text: str) -> int:
 
 
 def _verify(options: argparse.Namespace) -> Report:
-    from ovspane.verify.survey import Settings, verify
+    from ovspane.audit.verify.survey import Settings, verify
 
     given = settings_of(options)
     settings = Settings(

@@ -22,21 +22,21 @@ from functools import partial
 from pathlib import Path
 
 from ovspane.discovery import lldp
-from ovspane.discovery.ear import Ear
 from ovspane.discovery.fdb import LearningTables
 from ovspane.discovery.flows import LIFETIME
 from ovspane.discovery.kernel import KernelFacts, read_kernel
 from ovspane.discovery.local import LocalPort, links_of, ports_of
+from ovspane.discovery.packet_session import Ear
 from ovspane.discovery.probing import LinkProbes
 from ovspane.discovery.snoop import Sighting, read
+from ovspane.host.unixctl import ControlUnavailable
 from ovspane.network.model import Bridge, Conflict, Delta, Link, LinkKey, Origin, PortId, StaticHost
-from ovspane.network.placement import Pipeline
 from ovspane.network.topology import Network
-from ovspane.ofpackets import PacketIn
-from ovspane.ofsession import Refused, SessionError
-from ovspane.ovsdb import Bridge as BridgeRow
-from ovspane.ovsdb import Event, SwitchDb
-from ovspane.unixctl import ControlUnavailable
+from ovspane.openflow.packet_in import PacketIn
+from ovspane.openflow.session import Refused, SessionError
+from ovspane.ovsdb.switch_db import Bridge as BridgeRow
+from ovspane.ovsdb.switch_db import Event, SwitchDb
+from ovspane.placement.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ovspane.unixctl import ControlSocket, ControlUnavailable
+from ovspane.host.unixctl import ControlSocket, ControlUnavailable
 
 LOCAL_PORT = 0xFFFE
 

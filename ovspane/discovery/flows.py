@@ -20,13 +20,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from ovspane import openflow
 from ovspane.discovery import lldp
-from ovspane.network.placement import Pipeline
-from ovspane.network.values import COOKIE_MASK, DISCOVERY_TAG, Instructions
-from ovspane.openflow import NO_BUFFER, Request, encode_instructions
-from ovspane.oxm import wide_port
-from ovspane.policy.state import SLOTS
+from ovspane.openflow import messages as openflow
+from ovspane.openflow.messages import NO_BUFFER, Request, encode_instructions
+from ovspane.openflow.oxm import wide_port
+from ovspane.placement.flow_rules import COOKIE_MASK, DISCOVERY_TAG, Instructions
+from ovspane.placement.pipeline import Pipeline
+from ovspane.policy.state.state import SLOTS
 
 #: flows of a daemon that was killed go by themselves (seconds)
 LIFETIME = 60

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ovspane.network.model import LinkKey, Origin, Port, PortId, link_key
-from ovspane.ovsdb import Bridge, Interface
-from ovspane.ovsdb import Port as PortRow
+from ovspane.ovsdb.switch_db import Bridge, Interface
+from ovspane.ovsdb.switch_db import Port as PortRow
 
 PATCH, VETH, TUNNEL, WIRE = "patch", "veth", "tunnel", "wire"
 

@@ -6,12 +6,12 @@ Names that callers need (`Splitter`, `Piece`, `SyntaxFault`, `Contradiction`) ca
 
 from __future__ import annotations
 
-from ovspane.flowgroup import AddressSet, Contradiction, Flowgroup
 from ovspane.lang import predicates, values
 from ovspane.lang.splitter import Piece, Splitter
 from ovspane.lang.statements import Check, Statement, Time
 from ovspane.lang.tokens import MAX_STATEMENT, Cursor, SyntaxFault
 from ovspane.lang.verbs import BY_NAME, VERBS
+from ovspane.packets.flowgroup import AddressSet, Contradiction, Flowgroup
 
 __all__ = [
     "Contradiction",

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ovspane.flowgroup import (
+from ovspane.lang import values
+from ovspane.lang.tokens import Cursor
+from ovspane.packets.flowgroup import (
     ALL,
     ANY_ADDRESS,
     ANY_DSCP,
@@ -31,10 +33,8 @@ from ovspane.flowgroup import (
     Ternary,
     normalise,
 )
-from ovspane.intervals import IntervalSet
-from ovspane.lang import values
-from ovspane.lang.tokens import Cursor
-from ovspane.match import ETH_IPV4, ETH_IPV6
+from ovspane.packets.intervals import IntervalSet
+from ovspane.packets.match import ETH_IPV4, ETH_IPV6
 
 ANY_MAC = Ternary()
 _VERSION_OF = {ICMP: IntervalSet.single(ETH_IPV4), ICMPV6: IntervalSet.single(ETH_IPV6)}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from ovspane.lang import statements as st
-from ovspane.units import rate_text
+from ovspane.lang.units import rate_text
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

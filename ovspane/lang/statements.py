@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from ovspane.flowgroup import AddressSet, Flowgroup
+from ovspane.packets.flowgroup import AddressSet, Flowgroup
 
 
 class Kind(Enum):

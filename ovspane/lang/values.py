@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from socket import AF_INET, AF_INET6, inet_pton
 
-from ovspane.flowgroup import AddressSet, Ternary
-from ovspane.intervals import IntervalSet
 from ovspane.lang.statements import FOREVER, NOW, Time, TimeKind
 from ovspane.lang.tokens import Cursor
+from ovspane.packets.flowgroup import AddressSet, Ternary
+from ovspane.packets.intervals import IntervalSet
 
 #: the largest rate, volume, size and time: what a double holds exactly, since JSON clients read numbers as doubles
 LARGEST = 2**53

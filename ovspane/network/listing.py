@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ovspane.lang.replies import Value
+from ovspane.lang.units import rate_text
 from ovspane.network.model import Bridge, Conflict, Host, Link, Origin, Port, PortId, Thing, link_key
 from ovspane.network.topology import Network
-from ovspane.units import rate_text
 
 
 class Row(NamedTuple):

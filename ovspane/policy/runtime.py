@@ -18,21 +18,21 @@ from collections import Counter as Tally
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ovspane.flowgroup import Flowgroup
 from ovspane.lang import statements as said
 from ovspane.lang.replies import Notice, no
 from ovspane.lang.statements import Kind, Statement
-from ovspane.policy import honour
-from ovspane.policy.compile import STAGE_LIMIT, Compiler
-from ovspane.policy.expand import CannotCompile
-from ovspane.policy.interpreter import Outcome, ending, execute
-from ovspane.policy.room import Room
-from ovspane.policy.shares import Principal, Request, Share
-from ovspane.policy.sharing import inverse
-from ovspane.policy.state import Change, Drop, Put, State, Value
-from ovspane.policy.table import TableDelta, joined
-from ovspane.policy.tree import ActiveRequest, Delta, PolicyTree
-from ovspane.units import rate_text, time_text
+from ovspane.lang.units import rate_text, time_text
+from ovspane.packets.flowgroup import Flowgroup
+from ovspane.policy.admission import strictness as honour
+from ovspane.policy.admission.interpreter import Outcome, ending, execute
+from ovspane.policy.compiler.compile import STAGE_LIMIT, Compiler
+from ovspane.policy.compiler.expand import CannotCompile
+from ovspane.policy.concurrency import inverse
+from ovspane.policy.model.table import TableDelta, joined
+from ovspane.policy.model.tree import ActiveRequest, Delta, PolicyTree
+from ovspane.policy.state.capacity import Room
+from ovspane.policy.state.shares import Principal, Request, Share
+from ovspane.policy.state.state import Change, Drop, Put, State, Value
 
 #: statements whose work grows with all that there is, or may
 _LONG = (

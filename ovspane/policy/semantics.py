@@ -6,10 +6,10 @@ trick; never make it faster.
 
 from __future__ import annotations
 
-from ovspane.flowgroup import Locations
-from ovspane.match import Packet
-from ovspane.policy.actions import NEUTRAL, Access, Verdict
-from ovspane.policy.tree import ROOT, PolicyTree
+from ovspane.packets.flowgroup import Locations
+from ovspane.packets.match import Packet
+from ovspane.policy.model.actions import NEUTRAL, Access, Verdict
+from ovspane.policy.model.tree import ROOT, PolicyTree
 
 
 def evaluate(tree: PolicyTree, packet: Packet, locations: Locations, node: str = ROOT) -> Verdict:

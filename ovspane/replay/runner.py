@@ -14,24 +14,24 @@ from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ovspane.flowgroup import Contradiction
 from ovspane.lang.parser import Piece, SyntaxFault, parse
 from ovspane.lang.replies import Code, Notice, Reply, err, no, ok
 from ovspane.lang.statements import Statement, Tick
-from ovspane.match import Packet
-from ovspane.policy.actions import Access, Verdict
-from ovspane.policy.compile import Compiler
+from ovspane.lang.units import rate_text
+from ovspane.packets.boundaries import corners, lowest
+from ovspane.packets.flowgroup import Contradiction
+from ovspane.packets.match import Packet
+from ovspane.policy.compiler.compile import Compiler
+from ovspane.policy.model.actions import Access, Verdict
+from ovspane.policy.model.table import Outcome
+from ovspane.policy.model.tree import Delta
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.semantics import evaluate, passes
-from ovspane.policy.shares import ADMINISTRATOR
-from ovspane.policy.state import Change, State
-from ovspane.policy.table import Outcome
-from ovspane.policy.tree import Delta
-from ovspane.replay.corners import corners, lowest
+from ovspane.policy.state.shares import ADMINISTRATOR
+from ovspane.policy.state.state import Change, State
 from ovspane.replay.trace import Entry, Hear, Look, Say, glob_matches, read_trace
 from ovspane.store.keeper import StoreKeeper
 from ovspane.store.memory import MemoryStore
-from ovspane.units import rate_text
 
 T = TypeVar("T")
 

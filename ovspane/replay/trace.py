@@ -25,8 +25,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ovspane.flowgroup import Contradiction, Flowgroup
 from ovspane.lang.parser import Piece, Splitter, SyntaxFault, parse_flowgroup
+from ovspane.packets.flowgroup import Contradiction, Flowgroup
 
 HEAD_LINES = 64  # the longest head of an entry
 EXPECTED = ("True", "False", "OK", "NO", "ERR")

@@ -14,13 +14,13 @@ import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 
-from ovspane.flowgroup import Contradiction
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply, err, no
 from ovspane.lang.splitter import Piece
 from ovspane.lang.statements import Statement
 from ovspane.lang.tokens import MAX_STATEMENT, SyntaxFault, is_name
-from ovspane.policy.shares import ADMINISTRATOR, EVERYBODY
+from ovspane.packets.flowgroup import Contradiction
+from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
 from ovspane.server.accepting import DEFAULT_CAPS, Acceptor, Caps, ListenError, Owner
 from ovspane.server.channel import DEFAULT_LIMITS, HEAVY_TEXT, Channel, Limits
 from ovspane.server.service import Service

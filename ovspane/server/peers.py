@@ -16,8 +16,8 @@ import struct
 from dataclasses import dataclass, field
 
 from ovspane.lang.statements import Binding
-from ovspane.policy.known import Known
-from ovspane.policy.shares import ADMINISTRATOR, EVERYBODY
+from ovspane.policy.state.changes import Known
+from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
 
 log = logging.getLogger(__name__)
 

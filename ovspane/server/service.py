@@ -25,12 +25,12 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from ovspane.lang.replies import Code, Notice, Reply, no
 from ovspane.lang.statements import Statement
-from ovspane.policy.known import Change, Committed, Put, Value
-from ovspane.policy.room import Room
+from ovspane.policy.model.table import TableDelta
 from ovspane.policy.runtime import Runtime, Settled
-from ovspane.policy.shares import Principal, Share
-from ovspane.policy.state import State
-from ovspane.policy.table import TableDelta
+from ovspane.policy.state.capacity import Room
+from ovspane.policy.state.changes import Change, Committed, Put, Value
+from ovspane.policy.state.shares import Principal, Share
+from ovspane.policy.state.state import State
 from ovspane.store.records import StoreError, TakenOver
 
 log = logging.getLogger(__name__)

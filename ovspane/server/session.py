@@ -14,13 +14,13 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 
-from ovspane.flowgroup import Contradiction
 from ovspane.lang import statements as said
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Notice, Reply, Value, err, no, ok
 from ovspane.lang.splitter import Piece, Splitter
 from ovspane.lang.tokens import SyntaxFault
-from ovspane.policy.shares import ADMINISTRATOR, EVERYBODY
+from ovspane.packets.flowgroup import Contradiction
+from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
 from ovspane.server.channel import DEFAULT_LIMITS, HEAVY_TEXT, Answer, Channel, Limits
 from ovspane.server.peers import Peer
 from ovspane.server.quietly import Quietly

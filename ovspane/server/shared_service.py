@@ -29,9 +29,9 @@ from typing import Any, Final, Protocol, TypeVar
 
 from ovspane.lang.replies import Reply, no
 from ovspane.lang.statements import Kind
-from ovspane.policy.known import Change, Drop, Put, Value
-from ovspane.policy.shares import Bucket, Hint, Request
-from ovspane.policy.sharing import Footprint, footprint, merged, of_ends, of_moves
+from ovspane.policy.concurrency import Footprint, footprint, merged, of_ends, of_moves
+from ovspane.policy.state.changes import Change, Drop, Put, Value
+from ovspane.policy.state.shares import Bucket, Hint, Request
 from ovspane.server.service import BATCH, SLICE, Service, Waiting, answer, eased
 from ovspane.store.cluster import InDoubt, LostRace, Unwritable
 from ovspane.store.records import StoreError, TakenOver

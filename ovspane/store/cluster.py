@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ovspane.store.jsonrpc import CallError, Connection, connect, split_remotes
+from ovspane.ovsdb.jsonrpc import CallError, Connection, connect, split_remotes
 from ovspane.store.records import DATABASE, TOPOLOGY, Key, Record, StoreError, TakenOver, checked, encoded, key_of, schema_text
 from ovspane.store.replica import NO_TRANSACTION, Replica
 

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ovspane.store.jsonrpc import LONG, CallError, Connection, connect, split_remotes
+from ovspane.ovsdb.jsonrpc import LONG, CallError, Connection, connect, split_remotes
 from ovspane.store.records import (
     DATABASE,
     WRITER,

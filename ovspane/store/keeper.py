@@ -3,7 +3,7 @@
 Above: the daemon gives it to the service. Below: records (any store), policy.state, lang (flowgroups are kept as text).
 
 A request's row can be read by people: its flowgroup is in the language, its times are ms since the epoch. Token buckets and
-the next request id are rows of Setting. Invariant: `values(records(v)) == v` for every value (tests/unit/test_keeper.py).
+the next request id are rows of Setting. Invariant: `values(records(v)) == v` for every value (tests/unit/store/test_keeper.py).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from ovspane.flowgroup import AddressSet
 from ovspane.lang import render
 from ovspane.lang.parser import parse, parse_flowgroup
 from ovspane.lang.statements import Binding, GiveHint, Kind, Time, TimeKind
-from ovspane.policy.known import Change, Counter, Drop, Put, Value
-from ovspane.policy.shares import Bucket, Hint, Principal, Privileges, Request, Share
+from ovspane.packets.flowgroup import AddressSet
+from ovspane.policy.state.changes import Change, Counter, Drop, Put, Value
+from ovspane.policy.state.shares import Bucket, Hint, Principal, Privileges, Request, Share
 from ovspane.store.records import Key, Record, Store, StoreError
 
 #: changes that are made into records in a thread, beside the event loop

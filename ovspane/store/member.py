@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from ovspane.policy.sharing import of_bridge
+from ovspane.policy.concurrency import of_bridge
 from ovspane.store.records import DATABASE, StoreError, schema_text
 from ovspane.store.server import database_holder
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ovspane.store.jsonrpc import connect
+from ovspane.ovsdb.jsonrpc import connect
 from ovspane.store.records import StoreError, schema_text
 
 log = logging.getLogger(__name__)

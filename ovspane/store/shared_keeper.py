@@ -17,9 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ovspane.policy.known import Change, Put, Value
-from ovspane.policy.shares import Hint, Request
-from ovspane.policy.sharing import STRUCTURE, Footprint
+from ovspane.policy.concurrency import STRUCTURE, Footprint
+from ovspane.policy.state.changes import Change, Put, Value
+from ovspane.policy.state.shares import Hint, Request
 from ovspane.store.cluster import ClusterStore, Guard
 from ovspane.store.keeper import LONG, NEXT_ID, keys_of, record_of, values_of
 from ovspane.store.records import Key, Record, StoreError

@@ -16,15 +16,15 @@ from itertools import pairwise
 
 from pyroute2 import IPRoute
 
-from ovspane.flooding import HOLD
-from ovspane.tc import read_tc
+from ovspane.host.tc import read_tc
+from ovspane.switch.flood_control import HOLD
 from tests.kernel.scenarios import MBIT, UNBOUND, Figure
 from tests.lab import mininet_net
 from tests.lab.switch import ofctl, run
 from tests.lab.throughput import INTERVAL, Received, Stream, flooding, measure
 from tests.lab.topology import Lan
 from tests.lab.udp import stream
-from tests.ovs_dummy import wait_for
+from tests.support.ovs_dummy import wait_for
 from tests.system.test_discovery import RING, Watcher, attached, speak
 from tests.system.test_flood_tree import silent
 from tests.system.test_placement import slot

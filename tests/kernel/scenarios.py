@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from tests.daemon_process import DaemonProcess
 from tests.lab.switch import run
 from tests.lab.throughput import Stream, flooding, measure
 from tests.lab.topology import Lan
 from tests.lab.udp import stream
+from tests.support.daemon_process import DaemonProcess
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = "/var/run/openvswitch"

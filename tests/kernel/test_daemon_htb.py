@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ovspane.tc import read_tc
-from tests.daemon_process import DaemonProcess
+from ovspane.host.tc import read_tc
 from tests.lab.switch import appctl, vsctl
 from tests.lab.throughput import Stream, measure
 from tests.lab.topology import Lan
-from tests.ovs_dummy import wait_for
+from tests.support.daemon_process import DaemonProcess
+from tests.support.ovs_dummy import wait_for
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = "/var/run/openvswitch"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovspane.tc import read_tc
+from ovspane.host.tc import read_tc
 from tests.lab import mininet_net
 from tests.lab.throughput import Stream, measure
 from tests.system.test_discovery import LINE, Watcher, attached, speak

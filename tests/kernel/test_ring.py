@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from ovspane.tc import read_tc
-from tests.daemon_process import Talk
+from ovspane.host.tc import read_tc
 from tests.kernel import ring as scenes
 from tests.kernel.ring import FOUND, HELD, SIDES, Ring, RingScene
 from tests.kernel.scenarios import MBIT
 from tests.lab.throughput import measure
-from tests.ovs_dummy import wait_for
+from tests.support.daemon_process import Talk
+from tests.support.ovs_dummy import wait_for
 
 BRIEF = os.environ.get("OVSPANE_SHORT") == "1"
 SECONDS, TOLERANCE = (3, 0.15) if BRIEF else (5, 0.05)

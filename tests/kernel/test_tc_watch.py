@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import threading
 
-from ovspane.tc import read_tc
-from tests.daemon_process import DaemonProcess
+from ovspane.host.tc import read_tc
 from tests.kernel.scenarios import MBIT, OVSDB, RUNDIR, settings, tree
 from tests.lab.switch import run, vsctl
 from tests.lab.topology import Lan
-from tests.ovs_dummy import wait_for
+from tests.support.daemon_process import DaemonProcess
+from tests.support.ovs_dummy import wait_for
 
 
 def test_what_tc_changed_behind_our_back(lan: Lan) -> None:

@@ -1,7 +1,7 @@
 """The symbolic proof of a lab network: the tables as ovs-vswitchd has them, the links and hosts as the test laid them, the policy
 as the daemon lists it.
 
-Above: system tests. Below: ovspane.verify.
+Above: system tests. Below: ovspane.audit.verify.
 
     proof = Prover(lan, links, daemon.socket)
     proof.holds()                 # for all packets of all hosts, once the daemon is done
@@ -15,10 +15,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ovspane.audit.oracle import Picture, read_picture
+from ovspane.audit.verify import proof, reading
 from ovspane.cli.client import Client
-from ovspane.network.walk import Fabric, Spot
-from ovspane.probe.policy_picture import Picture, read_picture
-from ovspane.verify import proof, reading
+from ovspane.dataplane.walk import Fabric, Spot
 from tests.lab.topology import Lan
 
 RUNDIR = Path("/var/run/openvswitch")

@@ -8,11 +8,11 @@ import re
 import time
 from collections.abc import Iterator
 
-from tests.daemon_process import DaemonProcess, Talk
 from tests.lab.numbered import Numbered, Stream
 from tests.lab.switch import DATAPATH, appctl, flows, run
 from tests.lab.topology import Lan
-from tests.ovs_dummy import wait_for
+from tests.support.daemon_process import DaemonProcess, Talk
+from tests.support.ovs_dummy import wait_for
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = "/var/run/openvswitch"

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import run, wait_for
-from tests.daemon_process import Talk
-from tests.ovs_dummy import DummyOvs
+from tests.support.cluster import run, wait_for
+from tests.support.daemon_process import Talk
+from tests.support.ovs_dummy import DummyOvs
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "ovspane.cli.main"]

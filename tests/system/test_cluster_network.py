@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import run, wait_for
-from tests.ovs_dummy import DummyOvs
+from tests.support.cluster import run, wait_for
+from tests.support.ovs_dummy import DummyOvs
 from tests.system.test_cluster import Host, Load, form, hosts, same_everywhere
 
 pytestmark = pytest.mark.system

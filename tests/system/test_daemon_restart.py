@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import time
 
-from tests.daemon_process import DaemonProcess
 from tests.lab.switch import flows
 from tests.lab.topology import Lan
-from tests.ovs_dummy import wait_for
+from tests.support.daemon_process import DaemonProcess
+from tests.support.ovs_dummy import wait_for
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = "/var/run/openvswitch"

@@ -11,13 +11,13 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP
 from scapy.packet import Packet
 
-from tests.daemon_process import DaemonProcess
 from tests.lab.hosts import Host
 from tests.lab.packets import arrivals, packet_between
 from tests.lab.switch import DATAPATH, appctl, flows
 from tests.lab.throughput import Stream, measure
 from tests.lab.topology import Lan
-from tests.ovs_dummy import wait_for
+from tests.support.daemon_process import DaemonProcess
+from tests.support.ovs_dummy import wait_for
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = "/var/run/openvswitch"

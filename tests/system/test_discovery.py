@@ -22,13 +22,13 @@ from scapy.packet import Raw
 from ovspane.discovery.lldp import DESTINATION, ETHERTYPE, Probe, encode
 from ovspane.network.flood import flood_tree
 from ovspane.network.model import PortId, link_key
-from tests.daemon_process import DaemonProcess
 from tests.lab import mininet_net, topology
 from tests.lab.hosts import Host
 from tests.lab.packets import arrivals, listener
 from tests.lab.switch import add_bridge, appctl, delete_bridge, flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
-from tests.ovs_dummy import wait_for
+from tests.support.daemon_process import DaemonProcess
+from tests.support.ovs_dummy import wait_for
 
 pytestmark = pytest.mark.system
 

@@ -13,12 +13,12 @@ import pytest
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from ovspane.flooding import HOLD
+from ovspane.switch.flood_control import HOLD
 from tests.lab import mininet_net
 from tests.lab.packets import listener, received
 from tests.lab.switch import appctl, ofctl, run, vsctl
 from tests.lab.topology import Lan, settle
-from tests.ovs_dummy import wait_for
+from tests.support.ovs_dummy import wait_for
 from tests.system.test_discovery import RING, Watcher
 
 pytestmark = pytest.mark.system

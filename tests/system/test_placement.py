@@ -20,7 +20,7 @@ from tests.lab.hosts import Host
 from tests.lab.packets import arrivals, packet_between
 from tests.lab.switch import appctl, flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
-from tests.ovs_dummy import wait_for
+from tests.support.ovs_dummy import wait_for
 from tests.system.test_discovery import FOUND, LINE, RING, TREE, Watcher, attached, forward_on_the_flood_tree, speak
 from tests.system.test_flood_tree import forward, silent
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon_process import DaemonProcess, ovspane
 from tests.lab.hosts import Host
 from tests.lab.packets import listener
 from tests.lab.switch import appctl, flows, ofctl, vsctl
 from tests.lab.topology import Lan
-from tests.ovs_dummy import wait_for
+from tests.support.daemon_process import DaemonProcess, ovspane
+from tests.support.ovs_dummy import wait_for
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = "/var/run/openvswitch"

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from ovspane.bridge_lock import lock_name
+from ovspane.ovsdb.locks import lock_name
 from tests.lab import mininet_net
 from tests.lab.hosts import Host
 from tests.lab.switch import flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
-from tests.ovs_dummy import wait_for
+from tests.support.ovs_dummy import wait_for
 from tests.system.test_discovery import LINE, RING, RUNDIR, TREE, Watcher, attached, forward_on_the_flood_tree, speak
 from tests.system.test_placement import having
 from tests.system.test_probe import strict

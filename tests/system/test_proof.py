@@ -1,7 +1,7 @@
 """No managed packet loops, none is lost, none is treated otherwise than the policy says: proved of the installed tables of all
 switches for all packets of every host, on each topology and after each failure. And the proof finds faults that are planted.
 
-Above: pytest, make check-network. Below: tests.lab.proof (ovspane.verify), a real daemon on Mininet's topologies.
+Above: pytest, make check-network. Below: tests.lab.proof (ovspane.audit.verify), a real daemon on Mininet's topologies.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from ovspane.network.values import COOKIE_TAG
+from ovspane.placement.flow_rules import COOKIE_TAG
 from tests.lab import mininet_net
 from tests.lab.hosts import Host
 from tests.lab.proof import Prover
 from tests.lab.switch import appctl, flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
-from tests.ovs_dummy import wait_for
+from tests.support.ovs_dummy import wait_for
 from tests.system.test_discovery import LINE, RING, TREE, Watcher, attached, forward_on_the_flood_tree, speak
 from tests.system.test_flood_tree import forward, silent
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ovspane.network.values import Queue
-from ovspane.ovsdb import SwitchDb
+from ovspane.host.tc import read_tc
+from ovspane.ovsdb.queue_plan import RATE_32, enforceable
+from ovspane.ovsdb.switch_db import SwitchDb
 from ovspane.ovsdb_queues import QueueSync, SyncResult
-from ovspane.queue_plan import RATE_32, enforceable
-from ovspane.tc import read_tc
+from ovspane.placement.flow_rules import Queue
 from tests.lab.switch import DATAPATH, run, vsctl
 
 REMOTE = "unix:/run/openvswitch/db.sock"

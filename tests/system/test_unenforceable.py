@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon_process import DaemonProcess
 from tests.lab.switch import DATAPATH, add_bridge, delete_bridge, run, vsctl
 from tests.lab.topology import Lan
-from tests.ovs_dummy import wait_for
+from tests.support.daemon_process import DaemonProcess
+from tests.support.ovs_dummy import wait_for
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = Path("/var/run/openvswitch")

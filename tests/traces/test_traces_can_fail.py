@@ -10,16 +10,21 @@ from typing import Any
 
 import pytest
 
-from ovspane.flowgroup import Flowgroup
 from ovspane.lang.statements import Kind
-from ovspane.policy import actions, admission, honour, interpreter, schedule, schedule_plain, semantics, state
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy import runtime as runtime_module
-from ovspane.policy.access import AccessStages
-from ovspane.policy.actions import Access, Operators
-from ovspane.policy.compile_plain import Compiler
+from ovspane.policy import semantics
+from ovspane.policy.admission import control as admission
+from ovspane.policy.admission import interpreter
+from ovspane.policy.admission import strictness as honour
+from ovspane.policy.compiler.access import AccessStages
+from ovspane.policy.compiler.compile_plain import Compiler
+from ovspane.policy.model import actions
+from ovspane.policy.model.actions import Access, Operators
 from ovspane.policy.runtime import Runtime
-from ovspane.policy.shares import Privileges, Request, Share
-from ovspane.policy.state import State
+from ovspane.policy.state import schedule, schedule_plain, state
+from ovspane.policy.state.shares import Privileges, Request, Share
+from ovspane.policy.state.state import State
 from ovspane.replay import TraceError, play
 
 TRACES = sorted(Path(__file__).parent.glob("*.trace"))

@@ -1,0 +1,119 @@
+"""Sends probes into a bridge and catches those that come through our pipeline. An OpenFlow session of its own.
+
+Above: comparison. Below: flowpush (BridgeSession), messages.
+
+Invariants: while a catch flow is not in place nothing is sent; a probe that comes back to table 0 goes to this session and
+nowhere else (unless `deliver`); leaving the context removes the catch flow, and if we are killed it ends by itself within
+messages.LIFETIME seconds. Nothing else on the switch is changed, and the daemon's session is not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ovspane.audit.probe import messages
+from ovspane.audit.probe.messages import MeterCounters
+from ovspane.flowpush import BridgeSession, Refused
+from ovspane.openflow import messages as openflow
+from ovspane.openflow import packet_in as ofpackets
+from ovspane.openflow.messages import FlowStats, Frame, Request
+from ovspane.openflow.packet_in import PacketIn
+
+RENEW = messages.LIFETIME / 3  # seconds
+
+
+class ProbeSession(BridgeSession):
+    """`async with ProbeSession("RUNDIR/BRIDGE.mgmt") as session: await session.send(0, frame, port); …; session.caught`.
+
+    Raises SessionError where the bridge does not answer or refuses.
+    """
+
+    def __init__(self, mgmt_path: str | Path, *, deliver: bool = False, timeout: float = 10.0) -> None:
+        super().__init__(mgmt_path, timeout=timeout)
+        self.caught: dict[int, PacketIn] = {}
+        self._deliver = deliver
+        self._token = secrets.randbelow(0xFFFFFFFF) + 1
+        self._controller = secrets.randbelow(0xFFFF) + 1
+        self._renewed = 0.0
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        try:
+            for request in ofpackets.listen(self._controller):
+                await self._do(request)
+            await self._catch()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if not self.closed.done():
+                await self._do(messages.uncatch(self._token))
+        finally:
+            await super().__aexit__(kind, error, trace)
+
+    def _received(self, frame: Frame) -> None:
+        if frame.kind != ofpackets.PACKET_IN:
+            super()._received(frame)
+            return
+        packet = ofpackets.parse_packet_in(frame.body)
+        if packet.registers.get(messages.TOKEN_HEADER) == self._token:
+            self.caught[packet.registers.get(messages.NUMBER_HEADER, 0)] = packet
+
+    async def _do(self, request: Request) -> None:
+        """Send, and wait until the switch has done it. Raises Refused, SessionError."""
+        async with self._operation():
+            xid = await self._send(*request)
+            await self._ask(openflow.BARRIER_REQUEST)
+            if xid in self._errors:
+                raise Refused(self._errors[xid])
+
+    async def _catch(self) -> None:
+        if time.monotonic() - self._renewed > RENEW:
+            await self._do(messages.catch(self._token, self._controller, self._deliver))
+            self._renewed = time.monotonic()
+
+    async def send(self, probes: dict[int, tuple[bytes, int]]) -> None:
+        """Send frames, each by its port, by their numbers; returns when the switch has taken them all in.
+
+        Raises Refused, SessionError.
+        """
+        await self._catch()
+        for number in probes:
+            self.caught.pop(number, None)
+        async with self._operation():
+            sent = [await self._send(*messages.send(frame, port, self._token, number)) for number, (frame, port) in probes.items()]
+            await self._ask(openflow.BARRIER_REQUEST)
+            for xid in sent:
+                if xid in self._errors:
+                    raise Refused(self._errors[xid])
+
+    async def wait_for(self, numbers: set[int], seconds: float) -> None:
+        """Wait until these probes are caught, at most that long."""
+        until = time.monotonic() + seconds
+        while numbers - self.caught.keys() and time.monotonic() < until:
+            await asyncio.sleep(0.005)
+
+    async def table_stats(self, tables: range) -> list[FlowStats]:
+        """Every flow in these tables, whoever made it. Raises SessionError."""
+        found: list[FlowStats] = []
+        async with self._operation():
+            for table in tables:
+                for part in await self._ask(*messages.table_request(table)):
+                    found += self._parsed(openflow.parse_flow_stats, part)
+        return found
+
+    async def meter_counters(self) -> dict[int, MeterCounters]:
+        """What each meter of the bridge has counted. Raises SessionError."""
+        found: dict[int, MeterCounters] = {}
+        async with self._operation():
+            for part in await self._ask(*messages.meter_stats_request()):
+                found |= self._parsed(messages.parse_meter_stats, part)
+        return found

@@ -1,0 +1,169 @@
+"""What each bridge has to do with a packet: the policy, and where in the network its requests stand.
+
+Above: comparison. Below: policy_picture (the oracle), network.ways (what is known of a packet's addresses), network.listing.
+
+With `placement = "everywhere"` each bridge does all that the policy says. With "paths" it does what stands on it, and that is said
+here by requests, not by the daemon's flow table and its spread, which are to be checked. One match of a request speaks of a packet:
+
+deny    stands where packets of that match may enter;
+limit   there, too, for what does not come from another bridge of ours, where it was limited;
+reserve has its queue where packets of that match leave on their way, or on the path that it was given, whose ports the packets are
+        sent by if they have their destination's MAC address; as an allow it is everywhere;
+allow   is everywhere: where it lifts nothing nobody can tell.
+
+So the verdict of a bridge is the oracle's on the requests that stand there: the closed form (ovspane(7), section 6) drops a packet
+if one deny does, whatever the others are, and of limits and guarantees the lowest and the highest count. Where a packet is known to
+enter, and where it is known to leave, every request that speaks of it counts, whatever its own match leaves open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+from ovspane.audit.oracle import Expected, NoPicture, Picture
+from ovspane.lang.statements import Kind
+from ovspane.network.listing import things
+from ovspane.network.model import Delta, PortId
+from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Match, Packet
+from ovspane.placement.routing import ANYWHERE, NOBODY, Spared, Way, Ways, paths_of
+from ovspane.policy.compiler.expand import located_matches
+from ovspane.policy.model.tree import ActiveRequest
+
+#: what comes in from other bridges is tried at so many ports of a bridge
+LINKS = 4
+_PLAIN = Packet()
+
+
+def read_ways(items: Iterable[dict[str, Any]], steered: bool = False) -> Ways:
+    """The network from the items of ListTopology, which has the bridges that the daemon programs, and other hosts'. `steered`: the
+    daemon gives reservations paths of their own. Raises NoPicture."""
+    ways = Ways(most=int(steered))
+    try:
+        ways.update([Delta(None, thing) for thing in things(items)])
+    except (ValueError, KeyError) as problem:
+        raise NoPicture(f"the daemon's listing of the network is not to be read: {problem}") from problem
+    return ways
+
+
+class Places:
+    """`ways` None: everything stands everywhere."""
+
+    def __init__(self, picture: Picture, ways: Ways | None = None) -> None:
+        """Raises NoPicture."""
+        self.picture = picture
+        self._ways = ways
+        self._matches: dict[int, list[Match]] = {}
+        self._stand: dict[tuple[int, Match], tuple[Spared, Way, bool]] = {}
+        texts = picture.paths.items() if ways is not None else ()
+        try:
+            self._routes = {number: paths_of(text, ways.ports) for number, text in texts if ways is not None}
+        except ValueError as problem:
+            raise NoPicture(f"a path is not to be read: {problem}") from problem
+        self._fed: dict[str, frozenset[int]] = {}
+
+    def fed(self, bridge: str) -> frozenset[int]:
+        """The ports (numbers) through which comes what was limited before."""
+        if self._ways is None:
+            return frozenset()
+        if bridge not in self._fed:
+            self._fed[bridge] = self._ways.fed(bridge)
+        return self._fed[bridge]
+
+    def entrances(self, packet: Packet, bridge: str, usual: int) -> list[int]:
+        """The ports by which to send a packet in: where its source is, else the usual one; and some that come from other bridges,
+        if its port may make a difference."""
+        found = self._sources(packet)
+        own = [known.number for port in sorted(found) if (known := self._known(port, bridge)) and known.number]
+        limited = any(request.kind is Kind.RATELIMIT for request in self.picture.matching(packet))
+        return [own[0] if own else usual, *(sorted(self.fed(bridge))[:LINKS] if limited else ())]
+
+    def with_destinations(self, packets: Iterable[Packet]) -> list[Packet]:
+        """Also with the MAC address of their destination, where only such packets are sent along a path."""
+        found: dict[Packet, None] = {}
+        for packet in packets:
+            found[packet] = None
+            ways = [self._places(request, packet)[1] for request in self.picture.matching(packet) if request.id in self._routes]
+            found |= {replace(packet, eth_dst=way.sink): None for way in ways if way.sink}
+        return list(found)
+
+    def expected(self, packet: Packet, bridge: str, in_port: int) -> Expected:
+        """What the bridge has to do with a packet that comes in by a port."""
+        matching = self.picture.matching(packet)
+        if self._ways is None:
+            return self.picture.judged(packet, matching)
+        enters = any(port.bridge == bridge for port in self._sources(packet))
+        way = self._ways.way(self._addresses(packet))
+        leaves = way != ANYWHERE and way.crosses(bridge)
+        here, elsewhere, outputs = [], [], {}
+        for request in matching:
+            spared, its, steered = self._places(request, packet)
+            limited = request.kind is Kind.RATELIMIT and in_port in self.fed(bridge)
+            routed = its.sink not in (0, packet.eth_dst)
+            if request.kind is Kind.RESERVE and (routed or not (its.crosses(bridge) or (leaves and not steered))):
+                here.append(replace(request, kind=Kind.ALLOW))
+            elif request.kind in (Kind.DENY, Kind.RATELIMIT) and (limited or (bridge in spared and not enters)):
+                elsewhere.append(request.id)
+            else:
+                here.append(request)
+                outputs[request.slot] = its.output(bridge)
+        found = self.picture.judged(packet, here)
+        return replace(found, elsewhere=tuple(elsewhere), outputs={slot: by for slot in found.queues if (by := outputs[slot])})
+
+    def ports(self, slot: int, bridge: str) -> frozenset[str] | None:
+        """The ports of a bridge that a request's queue stands on; None: all that can have one."""
+        request = next((one for one in self.picture.tree.requests.values() if one.slot == slot), None)
+        if self._ways is None or request is None:
+            return None
+        ways = (self._place(request, match)[1] for match in self._expanded(request))
+        return reduce(Way.joined, ways, Way(within=None)).on(bridge)
+
+    def needs(self, slot: int, bridge: str) -> frozenset[str]:
+        """Of these, the ports that can have it for sure: the daemon says it is installed, and nothing queues in a patch port."""
+        installed = {number for number, status in self.picture.statuses.items() if status.startswith("installed")}
+        if not any(one.slot == slot and one.id in installed for one in self.picture.tree.requests.values()):
+            return frozenset()
+        found = (self._known(PortId(bridge, name), bridge) for name in self.ports(slot, bridge) or ())
+        return frozenset(port.id.port for port in found if port is not None and port.kind != "patch")
+
+    def _known(self, port: PortId, bridge: str) -> Any:
+        return self._ways.ports.get(port) if self._ways is not None and port.bridge == bridge else None
+
+    def _sources(self, packet: Packet) -> frozenset[PortId]:
+        """Where it enters for sure."""
+        return (None if self._ways is None else self._ways.sources(self._addresses(packet))) or frozenset()
+
+    def _addresses(self, packet: Packet) -> Match:
+        """Those of a packet, but for a MAC address that only probes have."""
+        assert self._ways is not None
+        named = {"eth_dst": packet.eth_dst, "eth_src": packet.eth_src}
+        for name, usual in (("eth_src", _PLAIN.eth_src), ("eth_dst", _PLAIN.eth_dst)):
+            if named[name] == usual and self._ways.sources(Match.of(eth_src=usual)) is None:
+                del named[name]
+        if packet.eth_type in (ETH_IPV4, ETH_IPV6):
+            version = "ipv4" if packet.eth_type == ETH_IPV4 else "ipv6"
+            named |= {f"{version}_src": packet.src, f"{version}_dst": packet.dst}
+        return Match.of(**named)
+
+    def _places(self, request: ActiveRequest, packet: Packet) -> tuple[Spared, Way, bool]:
+        for match in self._expanded(request):
+            if match.contains(packet.packed):
+                return self._place(request, match)
+        return NOBODY, ANYWHERE, False
+
+    def _expanded(self, request: ActiveRequest) -> list[Match]:
+        if request.id not in self._matches:
+            self._matches[request.id] = located_matches(request.flowgroup, self.picture.locations)
+        return self._matches[request.id]
+
+    def _place(self, request: ActiveRequest, match: Match) -> tuple[Spared, Way, bool]:
+        """Where none of the match's packets enters, where they leave, and whether they are sent there."""
+        assert self._ways is not None
+        key = request.id, match
+        if key not in self._stand:
+            found = self._ways.steered(match, self._routes[request.id]) if request.id in self._routes else None
+            way = self._ways.way(match) if found is None else Way.along(*found)
+            self._stand[key] = self._ways.spared(match), way, found is not None
+        return self._stand[key]

@@ -1,0 +1,83 @@
+"""Reads what decides on packets, from the switches themselves: all flows of all tables, the ports, the learning tables.
+
+Above: cli.verify_command, tests. Below: flowpush (sessions), oftables (bytes to values), unixctl. It changes nothing.
+
+The parts are read one after the other: where something changes meanwhile, what is read may never have been true. Who finds a fault
+looks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ovspane.dataplane.tables import LOCAL, Bridge, Flow, Port
+from ovspane.flowpush import BridgeSession
+from ovspane.host.unixctl import ControlSocket, ControlUnavailable
+from ovspane.openflow import messages as openflow
+from ovspane.openflow import tables as oftables
+from ovspane.openflow.port_config import PortSession
+from ovspane.ovsdb.switch_db import SwitchDb
+from ovspane.ovsdb_queues import QueueSync
+
+
+class TableSession(BridgeSession):
+    """A session that reads flows of anybody, whatever they do."""
+
+    async def all_flows(self) -> list[Flow]:
+        """Raises SessionError."""
+        async with self._operation():
+            parts = await self._ask(*openflow.flow_stats_request(0, 0))
+            return [flow for part in parts for flow in self._parsed(oftables.flows, part)]
+
+
+async def read(rundir: Path, names: Iterable[str]) -> dict[str, Bridge]:
+    """These bridges as they are; one that is not there (any more) is left out. Raises SessionError (also where the bridge's
+    `protocols` lack OpenFlow10), ControlUnavailable."""
+    control = ControlSocket(rundir)
+    with contextlib.closing(control):
+        found = {}
+        for name in names:
+            if not (rundir / f"{name}.mgmt").exists():
+                continue
+            async with TableSession(rundir / f"{name}.mgmt") as session:
+                flows = await session.all_flows()
+            ports = await _ports(rundir / f"{name}.mgmt")
+            try:
+                learnt = learning_table(await asyncio.to_thread(control.call, "fdb/show", name))
+            except ControlUnavailable as problem:
+                if not str(problem).startswith("fdb/show"):
+                    raise
+                continue  # it has just gone
+            found[name] = Bridge(flows, ports, learnt)
+        return found
+
+
+def learning_table(text: str) -> Mapping[tuple[int, int], int]:
+    """(VLAN, MAC) -> port, of the text of fdb/show (ovs-vswitchd(8)): lines `port VLAN MAC age`."""
+    found = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 4 and words[1].isdecimal() and (words[0].isdecimal() or words[0] == "LOCAL"):
+            port = LOCAL if words[0] == "LOCAL" else int(words[0])
+            found[int(words[1]), int(words[2].replace(":", ""), 16)] = port
+    return found
+
+
+async def read_queues(remote: str) -> dict[tuple[str, str], frozenset[int]]:
+    """(bridge, port) -> the queues that its QoS row has. `remote`: the host's Open_vSwitch database. Raises OSError."""
+    database = SwitchDb(remote)
+    database.start()
+    try:
+        if not await database.wait_until(lambda: database.connected, 5.0):
+            raise OSError(f"{remote} does not answer")
+        return {(has.bridge, port): frozenset(has.queues) for port, has in QueueSync(database).actual().items()}
+    finally:
+        await database.close()
+
+
+async def _ports(path: Path) -> list[Port]:
+    async with PortSession(path, lambda before, after: None) as session:
+        return [oftables.port(port.number, port.name, port.config, port.state) for port in session.ports.values()]

@@ -1,0 +1,90 @@
+"""Sets of packets as a match without other matches: what a flow table makes of a match, flow by flow. Pure.
+
+Above: walk, verify. Below: algebra (is anything left?), match. A difference is kept, not worked out: `a - b - c` is one region,
+where its disjoint ternary pieces might be hundreds. Whether a region has a packet at all is asked of the engine when it is made.
+
+Invariants: a Region that these functions return has at least one packet; each of its `minus` overlaps its match.
+Every function raises BudgetSpent where the engine finds no answer in its budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ovspane.packets.algebra import part
+from ovspane.packets.match import Match
+
+
+class Region(NamedTuple):
+    """The packets of `match` that are in none of `minus`."""
+
+    match: Match
+    minus: tuple[Match, ...] = ()
+
+    def contains(self, packet: int) -> bool:
+        """True iff the packed packet is in it."""
+        return self.match.contains(packet) and not any(one.contains(packet) for one in self.minus)
+
+
+def some(region: Region) -> Match | None:
+    """A match whose packets all are in the region, or None if it is empty."""
+    if not region.minus:
+        return region.match
+    return part(region.match, region.minus)
+
+
+def made(match: Match | None, minus: Iterable[Match]) -> Region | None:
+    """The region, or None if it has no packet."""
+    if match is None:
+        return None
+    near = []
+    for one in minus:
+        if not (one.value ^ match.value) & one.mask & match.mask:
+            if not one.mask & ~match.mask:
+                return None
+            near.append(one)
+    region = Region(match, tuple(near))
+    return region if len(near) < 2 or some(region) is not None else None
+
+
+def inside(region: Region, match: Match) -> Region | None:
+    """What of the region is in the match."""
+    if (match.value ^ region.match.value) & match.mask & region.match.mask:
+        return None
+    return made(Match(match.value | region.match.value, match.mask | region.match.mask), region.minus)
+
+
+def outside(region: Region, match: Match) -> Region | None:
+    """What of the region is not in the match."""
+    if not region.match.overlaps(match):
+        return region
+    kept = (one for one in region.minus if not match.covers(one))
+    return made(region.match, (*kept, match))
+
+
+def both(one: Region, other: Region) -> Region | None:
+    """What is in both."""
+    return made(one.match.intersect(other.match), {*one.minus, *other.minus})
+
+
+def without(one: Region, other: Region) -> list[Region]:
+    """Disjoint regions: `one` without `other`."""
+    if both(one, other) is None:
+        return [one]
+    found = [outside(one, other.match)]
+    rest = inside(one, other.match)
+    for hole in other.minus:  # what `other` leaves out stays
+        if rest is None:
+            break
+        found.append(inside(rest, hole))
+        rest = outside(rest, hole)
+    return [region for region in found if region is not None]
+
+
+def remaining(regions: Iterable[Region], taken: Iterable[Region]) -> list[Region]:
+    """Regions whose union is the first union without the second; disjoint if the first are."""
+    left = list(regions)
+    for one in taken:
+        left = [piece for region in left for piece in without(region, one)]
+    return left

@@ -1,0 +1,1 @@
+"""The host's Open_vSwitch database: rows as values, transactions, locks, policing."""

@@ -1,0 +1,102 @@
+"""One daemon a bridge: a lock for each in the host's OVSDB, which the server takes back when its holder's connection ends.
+
+Above: reconcile. Below: store.jsonrpc.
+
+RFC 7047 section 4.1.8; ovs-vswitchd keeps a second ovs-vswitchd off in the same way. Nothing stays behind when a daemon is killed,
+and who waits gets the lock when it becomes free. The locks are advisory: they keep ovspane off ovspane.
+
+When ovsdb-server itself restarts all locks are free: who held one asks again at once, others only after a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from ovspane.ovsdb.jsonrpc import CallError, Connection, connect, split_remotes
+
+log = logging.getLogger(__name__)
+
+#: seconds until the next attempt to connect: of who held a lock, of others
+AGAIN = (0.05, 1.0)
+
+
+def lock_name(bridge: str) -> str:
+    """The lock of a bridge: an <id> of RFC 7047 has letters, digits and underscores only."""
+    return "ovspane_" + "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in bridge)
+
+
+class BridgeLocks:
+    """Locks of bridges. `on_change` is called with the bridges whose locks were got, refused or lost."""
+
+    def __init__(self, remote: str, on_change: Callable[[list[str]], None]) -> None:
+        self._remote = split_remotes(remote)[0]
+        self._on_change = on_change
+        self._wanted: set[str] = set()
+        self._asked: dict[str, bool] = {}
+        self._changed = asyncio.Event()
+        self._held_once: set[str] = set()
+
+    def want(self, bridges: Iterable[str]) -> None:
+        """Hold the locks of these bridges and no others."""
+        wanted = set(bridges)
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._changed.set()
+
+    def state(self, bridge: str) -> bool | None:
+        """True: we hold it; False: somebody else does; None: the server has not answered yet, or is away."""
+        return self._asked.get(bridge)
+
+    async def run(self) -> None:
+        """Keep the locks until cancelled."""
+        first = True
+        while True:
+            connection = None
+            try:
+                connection = await connect(self._remote)
+                first = False
+                await self._serve(connection)
+            except (OSError, CallError) as problem:
+                log.debug("locks of bridges: %s", problem)
+            finally:
+                if connection is not None:
+                    connection.close()
+                self._held_once = {name for name, held in self._asked.items() if held} or self._held_once & self._wanted
+                lost, self._asked = list(self._asked), {}
+                if lost:
+                    self._on_change(lost)
+            await asyncio.sleep(AGAIN[not (first or self._held_once)])
+
+    async def _serve(self, connection: Connection) -> None:
+        """Until the connection is lost. Raises OSError, CallError."""
+        connection.on_notice = self._notice
+        closed = asyncio.create_task(connection.closed.wait())
+        try:
+            while not closed.done():
+                self._changed.clear()
+                for name in self._wanted - self._asked.keys():
+                    answer = await connection.call("lock", [lock_name(name)])
+                    self._tell(name, bool(answer.get("locked")) if isinstance(answer, dict) else False)
+                for name in self._asked.keys() - self._wanted:
+                    del self._asked[name]
+                    await connection.call("unlock", [lock_name(name)])
+                changed = asyncio.create_task(self._changed.wait())
+                await asyncio.wait((closed, changed), return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+        finally:
+            closed.cancel()
+
+    def _notice(self, method: str, params: object) -> None:
+        if method not in ("locked", "stolen") or not isinstance(params, list):
+            return
+        for name in self._wanted:
+            if params == [lock_name(name)]:
+                self._tell(name, method == "locked")
+
+    def _tell(self, name: str, held: bool) -> None:
+        if self._asked.get(name) is held:
+            return
+        self._asked[name] = held
+        self._on_change([name])

@@ -1,0 +1,300 @@
+"""The host's Open_vSwitch database as values: bridges, ports, interfaces; and `apply`, which waits for ovs-vswitchd.
+
+Above: ovsdb_queues, flowpush, reconcile, the topology of network, doctor. Below: ovsdb_replica.
+
+Invariants: the values of one `bridges()` are one snapshot, kept while the connection is lost. Writes touch nothing but
+what their caller names. A restart of ovs-vswitchd leaves no sure trace in the database (it is seen on the OpenFlow
+connection); what is seen here: the connection, and bridges that come, go and change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+from uuid import UUID
+
+from ovspane.ovsdb.replica import Database, OvsdbError, Transaction
+
+__all__ = ["Applied", "Bridge", "Change", "Event", "Interface", "OvsdbError", "Port", "SwitchDb", "Transaction"]
+
+OPENFLOW10: Final = "OpenFlow10"
+OPENFLOW14: Final = "OpenFlow14"
+_ADDED: Final = "ovspane-added"  # Bridge.external_ids: the protocols that we added, to be taken back by cleanup
+
+_TEXTS: Final = {"type": {"key": "string", "value": "string", "min": 0, "max": "unlimited"}}
+_TEXT: Final = {"type": "string"}
+_MAYBE_TEXT: Final = {"type": {"key": "string", "min": 0, "max": 1}}
+_FLAG: Final = {"type": "boolean"}
+_MAYBE_INT: Final = {"type": {"key": "integer", "min": 0, "max": 1}}
+
+
+def _references(table: str, least: int = 0, most: int | str = "unlimited") -> dict[str, Any]:
+    return {"type": {"key": {"type": "uuid", "refTable": table}, "min": least, "max": most}}
+
+
+# The part of ovs-vswitchd.conf.db(5) that we use. All of it is old, so the server need not be asked for its schema.
+_SCHEMA: Final[dict[str, Any]] = {
+    "Open_vSwitch": {
+        "bridges": _references("Bridge"), "cur_cfg": {"type": "integer"}, "next_cfg": {"type": "integer"},
+        "ovs_version": _MAYBE_TEXT, "other_config": _TEXTS,
+    },
+    "Bridge": {
+        "name": _TEXT, "datapath_type": _TEXT, "datapath_id": _MAYBE_TEXT, "fail_mode": _MAYBE_TEXT,
+        "protocols": {"type": {"key": "string", "min": 0, "max": "unlimited"}},
+        "ports": _references("Port"), "external_ids": _TEXTS, "other_config": _TEXTS,
+        "stp_enable": _FLAG, "rstp_enable": _FLAG,
+    },
+    "Port": {
+        "name": _TEXT, "interfaces": _references("Interface", 1), "qos": _references("QoS", 0, 1),
+        "external_ids": _TEXTS, "tag": _MAYBE_INT, "vlan_mode": _MAYBE_TEXT,
+        "trunks": {"type": {"key": "integer", "min": 0, "max": 4096}},
+    },
+    "Interface": {
+        "name": _TEXT, "type": _TEXT, "ofport": _MAYBE_INT, "error": _MAYBE_TEXT, "link_speed": _MAYBE_INT,
+        "admin_state": _MAYBE_TEXT, "link_state": _MAYBE_TEXT, "ifindex": _MAYBE_INT, "mac_in_use": _MAYBE_TEXT,
+        "options": _TEXTS, "external_ids": _TEXTS,
+        "ingress_policing_rate": {"type": "integer"}, "ingress_policing_burst": {"type": "integer"},
+    },
+    "QoS": {
+        "type": _TEXT, "other_config": _TEXTS, "external_ids": _TEXTS,
+        "queues": {"type": {"key": "integer", "value": {"type": "uuid", "refTable": "Queue"},
+                            "min": 0, "max": "unlimited"}},
+    },
+    "Queue": {"other_config": _TEXTS, "external_ids": _TEXTS},
+}  # fmt: skip
+_ROOTS: Final = {"Open_vSwitch", "QoS", "Queue"}  # rows that live without being referred to
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A row of Interface. link_speed in bit/s; ofport None: not there yet; -1: it could not be made. The ingress policing's
+    rate in kbit/s (0: none) and burst in kbit."""
+
+    name: str
+    type: str
+    ofport: int | None
+    error: str | None
+    link_speed: int | None
+    admin_up: bool | None
+    link_up: bool | None
+    ifindex: int | None
+    mac: str | None
+    options: Mapping[str, str]
+    external_ids: Mapping[str, str]
+    policing_rate: int = 0
+    policing_burst: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A row of Port: several interfaces are a bond. `qos` names its QoS row. `vlan`: it has a tag, trunks or a VLAN mode."""
+
+    name: str
+    interfaces: tuple[Interface, ...]
+    qos: UUID | None
+    external_ids: Mapping[str, str]
+    vlan: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A row of Bridge. datapath_type "" and "system" are the kernel's; protocols empty: Open vSwitch's default. `stp`: it runs
+    STP or RSTP."""
+
+    name: str
+    uuid: UUID
+    datapath_type: str
+    datapath_id: int | None
+    protocols: frozenset[str]
+    fail_mode: str | None
+    ports: Mapping[str, Port]
+    external_ids: Mapping[str, str]
+    other_config: Mapping[str, str]
+    stp: bool = False
+
+    def interface(self, name: str) -> Interface | None:
+        """The interface of that name, on whichever port."""
+        return next((i for port in self.ports.values() for i in port.interfaces if i.name == name), None)
+
+
+class Change(Enum):
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+    BRIDGE_ADDED = "bridge added"
+    BRIDGE_REMOVED = "bridge removed"
+    BRIDGE_CHANGED = "bridge changed"  # also any of its ports and interfaces
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened; `bridge` is its name, "" for the connection."""
+
+    change: Change
+    bridge: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The end of `apply`. changed: something was written; applied: ovs-vswitchd has done it (False: not in time)."""
+
+    changed: bool
+    applied: bool
+
+
+class SwitchDb(Database):
+    """The host's Open_vSwitch database. `remote` is explicit: the package's own default directory is another one."""
+
+    def __init__(self, remote: str) -> None:
+        super().__init__(remote, "Open_vSwitch", _SCHEMA, _ROOTS)
+        self._bridges: dict[str, Bridge] = {}
+        self._listeners: list[Callable[[Event], None]] = []
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Calls the listener, in the loop, once for each event; `bridges()` is already the new state then."""
+        self._listeners.append(listener)
+
+    def bridges(self) -> Mapping[str, Bridge]:
+        """All bridges by name, as of the last change."""
+        return self._bridges
+
+    @property
+    def ovs_version(self) -> str:
+        """Open vSwitch's version, "" if not known."""
+        return next(iter(self._root.ovs_version), "") if self._root else ""
+
+    @property
+    def cur_cfg(self) -> int:
+        """The configuration that ovs-vswitchd has applied."""
+        return int(self._root.cur_cfg) if self._root else 0
+
+    @property
+    def next_cfg(self) -> int:
+        """The configuration that is asked of ovs-vswitchd."""
+        return int(self._root.next_cfg) if self._root else 0
+
+    @property
+    def flow_restore_wait(self) -> bool:
+        """True while the administrator holds the datapath back (ovs-vswitchd.conf.db(5), other_config)."""
+        return bool(self._root) and self._root.other_config.get("flow-restore-wait") == "true"
+
+    async def apply(self, build: Callable[[Transaction], None], *, seconds: float = 10.0) -> Applied:
+        """`transact`, then waits until ovs-vswitchd has applied it: what OpenFlow names next is there then.
+
+        Raises OvsdbError as `transact` does. ovs-vswitchd down or stuck is no error: `applied` is False.
+        """
+        deadline = self._loop.time() + seconds
+
+        def with_increment(transaction: Transaction) -> None:
+            build(transaction)
+            if self._root is None:
+                raise OvsdbError("the database has no Open_vSwitch row (ovs-vsctl init)")
+            self._root.increment("next_cfg")  # only counts when `build` wrote something
+
+        transaction = await self.transact(with_increment, seconds=seconds)
+        if transaction is None:
+            return Applied(changed=False, applied=self.cur_cfg >= self.next_cfg)
+        wanted = transaction.next_cfg or 0
+        done = await self.wait_until(lambda: self.cur_cfg >= wanted, max(0.0, deadline - self._loop.time()))
+        return Applied(changed=True, applied=done)
+
+    async def ensure_protocol(self, bridge: str, protocol: str = OPENFLOW14, *, seconds: float = 10.0) -> bool:
+        """Adds a version of OpenFlow to a bridge whose `protocols` is set without it, and a mark to its external_ids; removes
+        nothing. True: it was added (and ovs-vswitchd drops the bridge's management connections).
+
+        Raises OvsdbError: no such bridge, or as `transact`."""
+
+        def add(_: Transaction) -> None:
+            row = next((row for row in self.rows("Bridge").values() if row.name == bridge), None)
+            if row is None:
+                raise OvsdbError(f"no bridge {bridge}")
+            if row.protocols and protocol not in row.protocols:
+                row.verify("protocols")
+                row.verify("external_ids")
+                row.addvalue("protocols", protocol)
+                row.setkey("external_ids", _ADDED, ",".join(sorted({protocol, *_added(row)})))
+
+        return (await self.apply(add, seconds=seconds)).changed
+
+    async def withdraw_protocols(self, bridge: str, *, seconds: float = 10.0) -> frozenset[str]:
+        """Takes the versions that we added out of a bridge's `protocols` if others are left (none would mean Open vSwitch's
+        default, another setting than the administrator's). Gives those that were taken out. Raises OvsdbError."""
+        taken: frozenset[str] = frozenset()
+
+        def take(_: Transaction) -> None:
+            nonlocal taken
+            row = next((row for row in self.rows("Bridge").values() if row.name == bridge), None)
+            if row is None or not (added := _added(row)):
+                return
+            row.verify("protocols")
+            row.verify("external_ids")
+            row.delkey("external_ids", _ADDED)
+            taken = frozenset(added & set(row.protocols)) if set(row.protocols) - added else frozenset()
+            for protocol in taken:
+                row.delvalue("protocols", protocol)
+
+        await self.apply(take, seconds=seconds)
+        return taken
+
+    @property
+    def _root(self) -> Any:
+        return next(iter(self.rows("Open_vSwitch").values()), None)
+
+    def changed(self, tables: set[str], connection: bool) -> None:
+        events: list[Event] = []
+        if connection:
+            events.append(Event(Change.CONNECTED if self.connected else Change.DISCONNECTED))
+        if self.connected and (connection or tables & {"Bridge", "Port", "Interface"}):
+            old, self._bridges = self._bridges, self._snapshot()
+            events += _differences(old, self._bridges)
+        for event in events:
+            for listener in self._listeners:
+                self._loop.call_soon(listener, event)  # its exceptions are the loop's, not ours
+
+    def _snapshot(self) -> dict[str, Bridge]:
+        root = self._root
+        return {row.name: self._bridge(row) for row in root.bridges} if root else {}
+
+    def _bridge(self, row: Any) -> Bridge:
+        ports = {port.name: self._port(port) for port in row.ports}
+        identity = next(iter(row.datapath_id), None)
+        return Bridge(
+            row.name, row.uuid, row.datapath_type, int(identity, 16) if identity else None, frozenset(row.protocols),
+            next(iter(row.fail_mode), None), ports, dict(row.external_ids), dict(row.other_config),
+            bool(row.stp_enable or row.rstp_enable),
+        )  # fmt: skip
+
+    def _port(self, row: Any) -> Port:
+        interfaces = sorted((self.derived(interface, _interface) for interface in row.interfaces), key=lambda i: i.name)
+        qos = next(iter(row.qos), None)
+        vlan = bool(row.tag or row.trunks or row.vlan_mode)  # sets: tag 0 is one too
+        return Port(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan)
+
+
+def _added(row: Any) -> set[str]:
+    """The versions of OpenFlow that we added to a bridge."""
+    return {protocol for protocol in row.external_ids.get(_ADDED, "").split(",") if protocol}
+
+
+def _differences(old: Mapping[str, Bridge], new: Mapping[str, Bridge]) -> list[Event]:
+    """The events between two snapshots. A bridge made again under its name was removed and added."""
+    same = {name for name in old.keys() & new.keys() if old[name].uuid == new[name].uuid}
+    removed = [Event(Change.BRIDGE_REMOVED, name) for name in old if name not in same]
+    added = [Event(Change.BRIDGE_ADDED, name) for name in new if name not in same]
+    return removed + added + [Event(Change.BRIDGE_CHANGED, name) for name in sorted(same) if old[name] != new[name]]
+
+
+def _interface(row: Any) -> Interface:
+    def first(column: str) -> Any:
+        return next(iter(getattr(row, column)), None)
+
+    def up(column: str) -> bool | None:
+        state = first(column)
+        return None if state is None else state == "up"
+
+    return Interface(
+        row.name, row.type, first("ofport"), first("error"), first("link_speed"), up("admin_state"), up("link_state"),
+        first("ifindex"), first("mac_in_use"), dict(row.options), dict(row.external_ids),
+        row.ingress_policing_rate, row.ingress_policing_burst,
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+"""The plain-Python twin of the compiled set algebra `_fastalgebra`: the same interface, some hundred times slower.
+
+Above: ovspane.packets.algebra picks one of the two; the tests hold both to the same cases. Below: nothing. The interface with
+its errors is documented in _fastalgebra.pyi.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+Pair = tuple[int, int]
+_LIMIT = 1 << 512
+
+
+class BudgetSpent(Exception):
+    """The question was not answered within its budget of comparisons."""
+
+
+def _checked(match: Pair) -> Pair:
+    value, mask = match
+    for what, number in (("value", value), ("mask", mask)):
+        if not isinstance(number, int):
+            raise TypeError(f"{what} must be an int, not {type(number).__name__}")
+        if not 0 <= number < _LIMIT:
+            raise ValueError(f"{what} is not in 0 .. 2**512-1")
+    if value & ~mask:
+        raise ValueError("value has bits outside its mask")
+    return value, mask
+
+
+def _pieces(match: Pair, other: Pair) -> Iterator[Pair]:
+    """Disjoint pieces of match minus other, which overlap: one for each bit that only `other` cares for."""
+    value, mask = match
+    extra = other[1] & ~mask
+    while extra:
+        bit = 1 << (extra.bit_length() - 1)
+        yield value | (~other[0] & bit), mask | bit
+        value, mask, extra = value | (other[0] & bit), mask | bit, extra ^ bit
+
+
+def subtract(match: Pair, other: Pair) -> list[Pair]:
+    match, other = _checked(match), _checked(other)
+    if (match[0] ^ other[0]) & match[1] & other[1]:
+        return [match]
+    return list(_pieces(match, other))
+
+
+def uncovered(match: Pair, others: Sequence[Pair], budget: int) -> Pair | None:
+    checked = [_checked(other) for other in others]
+    left = [budget]
+    return _uncovered(_checked(match), checked, left)
+
+
+def _uncovered(match: Pair, others: list[Pair], left: list[int]) -> Pair | None:
+    value, mask = match
+    left[0] -= len(others) + 1
+    if left[0] < 0:
+        raise BudgetSpent
+    met = [other for other in others if not (other[0] ^ value) & other[1] & mask]
+    if not met:
+        return match
+    best = min(met, key=lambda other: (other[1] & ~mask).bit_count())
+    for piece in _pieces(match, best):  # none if `best` covers the match
+        found = _uncovered(piece, met, left)
+        if found is not None:
+            return found
+    return None

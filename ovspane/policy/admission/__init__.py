@@ -1,0 +1,1 @@
+"""A statement against the state: the rules of admission, replies, questions and explanations. Pure."""

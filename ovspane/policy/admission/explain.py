@@ -1,0 +1,104 @@
+"""Why this verdict: what the active requests say of a flowgroup, and which of them decides (`Explain`). Pure.
+
+Above: queries. Below: honour, state. The answer is exact for the whole flowgroup, not for a sample packet: `access=mixed`
+means that some of its packets are denied and some are not, and the lines say by whom. Where that would be too long or too much work
+to say, it is refused: ask about a smaller flowgroup.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ovspane.lang.replies import Reply, Value, listing, no
+from ovspane.lang.statements import Kind
+from ovspane.lang.units import rate_text, time_text
+from ovspane.packets.flowgroup import Flowgroup, overlap
+from ovspane.policy.admission import strictness as honour
+from ovspane.policy.state.shares import Request
+from ovspane.policy.state.state import State
+
+#: the most active requests that one answer explains
+EXPLAINED = 1_000
+#: steps of set algebra for one answer: each of its requests is judged
+STEPS = 50_000
+
+
+def explain(state: State, group: Flowgroup, now: int) -> Reply:
+    """The verdict on the flowgroup at `now` (ms) and the requests that it comes from."""
+    active: list[Request] = []
+    for request in state.nearby.near(group, state.locations, Kind):
+        if request.during(now, now + 1) and overlap(request.flowgroup, group, state.locations):
+            active.append(request)
+            if len(active) > EXPLAINED:
+                text = f"more than {EXPLAINED} active requests share packets with {group}; ask about a smaller flowgroup"
+                return no("too-many", text)
+    active.sort(key=lambda request: request.id)
+    try:
+        return _explain(state, group, active, now, honour.Effort(STEPS))
+    except honour.TooMuch:
+        return no("too-many", f"the requests that share packets with {group} are too entangled; ask about a smaller flowgroup")
+
+
+def _explain(state: State, group: Flowgroup, active: list[Request], now: int, effort: honour.Effort) -> Reply:
+    denies = [request for request in active if request.kind is Kind.DENY]
+    held = honour.denied_region(state, group, denies, now, effort)
+    deciders = {deny.id for deny, _ in held}
+    denied = [piece for _, region in held for piece in region]
+    fields: dict[str, Value] = {"access": _access(state, group, active, denied, effort)}
+    guarantees = [request for request in active if request.kind is Kind.RESERVE]
+    limits = [request for request in active if request.kind is Kind.RATELIMIT]
+    if guarantees:
+        fields["guarantee"] = rate_text(max(request.rate for request in guarantees))
+    if limits:
+        fields["limit"] = rate_text(min(request.rate for request in limits))
+    lost = sorted(user for user in group.users() if user not in state.locations)
+    if lost:
+        fields["not-located"] = ",".join(lost)
+    lines: list[str] = []
+    items: list[dict[str, Value]] = []
+    for request in active:
+        here = request.flowgroup.intersect(group) or request.flowgroup
+        over = honour.overriding(state, replace(request, flowgroup=here, start=now, end=now + 1), effort)
+        effect = _effect(request, deciders, over)
+        whole = request.flowgroup.covers(group)
+        unlocated = sorted(user for user in request.flowgroup.users() if user not in state.locations)
+        items.append(
+            {
+                "id": request.id,
+                "kind": request.kind.value,
+                "share": request.share,
+                "speaker": request.speaker,
+                "effect": effect,
+                "covers": "all" if whole else "part",
+                "until": time_text(request.end),
+            }
+        )
+        status = state.status.get(request.id, "")
+        hidden = f" ({status}: no flow of its own)" if status.startswith("hidden") else ""
+        missing = f" (no packets: {', '.join(unlocated)} not located)" if unlocated else ""
+        rate = f" = {rate_text(request.rate)}" if request.rate else ""
+        lines.append(
+            f"{request.id} {request.kind.value}{request.flowgroup}{rate} on {request.share} by {request.speaker}"
+            f" until {time_text(request.end)}: {effect}, {'all' if whole else 'part'} of it{missing}{hidden}"
+        )
+    return listing(lines, items, **fields)
+
+
+def _access(
+    state: State, group: Flowgroup, active: list[Request], denied: list[Flowgroup], effort: honour.Effort
+) -> str:
+    """deny, allow or default where all packets are decided alike, else mixed."""
+    if denied:
+        rest = honour.outside(state, group, denied, effort)
+        return "mixed" if rest else "deny"
+    openers = [request.flowgroup for request in active if honour.allows(state, request)]
+    if not openers:
+        return "default"
+    return "mixed" if honour.outside(state, group, openers, effort) else "allow"
+
+
+def _effect(request: Request, deciders: set[int], over: list[int]) -> str:
+    by = f"overridden in part by {','.join(map(str, over))}" if over else ""
+    if request.kind is Kind.DENY:
+        return "decides" if request.id in deciders and not by else by or "has no effect here"
+    return by or "in effect"

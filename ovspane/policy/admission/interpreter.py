@@ -1,0 +1,303 @@
+"""One statement against the state: what to reply and what to change (ovspane(7), sections 3 to 5). Pure.
+
+Above: runtime (daemon and replay). Below: admission, queries, state. It changes nothing itself: the changes of the outcome are
+stored and applied by the caller, who sends the reply only after that. Statements about the connection itself (As, Format,
+Subscribe, Whoami's binding, Tick) belong to the session or the replay and are refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ovspane.lang import statements as said
+from ovspane.lang.replies import Reply, Value, no, ok
+from ovspane.lang.units import rate_text, time_text
+from ovspane.packets.flowgroup import Flowgroup
+from ovspane.policy.admission import queries
+from ovspane.policy.admission.control import LARGEST_RATE, Refused, admit, interval, on_share
+from ovspane.policy.model.tree import ROOT
+from ovspane.policy.state.shares import (
+    ADMINISTRATOR,
+    EVERYBODY,
+    Hint,
+    Principal,
+    Privileges,
+    Request,
+    Share,
+    grown_beyond,
+)
+from ovspane.policy.state.state import Change, Drop, Put, State
+
+#: a bound on the depth of the share tree, so that no walk of it can be long
+DEEPEST = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The reply to a statement and the changes that make it true. `dry`: the statement only asked what would happen (Check)."""
+
+    reply: Reply
+    changes: tuple[Change, ...] = ()
+    dry: bool = False
+
+
+def execute(state: State, speaker: str, statement: said.Statement, now: int) -> Outcome:
+    """Judge one statement of `speaker` at `now` (ms). The state is only read."""
+    match statement:
+        case said.Check(statement=inner):
+            return _check(state, speaker, inner, now)
+        case said.Ask():
+            return _ask(state, speaker, statement, now)
+        case said.GiveHint():
+            return _hint(state, speaker, statement, now)
+        case said.NewShare():
+            return _new_share(state, speaker, statement, now)
+        case said.Grant() | said.GrantDefault() | said.Revoke():
+            return _delegate(state, speaker, statement)
+        case said.DropShare(share=name):
+            return _drop_share(state, speaker, name, now)
+        case said.Cancel(request=number):
+            return _cancel(state, speaker, number, now)
+        case said.AddUser() | said.DropUser() | said.Locate():
+            return _principals(state, speaker, statement, now)
+        case said.As() | said.Format() | said.Subscribe() | said.Unsubscribe() | said.Tick() | said.ListTopology():
+            return _no("not-here", f"{type(statement).__name__} cannot be said here")
+        case _:
+            return Outcome(queries.answer(state, speaker, statement, now))
+
+
+def _no(code: str, reason: str) -> Outcome:
+    return Outcome(no(code, reason))
+
+
+def _refused(refused: Refused) -> Outcome:
+    return _no(refused.code, refused.reason)
+
+
+def _check(state: State, speaker: str, inner: said.Statement, now: int) -> Outcome:
+    """What the statement would be answered, with nothing changed; the id is left out, since none is taken."""
+    outcome = execute(state, speaker, inner, now)
+    fields = {key: value for key, value in outcome.reply.fields.items() if key != "id"}
+    return Outcome(replace(outcome.reply, fields=fields), outcome.changes, dry=True)
+
+
+def _notes(state: State, group: Flowgroup) -> dict[str, Value]:
+    return {"note": "user-unknown"} if any(not state.knows(user) for user in group.users()) else {}
+
+
+def _ask(state: State, speaker: str, ask: said.Ask, now: int) -> Outcome:
+    judged = admit(state, speaker, ask, now)
+    if isinstance(judged, Refused):
+        return _refused(judged)
+    fields: dict[str, Value] = {"id": judged.request.id}
+    if judged.granted_less:
+        fields["granted"] = rate_text(judged.request.rate)
+    if judged.overridden_by:
+        fields["overridden-by"] = ",".join(map(str, judged.overridden_by))
+    return Outcome(ok(**fields, **_notes(state, ask.flowgroup)), (Put(judged.request),))
+
+
+def _hint(state: State, speaker: str, hint: said.GiveHint, now: int) -> Outcome:
+    share = on_share(state, speaker, hint.share, hint.flowgroup)
+    if isinstance(share, Refused):
+        return _refused(share)
+    if not share.privileges.hint:
+        return _no("no-privilege", f"share {share.name} has hint = False")
+    times = interval(hint.start, hint.end, now)
+    if isinstance(times, Refused):
+        return _refused(times)
+    items = tuple(_anchored(item, now) for item in hint.items)
+    value = Hint(state.next_id, share.name, speaker, hint.flowgroup, items, *times)
+    return Outcome(
+        ok(id=value.id, **_offer(state, share, hint, times, now), **_notes(state, hint.flowgroup)), (Put(value),)
+    )
+
+
+def _anchored(item: said.HintItem, now: int) -> said.HintItem:
+    """A deadline that was said relative to now, as the instant that it is."""
+    if not isinstance(item.value, said.Time) or item.value.kind is not said.TimeKind.RELATIVE:
+        return item
+    return replace(item, value=said.Time(said.TimeKind.ABSOLUTE, now + item.value.ms))
+
+
+def _offer(
+    state: State, share: Share, hint: said.GiveHint, times: tuple[int, int | None], now: int
+) -> dict[str, Value]:
+    """For a hint with size and deadline: the rate and interval of a reservation that would do, if there is one (section 7)."""
+    items = {item.name: item.value for item in hint.items}
+    size, deadline = items.get("size"), items.get("deadline")
+    if not isinstance(size, int) or not isinstance(deadline, said.Time) or share.privileges.reserve_max == 0:
+        return {}
+    start, end = times[0], deadline.at(now)
+    if end is None or end <= start:
+        return {"offer": "none"}
+    least = max(1, share.privileges.reserve_min)
+    ways = state.ledgers(share.name, hint.flowgroup, least, start, end)
+    found = min(filter(None, (way.soonest(size * 8, start, end, least) for way in ways)), default=None)
+    if found is None or found[1] > LARGEST_RATE:
+        return {"offer": "none"}
+    start, rate = found
+    return {"offer": rate_text(rate), "from": time_text(start), "to": time_text(end)}
+
+
+# --- shares
+
+
+def _new_share(state: State, speaker: str, new: said.NewShare, now: int) -> Outcome:
+    parent = on_share(state, speaker, new.parent)
+    if isinstance(parent, Refused):
+        return _refused(parent)
+    if is_guest(speaker):
+        return _no("guest", f"{speaker} is a guest and cannot make shares")
+    if new.name in state.shares:
+        return _no("name-taken", f"there is a share {new.name} already")
+    if not parent.flowgroup.covers(new.flowgroup):
+        return _no("outside-share", f"{new.flowgroup} is not inside {parent.flowgroup} of share {parent.name}")
+    privileges = Privileges.of(new.privileges)
+    beyond = grown_beyond(privileges, parent.privileges)
+    if beyond is not None:
+        return _no("beyond-parent", f"share {parent.name} {beyond}")
+    if privileges.reserve_max is not None and privileges.reserve_min > privileges.reserve_max:
+        return _no("bad-rate", "reserve >= is above reserve <=")
+    if sum(1 for _ in state.chain(parent.name)) >= DEEPEST:
+        return _no("too-deep", f"shares nest at most {DEEPEST} deep")
+    share = Share(
+        new.name,
+        parent.name,
+        new.flowgroup,
+        privileges,
+        speaker,
+        grants=frozenset({(speaker, speaker)}),
+        created=now,
+    )
+    return Outcome(ok(**_notes(state, new.flowgroup)), (Put(share),))
+
+
+def _delegate(state: State, speaker: str, order: said.Grant | said.GrantDefault | said.Revoke) -> Outcome:
+    share = state.shares.get(order.share)
+    if share is None:
+        return _no("no-such-share", f"there is no share {order.share}")
+    if is_guest(speaker):
+        return _no("guest", f"{speaker} is a guest and cannot grant shares")
+    if isinstance(order, said.Revoke):
+        return _revoke(share, speaker, order.principal)
+    if speaker != ADMINISTRATOR and not share.held_by(speaker):
+        return _no("not-holder", f"{speaker} does not hold share {share.name}")
+    if isinstance(order, said.GrantDefault):
+        return Outcome(ok(), (Put(share.with_grants(share.grants | {(EVERYBODY, speaker)})),))
+    if order.principal == EVERYBODY:
+        return _no("bad-name", f"say GrantDefault {share.name}")
+    note: dict[str, Value] = {} if state.knows(order.principal) else {"note": "user-unknown"}
+    return Outcome(ok(**note), (Put(share.with_grants(share.grants | {(order.principal, speaker)})),))
+
+
+def _revoke(share: Share, speaker: str, principal: str) -> Outcome:
+    """Take back what the speaker granted (root: whoever granted it), and what was granted on by virtue of it."""
+    if not share.granted_to(principal):
+        return _no("not-granted", f"share {share.name} is not granted to {principal}")
+    mine = {pair for pair in share.grants if pair[0] == principal and speaker in (ADMINISTRATOR, pair[1])}
+    if not mine or (share.parent is None and principal == ADMINISTRATOR):
+        return _no("not-granter", f"{speaker} did not grant share {share.name} to {principal}")
+    return Outcome(ok(), (Put(share.with_grants(share.grants - mine)),))
+
+
+def _drop_share(state: State, speaker: str, name: str, now: int) -> Outcome:
+    share = state.shares.get(name)
+    if share is None:
+        return _no("no-such-share", f"there is no share {name}")
+    if share.parent is None:
+        return _no("root-share", f"{ROOT} cannot be dropped")
+    over = {ADMINISTRATOR, share.creator}
+    holds_above = any(state.shares[above].granted_to(speaker) for above in state.chain(share.parent))
+    if speaker not in over and not holds_above:
+        return _no("not-owner", f"only who made share {name} or holds a share above it may drop it")
+    changes = tuple(_drops(state, name, now))
+    ended = sum(isinstance(change, Drop) and isinstance(change.value, Request) for change in changes)
+    return Outcome(ok(ended=ended), changes)
+
+
+def _drops(state: State, name: str, now: int) -> Iterator[Change]:
+    """All that ends with a share: requests and hints first, then the shares from the leaves up."""
+    names = list(state.subtree(name))
+    inside = set(names)
+    for share in names:
+        for request in state.by_share[share].values():
+            yield from ending(state, request, now, inside)
+    yield from (Drop(hint) for hint in state.hints.values() if hint.share in inside)
+    yield from (Drop(state.shares[share]) for share in reversed(names))
+
+
+def ending(state: State, request: Request, now: int, gone: set[str] | None = None) -> Iterator[Change]:
+    """Drop a request, keeping the token buckets' levels of the shares that stay. `now` is when it ends (ms)."""
+    yield from (Put(bucket) for bucket in state.folded(request, now) if not gone or bucket.share not in gone)
+    yield Drop(request)
+
+
+def _cancel(state: State, speaker: str, number: int, now: int) -> Outcome:
+    value: Request | Hint | None = state.requests.get(number) or state.hints.get(number)
+    if value is None:
+        return _no("no-such-request", f"there is no request {number}")
+    if speaker not in (ADMINISTRATOR, value.speaker):
+        return _no("not-yours", f"request {number} is not {speaker}'s")
+    if isinstance(value, Hint):
+        return Outcome(ok(), (Drop(value),))
+    return Outcome(ok(), tuple(ending(state, value, now)))
+
+
+# --- principals
+
+
+def is_guest(speaker: str) -> bool:
+    """Guests are named `guest:UID`, which is no NAME of the language, so nobody can be granted that."""
+    return ":" in speaker
+
+
+def _principals(
+    state: State, speaker: str, order: said.AddUser | said.DropUser | said.Locate, now: int
+) -> Outcome:
+    if speaker != ADMINISTRATOR:
+        return _no("not-root", f"only {ADMINISTRATOR} may say {type(order).__name__}")
+    if order.name == EVERYBODY or (order.name == ADMINISTRATOR and not isinstance(order, said.Locate)):
+        return _no("bad-name", f"{order.name} is always there")
+    known = state.principals.get(order.name)
+    if isinstance(order, said.Locate):
+        base = known or Principal(order.name)
+        note: dict[str, Value] = {} if state.knows(order.name) else {"note": "user-unknown"}
+        return Outcome(ok(**note), (Put(replace(base, addresses=order.addresses)),))
+    if isinstance(order, said.AddUser):
+        return _add_user(state, order, known)
+    if not state.knows(order.name):
+        return _no("no-such-user", f"there is no user {order.name}")
+    return _drop_user(state, order.name, known, now)
+
+
+def _add_user(state: State, order: said.AddUser, known: Principal | None) -> Outcome:
+    binding = order.binding
+    if binding is not None:
+        if binding.kind == "uid" and binding.value == "0":
+            return _no("bad-binding", "uid 0 always speaks as root")
+        taken = next((other for other in state.principals.values() if binding in other.bindings), None)
+        if taken is not None and binding.kind != "gid":
+            return _no("binding-taken", f"{binding.kind} {binding.value} is bound to {taken.name}")
+    if known is not None and (binding is None or binding in known.bindings):
+        return _no("name-taken", f"there is a user {order.name} already")
+    base = known or Principal(order.name)
+    bindings = base.bindings | ({binding} if binding else set())
+    return Outcome(ok(), (Put(replace(base, bindings=bindings)),))
+
+
+def _drop_user(state: State, name: str, known: Principal | None, now: int) -> Outcome:
+    """Forget a user: what it was granted, what it granted on, its requests and hints. The shares that it made stay."""
+    changes: list[Change] = []
+    for share in state.shares.values():
+        grants = frozenset(pair for pair in share.grants if pair[0] != name)
+        if grants != share.grants:
+            changes.append(Put(share.with_grants(grants)))
+    requests = [request for request in state.requests.values() if request.speaker == name]
+    for request in requests:
+        changes += ending(state, request, now)
+    changes += [Drop(hint) for hint in state.hints.values() if hint.speaker == name]
+    if known is not None:
+        changes.append(Drop(known))
+    return Outcome(ok(ended=len(requests)), tuple(changes))

@@ -1,0 +1,1 @@
+"""The policy tree to the network flow table, by deltas. Pure."""

@@ -1,0 +1,360 @@
+"""The plain-Python compiler: the twin of compile_fast where that is not built, and what it is tested against. Pure.
+
+Above: compile picks one of the two. Below: tree, access, ranks, expand, bounds, table. The interface is explained in compile.
+
+The three components of a verdict are compiled apart, so that flow counts add instead of multiply: access into the
+stages of `access`, limits into one stage where the lowest rate has the highest priority, guarantees into one where
+the highest has. A request contributes the rules of each of its matches (an entry); where several contribute the same
+(priority, match), OpenFlow can hold one: the lowest request id owns it, and when that goes the next is put in.
+
+Invariants, after each call: `table` is the sum of the deltas returned so far and equals what the entries contribute;
+it drops exactly the packets that semantics.evaluate denies; `update` and `check` either succeed or raise and change
+nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ovspane.lang.statements import Kind
+from ovspane.packets.flowgroup import ALL, Locations
+from ovspane.packets.match import ANY, Match
+from ovspane.policy.compiler.access import AccessStages, DenyNode, Place
+from ovspane.policy.compiler.bounds import ABOVE_ROOT, DEPTH_LIMIT, STAGE_LIMIT, VIRTUAL, TooManyRates, TooManyStages, too_deep
+from ovspane.policy.compiler.expand import located_matches
+from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
+from ovspane.policy.model.actions import Access
+from ovspane.policy.model.table import Effect, Key, Rule, Stage, Table, TableDelta, difference, ordered
+from ovspane.policy.model.tree import ActiveRequest, Delta, Node, PolicyTree
+
+_ACCESS, _CONTINUE, _DROP = Stage.ACCESS, Effect.CONTINUE, Effect.DROP
+#: makes a Rule of the tuple of all its fields, without the detour through keyword arguments
+_rule = Rule._make
+
+
+def drop_priority(depth: int) -> int:
+    """The priority of a deny at a node of this depth."""
+    return 2 * depth + 1
+
+
+def exception_priority(level: int) -> int:
+    """The priority of an allow that lifts denies down to this depth: just above them, below those of deeper nodes."""
+    return 2 * level + 2
+
+
+def limit_key(rate: int) -> int:
+    """Orders limits: the lowest rate (bit/s) decides, so it is the greatest key."""
+    return -rate
+
+
+def queue_key(rate: int) -> int:
+    """Orders guarantees: the highest rate (bit/s) decides."""
+    return rate
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One match of one request, and the rules it contributes to the table now."""
+
+    request: ActiveRequest
+    match: Match
+    place: Place
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(slots=True)
+class _Step:
+    """A delta that has been applied to the access stages and can still be undone."""
+
+    delta: Delta
+    gone: list[int]
+    new: dict[int, _Entry]
+    handles: dict[int, range]  # of the new entries, by request id
+    dirty: set[int] = field(default_factory=set)
+    stages: dict[DenyNode, int] = field(default_factory=dict)
+
+
+#: what the touched keys had before: see `_claim`
+Touched = dict[Key, Rule | None]
+
+
+class Compiler:
+    """Compiles one policy tree. `default_deny`: what no request allows is dropped (the administrator's choice)."""
+
+    def __init__(self, tree: PolicyTree, default_deny: bool = False, stage_limit: int = STAGE_LIMIT) -> None:
+        """Starts empty: `recompile` takes in what the tree has already."""
+        self._table = Table()
+        self._tree = tree
+        self._default_deny = default_deny
+        self._stage_limit = stage_limit
+        self._access = AccessStages()
+        self._ranks = {Stage.LIMIT: Ranks(), Stage.QUEUE: Ranks()}
+        self._ranked: dict[tuple[Stage, int], set[int]] = {}  # (stage, key) -> handles
+        self._entries: dict[int, _Entry] = {}  # by handle
+        self._handles: dict[int, range] = {}  # by request id
+        self._shared: dict[Key, dict[int, Rule]] = {}  # where several contribute a rule: who, by request id
+        self._places: dict[str, tuple[Node, Place]] = {}  # of the node, as long as it is that one
+        self._next = VIRTUAL + 1
+        if default_deny:
+            self._entries[VIRTUAL] = virtual = _Entry(
+                ActiveRequest(VIRTUAL, ABOVE_ROOT, Kind.DENY, ALL), ANY, Place(ABOVE_ROOT, 0, {})
+            )
+            self._enter(VIRTUAL, virtual)
+            self._access.settle(self._access.recolour(stage_limit) or {})
+
+    @property
+    def table(self) -> Table:
+        """The table of now."""
+        return self._table
+
+    @property
+    def stages(self) -> int:
+        """Number of access stages in use (their indices are 0 .. stages-1)."""
+        return self._access.stages
+
+    @property
+    def deny_stages(self) -> dict[str, int]:
+        """The access stage of each node that has denies now."""
+        return {name: node.stage for name, node in self._access.nodes.items() if node.stage is not None}
+
+    def check(self, delta: Delta, locations: Locations) -> None:
+        """Raise what `update` would raise, and change nothing. The tree need not have the delta, but must have its
+        nodes.
+
+        To know it for requests that start later, keep a second compiler over everything that has been accepted, without
+        regard to time: what fits there fits at every instant.
+        """
+        self._undo(self._apply(delta, locations))
+
+    def update(self, delta: Delta, locations: Locations) -> TableDelta:
+        """Take in a delta of the tree; returns what changes in the table. A user that moved: its requests in both
+        halves.
+
+        Raises TooManyMatches, TooManyStages or TooManyRates (CannotCompile), or ValueError or KeyError for a request
+        that is there already or not there; then nothing has changed.
+        """
+        return self._changes(self._commit(self._apply(delta, locations)))
+
+    def recompile(self, locations: Locations) -> TableDelta:
+        """Compile the whole tree anew, with the fewest stages that greedy colouring finds; returns what changes.
+
+        Raises CannotCompile as `update` does, and then changes nothing.
+        """
+        fresh = Compiler(self._tree, self._default_deny, self._stage_limit)
+        fresh._commit(fresh._apply(Delta(added=tuple(self._tree.requests.values())), locations))
+        change = difference(self._table, fresh.table.rules.values())
+        self._access, self._ranks, self._ranked = fresh._access, fresh._ranks, fresh._ranked
+        self._entries, self._handles, self._shared = fresh._entries, fresh._handles, fresh._shared
+        self._next = fresh._next
+        self._table = fresh._table
+        return ordered(change)
+
+    # --- a delta, first half: access stages, undone if they do not fit
+
+    def _apply(self, delta: Delta, locations: Locations) -> _Step:
+        gone = [handle for request in delta.removed for handle in self._handles[request.id]]
+        step = _Step(delta, gone, *self._expand(delta, locations))
+        self._check_rates(step)
+        for handle in step.gone:
+            step.dirty.update(self._leave(handle, self._entries[handle]))
+        for denies in (True, False):  # an allow costs the least when the denies that it meets are there
+            for handle, entry in step.new.items():
+                if (entry.request.kind is Kind.DENY) is denies:
+                    step.dirty.update(self._enter(handle, entry))
+        stages = self._access.recolour(self._stage_limit)
+        if stages is None:
+            self._undo(step)
+            raise TooManyStages(self._stage_limit)
+        step.stages = stages
+        return step
+
+    def _undo(self, step: _Step) -> None:
+        for handle, entry in step.new.items():
+            self._leave(handle, entry)
+        for handle in step.gone:
+            self._enter(handle, self._entries[handle])
+        self._access.settle({})
+
+    def _expand(self, delta: Delta, locations: Locations) -> tuple[dict[int, _Entry], dict[int, range]]:
+        """The new entries by handle, and the handles of each request; those of one follow each other."""
+        for half in (delta.removed, delta.added):
+            if len(half) > 1 and len({request.id for request in half}) < len(half):
+                raise ValueError("a request is twice in one half of a delta")
+        leaving = {request.id for request in delta.removed}
+        new: dict[int, _Entry] = {}
+        handles: dict[int, range] = {}
+        handle = self._next
+        for request in delta.added:
+            if request.id in self._handles and request.id not in leaving:
+                raise ValueError(f"request {request.id} is in the table already")
+            place, first = self._place(request.node), handle
+            for match in located_matches(request.flowgroup, locations):
+                new[handle] = _Entry(request, match, place)
+                handle += 1
+            handles[request.id] = range(first, handle)
+        return new, handles
+
+    def _place(self, name: str) -> Place:
+        nodes = self._tree.nodes
+        node, known = nodes[name], self._places.get(name)
+        if known is not None and known[0] is node:
+            return known[1]  # a node's ancestors stay, or it could not
+        shift = int(self._default_deny)  # the node above the root has depth 0 then
+        ancestors = {above: nodes[above].depth + shift for above in self._tree.ancestors(name)}
+        if self._default_deny:
+            ancestors[ABOVE_ROOT] = 0
+        depth = node.depth + shift
+        if depth > DEPTH_LIMIT:
+            raise too_deep(name)
+        if len(self._places) > 2 * len(nodes):  # names that are gone
+            self._places.clear()
+        place = Place(name, depth, ancestors)
+        self._places[name] = node, place
+        return place
+
+    def _check_rates(self, step: _Step) -> None:
+        for stage, ranks in self._ranks.items():
+            if len(ranks) + len(step.new) <= LAST_LABEL:
+                continue
+            wanted = {key for entry in step.new.values() for at, key in _rates(entry.request) if at is stage}
+            if len(ranks) + sum(1 for key in wanted if key not in ranks) > LAST_LABEL:
+                raise TooManyRates()
+
+    def _enter(self, handle: int, entry: _Entry) -> list[int]:
+        """Put an entry into the access stages; returns the handles of the allows that this changes."""
+        access = _says(entry.request)
+        if access is Access.DENY:
+            return self._access.add_deny(handle, entry.match, entry.place)
+        if access is Access.ALLOW:
+            self._access.add_allow(handle, entry.match, entry.place)
+        return []
+
+    def _leave(self, handle: int, entry: _Entry) -> list[int]:
+        access = _says(entry.request)
+        if access is Access.DENY:
+            return self._access.remove_deny(handle, entry.match)
+        if access is Access.ALLOW:
+            self._access.remove_allow(handle)
+        return []
+
+    # --- second half: ranks, entries, rules; cannot fail
+
+    def _commit(self, step: _Step) -> Touched:
+        """Bring the table to the entries of now; returns what the changed keys had before."""
+        dirty = step.dirty
+        dirty |= self._access.settle(step.stages)
+        if self._default_deny:
+            dirty.add(VIRTUAL)
+        for handle, entry in step.new.items():  # before the old ones are dropped: a user that moves keeps its ranks
+            if _rates(entry.request):
+                dirty |= self._take_ranks(handle, entry.request)
+        touched: Touched = {}
+        for handle in step.gone:
+            entry = self._entries.pop(handle)
+            self._drop_ranks(handle, entry.request)
+            self._claim(entry, (), touched)
+        for request in step.delta.removed:
+            del self._handles[request.id]
+        self._handles |= step.handles
+        self._entries |= step.new
+        self._next += len(step.new)
+        for handle in sorted(dirty):
+            if handle in self._entries and handle not in step.new:
+                entry = self._entries[handle]
+                self._claim(entry, self._rules(handle, entry), touched)
+        for handle, entry in step.new.items():
+            self._claim(entry, self._rules(handle, entry), touched)
+        return touched
+
+    def _take_ranks(self, handle: int, request: ActiveRequest) -> set[int]:
+        """Returns the handles of the entries whose labels moved to make room."""
+        moved: set[int] = set()
+        for stage, key in _rates(request):
+            for other in self._ranks[stage].take(key):
+                moved |= self._ranked[stage, other]
+            self._ranked.setdefault((stage, key), set()).add(handle)
+        return moved
+
+    def _drop_ranks(self, handle: int, request: ActiveRequest) -> None:
+        for stage, key in _rates(request):
+            self._ranks[stage].drop(key)
+            self._ranked[stage, key].discard(handle)
+            if not self._ranked[stage, key]:
+                del self._ranked[stage, key]
+
+    def _rules(self, handle: int, entry: _Entry) -> tuple[Rule, ...]:
+        """What an entry contributes to the table, given the stages, levels and ranks of now."""
+        request, match = entry.request, entry.match
+        rules = []
+        if handle in self._access.allows:
+            for stage, level in self._access.allows[handle].levels():
+                rules.append(_rule((_ACCESS, stage, exception_priority(level), match, _CONTINUE, request.id, 0, 0, 0)))
+        elif request.kind is Kind.DENY:
+            node = self._access.nodes[request.node]
+            assert node.stage is not None
+            rules.append(_rule((_ACCESS, node.stage, drop_priority(node.depth), match, _DROP, request.id, 0, 0, 0)))
+        for at, key in _rates(request):
+            effect = Effect.LIMIT if at is Stage.LIMIT else Effect.QUEUE
+            rules.append(_rule((at, 0, self._ranks[at][key], match, effect, request.id, request.slot, request.rate, 0)))
+        return tuple(rules)
+
+    def _claim(self, entry: _Entry, rules: tuple[Rule, ...], touched: Touched) -> None:
+        """Replace what an entry contributes by `rules`."""
+        if rules == entry.rules:
+            return
+        for rule in entry.rules:
+            self._disclaim(rule, touched)
+        table, shared = self._table.rules, self._shared
+        for rule in rules:
+            key = rule[:4]
+            holder = table.get(key)
+            touched.setdefault(key, holder)
+            if holder is None:
+                table[key] = rule
+            else:
+                claims = shared.setdefault(key, {holder.request: holder})
+                claims[rule.request] = rule
+                if rule.request < holder.request:
+                    table[key] = rule
+        entry.rules = rules
+
+    def _disclaim(self, rule: Rule, touched: Touched) -> None:
+        table, key = self._table.rules, rule.key
+        touched.setdefault(key, table[key])
+        claims = self._shared.get(key)
+        if claims is None:
+            del table[key]
+            return
+        del claims[rule.request]
+        if table[key].request == rule.request:
+            table[key] = claims[min(claims)]
+        if len(claims) == 1:
+            del self._shared[key]
+
+    def _changes(self, touched: Touched) -> TableDelta:
+        """The delta from what the touched keys had before to what they have now, in the order of `ordered`."""
+        added, removed = [], []
+        for key, before in touched.items():
+            now = self._table.rules.get(key)
+            if now is None:
+                if before is not None:
+                    removed.append(before)
+            elif now is not before and now != before:
+                added.append(now)
+        return ordered(TableDelta(tuple(added), tuple(removed)))
+
+
+def _says(request: ActiveRequest) -> Access:
+    """The access component of the request's verdict (semantics: `ActiveRequest.verdict`)."""
+    if request.kind is Kind.DENY:
+        return Access.DENY
+    return Access.ALLOW if request.allows and request.kind is not Kind.RATELIMIT else Access.UNSET
+
+
+def _rates(request: ActiveRequest) -> tuple[tuple[Stage, int], ...]:
+    """The (stage, rank key) pairs under which a request's rate is installed."""
+    if request.kind is Kind.RATELIMIT:
+        return ((Stage.LIMIT, limit_key(request.rate)),)
+    if request.kind is Kind.RESERVE and request.rate:
+        return ((Stage.QUEUE, queue_key(request.rate)),)
+    return ()

@@ -1,0 +1,215 @@
+"""Principals, shares, privileges, delegation, requests and hints: the values that the daemon remembers (PANE, section 3).
+
+Above: state keeps them, admission judges by them, store writes them down. Below: lang, flowgroup. Frozen values; a change
+makes a new value.
+
+Delegation: `Share.grants` holds (principal, granter) pairs; the principal `everybody` is all of them. A principal holds the share
+iff a pair names it or everybody. Invariant: each pair goes back, from granter to granter, to the administrator or to who made
+the share (`with_grants` drops those that do not any more), so that nobody outlives a revoke by granting to itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ovspane.lang.statements import Binding, HintItem, Kind, PrivilegeSpec
+from ovspane.lang.units import rate_text
+from ovspane.packets.flowgroup import ALL, NO_ADDRESS, AddressSet, Flowgroup
+from ovspane.policy.model.tree import ROOT
+
+ADMINISTRATOR = "root"
+EVERYBODY = "everybody"  # as in `Revoke aBW from everybody.`
+
+Places = bool | frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Privileges:
+    """What may be asked on a share. Rates in bit/s, tb_capacity in bits; None is unlimited, except ratelimit_min, where None
+    means "no rate limits here"."""
+
+    reserve_max: int | None = 0
+    reserve_min: int = 0
+    ratelimit_min: int | None = None
+    tb_capacity: int | None = 0
+    tb_fill: int | None = 0
+    allow: bool = True
+    deny: bool = True
+    hint: bool = True
+    query: bool = True
+    waypoint: Places = False
+    avoid: Places = False
+
+    @staticmethod
+    def of(spec: PrivilegeSpec) -> Privileges:
+        """The privileges as written, with the defaults of ovspane(7), section 5, for what is not."""
+        top = spec.reserve_max or 0
+
+        def flag(given: bool | None) -> bool:
+            return True if given is None else given
+
+        return Privileges(
+            reserve_max=top,
+            reserve_min=spec.reserve_min or 0,
+            ratelimit_min=spec.ratelimit_min,
+            tb_capacity=top if spec.tb_capacity is None else spec.tb_capacity,
+            tb_fill=top if spec.tb_fill is None else spec.tb_fill,
+            allow=flag(spec.allow),
+            deny=flag(spec.deny),
+            hint=flag(spec.hint),
+            query=flag(spec.query),
+            waypoint=spec.waypoint or False,
+            avoid=spec.avoid or False,
+        )
+
+    def __str__(self) -> str:
+        """As NewShare would write them (without the brackets)."""
+        parts = []
+        if self.reserve_max is None or self.reserve_max:
+            parts.append(f"reserve <= {rate_text(self.reserve_max)}")
+        if self.reserve_min:
+            parts.append(f"reserve >= {rate_text(self.reserve_min)}")
+        if self.ratelimit_min is not None:
+            parts.append(f"ratelimit >= {rate_text(self.ratelimit_min)}")
+        if self.tb_capacity != self.reserve_max:
+            parts.append(f"reserveTBCapacity = {rate_text(self.tb_capacity)}")
+        if self.tb_fill != self.reserve_max:
+            parts.append(f"reserveTBFill = {rate_text(self.tb_fill)}")
+        for name in ("allow", "deny", "hint", "query"):
+            parts.append(f"{name} = {getattr(self, name)}")
+        for name in ("waypoint", "avoid"):
+            places = getattr(self, name)
+            if places:
+                parts.append(f"{name} = {places if places is True else '{' + ', '.join(sorted(places)) + '}'}")
+        return ", ".join(parts)
+
+
+EVERY_PRIVILEGE = Privileges(
+    reserve_max=None, ratelimit_min=0, tb_capacity=None, tb_fill=None, waypoint=True, avoid=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A node of the share tree. `created` in ms: its token bucket starts empty then."""
+
+    name: str
+    parent: str | None
+    flowgroup: Flowgroup
+    privileges: Privileges
+    creator: str
+    grants: frozenset[tuple[str, str]] = frozenset()
+    everybody: bool = False
+    created: int = 0
+    version: int = 0
+
+    @property
+    def holders(self) -> list[str]:
+        """Who holds it by name."""
+        return sorted({principal for principal, _ in self.grants} - {EVERYBODY})
+
+    def held_by(self, speaker: str) -> bool:
+        """True iff `speaker` may speak on it."""
+        return self.everybody or self.granted_to(speaker)
+
+    def granted_to(self, name: str) -> bool:
+        return any(principal == name for principal, _ in self.grants)
+
+    def with_grants(self, grants: frozenset[tuple[str, str]]) -> Share:
+        """The share with these grants, less those whose granter has no authority any more."""
+        authority = {ADMINISTRATOR}
+        if (self.creator, self.creator) in grants:
+            authority.add(self.creator)
+        kept: set[tuple[str, str]] = set()
+        while True:
+            more = {pair for pair in grants - kept if EVERYBODY in authority or pair[1] in authority}
+            if not more:
+                break
+            kept |= more
+            authority |= {principal for principal, _ in more}
+        everybody = any(principal == EVERYBODY for principal, _ in kept)
+        return replace(self, grants=frozenset(kept), everybody=everybody, version=self.version + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The level (in 1/1000 bit) of a share's token bucket at an instant (ms), when reservations before it are forgotten."""
+
+    share: str
+    level: int
+    at: int
+
+
+ROOT_SHARE = Share(
+    ROOT, None, ALL, EVERY_PRIVILEGE, ADMINISTRATOR, grants=frozenset({(ADMINISTRATOR, ADMINISTRATOR)})
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Somebody who may speak. `bindings` say which connections are theirs; `addresses` where their packets come from."""
+
+    name: str
+    bindings: frozenset[Binding] = frozenset()
+    addresses: AddressSet = NO_ADDRESS
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An accepted request. `rate` (bit/s) is what was granted; `start` and `end` in ms, end None is forever. `slot` names its
+    queue or meter; 0: it needs none. `via`: the way that it was given through the network, as `Room.route` writes it."""
+
+    id: int
+    share: str
+    speaker: str
+    kind: Kind
+    flowgroup: Flowgroup
+    start: int
+    end: int | None
+    rate: int = 0
+    partial: bool = False
+    slot: int = 0
+    via: str = ""
+
+    def rerouted(self, other: Request) -> bool:
+        """True iff the other one is this one, but for the way through the network."""
+        return replace(self, via=other.via) == other
+
+    def during(self, start: int, end: int | None) -> bool:
+        """True iff the interval [start, end) and the request's have an instant in common."""
+        return (end is None or self.start < end) and (self.end is None or start < self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What somebody said about traffic; it changes nothing that the speaker has no privilege for."""
+
+    id: int
+    share: str
+    speaker: str
+    flowgroup: Flowgroup
+    items: tuple[HintItem, ...]
+    start: int
+    end: int | None
+
+
+def grown_beyond(child: Privileges, parent: Privileges) -> str | None:
+    """Why a share with `child` privileges may not stand below one with `parent`'s, or None (ovspane(7), section 5)."""
+    for name in ("allow", "deny", "hint", "query"):
+        if getattr(child, name) and not getattr(parent, name):
+            return f"has {name} = False: say [{name} = False]"
+    if parent.reserve_max is not None and (child.reserve_max is None or child.reserve_max > parent.reserve_max):
+        return f"may reserve at most {rate_text(parent.reserve_max)}"
+    if child.ratelimit_min is not None and (
+        parent.ratelimit_min is None or child.ratelimit_min < parent.ratelimit_min
+    ):
+        if parent.ratelimit_min is None:
+            return "has no rate limits"
+        return f"allows rate limits from {rate_text(parent.ratelimit_min)} only"
+    if parent.tb_capacity is not None and (child.tb_capacity is None or child.tb_capacity > parent.tb_capacity):
+        return f"has a token capacity of {rate_text(parent.tb_capacity)}"
+    for name in ("waypoint", "avoid"):
+        mine, theirs = getattr(child, name), getattr(parent, name)
+        if mine and theirs is not True and (mine is True or not theirs or not mine <= theirs):
+            return f"does not have that {name} privilege"
+    return None

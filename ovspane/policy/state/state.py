@@ -1,0 +1,249 @@
+"""The state of the policy: shares, principals, requests and hints by name, with the indexes that admission needs. Pure.
+
+Above: admission reads it, runtime changes it, the store keeps what it holds. Below: known, shares, schedule.
+
+It changes only by `apply`, one `Change` at a time; the same changes in the same order give the same state, so it is a cache of
+the database: load the database's values as `Put`s and it is there again.
+Invariants: each share's parent and each request's share exist; schedules hold exactly the reservations of requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bitarray import bitarray
+
+from ovspane.lang.statements import Kind
+from ovspane.packets.flowgroup import AddressSet, Flowgroup
+from ovspane.policy.model.tree import ROOT
+from ovspane.policy.state.capacity import Room
+from ovspane.policy.state.changes import Change, Counter, Drop, Known, Put, Value
+from ovspane.policy.state.request_index import Nearby
+from ovspane.policy.state.schedule import Chain, Schedule
+from ovspane.policy.state.shares import ROOT_SHARE, Bucket, Hint, Principal, Request, Share
+
+__all__ = ["Change", "Counter", "Drop", "Put", "State", "Value"]
+
+#: queue ids of linux-htb end below 0xf000 (ovs lib/netdev-linux.c, HTB_N_QUEUES); slot 0 means "none"
+SLOTS = 0xEFF0
+#: the database's integers end there
+LAST_ID = 2**63 - 1
+
+
+class State(Known):
+    """All that was said and accepted."""
+
+    def __init__(self, room: Room | None = None) -> None:
+        """`room`: what reservations take outside of shares; empty, and this state's alone."""
+        super().__init__()
+        self._room = room
+        self.requests: dict[int, Request] = {}
+        self.hints: dict[int, Hint] = {}
+        self.by_share: dict[str, dict[int, Request]] = {}
+        self.schedules: dict[str, Schedule] = {}
+        self.locations: dict[str, AddressSet] = {}
+        self.nearby = Nearby()
+        #: the ids that are given to what is said here; where many daemons share a database, each has some of its own
+        self.lease = range(1, LAST_ID)
+        self.next_id = 1
+        #: the sum of all reservations' rates (bit/s)
+        self.booked = 0
+        #: what the network makes of active requests (installed, pending, degraded: reason); not kept in the database
+        self.status: dict[int, str] = {}
+        self._slots = bitarray(SLOTS)
+        self._slots.setall(False)
+        self._slots[0] = True
+        self._last_slot = 0
+        self.apply(Put(ROOT_SHARE))
+
+    def apply(self, change: Change) -> None:
+        value = change.value
+        put = isinstance(change, Put)
+        match value:
+            case Share():
+                (self._put_share if put else self._drop_share)(value)
+            case Principal():
+                (self._put_principal if put else self._drop_principal)(value)
+            case Request():
+                if value.id in self.requests:
+                    self._drop_request(self.requests[value.id])
+                if put:
+                    self._put_request(value)
+            case Hint():
+                if put:
+                    self.hints[value.id] = value
+                    self._used(value.id)
+                else:
+                    del self.hints[value.id]
+            case Bucket():
+                self.schedules[value.share].fold_to(value.level, value.at)
+            case Counter():
+                self._used(value.next_id - 1)
+
+    def _used(self, number: int) -> None:
+        if number in self.lease:
+            self.next_id = max(self.next_id, number + 1)
+
+    def lend(self, lease: range) -> None:
+        """From now on give these ids only, from the first; slots are looked for at a place that depends on it, so that daemons
+        which share a database seldom take the same one."""
+        self.lease = lease
+        self.next_id = lease.start
+        self._last_slot = lease.start * 40_503 % SLOTS
+
+    def _put_share(self, share: Share) -> None:
+        super()._put_share(share)
+        self.by_share.setdefault(share.name, {})
+        granted = share.privileges
+        if share.name not in self.schedules:
+            self.schedules[share.name] = Schedule(
+                share.name,
+                granted.reserve_max,
+                granted.reserve_min,
+                granted.tb_capacity,
+                granted.tb_fill,
+                level_at=share.created,
+            )
+
+    def _drop_share(self, share: Share) -> None:
+        assert not self.by_share[share.name]
+        super()._drop_share(share)
+        del self.by_share[share.name], self.schedules[share.name]
+
+    def _put_principal(self, principal: Principal) -> None:
+        self.principals[principal.name] = principal
+        if principal.addresses:
+            self.locations[principal.name] = principal.addresses
+        else:
+            self.locations.pop(principal.name, None)
+        self._moved(principal.name)
+
+    def _drop_principal(self, principal: Principal) -> None:
+        self.principals.pop(principal.name, None)
+        self.locations.pop(principal.name, None)
+        self._moved(principal.name)
+
+    def _moved(self, user: str) -> None:
+        self.nearby.moved(user, self.locations)
+        if self._room is not None:
+            for request in [self.requests[number] for number in self.nearby.of_user(user)]:
+                if request.kind is Kind.RESERVE:
+                    self._room.put(request, self.locations)
+
+    def _put_request(self, request: Request) -> None:
+        self.requests[request.id] = request
+        self.by_share[request.share][request.id] = request
+        self.nearby.put(request, self.locations)
+        self._used(request.id)
+        if request.kind is Kind.RESERVE:
+            self.booked += request.rate
+            for name in self.chain(request.share):
+                self.schedules[name].add(request.start, request.end, request.rate)
+            if self._room is not None:
+                self._room.put(request, self.locations)
+        if request.slot:
+            self._slots[request.slot] = True
+            if request.id in self.lease:
+                self._last_slot = request.slot
+
+    def reroute(self, request: Request) -> None:
+        """A request that is there was given another way through the network (`Request.rerouted`)."""
+        self.requests[request.id] = self.by_share[request.share][request.id] = request
+        self.nearby.put(request, self.locations)
+        if self._room is not None:
+            self._room.put(request, self.locations)
+
+    def strayed(self, most: int) -> list[Request]:
+        """Requests, `most` at most, as they are on the way through the network that they have now, where that is not the one they
+        were given."""
+        if self._room is None:
+            return []
+        ways = self._room.strayed(most)
+        return [replace(self.requests[number], via=via) for number, via in ways.items()]
+
+    def _drop_request(self, request: Request) -> None:
+        del self.requests[request.id]
+        self.nearby.drop(request.id)
+        self.status.pop(request.id, None)
+        del self.by_share[request.share][request.id]
+        if request.kind is Kind.RESERVE:
+            self.booked -= request.rate
+            for name in self.chain(request.share):
+                self.schedules[name].remove(request.start, request.end, request.rate)
+            if self._room is not None:
+                self._room.drop(request)
+        if request.slot:
+            self._slots[request.slot] = False
+
+    def chain(self, share: str) -> Iterator[str]:
+        """The share and its ancestors, up to the root."""
+        name: str | None = share
+        while name is not None:
+            yield name
+            name = self.shares[name].parent
+
+    def ledger(self, share: str) -> Chain:
+        """The schedules of shares that a reservation on the share has to fit in."""
+        return Chain([self.schedules[name] for name in self.chain(share)])
+
+    def ledgers(self, share: str, group: Flowgroup, rate: int, start: int, end: int | None) -> list[Chain]:
+        """A reservation of `rate` (bit/s) for these packets has to fit in one of these: the schedules of shares with those of a way
+        through the network. If it fits in any for [start, end), then in the first."""
+        if self._room is None:
+            return [self.ledger(share)]
+        above = [self.schedules[name] for name in self.chain(share)]
+        choices = self._room.choices(group, rate, start, end, self.locations)
+        return [Chain([*above, *way]) for way in choices]
+
+    def route(self, request: Request) -> str:
+        """The way through the network that a reservation gets which was found to fit (`Request.via`)."""
+        if self._room is None:
+            return ""
+        return self._room.route(request.flowgroup, request.rate, request.start, request.end, self.locations)
+
+    def steered(self, request: Request) -> str:
+        """The paths that a reservation's packets are sent along now (`Room.steered`)."""
+        return "" if self._room is None else self._room.steered(request)
+
+    def keys(self, request: Request) -> tuple[set[str], set[str]]:
+        """What a reservation that is to come, or to go, reads and changes outside of shares: see `Room.keys`."""
+        return self._room.keys(request, self.locations) if self._room is not None else (set(), set())
+
+    def largest(self, share: str, group: Flowgroup, start: int, end: int | None, at_most: int) -> int:
+        """The largest rate up to `at_most` (bit/s) that a reservation of these packets may have in [start, end); 0: none."""
+        rate = at_most
+        while True:  # a smaller one may need room on more ports
+            found = max(chain.largest(start, end, rate) for chain in self.ledgers(share, group, rate, start, end))
+            if found in (0, rate):
+                return found
+            rate = found
+
+    def free_slot(self) -> int | None:
+        """A slot that is free, used as late after its last use as possible; None if all are taken."""
+        found = self._slots.find(0, self._last_slot + 1)
+        if found < 0:
+            found = self._slots.find(0, 1)
+        return None if found < 0 else found
+
+    def folded(self, request: Request, at: int) -> list[Bucket]:
+        """The shares above a reservation with their buckets' levels at `at`, to be kept before the reservation is dropped."""
+        out: list[Bucket] = []
+        if request.kind is Kind.RESERVE and request.start < at:
+            for name in self.chain(request.share):
+                schedule = self.schedules[name]
+                if schedule.bucket_matters and schedule.level_at < at:
+                    out.append(Bucket(name, schedule.level_then(at), at))
+        return out
+
+    def values(self) -> Iterator[Value]:
+        """Everything, in an order in which a new state can apply it (the root share is always there)."""
+        yield Counter(self.next_id)
+        yield from self.principals.values()
+        for name in self.subtree(ROOT):
+            yield self.shares[name]
+            schedule = self.schedules[name]
+            if schedule.level_at > self.shares[name].created:
+                yield Bucket(name, schedule.level, schedule.level_at)
+        yield from self.requests.values()
+        yield from self.hints.values()

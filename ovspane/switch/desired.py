@@ -1,0 +1,226 @@
+"""What the switches must have: the changes of the network flow table, hidden where that is asked for, placed, in their order.
+
+Above: reconcile takes them in before each of its passes. Below: policy.hiding, network.placement, network.spread. Without a spread
+one plan is that of all bridges; with one, each bridge has its own, and `plan` is the whole table's, for what is asked of all.
+
+Changes wait until the one task that reads the plan takes them in, so no pass sees half of one; a long one is worked on in a
+thread, beside the event loop (one request can change as many flows as there are). Invariant: outside of `take_in` the plan is
+that of the changes taken in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+from ovspane.network.model import Delta
+from ovspane.placement.pipeline import FlowKey, Pipeline, Plan
+from ovspane.placement.routing import Routes
+from ovspane.placement.rule_placement import Spread
+from ovspane.policy.compiler.hiding import Hiding
+from ovspane.policy.model.table import Rule, TableDelta
+
+#: rules (some 10 us each) beyond which a change is worked on in a thread
+LONG = 500
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Taken:
+    """What the changes that were taken in concern: flows, requests with new rules, requests that may be hidden or shown now, meters
+    and guarantees (queue ids)."""
+
+    flows: set[FlowKey] = field(default_factory=set)
+    requests: set[int] = field(default_factory=set)
+    hidden: set[int] = field(default_factory=set)
+    meters: set[int] = field(default_factory=set)
+    guarantees: set[int] = field(default_factory=set)
+    #: where each bridge has its own plan: flows and meters of each; else None
+    bridges: dict[str, tuple[set[FlowKey], set[int]]] | None = None
+
+    def on(self, bridge: str) -> tuple[set[FlowKey], set[int]]:
+        """The flows and meters of a bridge that may be others now."""
+        return (self.flows, self.meters) if self.bridges is None else self.bridges.get(bridge, (set(), set()))
+
+    def join(self, other: Taken) -> None:
+        self.flows |= other.flows
+        self.requests |= other.requests
+        self.hidden |= other.hidden
+        self.meters |= other.meters
+        self.guarantees |= other.guarantees
+        if other.bridges is not None:
+            self.bridges = self.bridges or {}
+            for bridge, (flows, meters) in other.bridges.items():
+                known = self.bridges.setdefault(bridge, (set(), set()))
+                known[0].update(flows)
+                known[1].update(meters)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    delta: TableDelta
+    stages: int
+    anew: bool
+    moves: tuple[Delta, ...] = ()  # of the network; the table stays
+    routes: Mapping[int, Routes] | None = None  # of reservations, by slot; the table stays
+
+
+class Desired:
+    """The plan, and the changes of it that wait."""
+
+    def __init__(
+        self, pipeline: Pipeline, *, conjunction: bool = True, hide: bool = False, spread: Spread | None = None
+    ) -> None:
+        self._spread = spread
+        self._plans: dict[str, Plan] = {}
+        self._stages = 0
+        self._pipeline = pipeline
+        self._conjunction = conjunction
+        self._hide = hide
+        self._waiting: deque[_Waiting] = deque()
+        self.plan, self._hiding = self._anew()
+
+    def _anew(self) -> tuple[Plan, Hiding | None]:
+        return Plan(self._pipeline, conjunction=self._conjunction), Hiding() if self._hide else None
+
+    def change(self, delta: TableDelta, stages: int) -> None:
+        """The network flow table changed by `delta`; it has `stages` access stages now."""
+        self._waiting.append(_Waiting(delta, stages, anew=False))
+
+    def reset(self, rules: Sequence[Rule], stages: int, routes: Mapping[int, Routes] | None = None) -> None:
+        """The whole table may be another, and so may be the routes of reservations; what the network told before stays true."""
+        self._waiting = deque(change for change in self._waiting if change.moves)
+        self._waiting.append(_Waiting(TableDelta(tuple(rules)), stages, anew=True, routes=routes or {}))
+
+    def move(self, deltas: Sequence[Delta]) -> None:
+        """The network is another: rules may stand on other bridges."""
+        if self._spread is not None and deltas:
+            self._waiting.append(_Waiting(TableDelta(), 0, anew=False, moves=tuple(deltas)))
+
+    def steer(self, routes: Mapping[int, Routes]) -> None:
+        """Reservations have other routes now, by slot."""
+        if self._spread is not None and routes:
+            self._waiting.append(_Waiting(TableDelta(), 0, anew=False, routes=routes))
+
+    def plan_of(self, bridge: str) -> Plan:
+        """What a bridge must have."""
+        return self._plans.get(bridge, self.plan)
+
+    def ports(self, bridge: str, queue: int) -> frozenset[str] | None:
+        """The ports of a bridge by which the flows of a queue may leave; None: by any."""
+        return None if self._spread is None else self._spread.ports(bridge, queue)
+
+    async def follow(self, bridges: Collection[str]) -> None:
+        """These are the bridges that must have anything."""
+        if self._spread is None or self._plans.keys() == set(bridges):
+            return
+        self._spread.follow(bridges)
+        for gone in self._plans.keys() - set(bridges):
+            del self._plans[gone]
+        fresh = sorted(set(bridges) - self._plans.keys())
+        self._plans |= await self._worked(len(self._spread), self._plans_for, fresh, self._spread)
+        for name, plan in self._plans.items():
+            plan.pass_by(self._spread.fed(name))
+
+    def shut(self, bridge: str, ports: frozenset[int]) -> set[FlowKey]:
+        """The ports of a bridge that are none of the flood tree; gives the flows that changed."""
+        plan = self._plans.get(bridge)
+        return plan.shut(ports) if plan is not None else set()
+
+    def _plans_for(self, bridges: Sequence[str], spread: Spread) -> dict[str, Plan]:
+        plans = {}
+        for name, rules in spread.tables(bridges).items():
+            plan = plans[name] = Plan(self._pipeline, conjunction=self._conjunction)
+            plan.apply(TableDelta(tuple(rules)), self._stages)
+        return plans
+
+    @staticmethod
+    async def _worked(amount: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do it; in a thread, if it is long."""
+        return await asyncio.to_thread(work, *args, **kwargs) if amount > LONG else work(*args, **kwargs)
+
+    def hider(self, request: int) -> list[int]:
+        """The requests below which a request lies that has rules but no flow of its own; else none."""
+        if self._hiding is None or not self._hiding.wholly_hidden(request):
+            return []
+        return self._hiding.hiders(request)
+
+    async def take_in(self) -> Taken:
+        """Bring the plan to the changes that wait."""
+        taken = Taken()
+        while self._waiting:
+            change = self._waiting.popleft()
+            moved = change.moves or (change.routes is not None and not change.anew)
+            work = self._moved if moved else self._rebuild if change.anew else self._apply
+            taken.join(await self._worked(self._amount(change), work, change))
+        return taken
+
+    def _amount(self, change: _Waiting) -> int:
+        """How many rules are looked at for a change, at most."""
+        if change.moves and self._spread is not None:
+            return self._spread.weight(change.moves)
+        return len(change.delta.added) + len(change.delta.removed) + len(change.routes or ())
+
+    def _apply(self, change: _Waiting) -> Taken:
+        taken, delta = _brought(self.plan, self._hiding, change)
+        self._stages = change.stages
+        if self._spread is not None:
+            self._place(self._spread, self._spread.change(delta), taken)
+        return taken
+
+    def _moved(self, change: _Waiting) -> Taken:
+        taken = Taken()
+        assert self._spread is not None
+        deltas = self._spread.move(change.moves) if change.routes is None else self._spread.steer(change.routes)
+        taken.requests |= {rule.request for delta in deltas.values() for rule in (*delta.added, *delta.removed)}
+        self._place(self._spread, deltas, taken)
+        return taken
+
+    def _place(self, spread: Spread, deltas: Mapping[str, TableDelta], taken: Taken) -> None:
+        """Bring each bridge's plan to what it has now."""
+        taken.bridges = taken.bridges or {}
+        for name, plan in self._plans.items():
+            fed = spread.fed(name)
+            if name not in deltas and plan.stages == self._stages and plan.passing is fed:
+                continue
+            flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.pass_by(fed)
+            meters, plan.touched_meters = plan.touched_meters, set()
+            plan.touched_guarantees.clear()
+            if flows or meters:
+                known = taken.bridges.setdefault(name, (set(), set()))
+                known[0].update(flows)
+                known[1].update(meters)
+        taken.guarantees |= spread.touched
+        spread.touched.clear()
+
+    def _rebuild(self, change: _Waiting) -> Taken:
+        old = self.plan
+        plan, hiding = self._anew()
+        taken, delta = _brought(plan, hiding, change)
+        self.plan, self._hiding = plan, hiding
+        self._stages = change.stages
+        if self._spread is not None:
+            self._place(self._spread, self._spread.steer(change.routes or {}, anew=True), taken)
+            self._place(self._spread, self._spread.replace(delta.added), taken)
+        taken.flows = {key for key in old.flows.keys() | plan.flows if old.flows.get(key) != plan.flows.get(key)}
+        taken.meters |= old.meters.keys()
+        taken.guarantees |= old.guarantees.keys()
+        return taken
+
+
+def _brought(plan: Plan, hiding: Hiding | None, change: _Waiting) -> tuple[Taken, TableDelta]:
+    """Also what of the change is not hidden."""
+    delta = change.delta
+    hidden: set[int] = set()
+    if hiding is not None:
+        delta = hiding.update(delta)
+        hidden = set(hiding.changed)
+    flows = plan.apply(delta, change.stages)
+    meters, plan.touched_meters = plan.touched_meters, set()
+    guarantees, plan.touched_guarantees = plan.touched_guarantees, set()
+    return Taken(flows, {rule.request for rule in delta.added}, hidden, meters, guarantees), delta

@@ -1,0 +1,183 @@
+"""What our queues can enforce: on which ports, at which rates, and what to say of each guarantee.
+
+Above: reconcile. Below: queueing (what stands on the ports), ovsdb_queues (what Open vSwitch can do).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from ovspane.lang.units import rate_text
+from ovspane.ovsdb.queue_plan import DEFAULT_QUEUE, enforceable, foreign_row, unrepresentable
+from ovspane.ovsdb.switch_db import Bridge, Interface, Port, SwitchDb
+from ovspane.placement.flow_rules import Queue
+from ovspane.placement.pipeline import Guarantee, Pipeline, Plan
+from ovspane.switch.host_queues import Queueing
+
+#: ports that a status names
+SHOWN = 5
+
+#: (bridge, queue id) -> the ports
+Stands = Callable[[str, int], frozenset[str] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What we may touch. `names`: the bridges (empty: all). `speeds`: what ports can send, in bit/s, where it was configured.
+    `adopt`: the ports whose QoS row of another owner ours may stand in for. `police`: what ports may send in, in bit/s."""
+
+    rundir: Path
+    names: frozenset[str] = frozenset()
+    pipeline: Pipeline = field(default_factory=Pipeline)
+    speeds: Mapping[str, int] = field(default_factory=dict)
+    best_effort: bool = False
+    adopt: frozenset[str] = frozenset()
+    police: Mapping[str, int] = field(default_factory=dict)
+    conjunction: bool = True
+    hiding: bool = False
+    #: each rule only where its packets enter or cross (network.spread), not everywhere
+    paths: bool = False
+    #: how many paths a reservation is steered by one of; 0: none, packets go as the bridges will
+    routes: int = 0
+
+    def manages(self, bridge: str) -> bool:
+        return not self.names or bridge in self.names
+
+
+class Enforcement:
+    """Guarantees against ports."""
+
+    def __init__(self, switch: SwitchDb, scope: Scope, queues: Queueing, stands: Stands = lambda bridge, queue: None) -> None:
+        """`stands`: the ports of a bridge that a queue stands on, None: on all that can."""
+        self._stands = stands
+        self._switch = switch
+        self._scope = scope
+        self._queues = queues
+        self._plan: Plan | None = None
+        self._wanted: list[tuple[str, str]] = []
+
+    def _ports(self, bridge: Bridge) -> list[tuple[str, str]]:
+        """The ports that get queues, each with its bridge."""
+        return [
+            (bridge.name, port.name)
+            for port in bridge.ports.values()
+            if all(self.unable(interface, bridge) is None for interface in port.interfaces)
+        ]
+
+    def unable(self, interface: Interface, bridge: Bridge) -> str | None:
+        """Why a port gets no queues. With best effort also ports of which only the datapath ignores them do."""
+        reason = enforceable(interface, bridge)
+        attached = interface.error is None and interface.ofport is not None and interface.ofport > 0
+        if reason is not None and self._scope.best_effort and attached and interface.type in ("", "system"):
+            return None
+        return reason
+
+    def unenforced(self, bridges: Iterable[Bridge], rate: int = 0) -> str | None:
+        """Why no port of these bridges can enforce a guarantee of `rate` (bit/s); None if one can."""
+        first: str | None = None
+        for bridge in sorted(bridges, key=_name):
+            for name, port in sorted(bridge.ports.items()):
+                if name == bridge.name:
+                    continue  # the way to the host itself
+                reason = self._cannot(port, bridge, rate)
+                if reason is None:
+                    return None
+                first = first or f"{name}: {reason}"
+            first = first or f"bridge {bridge.name} has no ports that could enforce it"
+        return first or "there is no bridge to enforce it on"
+
+    def _cannot(self, port: Port, bridge: Bridge, rate: int) -> str | None:
+        """Why this port cannot guarantee `rate`: its kind, somebody else's queues, or its speed."""
+        reasons = (enforceable(interface, bridge) for interface in port.interfaces)
+        reason = next((reason for reason in reasons if reason is not None), None)
+        if reason is not None:
+            return reason
+        has = self._queues.standing(bridge.name, port)
+        if port.name not in self._scope.adopt and (has.foreign or has.former is not None):
+            return foreign_row(port.name)
+        speed = self._scope.speeds.get(port.name) or has.speed
+        if not speed:
+            return f'its speed is not known; say it: [ports] {port.name} = "100Mb" in the configuration'
+        if rate > speed:
+            return f"it sends at most {rate_text(speed)}"
+        return unrepresentable(speed, self._switch.ovs_version)
+
+    def want(self, plan: Plan, bridges: Iterable[Bridge], changed: Iterable[int]) -> None:
+        """Each guarantee on each port that may get it and that its flows may leave by. Without knowledge of the network these are
+        all: where a flow leaves is the bridge's business (NORMAL, other flows). `changed`: the queue ids whose guarantees or ports
+        are other ones than when this was asked last, for the same plan."""
+        ports = [port for bridge in bridges for port in self._ports(bridge)]
+        if self._plan is plan and self._wanted == ports:
+            if queues := {number: plan.guarantees.get(number) for number in changed}:
+                self._queues.want(
+                    {
+                        port: {n: _queue(e, port) if e and self._on(bridge, port, n) else None for n, e in queues.items()}
+                        for bridge, port in ports
+                    }
+                )
+            return
+        self._plan, self._wanted = plan, ports
+        entries = plan.guarantees.values()
+        self._queues.want_all(
+            {
+                port: {entry.slot: _queue(entry, port) for entry in entries if self._on(bridge, port, entry.slot)}
+                for bridge, port in ports
+            }
+        )
+
+    def _on(self, bridge: str, port: str, queue: int) -> bool:
+        ports = self._stands(bridge, queue)
+        return ports is None or port in ports
+
+    def statuses(self, plan: Plan, bridges: Iterable[Bridge]) -> Callable[[int], str]:
+        """What to say of a queue, by its id: where it enforces its guarantee, and where it does not."""
+        known = sorted(bridges, key=_name)
+
+        @cache
+        def places(rate: int, way: tuple[frozenset[str] | None, ...]) -> tuple[str, str]:
+            """The ports that can, and those that cannot, as text. `way`: the ports that count, of each bridge."""
+            reasons = {
+                name: self._cannot(port, bridge, rate) or self._queues.trouble.get(name)
+                for bridge, ports in zip(known, way, strict=True)
+                for name, port in sorted(bridge.ports.items())
+                if (name != bridge.name if ports is None else name in ports and not _is_patch(port))
+            }
+            good = [name for name, reason in reasons.items() if reason is None]
+            bad = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+            more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
+            return _few(good), f"{bad[0]}{more}" if bad else ""
+
+        def status(queue: int) -> str:
+            way = tuple(self._stands(bridge.name, queue) for bridge in known)
+            good, bad = places(plan.guarantees[queue].rate, way)
+            if bad and good and None not in way:
+                return f"degraded: by queue {queue} on {good}, but not on its way by {bad}"
+            if not good:
+                return f"degraded: unenforced, {bad or self.unenforced(known)}"
+            trouble = self._queues.kernel_trouble(queue) or self._queues.kernel_trouble(DEFAULT_QUEUE)
+            if trouble is not None:
+                return f"degraded: {trouble}"
+            return f"installed by queue {queue} on {good}" + (f", not on {bad}" if bad else "")
+
+        return status
+
+
+def _is_patch(port: Port) -> bool:
+    """What goes through a patch port is never queued there."""
+    return all(interface.type == "patch" for interface in port.interfaces)
+
+
+def _queue(entry: Guarantee, port: str) -> Queue:
+    return Queue(entry.slot, entry.rate, None, (port,), entry.request)
+
+
+def _few(names: Sequence[str]) -> str:
+    """Some names, however many there are."""
+    return ",".join(names) if len(names) <= SHOWN else f"{','.join(names[:SHOWN])} and {len(names) - SHOWN} more"
+
+
+def _name(bridge: Bridge) -> str:
+    return bridge.name

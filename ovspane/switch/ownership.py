@@ -1,0 +1,73 @@
+"""What on a bridge is ours. Nothing else is ever changed or deleted.
+
+Above: watching, bridge. Below: network.placement, openflow (what a meter becomes).
+
+* A flow is ours iff it carries our cookie and lies in our tables, or is the entry flow in table 0 and carries our cookie. Our
+  cookie elsewhere is somebody else's, and so is another cookie in our tables. Our tables are those of the configuration, and those
+  of an earlier one that the entry flow still leads to.
+* Meters carry no mark. One is ours iff we made it, a flow of ours names it, or it is in our range just as the plan wants it. Any
+  other one in our range is left alone; if the plan needs its number it is taken over only when no flow names it and it is of the
+  form that we make (what a daemon leaves that was killed between making the meter and naming it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ovspane.openflow.messages import as_programmed
+from ovspane.packets.match import ANY, Match
+from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
+from ovspane.placement.pipeline import ACCESS_TABLES, ENTRY_PRIORITY, LEAST_BURST, FlowKey, Pipeline
+from ovspane.policy.state.state import SLOTS
+
+TABLES = ACCESS_TABLES + 4
+NOT_PASSED = Match.of(mark=0)
+ENTRY: FlowKey = (0, ENTRY_PRIORITY, NOT_PASSED)
+
+
+def tagged(rule: FlowRule) -> bool:
+    """True iff the flow carries our cookie."""
+    return rule.cookie & COOKIE_MASK == COOKIE_TAG
+
+
+class Ours:
+    """Ownership on one bridge."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._base = pipeline.meter_base
+        self._first = pipeline.first
+        self._tables = frozenset(self._range(pipeline.first))
+
+    @staticmethod
+    def _range(first: int) -> range:
+        return range(first, min(first + TABLES, 0xFF))
+
+    def learn(self, flows: Iterable[FlowRule]) -> None:
+        """Our tables are also those that our entry flow leads to: an earlier daemon's."""
+        for rule in flows:
+            if rule.key == ENTRY and tagged(rule) and (first := rule.instructions.goto or 0) > 0:
+                self._tables |= frozenset(self._range(first))
+
+    @property
+    def tables(self) -> frozenset[int]:
+        """Our tables, but for table 0."""
+        return self._tables
+
+    def place(self, key: FlowKey) -> bool:
+        """True iff only a flow of ours should be there."""
+        return key[0] in self._tables or key == ENTRY
+
+    def spots(self) -> list[tuple[int, Match]]:
+        """Tables and matches in which somebody else's doings concern us."""
+        return [(0, NOT_PASSED), *((table, ANY) for table in self._range(self._first))]
+
+    def meters(self, ids: Iterable[int]) -> set[int]:
+        """Those ids that lie in the range that the configuration gives us."""
+        return {number for number in ids if self._base < number <= self._base + SLOTS}
+
+
+def of_our_form(meter: Meter | None) -> bool:
+    """True iff placement could have made it: the burst is one second's rate, or the least."""
+    if meter is None:
+        return False
+    return as_programmed(Meter(meter.id, meter.rate, max(meter.rate, LEAST_BURST))) == meter

@@ -1,0 +1,1 @@
+"""What the tiers share: private switches and daemons, strategies, oracles and walks."""

@@ -1,0 +1,343 @@
+"""The parts of `ovspane probe` that need no hosts: frames as Open vSwitch reads them, traces, packet-in, the choice of packets."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from ovspane.audit.oracle import NoPicture, Picture, flowgroup, read_picture
+from ovspane.audit.probe import messages
+from ovspane.audit.probe.choice import choose, inside, of_flows
+from ovspane.audit.probe.frames import flow, frame, makeable, text
+from ovspane.audit.probe.injection import ProbeSession
+from ovspane.audit.probe.places import Places, read_ways
+from ovspane.audit.probe.tracing import TraceUnavailable, read_trace
+from ovspane.network.listing import rows, things
+from ovspane.network.model import Bridge, Origin, Port, PortId
+from ovspane.network.topology import Network
+from ovspane.openflow import packet_in as ofpackets
+from ovspane.openflow.oxm import OpenFlowError
+from ovspane.packets.flowgroup import ALL
+from ovspane.packets.match import Match, Packet
+from ovspane.placement.routing import everything as all_of
+from ovspane.policy.semantics import evaluate, passes
+from tests.support.ovs_dummy import DummyOvs
+
+SHARES = [
+    {"name": "rootShare", "parent": None, "privileges": "allow = True"},
+    {"name": "a", "parent": "rootShare", "privileges": "reserve <= 1Mb, allow = False, deny = True"},
+    {"name": "b", "parent": "a", "privileges": "reserve <= 1Mb, allow = True, deny = True"},
+]
+
+
+def item(number: int, kind: str, group: str, share: str, **more: object) -> dict[str, object]:
+    return {"id": number, "kind": kind, "flowgroup": group, "share": share, "active": True, "status": "installed", **more}
+
+
+def picture(*requests: dict[str, object], default_deny: bool = False) -> Picture:
+    answers = {"ListShares": SHARES, "ListRequests": list(requests), "Show Alice": [{"at": "{10.0.0.1, 2001:db8::/64}"}]}
+    return read_picture(lambda statement: list(answers[statement]), default_deny)
+
+
+@pytest.fixture(scope="module")
+def ovs() -> Iterator[DummyOvs]:
+    with DummyOvs() as switch:
+        switch.add_bridge("br0")
+        switch.add_port("br0", "p1", 1, pcap=True)
+        switch.add_port("br0", "p2", 2, pcap=True)
+        yield switch
+
+
+def everything() -> list[Packet]:
+    """Packets of all kinds, at the edges of rather different flowgroups."""
+    groups = [
+        ALL,
+        flowgroup("(srcHost=10.0.0.0/30, dstPort=80-90)"),
+        flowgroup("(dstHost=2001:db8::/64, transport=UDP, dscp=46)"),
+        flowgroup("(vlan=7, ethType=0x88cc)"),
+        flowgroup("(dstEth=01:00:00:00:00:00/01:00:00:00:00:00)"),
+    ]
+    found = choose(picture(), groups, 10_000).packets
+    odd = [Packet(proto=proto) for proto in (2, 4, 47, 58, 255)] + [Packet(eth_type=0x86DD, proto=proto) for proto in (1, 2, 59)]
+    return [*found, *odd, Packet(eth_type=0x8035), Packet(eth_type=0x8847), Packet(vlan=4094, proto=1)]
+
+
+def test_open_vswitch_reads_from_a_frame_what_the_flow_says(ovs: DummyOvs) -> None:
+    packets = everything()
+    kinds = {text(packet).split()[0] for packet in packets}
+    assert {"TCP", "UDP", "SCTP", "ICMP", "ICMPv6", "ARP", "ethType", "IPv4", "IPv6"} <= kinds
+    for packet in packets:
+        of_frame, of_flow = (
+            ovs.appctl("ofproto/trace", "br0", *arguments).splitlines()[0]
+            for arguments in (("in_port=1", frame(packet).hex()), (f"in_port=1,{flow(packet)}",))
+        )
+        assert of_frame == of_flow, packet
+
+
+def test_a_packet_is_in_the_flow_of_its_fields(ovs: DummyOvs) -> None:
+    """Matches as the daemon sends them meet the frames, and only theirs."""
+    from ovspane.openflow.messages import ADD, flow_mod
+    from ovspane.placement.flow_rules import FlowRule, Instructions
+
+    async def install() -> None:
+        async with ProbeSession(ovs.mgmt("br0")) as session:
+            for number, match in enumerate(matches):
+                rule = FlowRule(5, 1, match, Instructions(goto=6), number)
+                await session._do((14, flow_mod(ADD, rule, 0)[8:]))
+
+    matches = [
+        Match.of(eth_type=0x800, ip_proto=6, tp_dst=(0x60, 0xFFFC), ipv4_dst=(0x0A000000, 0xFF000000)),
+        Match.of(eth_type=0x86DD, ip_proto=17, tp_src=53, ip_dscp=46, ipv6_src=(1 << 127, 1 << 127)),
+        Match.of(eth_type=0x806, vlan=(0x1000, 0x1FFE)),
+        Match.of(vlan=(0, 0x1FFF), eth_src=(1, 1), eth_type=0x88CC),
+    ]
+    ovs.ofctl("add-flow", "br0", "table=0,actions=resubmit(,5)")
+    asyncio.run(install())
+    try:
+        for number, match in enumerate(matches):
+            for packet in of_flows([match], 10):
+                assert match.contains(packet.packed)
+                trace = ovs.appctl("ofproto/trace", "br0", "in_port=1", frame(packet).hex())
+                assert f"priority 1, cookie {number:#x}" in trace if number else "priority 1\n" in trace
+    finally:
+        ovs.ofctl("del-flows", "br0")
+
+
+def test_a_probe_comes_back_with_its_number_and_frame(ovs: DummyOvs) -> None:
+    async def probe() -> tuple[dict[int, ofpackets.PacketIn], list[str]]:
+        async with ProbeSession(ovs.mgmt("br0")) as session:
+            ovs.ofctl("add-flow", "br0", "table=0,priority=10,udp,actions=drop")
+            ovs.ofctl("add-flow", "br0", "table=0,priority=65535,reg15=0/1,arp,actions=load:1->NXM_NX_REG15[0],resubmit(,0)")
+            await session.send({number: (data, 1) for number, data in frames.items()})
+            await session.wait_for(set(frames), 5)
+            left = ovs.ofctl("dump-flows", "br0", "cookie=0x7070726200000000/0xffffffff00000000").splitlines()[1:]
+            return dict(session.caught), left
+
+    frames = {number: frame(Packet(eth_type=0x806 if number % 2 else 0x800, proto=17, vlan=number)) for number in range(6)}
+    sent = ovs.transmitted("p2")
+    caught, catch = asyncio.run(probe())
+    assert {number: packet.frame for number, packet in caught.items()} == frames
+    assert {number for number, packet in caught.items() if packet.marked} == {1, 3, 5}
+    assert len(catch) == 1
+    assert "hard_timeout=30" in catch[0]
+    assert "0x70707262" not in ovs.ofctl("dump-flows", "br0")
+    assert ovs.transmitted("p2") == sent
+    ovs.ofctl("del-flows", "br0")
+
+
+def test_bytes_from_the_switch_end_in_a_value_or_an_error() -> None:
+    dice = random.Random(1)
+    whole = bytes.fromhex("ffffffff003c0100706e6170000000000001001c800000040000000100011c04deadbeef00011e0400000001") + bytes(20)
+    assert ofpackets.parse_packet_in(whole).registers[messages.TOKEN_HEADER] == 0xDEADBEEF
+    assert ofpackets.parse_packet_in(whole).marked
+    for _ in range(3000):
+        cut = bytearray(whole[: dice.randrange(len(whole) + 1)])
+        for _ in range(dice.randrange(4)):
+            if cut:
+                cut[dice.randrange(len(cut))] = dice.randrange(256)
+        for parse in (ofpackets.parse_packet_in, messages.parse_meter_stats):
+            try:
+                parse(bytes(cut))
+            except OpenFlowError:
+                pass
+
+
+TRACE = """Flow: tcp,in_port=1
+
+bridge("br0")
+-------------
+ 0. reg15=0/0x1, priority 65535, cookie 0x70616e6500000000
+    goto_table:100
+100. priority 0, cookie 0x70616e6500000000
+    goto_table:140
+140. tcp,nw_dst=10.0.0.2, priority 32500, cookie 0x70616e6500000003
+    meter:1000001
+    goto_table:141
+141. tcp,nw_dst=10.0.0.2,tp_dst=86, priority 32500, cookie 0x70616e6500000004
+    set_queue:2
+    goto_table:143
+143. priority 0, cookie 0x70616e6500000000
+    load:0x1->NXM_NX_REG15[0]
+    resubmit(,0)
+ 0. priority 0
+    set_queue:99
+    NORMAL
+     -> forwarding to learned port
+
+Final flow: tcp,reg15=0x1,in_port=1
+Megaflow: recirc_id=0,eth,tcp
+Datapath actions: meter(0),set(skb_priority(0x10003)),h2-eth0
+"""
+
+
+def test_a_trace_is_read_up_to_where_it_leaves_us() -> None:
+    way = read_trace(TRACE)
+    assert (way.left, way.queue, way.meters, way.foreign, [step.table for step in way.steps]) == (
+        True, 2, (1000001,), None, [0, 100, 140, 141, 143],
+    )  # fmt: skip
+    assert way.out.endswith(",h2-eth0")
+    dropped = read_trace(TRACE.split("    goto_table:140")[0] + "    drop\n\nFinal flow: unchanged\nDatapath actions: drop\n")
+    assert (dropped.left, dropped.steps[-1].actions) == (False, ("drop",))
+    missed = read_trace(TRACE.split("140. tcp")[0] + "140. No match.\n    drop\n\nFinal flow: x\nDatapath actions: drop\n")
+    assert (missed.left, missed.steps[-1].table, missed.foreign) == (False, 140, None)
+    other = read_trace(TRACE.replace("    set_queue:2\n", "    set_queue:2\n    output:7\n"))
+    assert other.foreign is not None
+    assert other.foreign.table == 141
+    head, tail = TRACE.split("    goto_table:143")[0], "\nFinal flow: unchanged\nDatapath actions: 3\n"
+    steered = read_trace(head + '    output:"s1-eth2"\n' + tail)
+    assert (steered.left, steered.queue, steered.steered, steered.foreign) == (False, 2, "s1-eth2", None)
+    assert way.steered is None
+    somebodys = read_trace(head.replace("cookie 0x70616e6500000004", "cookie 0x4") + "    output:3\n" + tail)
+    assert somebodys.steered is None and somebodys.foreign is not None
+    bare = read_trace(TRACE.split(" 0. priority 0\n")[0] + " 0. No match.\n    drop\n\nFinal flow: x\nDatapath actions: drop\n")
+    assert (bare.left, bare.queue, bare.steps[-1].table) == (True, 2, 143)
+    with pytest.raises(TraceUnavailable):
+        read_trace("Bad openflow flow syntax: x")
+
+
+def test_the_oracle_reads_what_the_daemon_tells() -> None:
+    now = picture(
+        item(1, "deny", "(dstHost=10.0.0.2)", "a"),
+        item(2, "reserve", "(dstHost=10.0.0.2, dstPort=80)", "b", rate=5, slot=7),
+        item(3, "reserve", "(dstHost=10.0.0.2, dstPort=81)", "a", rate=9, slot=8),
+        item(4, "ratelimit", "(user=Alice)", "a", rate=4, slot=9),
+        item(5, "deny", "(*)", "a", status="pending") | {"active": False},
+        item(6, "hint", "(*)", "a"),
+    )
+    web = Packet(src=0x0A000001, dst=0x0A000002, proto=6, dport=80)
+    assert now.expected(web).passes  # the reserve in b may allow
+    assert (now.expected(web).queues, now.expected(web).limits, now.expected(web).by) == ({7: 5}, {9: 4}, (1, 2, 4))
+    other = now.expected(Packet(src=0x0A000001, dst=0x0A000002, proto=6, dport=81))
+    assert (other.passes, other.by) == (False, (1,))
+    assert now.expected(Packet(dst=3)).passes
+    assert not picture(default_deny=True).expected(web).passes
+    with pytest.raises(NoPicture):
+        read_picture(lambda statement: SHARES[1:] if statement == "ListShares" else [], False)
+
+
+def test_the_oracle_asks_all_who_speak_of_a_packet() -> None:
+    """The requests that the index finds decide as all of them do."""
+    kinds = ("deny", "allow", "reserve", "ratelimit")
+    groups = ("(dstHost=10.0.{}.0/24)", "(dstPort={}-9)", "(user=Alice, dscp={})", "(vlan={})", "(ethType=0x0806, vlan={})")
+    now = picture(
+        *(
+            item(number, kinds[number % 4], groups[number % 5].format(number % 7), "ab"[number % 2], rate=number, slot=number)
+            for number in range(1, 60)
+        )
+    )
+    packets = choose(now, [ALL, *(request.flowgroup for request in now.tree.requests.values())], 3000).packets
+    assert len(packets) > 500
+    for packet in packets:
+        verdict, found = evaluate(now.tree, packet, now.locations), now.expected(packet)
+        assert found.passes == passes(verdict)
+        if found.passes:
+            assert set(found.queues.values()) == {verdict.guarantee} - {0}
+            assert set(found.limits.values()) == {verdict.limit} - {None}
+
+
+def test_the_choice_has_inside_border_and_outside() -> None:
+    now = picture(item(1, "deny", "(srcHost=10.0.0.4/30, dstPort=80-99, transport=UDP)", "a"))
+    chosen = choose(now, [now.tree.requests[1].flowgroup], 10_000)
+    assert chosen.of_packets == len(chosen.packets)
+    udp = {(packet.src & 0xFF, packet.dport) for packet in chosen.packets if packet.proto == 17 and packet.src >> 8 == 0x0A0000}
+    assert {(4, 80), (4, 79), (3, 80), (7, 99), (7, 100), (8, 99), (5, 89), (4, 96)} <= udp
+    few = choose(now, [ALL, *(flowgroup(f"(dstPort={port})") for port in range(1, 10))], 40)
+    assert (len(few.packets), few.groups, few.of_groups) == (40, 5, 10)
+    assert few.of_packets > 40
+    assert choose(now, [ALL], 30) == choose(now, [ALL], 30)
+    assert all(makeable(packet) for packet in few.packets)
+    assert inside(Match.of(vlan=(0x1000, 0x1000)), True).vlan & 0xFFF
+
+
+def test_the_network_comes_out_of_its_listing_as_it_was() -> None:
+    network = Network()
+    network.see_bridge(Bridge("s1", 0x1F))
+    network.see_bridge(Bridge("far/s2", None, "far", Origin.PROBE))
+    a, b, edge = PortId("s1", "p1"), PortId("far/s2", "p:2"), PortId("s1", "h1")
+    network.see_port(Port(a, 1, speed=10**9))
+    network.see_port(Port(b, None, origin=Origin.PROBE))
+    network.see_port(Port(edge, 2, kind="internal"))
+    network.see_link(a, b, "wire", Origin.PROBE, 5)
+    network.configure_host("02:00:00:00:00:09", edge, ["10.0.0.9", "fd00::9"], 5)
+    network.configure_host("02:00:00:00:00:0a", None, [], 5)
+    network.see_host("02:00:00:00:00:0b", edge, 6, addresses=["10.0.0.9"])
+    read = {thing.key: thing for thing in things(row.item for row in rows(network, 9))}
+    there = {delta.thing.key: delta.thing for delta in all_of(network)}
+    assert len(there) == 2 + 3 + 1 + 3 + 1
+    assert read == {key: replace(thing, since=0) if hasattr(thing, "since") else thing for key, thing in there.items()}
+    with pytest.raises(NoPicture):
+        read_ways([{"kind": "moon"}])
+
+
+def placed(*requests: dict[str, object]) -> Places:
+    """s1 - s2 - s3 with a host 10.0.0.N at port 9 of each sN; port 1 leads down, port 2 up."""
+    network = Network()
+    for number in (1, 2, 3):
+        bridge = f"s{number}"
+        network.see_bridge(Bridge(bridge))
+        for name, port in (("down", 1), ("up", 2), ("host", 9)):
+            network.see_port(Port(PortId(bridge, name), port))
+        network.configure_host(f"02:00:00:00:01:0{number}", PortId(bridge, "host"), [f"10.0.0.{number}"], 0)
+    for number in (1, 2):
+        network.see_link(PortId(f"s{number}", "up"), PortId(f"s{number + 1}", "down"), "veth", Origin.LOCAL, 0)
+    return Places(picture(*requests), read_ways((row.item for row in rows(network, 0)), steered=True))
+
+
+def test_what_a_bridge_has_to_do_with_a_packet() -> None:
+    both = "srcHost=10.0.0.1, dstHost=10.0.0.3"
+    places = placed(
+        item(1, "deny", f"({both}, dstPort=80)", "a"),
+        item(2, "ratelimit", f"({both})", "a", rate=5, slot=2),
+        item(3, "ratelimit", "(dstHost=10.0.0.3)", "a", rate=7, slot=3),
+        item(4, "reserve", f"({both}, dstPort=90)", "b", rate=9, slot=4),
+        item(5, "deny", "(dstHost=10.0.0.3, dstPort=99)", "a"),
+        item(6, "deny", "(srcHost=10.0.0.1, dstPort=90)", "a"),
+    )
+
+    def at(bridge: str, port: int, dport: int, src: int = 1, dst: int = 3) -> tuple[bool, set[int], set[int], tuple[int, ...]]:
+        packet = Packet(src=0x0A000000 + src, dst=0x0A000000 + dst, proto=6, dport=dport)
+        found = places.expected(packet, bridge, port)
+        return found.passes, set(found.queues), set(found.limits), found.elsewhere
+
+    assert at("s1", 9, 80) == (False, set(), set(), ())
+    assert at("s2", 1, 80) == (True, set(), set(), (1, 2, 3))
+    assert at("s2", 9, 80) == (True, set(), {3}, (1, 2))  # from nowhere: what may come from anywhere is limited
+    assert {bridge: at(bridge, 9, 99)[0] for bridge in ("s1", "s2", "s3")} == dict.fromkeys(("s1", "s2", "s3"), False)
+    assert at("s1", 9, 90) == (True, {4}, {2}, ())  # the reservation allows it, and does so where the deny is
+    assert at("s3", 1, 90)[:3] == (True, {4}, set())
+    assert at("s3", 9, 90, src=3, dst=1)[1:] == (set(), set(), ())
+    assert (places.ports(4, "s1"), places.ports(4, "s2"), places.ports(4, "s3")) == ({"up"}, {"up"}, {"host"})
+    assert (places.needs(4, "s2"), places.fed("s2")) == ({"up"}, {1, 2})
+    limited = Packet(src=0x0A000001, dst=0x0A000003)
+    assert [places.entrances(limited, bridge, 5) for bridge in ("s1", "s2", "s3")] == [[9, 2], [5, 1, 2], [5, 1]]
+    assert places.entrances(Packet(src=7, dst=8), "s2", 5) == [5]
+    plain = Places(places.picture)
+    assert plain.expected(limited, "s2", 1) == places.picture.expected(limited)
+    assert (plain.fed("s2"), plain.ports(4, "s2"), plain.entrances(limited, "s2", 5)) == (frozenset(), None, [5])
+
+
+def test_what_a_bridge_has_to_do_with_a_packet_that_is_steered() -> None:
+    both = "srcHost=10.0.0.1, dstHost=10.0.0.3"
+    places = placed(
+        item(1, "reserve", f"({both}, dstPort=90)", "b", rate=9, slot=4, path="s1:up s2:up s3:host for 02:00:00:00:01:03"),
+        item(2, "reserve", f"({both}, dstPort=90-91)", "b", rate=7, slot=5),
+        item(3, "reserve", f"({both}, dstPort=91)", "b", rate=8, slot=6, path="s1 to s3:host for 02:00:00:00:01:03: none"),
+    )
+
+    def at(bridge: str, dport: int) -> tuple[dict[int, int], dict[int, int]]:
+        found = places.expected(replace(packet, dport=dport), bridge, 1)
+        return found.queues, found.outputs
+
+    routed = Packet(src=0x0A000001, dst=0x0A000003, proto=6, dport=90)
+    packet = replace(routed, eth_dst=0x020000000103)
+    assert places.with_destinations([routed]) == [routed, packet]
+    assert (places.expected(routed, "s1", 1).queues, places.expected(routed, "s1", 1).outputs) == ({5: 7}, {})
+    assert [at(bridge, 90) for bridge in ("s1", "s2", "s3")] == [({4: 9}, {4: 2}), ({4: 9}, {4: 2}), ({4: 9}, {4: 9})]
+    assert at("s1", 91) == at("s3", 91) == ({5: 7}, {})  # of the lost one nothing stands
+    assert (places.ports(4, "s2"), places.ports(6, "s2"), places.ports(5, "s2")) == ({"up"}, frozenset(), {"up"})
+    with pytest.raises(NoPicture):
+        placed(item(1, "reserve", f"({both})", "b", rate=9, slot=4, path="nonsense"))

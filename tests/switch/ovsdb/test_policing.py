@@ -1,0 +1,89 @@
+"""Ingress policing: what is set where, on a real ovsdb-server; what others set stays."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+
+from ovspane.ovsdb.policing import MARK, Police, PolicingSync, policing
+from ovspane.ovsdb.switch_db import Bridge, Interface, SwitchDb
+from tests.support.ovs_dummy import DummyOvs
+
+M = 1_000_000
+KERNEL = Bridge("br0", UUID(int=1), "system", 1, frozenset(), None, {}, {}, {})
+
+
+def interface(rate: int = 0, burst: int = 0, mark: str | None = None, kind: str = "") -> Interface:
+    ids = {} if mark is None else {MARK: mark}
+    return Interface("p1", kind, 1, None, M, True, True, 3, None, {}, ids, rate, burst)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "step", "reason"),
+    [
+        (None, interface(), None, None),
+        (10 * M, interface(), Police("p1", 10_000, 5_000, True), None),
+        (10 * M, interface(10_000, 5_000, "10000"), None, None),
+        (20 * M, interface(10_000, 5_000, "10000"), Police("p1", 20_000, 10_000, True), None),
+        (1, interface(), Police("p1", 1, 25, True), None),
+        (None, interface(10_000, 5_000, "10000"), Police("p1", 0, 0, False), None),
+        (10 * M, interface(0, 0, "10000"), Police("p1", 10_000, 5_000, True), None),  # somebody took it away: it is asked for
+        (10 * M, interface(700, 9), None, "somebody else polices it"),
+        (None, interface(700, 9), None, None),
+        (10 * M, interface(700, 9, "10000"), Police("p1", 700, 9, False), "somebody else polices it"),  # theirs since
+        (None, interface(700, 9, "10000"), Police("p1", 700, 9, False), None),
+        (10 * M, interface(kind="vxlan"), None, "cannot be policed: a vxlan tunnel"),
+        (10 * M, interface(10_000, 5_000, "10000", "internal"), Police("p1", 0, 0, False), "an internal port"),
+    ],
+)
+def test_what_is_set(wanted: int | None, there: Interface, step: Police | None, reason: str | None) -> None:
+    steps, refused = policing({} if wanted is None else {"p1": wanted, "p2": M}, [(there, KERNEL)])
+    assert steps == ([] if step is None else [step])
+    assert list(refused) == ([] if reason is None else ["p1"])
+    assert reason is None or reason in refused["p1"]
+
+
+def test_the_userspace_datapath_does_not_police() -> None:
+    steps, refused = policing({"p1": M}, [(interface(), dataclasses.replace(KERNEL, datapath_type="netdev"))])
+    assert steps == []
+    assert "datapath" in refused["p1"]
+
+
+@pytest.fixture
+def switch() -> Iterator[DummyOvs]:
+    with DummyOvs() as ovs:
+        ovs.add_bridge("br0")
+        for number in (1, 2, 3):
+            ovs.add_port("br0", f"p{number}", number)
+        yield ovs
+
+
+def test_the_database_gets_it_and_is_left_as_it_was(switch: DummyOvs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovspane.ovsdb.policing.enforceable", lambda interface, bridge: None)  # dummy ports police nothing
+    columns = "--columns=name,ingress_policing_rate,ingress_policing_burst,external_ids"
+    switch.vsctl("set", "interface", "p2", "ingress_policing_rate=700", "ingress_policing_burst=9")
+    before = switch.vsctl(columns, "list", "interface")
+
+    async def play() -> None:
+        db = SwitchDb(f"unix:{switch.database}")
+        db.start()
+        try:
+            assert await db.wait_until(lambda: db.connected, 5)
+            sync = PolicingSync(db, lambda bridge: True, {"p1": 10 * M, "p2": 10 * M})
+            refused = await sync.sync()
+            assert list(refused) == ["p2"]
+            assert switch.vsctl("get", "interface", "p1", "ingress_policing_rate").strip() == "10000"
+            assert switch.vsctl("get", "interface", "p2", "ingress_policing_rate").strip() == "700"
+            configured = db.next_cfg
+            assert await sync.sync() == refused
+            assert db.next_cfg == configured  # nothing to do, nothing written
+            await sync.clean()
+        finally:
+            await db.close()
+
+    asyncio.run(play())
+    assert switch.vsctl(columns, "list", "interface") == before

@@ -1,0 +1,113 @@
+"""The policy's values survive the store: record and back is the identity, and a state that was kept loads as it was."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ovspane.lang.parser import parse, parse_flowgroup
+from ovspane.lang.statements import Binding, HintItem, Kind, Time, TimeKind
+from ovspane.packets.flowgroup import AddressSet
+from ovspane.policy.runtime import Runtime
+from ovspane.policy.state.shares import Bucket, Hint, Principal, Privileges, Request, Share
+from ovspane.policy.state.state import Counter, Drop, Put, Value
+from ovspane.store import MemoryStore, StoreError
+from ovspane.store.keeper import StoreKeeper, record_of, values_of
+from ovspane.store.records import Record, checked
+
+GROUP = parse_flowgroup("(user=Alice, dstHost={10.0.0.0/24, 10.0.2.1}, dstPort={80, 8000-8080}, transport=TCP)")
+DEADLINE = Time(TimeKind.ABSOLUTE, 1_700_000_000_000)
+VALUES: list[Value] = [
+    Counter(17),
+    Principal(
+        "Alice",
+        frozenset({Binding("uid", "1000"), Binding("cert", "alice the first")}),
+        AddressSet.parse("10.0.0.1", "fd00::/64"),
+    ),
+    Principal("Bob"),
+    Share(
+        "aBW",
+        "rootShare",
+        GROUP,
+        Privileges(reserve_max=10**7, reserve_min=5, tb_capacity=3, tb_fill=None, deny=False, waypoint=frozenset({"fw", "ids"})),
+        "root",
+        frozenset({("root", "root"), ("Alice", "root"), ("Alice", "Bob")}),
+        True,
+        123,
+        4,
+    ),
+    Share("sub", "aBW", GROUP, Privileges(ratelimit_min=0, avoid=True), "Alice"),
+    Request(3, "aBW", "Alice", Kind.RESERVE, GROUP, 5, None, 8_000_000, True, 9),
+    Request(4, "sub", "guest:1000", Kind.DENY, GROUP, 5, 99),
+    Hint(
+        5,
+        "aBW",
+        "Alice",
+        GROUP,
+        (HintItem("short"), HintItem("size", 10**7), HintItem("deadline", DEADLINE), HintItem("rate", 5)),
+        5,
+        None,
+    ),
+    Bucket("aBW", 77, 88),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_a_value_comes_back_as_it_went(value: Value) -> None:
+    needed = [other for other in VALUES if isinstance(other, Share)] if isinstance(value, Share | Bucket) else [value]
+    records = [record_of(other) for other in {id(v): v for v in [*needed, value]}.values()]
+    assert value in list(values_of([checked(record) for record in records]))
+
+
+def test_a_state_that_was_kept_loads_as_it_was() -> None:
+    keeper = StoreKeeper(MemoryStore())
+    runtime = Runtime()
+    spoken = [
+        ("root", "AddUser Alice as uid 1000."),
+        ("root", "Locate Alice at {10.0.0.1, fd00::1}."),
+        ("root", "NewShare a for (user=Alice) [reserve <= 10Mb, reserveTBFill = 1Mb, ratelimit >= 0] on rootShare."),
+        ("root", "Grant a to Alice."),
+        ("Alice", "NewShare b for (user=Alice, dstPort=80) [reserve <= 1Mb, deny = True] on a."),
+        ("Alice", "reserve(user=Alice, dstPort=80) = 1Mb on b from +10s to +1h."),
+        ("Alice", "reserve(user=Alice) = 500kb on a from now to +5s."),
+        ("Alice", "hint(user=Alice) = bursty, deadline=+3min on a."),
+        ("Alice", "deny(user=Alice, dstPort=80) on b."),
+    ]
+
+    async def play() -> None:
+        for speaker, text in spoken:
+            outcome = runtime.execute(speaker, parse(text), 1000)
+            assert outcome.reply.code.value == "OK", (text, outcome.reply)
+            await keeper.keep(outcome.changes)
+            runtime.apply(outcome.changes)
+        over = runtime.overdue(7000)
+        assert any(isinstance(change, Drop) for change in over) and any(isinstance(change.value, Bucket) for change in over)
+        await keeper.keep(over)
+        runtime.apply(over)
+        loaded = Runtime(await keeper.load())
+        assert set(map(repr, loaded.state.values())) == set(map(repr, runtime.state.values()))
+        assert loaded.state.next_id == runtime.state.next_id
+
+    asyncio.run(play())
+
+
+def test_ids_are_not_used_again_after_the_last_request_is_gone() -> None:
+    async def play() -> int:
+        keeper = StoreKeeper(MemoryStore())
+        request = Request(41, "rootShare", "root", Kind.DENY, GROUP, 0, None)
+        await keeper.keep([Put(request)])
+        await keeper.keep([Drop(request)])
+        return Runtime(await keeper.load()).state.next_id
+
+    assert asyncio.run(play()) == 42
+
+
+def test_what_cannot_be_read_is_said_and_not_skipped() -> None:
+    async def play() -> None:
+        store = MemoryStore()
+        await store.commit([Record("Request", "1", {"share": "x", "kind": "conquer", "flowgroup": "(*)"})])
+        await StoreKeeper(store).load()
+
+    with pytest.raises(StoreError, match="conquer"):
+        asyncio.run(play())
