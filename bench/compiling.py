@@ -21,7 +21,7 @@ from ovspane.placement.pipeline import Pipeline
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.hiding import Hiding
 from ovspane.policy.model.table import TableDelta
-from ovspane.policy.model.tree import ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.tree import ActiveRequest, PolicyTree, TreeDelta
 
 SIZES = (100, 1_000, 10_000, 100_000)
 ADDS = 1_000
@@ -39,8 +39,8 @@ def case(shape: str, count: str) -> Iterator[Result]:
     gc.collect()
     before = resident()
     start = perf_counter()
-    maker.tree.apply(Delta(added=requests))
-    compiler.update(Delta(added=requests), {})
+    maker.tree.apply(TreeDelta(added=requests))
+    compiler.update(TreeDelta(added=requests), {})
     yield Result("bulk_ms", (perf_counter() - start) * 1000, "ms", n)
     yield Result("flows", len(compiler.table.rules), "flows", n)
     yield Result("stages", compiler.stages, "stages", n)
@@ -58,16 +58,16 @@ def case(shape: str, count: str) -> Iterator[Result]:
 def _adds_and_removes(
     prefix: str, compiler: Compiler, maker: Maker, fresh: list[ActiveRequest], hiding: Hiding | None
 ) -> Iterator[Result]:
-    timed = list(_timed(compiler, maker.tree, [Delta(added=(request,)) for request in fresh], hiding))
+    timed = list(_timed(compiler, maker.tree, [TreeDelta(added=(request,)) for request in fresh], hiding))
     yield from _percentiles(f"{prefix}add", timed, maker.n)
     there = fresh[: len(timed)]
     maker.rng.shuffle(there)
-    timed = list(_timed(compiler, maker.tree, [Delta(removed=(one,)) for one in there], hiding))
+    timed = list(_timed(compiler, maker.tree, [TreeDelta(removed=(one,)) for one in there], hiding))
     yield from _percentiles(f"{prefix}remove", timed, maker.n)
 
 
 def _timed(
-    compiler: Compiler, tree: PolicyTree, deltas: list[Delta], hiding: Hiding | None
+    compiler: Compiler, tree: PolicyTree, deltas: list[TreeDelta], hiding: Hiding | None
 ) -> Iterator[tuple[float, int]]:
     """(microseconds, flow-mods) of each delta, until ENOUGH."""
     pipeline = Pipeline()

@@ -22,28 +22,28 @@ from random import Random
 from time import process_time
 
 from bench.shapes import MIXED, group
-from ovspane.config import NetworkUse
+from ovspane.config import NetworkSettings
 from ovspane.lang.replies import Code
 from ovspane.lang.statements import Ask, Cancel, Kind, Statement, Time, TimeKind
-from ovspane.network.hosts import Limits
-from ovspane.network.model import Bridge, Delta, LinkKey, Origin, Port, PortId
+from ovspane.network.hosts import HostLimits
+from ovspane.network.model import Bridge, LinkKey, NetworkDelta, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.packets.flowgroup import ALL
-from ovspane.placement.link_capacity import LinkRoom
+from ovspane.placement.link_capacity import LinkCapacity
 from ovspane.placement.pipeline import Pipeline
-from ovspane.placement.routing import Routes, Ways, everything
-from ovspane.placement.rule_placement import Spread
+from ovspane.placement.routing import Routes, Routing, everything
+from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.runtime import Runtime
-from ovspane.policy.state.capacity import Room
+from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.shares import ADMINISTRATOR, Privileges, Share
 from ovspane.policy.state.state import Value
-from ovspane.switch.desired import Desired
+from ovspane.switch.desired import DesiredState
 
 SPEED = 10_000_000_000
 TENANTS = 20
 #: how many paths are tried for a reservation: the configuration's default
-PATHS = NetworkUse().paths
+PATHS = NetworkSettings().paths
 #: rates that are asked for (bit/s): with 10 000 requests about a third of what hosts' ports have
 RATES = tuple(rate * 1_000_000 for rate in (10, 20, 50, 100, 200, 500))
 HOUR, DAY = 3_600_000, 86_400_000
@@ -141,11 +141,11 @@ class Simulation:
         #: how many reservations had other routes when that was looked at last
         self.rerouted = 0
         self.now = DAY
-        self.network = Network(Limits(hosts=1 << 24))
+        self.network = Network(HostLimits(hosts=1 << 24))
         tree.fill(self.network)
         self.room = self._new_room()
         self.runtime = Runtime(self._shares(), room=self.room)
-        self.desired = Desired(Pipeline(), conjunction=True, spread=self._new_spread())
+        self.desired = DesiredState(Pipeline(), conjunction=True, spread=self._new_spread())
         self._runner = asyncio.Runner()
         self.desired.move(everything(self.network))
         self._run(self.desired.take_in)
@@ -160,14 +160,14 @@ class Simulation:
         held = frozenset({(ADMINISTRATOR, ADMINISTRATOR)})
         return [Share(f"tenant{number}", ROOT, ALL, TENANT, ADMINISTRATOR, held) for number in range(TENANTS)]
 
-    def _new_room(self) -> LinkRoom:
-        room = LinkRoom(Ways(most=self._paths))
+    def _new_room(self) -> LinkCapacity:
+        room = LinkCapacity(Routing(most=self._paths))
         room.hear(everything(self.network))
         room.trust_no_more()
         return room
 
-    def _new_spread(self) -> Spread:
-        return Spread(Ways(most=self._paths))
+    def _new_spread(self) -> RulePlacement:
+        return RulePlacement(Routing(most=self._paths))
 
     def _steer(self) -> None:
         """Routes that the room gave to reservations go to placement."""
@@ -176,7 +176,7 @@ class Simulation:
         self._routes |= routes
         self.desired.steer(routes)
 
-    def _hear(self, deltas: tuple[Delta, ...]) -> None:
+    def _hear(self, deltas: tuple[NetworkDelta, ...]) -> None:
         self.room.hear(deltas)
         self.desired.move(deltas)
 
@@ -242,7 +242,7 @@ class Simulation:
 
     # --- the same from scratch
 
-    def room_anew(self) -> LinkRoom:
+    def room_anew(self) -> LinkCapacity:
         """All reservations booked on links again."""
         room = self._new_room()
         for request in self.runtime.state.requests.values():
@@ -250,9 +250,9 @@ class Simulation:
                 room.put(request, self.runtime.state.locations)
         return room
 
-    def desired_anew(self) -> Desired:
+    def desired_anew(self) -> DesiredState:
         """The whole table placed again."""
-        desired = Desired(Pipeline(), conjunction=True, spread=self._new_spread())
+        desired = DesiredState(Pipeline(), conjunction=True, spread=self._new_spread())
         desired.move(everything(self.network))
         routes = {slot: some for slot, some in self._routes.items() if some}
         desired.reset(tuple(self.runtime.compiler.table.rules.values()), self.runtime.compiler.stages, routes)
@@ -260,7 +260,7 @@ class Simulation:
         self._runner.run(desired.follow(self.bridges))
         return desired
 
-    def runtime_anew(self, room: Room | None = None) -> Runtime:
+    def runtime_anew(self, room: NetworkCapacity | None = None) -> Runtime:
         """The same state in another runtime."""
         runtime = Runtime(self.runtime.state.values(), room=room)
         runtime.settle(self.now, quiet=True)

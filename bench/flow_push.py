@@ -26,8 +26,8 @@ from ovspane.openflow import bulk as flowbytes
 from ovspane.openflow import messages as openflow
 from ovspane.openflow.oxm import decode_oxm
 from ovspane.placement.ofctl_text import flow_text
-from ovspane.placement.pipeline import Pipeline, Plan
-from ovspane.switch.bridge import BridgeTwin
+from ovspane.placement.pipeline import FlowPlan, Pipeline
+from ovspane.switch.bridge import ManagedBridge
 from tests.support.bridge_session import BRIDGE, many, session
 from tests.support.ovs_dummy import DummyOvs
 
@@ -178,7 +178,7 @@ async def _change(ovs: DummyOvs, forked: Meter) -> AsyncIterator[Result]:
 
 async def _reconcile(ovs: DummyOvs) -> AsyncIterator[Result]:
     for count in RECONCILED:
-        plan = Plan()
+        plan = FlowPlan()
         plan.flows |= many(count)
         twin = _twin(ovs)
         await twin.connect()
@@ -191,7 +191,7 @@ async def _reconcile(ovs: DummyOvs) -> AsyncIterator[Result]:
             decode_oxm.cache_clear()
             newcomer = _twin(ovs)
             fresh = many(count)  # of its own: nothing is the same object
-            other = Plan()
+            other = FlowPlan()
             other.flows |= fresh
             with restart.run():
                 await newcomer.connect()
@@ -211,10 +211,10 @@ async def _reconcile(ovs: DummyOvs) -> AsyncIterator[Result]:
         yield Result(f"reconcile.{count}.decode_all_ms", cold.wall, "ms", count)
 
 
-def _twin(ovs: DummyOvs) -> BridgeTwin:
-    return BridgeTwin(BRIDGE, ovs.rundir, Pipeline(), lambda reason: None, lambda: None)
+def _twin(ovs: DummyOvs) -> ManagedBridge:
+    return ManagedBridge(BRIDGE, ovs.rundir, Pipeline(), lambda reason: None, lambda: None)
 
 
-async def _bring(twin: BridgeTwin, plan: Plan) -> None:
+async def _bring(twin: ManagedBridge, plan: FlowPlan) -> None:
     """A pass over one bridge. Raises SessionError."""
     await twin.make(twin.take(plan, lambda queue: True))

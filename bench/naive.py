@@ -14,7 +14,7 @@ from time import perf_counter
 from bench.results import Result
 from bench.shapes import SHAPES
 from ovspane.policy.model.actions import NEUTRAL, Verdict
-from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 
 #: (value, mask, verdict), the first that matches decides
 Row = tuple[int, int, Verdict]
@@ -70,7 +70,7 @@ def case(shape: str, count: str) -> Iterator[Result]:
     """One shape and size (for bench.apart)."""
     n = int(count)
     maker = SHAPES[shape](n)
-    maker.tree.apply(Delta(added=tuple(maker.request() for _ in range(n))))
+    maker.tree.apply(TreeDelta(added=tuple(maker.request() for _ in range(n))))
     start = perf_counter()
     rows = len(compiled(maker.tree))
     yield Result("bulk_ms", (perf_counter() - start) * 1000, "ms", n)

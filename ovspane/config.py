@@ -72,14 +72,14 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Compatibility:
+class CompatSettings:
     listen: str = ""
     allow_root: bool = False
     force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
+class TlsSettings:
     listen: str = ""
     certificate: str = ""
     key: str = ""
@@ -87,14 +87,14 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
-class DbTls:
+class DbTlsSettings:
     certificate: str = ""
     key: str = ""
     authority: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkUse:
+class NetworkSettings:
     placement: str = "everywhere"
     reservable: int = 75
     flood_tree: bool = False
@@ -102,7 +102,7 @@ class NetworkUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Topology:
+class TopologySettings:
     lldp: bool = True
     snoop: bool = True
     interval: int = 2
@@ -132,13 +132,13 @@ class Settings:
     ports: Mapping[str, int] = field(default_factory=dict)
     adopt: tuple[str, ...] = ()
     police: Mapping[str, int] = field(default_factory=dict)
-    network: NetworkUse = NetworkUse()
-    topology: Topology = Topology()
+    network: NetworkSettings = NetworkSettings()
+    topology: TopologySettings = TopologySettings()
     hosts: tuple[StaticHost, ...] = ()
     links: tuple[LinkKey, ...] = ()
-    compatibility: Compatibility = Compatibility()
-    tls: Tls = Tls()
-    db_tls: DbTls = DbTls()
+    compatibility: CompatSettings = CompatSettings()
+    tls: TlsSettings = TlsSettings()
+    db_tls: DbTlsSettings = DbTlsSettings()
 
 
 def load(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
@@ -176,19 +176,19 @@ def _typed(key: str, value: Any) -> Any:
         case "ports" | "police":
             return {name: _speed(f"{key}.{name}", speed) for name, speed in _expect(key, value, dict).items()}
         case "compatibility":
-            return Compatibility(**_table(key, value, Compatibility))
+            return CompatSettings(**_table(key, value, CompatSettings))
         case "network":
-            return NetworkUse(**_table(key, value, NetworkUse))
+            return NetworkSettings(**_table(key, value, NetworkSettings))
         case "topology":
-            return Topology(**_table(key, value, Topology))
+            return TopologySettings(**_table(key, value, TopologySettings))
         case "hosts":
             return tuple(_host(mac, entry) for mac, entry in _expect(key, value, dict).items())
         case "links":
             return tuple(_link(name, ends) for name, ends in _expect(key, value, dict).items())
         case "tls":
-            return Tls(**_table(key, value, Tls))
+            return TlsSettings(**_table(key, value, TlsSettings))
         case "db_tls":
-            return DbTls(**_table(key, value, DbTls))
+            return DbTlsSettings(**_table(key, value, DbTlsSettings))
         case "default_deny" | "conjunction" | "hiding":
             return _expect(key, value, bool)
         case "first_table" | "meter_base":

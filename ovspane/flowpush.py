@@ -27,18 +27,18 @@ from ovspane.openflow import flow_monitor as ofwatch
 from ovspane.openflow import messages as openflow
 from ovspane.openflow.flow_monitor import FlowUpdate
 from ovspane.openflow.messages import FlowStats, Frame, MeterFeatures, PortDescription, SwitchError
-from ovspane.openflow.session import Refused, Session, SessionError, VersionError
+from ovspane.openflow.session import OpenFlowSession, RequestRefused, SessionError, VersionError
 from ovspane.packets.match import ANY, Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
 
 __all__ = [
     "BUNDLE_LIMIT",
     "BridgeSession",
-    "Difference",
+    "FlowDifference",
     "FlowKey",
     "MeterError",
     "PushError",
-    "Refused",
+    "RequestRefused",
     "SessionError",
     "SyncCounts",
     "VersionError",
@@ -94,7 +94,7 @@ def _unsayable(command: int, bundle: _Bundle) -> list[tuple[FlowRule, SwitchErro
     return failed
 
 
-class Difference(NamedTuple):
+class FlowDifference(NamedTuple):
     """What turns `actual` into `desired`: flows to add (new or changed), to delete, and how many adds are changes."""
 
     adds: list[FlowRule]
@@ -102,11 +102,11 @@ class Difference(NamedTuple):
     changed: int
 
 
-def difference(desired: Mapping[FlowKey, FlowRule], actual: Mapping[FlowKey, FlowRule]) -> Difference:
+def difference(desired: Mapping[FlowKey, FlowRule], actual: Mapping[FlowKey, FlowRule]) -> FlowDifference:
     """The flow-mods that turn `actual` into `desired`; a flow whose instructions or cookie differ is an add."""
     adds = [rule for key, rule in desired.items() if (there := actual.get(key)) is not rule and there != rule]
     deletes = [rule for key, rule in actual.items() if key not in desired]
-    return Difference(adds, deletes, sum(rule.key in actual for rule in adds))
+    return FlowDifference(adds, deletes, sum(rule.key in actual for rule in adds))
 
 
 class SyncCounts(NamedTuple):
@@ -130,7 +130,7 @@ class _Bundle(NamedTuple):
         return [rule for _, rules in self.work for rule in rules]
 
 
-class BridgeSession(Session):
+class BridgeSession(OpenFlowSession):
     """What ovspane does with a bridge: `async with BridgeSession("RUNDIR/BRIDGE.mgmt") as session` (see Session)."""
 
     _on_updates: Callable[[list[FlowUpdate]], None] | None = None
@@ -211,7 +211,7 @@ class BridgeSession(Session):
             return {t: n for part in parts for t, n in self._parsed(ofwatch.parse_table_counts, part).items()}
 
     async def meter_users(self, meter: int) -> int:
-        """How many flows, of whomever, name the meter. Raises Refused (it is not there), SessionError."""
+        """How many flows, of whomever, name the meter. Raises RequestRefused (it is not there), SessionError."""
         async with self._operation():
             parts = await self._ask(*ofwatch.meter_users_request(meter))
             return {m: n for part in parts for m, n in self._parsed(ofwatch.parse_meter_users, part).items()}.get(meter, 0)
@@ -221,7 +221,7 @@ class BridgeSession(Session):
     ) -> None:
         """Be told, from now on, of changes that others make to flows of these tables inside these matches; our own are not told.
 
-        Raises Refused (Open vSwitch before 2.16 has no flow monitor in OpenFlow 1.4), SessionError.
+        Raises RequestRefused (Open vSwitch before 2.16 has no flow monitor in OpenFlow 1.4), SessionError.
         """
         async with self._operation():
             self._on_updates = on_updates
@@ -346,7 +346,7 @@ class BridgeSession(Session):
     async def _commit(self, bundle: _Bundle) -> SwitchError | None:
         try:
             reply = await self._ask(*openflow.bundle_control(openflow.BUNDLE_COMMIT, bundle.id))
-        except Refused as refusal:
+        except RequestRefused as refusal:
             return refusal.error
         if self._parsed(openflow.parse_bundle_control, reply[0]) != (bundle.id, openflow.BUNDLE_COMMITTED):
             self._wire.end(None)
@@ -401,18 +401,18 @@ class BridgeSession(Session):
     async def packet_out(self, packet: bytes, in_port: int, out_port: int = openflow.TO_TABLES) -> None:
         """Send a frame out of a port, or by default through the tables as if it had come in by `in_port`.
 
-        Raises Refused, SessionError.
+        Raises RequestRefused, SessionError.
         """
         async with self._operation():
             xid = await self._send(*openflow.packet_out(packet, in_port, out_port))
             await self._ask(openflow.BARRIER_REQUEST)
             if xid in self._errors:
-                raise Refused(self._errors[xid])
+                raise RequestRefused(self._errors[xid])
 
     async def cleanup(self, tables: Iterable[int] = (openflow.ALL_TABLES,)) -> None:
-        """Delete every flow with our cookie in these tables, and nothing else. Raises Refused, SessionError."""
+        """Delete every flow with our cookie in these tables, and nothing else. Raises RequestRefused, SessionError."""
         async with self._operation():
             sent = [await self._send(*openflow.delete_by_cookie(COOKIE_TAG, COOKIE_MASK, table)) for table in tables]
             await self._ask(openflow.BARRIER_REQUEST)
             if refused := [self._errors[xid] for xid in sent if xid in self._errors]:
-                raise Refused(refused[0])
+                raise RequestRefused(refused[0])

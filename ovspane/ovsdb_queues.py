@@ -22,21 +22,21 @@ from uuid import UUID
 from ovspane.ovsdb.queue_plan import (
     DEFAULT_QUEUE,
     Changes,
-    Class,
     DropQos,
     DropQueue,
-    Held,
+    HtbClass,
     Operation,
-    Plan,
     PortQos,
     PutQos,
     PutQueue,
+    QosPlan,
+    QueueRow,
     enforceable,
     plan,
     plan_change,
 )
 from ovspane.ovsdb.replica import texts
-from ovspane.ovsdb.switch_db import Port, SwitchDb, Transaction
+from ovspane.ovsdb.switch_db import PortRow, SwitchDb, Transaction
 from ovspane.placement.flow_rules import Queue
 
 MARK: Final = "ovspane"  # external_ids of our rows: ovspane="1"
@@ -77,7 +77,7 @@ class QueueSync:
 
         Raises OvsdbError (see SwitchDb.apply) and ValueError (see plan).
         """
-        made = Plan((), {})
+        made = QosPlan((), {})
 
         def build(transaction: Transaction) -> None:
             nonlocal made  # built anew, on the newest rows, when somebody else's change came between
@@ -98,7 +98,7 @@ class QueueSync:
         """`sync` for a few queues, at the cost of these few: see plan_change. None: nothing was done, `sync` has to do it.
 
         Raises OvsdbError."""
-        made: Plan | None = None
+        made: QosPlan | None = None
 
         def build(transaction: Transaction) -> None:
             nonlocal made
@@ -107,10 +107,10 @@ class QueueSync:
             if made is not None:
                 _Writer(self._db, transaction).write(made.operations)
 
-        done = await self._apply(build, lambda: made or Plan((), {}), seconds)
+        done = await self._apply(build, lambda: made or QosPlan((), {}), seconds)
         return done if made is not None else None
 
-    async def _apply(self, build: Callable[[Transaction], None], made: Callable[[], Plan], seconds: float) -> SyncResult:
+    async def _apply(self, build: Callable[[Transaction], None], made: Callable[[], QosPlan], seconds: float) -> SyncResult:
         done = await self._db.apply(build, seconds=seconds)
         ports = frozenset(operation.port for operation in made().operations)
         return SyncResult(done.changed, done.applied, len(made().operations), made().refused, ports)
@@ -181,11 +181,11 @@ class QueueSync:
             for port in bridge.ports.values()
         }
 
-    def standing(self, bridge: str, port: Port) -> PortQos:
+    def standing(self, bridge: str, port: PortRow) -> PortQos:
         """What one port has, but for its queues: that costs the same however many there are."""
         return self._port_qos(bridge, port, ())
 
-    def _port_qos(self, bridge: str, port: Port, queues: Iterable[int] | None = None) -> PortQos:
+    def _port_qos(self, bridge: str, port: PortRow, queues: Iterable[int] | None = None) -> PortQos:
         """`queues`: only these; None: all."""
         interfaces = tuple(interface.name for interface in port.interfaces)
         speeds = [interface.link_speed for interface in port.interfaces if interface.link_speed]
@@ -311,14 +311,14 @@ def _name(row: Any) -> str:
     return str(row.name)
 
 
-def _held(row: Any) -> Held:
+def _held(row: Any) -> QueueRow:
     external, config = texts(row, "external_ids"), texts(row, "other_config")
     if external.get(MARK) != "1":
-        return Held(row.uuid, False, None)
+        return QueueRow(row.uuid, False, None)
     numbers = [_integer(config.get(name)) for name in ("min-rate", "max-rate")]
     low, high, request = *numbers, _integer(external.get(REQUEST))
     strange = low is None or high is None or request is None or len(config) != 2
-    return Held(row.uuid, True, None if strange else Class(low or 0, high or 0, request or 0))
+    return QueueRow(row.uuid, True, None if strange else HtbClass(low or 0, high or 0, request or 0))
 
 
 def _integer(text: str | None) -> int | None:

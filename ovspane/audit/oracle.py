@@ -17,7 +17,7 @@ from ovspane.packets.flowgroup import AddressSet, Flowgroup, Locations, overlap
 from ovspane.packets.match import BITS, Packet
 from ovspane.packets.overlap import MatchIndex
 from ovspane.policy.model.actions import Access
-from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.semantics import evaluate, passes
 from ovspane.policy.state.request_index import hull, located
 
@@ -26,12 +26,12 @@ Item = dict[str, Any]
 Ask = Callable[[str], list[Item]]
 
 
-class NoPicture(Exception):
+class OracleUnavailable(Exception):
     """The daemon's answers do not make a whole policy; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedVerdict:
     """What shall become of a packet. `queues`, `limits`: the slots of the requests any of which may give it its queue and its
     meter, with the rate (bit/s); empty: none. `by`: the requests that speak of it; `elsewhere`: those that do so on other bridges
     only, or before it comes here. `outputs`: of those queues, the OpenFlow port by which the packet is sent; else the bridge
@@ -46,7 +46,7 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PolicyOracle:
     """`index` finds the requests that may speak of a packet, so that each packet need not be held against all of them. `paths`: by
     which their packets are sent (`policy.room`), of those reservations of which that is so."""
 
@@ -58,7 +58,7 @@ class Picture:
     statuses: dict[int, str]
     paths: dict[int, str]
 
-    def expected(self, packet: Packet) -> Expected:
+    def expected(self, packet: Packet) -> ExpectedVerdict:
         """The oracle's word on a packet, for the network as one switch."""
         return self.judged(packet, self.matching(packet))
 
@@ -67,14 +67,14 @@ class Picture:
         near = self.index.overlapping(packet.packed, (1 << BITS) - 1)
         return [r for r in map(self.tree.requests.__getitem__, near) if r.flowgroup.contains(packet, self.locations)]
 
-    def judged(self, packet: Packet, matching: Sequence[ActiveRequest]) -> Expected:
+    def judged(self, packet: Packet, matching: Sequence[ActiveRequest]) -> ExpectedVerdict:
         """The oracle's word on a packet if there were only these requests, which all speak of it."""
         verdict = evaluate(self._only(matching), packet, self.locations)
         if not passes(verdict, self.default_deny):
-            return Expected(False, {}, {}, tuple(r.id for r in matching if r.verdict.access is Access.DENY))
+            return ExpectedVerdict(False, {}, {}, tuple(r.id for r in matching if r.verdict.access is Access.DENY))
         queues = {r.slot: r.rate for r in matching if r.kind is Kind.RESERVE and r.rate == verdict.guarantee}
         limits = {r.slot: r.rate for r in matching if r.kind is Kind.RATELIMIT and r.rate == verdict.limit}
-        return Expected(True, queues, limits, tuple(r.id for r in matching))
+        return ExpectedVerdict(True, queues, limits, tuple(r.id for r in matching))
 
     def _only(self, requests: Iterable[ActiveRequest]) -> PolicyTree:
         """The tree with these requests alone: who does not speak of a packet does not count for it."""
@@ -86,7 +86,7 @@ class Picture:
                     parent = self.tree.nodes[name].parent
                     assert parent is not None
                     tree.add_node(name, parent)
-            tree.apply(Delta(added=(request,)))
+            tree.apply(TreeDelta(added=(request,)))
         return tree
 
     def around(self, group: Flowgroup, most: int) -> list[Flowgroup]:
@@ -101,14 +101,14 @@ class Picture:
         return list(parts)
 
 
-def read_picture(ask: Ask, default_deny: bool) -> Picture:
+def read_oracle(ask: Ask, default_deny: bool) -> PolicyOracle:
     """Ask for the policy. Raises NoPicture."""
     tree = PolicyTree()
     allows: dict[str, bool] = {}
     for share in ask("ListShares"):
         name, parent = str(share["name"]), share.get("parent")
         if name != ROOT and parent not in allows:
-            raise NoPicture("the speaker does not see all shares; ask as root")
+            raise OracleUnavailable("the speaker does not see all shares; ask as root")
         allows[name] = "allow = True" in str(share["privileges"])
         if name != ROOT:
             tree.add_node(name, str(parent))
@@ -117,7 +117,7 @@ def read_picture(ask: Ask, default_deny: bool) -> Picture:
         if item["kind"] == "hint" or not item["active"]:
             continue
         if item["share"] not in allows:
-            raise NoPicture(f"share {item['share']} was made meanwhile")
+            raise OracleUnavailable(f"share {item['share']} was made meanwhile")
         request = _request(item, allows)
         requests.append(request)
         statuses[request.id] = str(item["status"])
@@ -125,13 +125,13 @@ def read_picture(ask: Ask, default_deny: bool) -> Picture:
             paths[request.id] = str(item["path"])
         if str(item["status"]).startswith("pending"):
             pending.add(request.id)
-    tree.apply(Delta(added=tuple(requests)))
+    tree.apply(TreeDelta(added=tuple(requests)))
     users = {user for request in requests for user in request.flowgroup.users()}
     locations, index = _locations(ask, users), MatchIndex()
     for request in requests:
         match = hull(located(request.flowgroup, locations))
         index.add(request.id, match.value, match.mask)
-    return Picture(tree, locations, default_deny, frozenset(pending), index, statuses, paths)
+    return PolicyOracle(tree, locations, default_deny, frozenset(pending), index, statuses, paths)
 
 
 def _request(item: Item, allows: dict[str, bool]) -> ActiveRequest:

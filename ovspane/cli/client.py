@@ -51,7 +51,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class NoticeLine:
     """A notice, as its line came: text (`* …`) or JSON."""
 
     line: str
@@ -108,7 +108,7 @@ class Client:
     Raises ConnectionLost from the constructor, `send` and `answer`.
     """
 
-    def __init__(self, path: str, on_notice: Callable[[Heard], None] | None = None) -> None:
+    def __init__(self, path: str, on_notice: Callable[[NoticeLine], None] | None = None) -> None:
         self._on_notice = on_notice
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -184,7 +184,7 @@ class Client:
 
     def _notice(self, line: str) -> None:
         if self._on_notice is not None:
-            self._on_notice(Heard(line))
+            self._on_notice(NoticeLine(line))
 
 
 def _listed(line: str) -> int:

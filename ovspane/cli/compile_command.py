@@ -25,7 +25,7 @@ from ovspane.lang.statements import Statement, Tick
 from ovspane.lang.units import rate_text, time_text
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.ofctl_text import actions_text, flow_text, match_fields, meter_text
-from ovspane.placement.pipeline import Guarantee, Pipeline, Plan
+from ovspane.placement.pipeline import FlowPlan, Guarantee, Pipeline
 from ovspane.policy.compiler.hiding import Hiding
 from ovspane.policy.model.table import Effect, TableDelta
 from ovspane.policy.state.shares import ADMINISTRATOR, Request
@@ -164,7 +164,7 @@ class Compiled:
         self._spoken = read(text)
         self._replay = Replay()
         self._pipeline = Pipeline()
-        self.plan = Plan(self._pipeline, conjunction=conjunction)
+        self.plan = FlowPlan(self._pipeline, conjunction=conjunction)
         self._hiding = Hiding() if hiding else None
         self._owners: dict[int, int] = {}  # a meter's slot -> its request
         self.complaints: list[str] = []  # refusals, and answers that a trace does not expect

@@ -18,8 +18,8 @@ from ovspane.config import ConfigError
 from ovspane.lang.replies import Code
 
 if TYPE_CHECKING:
-    from ovspane.audit.probe.campaign import Campaign, Report
-    from ovspane.audit.probe.comparison import Row
+    from ovspane.audit.probe.campaign import Campaign, ProbeReport
+    from ovspane.audit.probe.comparison import ProbeResult
 
 SAME, DIFFERS, IMPOSSIBLE = 0, 1, 2
 FASTEST = 10_000
@@ -66,7 +66,7 @@ def _rate(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ovspane.audit.oracle import NoPicture
+    from ovspane.audit.oracle import OracleUnavailable
     from ovspane.audit.probe.campaign import CannotProbe
     from ovspane.audit.probe.tracing import TraceUnavailable
     from ovspane.flowpush import SessionError  # slow to import, and only needed here
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         report = _probe(options)
-    except (ConfigError, ConnectionLost, Unanswered, CannotProbe, NoPicture) as problem:
+    except (ConfigError, ConnectionLost, Unanswered, CannotProbe, OracleUnavailable) as problem:
         return _impossible(str(problem))
     except (SessionError, TraceUnavailable, OvsdbError, OSError) as problem:
         return _impossible(f"{problem}; is Open vSwitch running, and are you root?")
@@ -90,7 +90,7 @@ def _impossible(text: str) -> int:
     return IMPOSSIBLE
 
 
-def _probe(options: argparse.Namespace) -> Report:
+def _probe(options: argparse.Namespace) -> ProbeReport:
     from ovspane.audit.probe import campaign
 
     with Client(options.socket) as client:
@@ -143,7 +143,7 @@ def items(client: Client, statement: str) -> list[dict[str, Any]]:
 # --- printing
 
 
-def _expected_text(row: Row, meter_base: int) -> str:
+def _expected_text(row: ProbeResult, meter_base: int) -> str:
     expected = row.expected
     words = ["pass" if expected.passes else "drop"]
     words += [f"queue {' or '.join(map(str, sorted(expected.queues)))}"] if expected.queues else []
@@ -152,7 +152,7 @@ def _expected_text(row: Row, meter_base: int) -> str:
     return " ".join(words)
 
 
-def _seen_text(row: Row) -> str:
+def _seen_text(row: ProbeResult) -> str:
     words = [{None: "not sent", True: "pass", False: "drop"}[row.passed]]
     if row.passed or (row.passed is False and row.note):
         words += [f"queue {row.queue}"] if row.queue is not None else []
@@ -160,7 +160,7 @@ def _seen_text(row: Row) -> str:
     return " ".join(words)
 
 
-def table(report: Report) -> list[str]:
+def table(report: ProbeReport) -> list[str]:
     """What was probed, expected and seen, a line for each packet; what differs, below its packet; a summary."""
     from ovspane.audit.probe.frames import text
 
@@ -181,7 +181,7 @@ def table(report: Report) -> list[str]:
     return [*lines, summary(report)]
 
 
-def summary(report: Report) -> str:
+def summary(report: ProbeReport) -> str:
     """How many probes there were, how many differ, and what was left out."""
     wrong = report.differences
     text = f"{len(report.rows)} probes on {', '.join(report.bridges)}: {f'{wrong} differ' if wrong else 'all as expected'}"
@@ -193,7 +193,7 @@ def summary(report: Report) -> str:
     return text
 
 
-def document(report: Report) -> dict[str, Any]:
+def document(report: ProbeReport) -> dict[str, Any]:
     """The JSON form: queues and meters as the switch numbers them, those expected with their rate in bit/s."""
     from ovspane.audit.probe.frames import text
 

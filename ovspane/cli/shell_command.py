@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ovspane.cli.client import Client, ConnectionLost, Counted, Heard, say
+from ovspane.cli.client import Client, ConnectionLost, Counted, NoticeLine, say
 from ovspane.cli.send_command import add_connection_options
 from ovspane.lang.completion import complete
 from ovspane.lang.predicates import FIELDS
@@ -169,7 +169,7 @@ class Shell:
         words = dict(word.split("=", 1) for word in str(answer).split() if "=" in word)
         return words.get("principal", "?")
 
-    def _notice(self, heard: Heard) -> None:
+    def _notice(self, heard: NoticeLine) -> None:
         """Show a notice at once while the shell waits for input, above the prompt and what was typed after it."""
         with self._lock:
             self._unsaid.append(heard.line)

@@ -18,7 +18,7 @@ from ovspane.cli.probe_command import Unanswered, items
 from ovspane.config import ConfigError
 
 if TYPE_CHECKING:
-    from ovspane.audit.verify.survey import Report
+    from ovspane.audit.verify.survey import VerifyReport
 
 HOLDS, WRONG, IMPOSSIBLE = 0, 1, 2
 
@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ovspane.audit.oracle import NoPicture
+    from ovspane.audit.oracle import OracleUnavailable
     from ovspane.audit.verify.survey import CannotVerify
     from ovspane.flowpush import SessionError
     from ovspane.host.unixctl import ControlUnavailable
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         report = _verify(options)
-    except (ConfigError, ConnectionLost, Unanswered, CannotVerify, NoPicture) as problem:
+    except (ConfigError, ConnectionLost, Unanswered, CannotVerify, OracleUnavailable) as problem:
         return _impossible(str(problem))
     except BudgetSpent:
         return _impossible("the requests overlap in so many ways that there is no answer in time")
@@ -63,11 +63,11 @@ def _impossible(text: str) -> int:
     return IMPOSSIBLE
 
 
-def _verify(options: argparse.Namespace) -> Report:
-    from ovspane.audit.verify.survey import Settings, verify
+def _verify(options: argparse.Namespace) -> VerifyReport:
+    from ovspane.audit.verify.survey import VerifySettings, verify
 
     given = settings_of(options)
-    settings = Settings(
+    settings = VerifySettings(
         given.rundir, given.ovsdb, given.meter_base, given.default_deny, given.network.placement == "everywhere"
     )  # fmt: skip
     with Client(options.socket) as client:
@@ -75,7 +75,7 @@ def _verify(options: argparse.Namespace) -> Report:
         return asyncio.run(verify(settings, lambda statement: items(client, statement)))
 
 
-def lines(report: Report) -> list[str]:
+def lines(report: VerifyReport) -> list[str]:
     """A line for each thing that is wrong, a packet for which it is so below it; what was taken for granted; a summary."""
     found = [
         line
@@ -91,7 +91,7 @@ def lines(report: Report) -> list[str]:
     return [*found, *notes, f"{about}: {f'{wrong} wrong' if wrong else 'all packets as the policy says'}"]
 
 
-def document(report: Report) -> dict[str, Any]:
+def document(report: VerifyReport) -> dict[str, Any]:
     """The JSON form."""
     return {
         "holds": not report.findings,

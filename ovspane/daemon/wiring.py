@@ -26,20 +26,19 @@ from typing import Any, NamedTuple
 
 from ovspane.config import Settings, address
 from ovspane.daemon import garbage
-from ovspane.discovery.discovery import SLICE, Discovery, Look
+from ovspane.discovery.discovery import SLICE, Discovery, DiscoverySettings
 from ovspane.discovery.packet_session import clean as clean_ear
 from ovspane.discovery.shared import SharedTopology, probe_secret
 from ovspane.lang.replies import Code, Notice, Reply, listing, no
 from ovspane.lang.statements import Kind
-from ovspane.network.hosts import Limits
-from ovspane.network.listing import Row, rows
-from ovspane.network.model import Delta
+from ovspane.network.hosts import HostLimits
+from ovspane.network.listing import ListingRow, rows
+from ovspane.network.model import NetworkDelta
 from ovspane.network.topology import Network
-from ovspane.ovsdb.switch_db import Change as SwitchChange
-from ovspane.ovsdb.switch_db import Event, SwitchDb
-from ovspane.placement.link_capacity import LinkRoom
+from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
+from ovspane.placement.link_capacity import LinkCapacity
 from ovspane.placement.pipeline import Pipeline
-from ovspane.placement.routing import Routes, Ways, everything
+from ovspane.placement.routing import Routes, Routing, everything
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.state.shares import Request
 from ovspane.policy.state.state import Change, Put
@@ -53,8 +52,8 @@ from ovspane.store import OvsdbStore, PrivateServer
 from ovspane.store.cluster import ClusterStore, client_context, own_name
 from ovspane.store.keeper import StoreKeeper
 from ovspane.store.shared_keeper import SharedKeeper
-from ovspane.switch.enforcement import Scope
-from ovspane.switch.flood_control import Flooding
+from ovspane.switch.enforcement import BridgeScope
+from ovspane.switch.flood_control import FloodControl
 from ovspane.switch.reconciler import Reconciler
 
 log = logging.getLogger(__name__)
@@ -84,9 +83,9 @@ def clock() -> int:
     return time.time_ns() // 1_000_000
 
 
-def scope_of(settings: Settings) -> Scope:
+def scope_of(settings: Settings) -> BridgeScope:
     """What of the switches the settings give us."""
-    return Scope(
+    return BridgeScope(
         settings.rundir,
         frozenset(settings.bridges),
         Pipeline(settings.first_table, settings.meter_base),
@@ -101,10 +100,10 @@ def scope_of(settings: Settings) -> Scope:
     )
 
 
-def look_of(settings: Settings) -> Look:
+def look_of(settings: Settings) -> DiscoverySettings:
     """How the network is learned."""
     topology = settings.topology
-    return Look(
+    return DiscoverySettings(
         settings.rundir,
         Pipeline(settings.first_table, settings.meter_base),
         frozenset(settings.bridges),
@@ -119,9 +118,9 @@ def look_of(settings: Settings) -> Look:
     )
 
 
-def network_limits(settings: Settings) -> Limits:
+def network_limits(settings: Settings) -> HostLimits:
     """Three probes may be lost before a link is."""
-    return Limits(host_age=1000 * settings.topology.host_age, link_age=3500 * settings.topology.interval)
+    return HostLimits(host_age=1000 * settings.topology.host_age, link_age=3500 * settings.topology.interval)
 
 
 class Daemon:
@@ -136,13 +135,13 @@ class Daemon:
         self._switch.listen(self._tell_switch)
         self._network = Network(network_limits(settings))
         self._network.listen(self._on_network)
-        self._room: LinkRoom | None = None
+        self._room: LinkCapacity | None = None
         self._looked = False
         self._room_due = asyncio.Event()
         self._look = look_of(settings)
         self._discovery = Discovery(self._switch, self._network, self._look)
         self._shared_topology: SharedTopology | None = None
-        self._flooding = Flooding(
+        self._flooding = FloodControl(
             self._switch, self._network, scope_of(settings), self._reconciler.drives, keep=settings.network.flood_tree
         )
 
@@ -273,17 +272,17 @@ class Daemon:
 
     # --- the network
 
-    def _make_room(self) -> LinkRoom:
+    def _make_room(self) -> LinkCapacity:
         """The links' room for a new runtime, with nothing booked."""
         scope = scope_of(self._settings)
         host = self._look.host if self._settings.db else ""
-        self._room = LinkRoom(Ways(scope.manages, scope.routes), self._settings.network.reservable, host)
+        self._room = LinkCapacity(Routing(scope.manages, scope.routes), self._settings.network.reservable, host)
         self._room.hear(everything(self._network))
         if self._looked:
             self._room.trust_no_more()
         return self._room
 
-    def _on_network(self, deltas: tuple[Delta, ...]) -> None:
+    def _on_network(self, deltas: tuple[NetworkDelta, ...]) -> None:
         self._reconciler.move(deltas)
         if self._room is not None:
             self._room.hear(deltas)
@@ -322,7 +321,7 @@ class Daemon:
 
     async def _topology(self) -> Reply:
         """The answer to ListTopology: everything, in pieces, so that the loop goes on."""
-        found: list[Row] = []
+        found: list[ListingRow] = []
         for row in rows(self._network, self._discovery.now()):
             found.append(row)
             if len(found) % SLICE == 0:
@@ -380,9 +379,9 @@ class Daemon:
         return no("unenforceable", f'{reason}; enforcement = "best-effort" in the configuration would accept it all the same')
 
     def _tell_switch(self, event: Event) -> None:
-        if event.change is SwitchChange.CONNECTED:
+        if event.change is EventKind.CONNECTED:
             log.info("connected to %s, Open vSwitch %s", self._settings.ovsdb, self._switch.ovs_version or "of unknown version")
-        elif event.change is SwitchChange.DISCONNECTED:
+        elif event.change is EventKind.DISCONNECTED:
             log.warning("the connection to %s is lost; flows stay, repairing when it is back", self._settings.ovsdb)
 
 
@@ -394,7 +393,7 @@ class _Seen(NamedTuple):
     rerouted: dict[int, str]
 
 
-def _looked_at(room: LinkRoom) -> _Seen:
+def _looked_at(room: LinkCapacity) -> _Seen:
     return _Seen(room.troubles(clock()), room.steering(), room.rerouted())
 
 
@@ -427,7 +426,7 @@ async def clean(settings: Settings) -> tuple[int, int]:
         bridges = [name for name in switch.bridges() if not settings.bridges or name in settings.bridges]
         for name in bridges:
             await clean_ear(settings.rundir / f"{name}.mgmt", Pipeline(settings.first_table, settings.meter_base))
-        flooding = Flooding(switch, Network(), scope_of(settings), reconciler.drives, keep=False)
+        flooding = FloodControl(switch, Network(), scope_of(settings), reconciler.drives, keep=False)
         return await reconciler.clean(flooding.clean)
     finally:
         reconciler.close()

@@ -43,7 +43,7 @@ class SetQueue:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class SetRegister:
     """Set the bits of a register that are in the mask."""
 
     register: int
@@ -57,7 +57,7 @@ class Resubmit:
 
 
 @dataclass(frozen=True, slots=True)
-class Meter:
+class ApplyMeter:
     meter: int
 
 
@@ -82,7 +82,7 @@ class Unknown:
     what: str
 
 
-Action = Output | SetQueue | Load | Resubmit | Meter | Clause | Punt | Unknown
+Action = Output | SetQueue | SetRegister | Resubmit | ApplyMeter | Clause | Punt | Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
+class PortState:
     """`passes`: up, and no spanning tree blocks it. `floods`: no NO_FLOOD."""
 
     number: int
@@ -152,10 +152,10 @@ class _State:
 _Step = tuple[_State, Part]
 
 
-class Bridge:
+class BridgeTables:
     """One bridge. `learnt`: (VLAN, MAC) -> port, of its learning table."""
 
-    def __init__(self, flows: Iterable[Flow], ports: Iterable[Port], learnt: Mapping[tuple[int, int], int]) -> None:
+    def __init__(self, flows: Iterable[Flow], ports: Iterable[PortState], learnt: Mapping[tuple[int, int], int]) -> None:
         by_table: dict[int, list[Flow]] = {}
         for flow in flows:
             by_table.setdefault(flow.table, []).append(flow)
@@ -200,10 +200,10 @@ class Bridge:
             match action:
                 case SetQueue(queue):
                     state = replace(state, queue=queue)
-                case Load(register, value, mask):
+                case SetRegister(register, value, mask):
                     kept = state.registers.get(register, 0) & ~mask
                     state = replace(state, registers={**state.registers, register: kept | value & mask})
-                case Meter(meter):
+                case ApplyMeter(meter):
                     part = replace(part, meters=(*part.meters, meter))
                 case Punt():
                     part = replace(part, why=None)

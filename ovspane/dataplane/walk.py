@@ -18,14 +18,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ovspane.dataplane.regions import Region, both, without
-from ovspane.dataplane.tables import Bridge, Flow, Part
+from ovspane.dataplane.tables import BridgeTables, Flow, Part
 
 #: a port of a bridge: the bridge's name and the OpenFlow number
 Spot = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
+class BridgeVisit:
     """One bridge crossed: by which ports, in which queue (None: the port's default), through which meters."""
 
     bridge: str
@@ -40,7 +40,7 @@ class End:
     """Packets that leave the network at a port that has no link. `flooded`: one of many copies."""
 
     packets: Region
-    hops: tuple[Hop, ...]
+    hops: tuple[BridgeVisit, ...]
     flooded: bool = False
 
     @property
@@ -58,7 +58,7 @@ class Loss:
     into: int
     why: str
     flow: Flow | None
-    hops: tuple[Hop, ...]
+    hops: tuple[BridgeVisit, ...]
     flooded: bool = False
 
 
@@ -68,7 +68,7 @@ class Return:
 
     packets: Region
     bridge: str
-    hops: tuple[Hop, ...]
+    hops: tuple[BridgeVisit, ...]
     loop: bool
 
 
@@ -96,7 +96,7 @@ class Trace:
 class Fabric:
     """Bridges, and the links between their ports, each from both its ends."""
 
-    bridges: Mapping[str, Bridge]
+    bridges: Mapping[str, BridgeTables]
     links: Mapping[Spot, Spot]
 
 
@@ -105,7 +105,7 @@ class _Copy:
     packets: Region
     bridge: str
     into: int
-    hops: tuple[Hop, ...] = ()
+    hops: tuple[BridgeVisit, ...] = ()
     flooded: bool = False
 
 
@@ -145,7 +145,7 @@ def _leave(fabric: Fabric, copy: _Copy, part: Part, trace: Trace) -> Iterator[_C
         return
     ports = fabric.bridges[copy.bridge].ports
     for out in part.outputs:
-        hops = (*copy.hops, Hop(copy.bridge, copy.into, out.port, out.queue, part.meters))
+        hops = (*copy.hops, BridgeVisit(copy.bridge, copy.into, out.port, out.queue, part.meters))
         flooded = copy.flooded or out.flooded
         far = fabric.links.get((copy.bridge, out.port))
         why = None

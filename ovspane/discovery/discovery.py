@@ -26,16 +26,15 @@ from ovspane.discovery.fdb import LearningTables
 from ovspane.discovery.flows import LIFETIME
 from ovspane.discovery.kernel import KernelFacts, read_kernel
 from ovspane.discovery.local import LocalPort, links_of, ports_of
-from ovspane.discovery.packet_session import Ear
+from ovspane.discovery.packet_session import PacketSession
 from ovspane.discovery.probing import LinkProbes
 from ovspane.discovery.snoop import Sighting, read
 from ovspane.host.unixctl import ControlUnavailable
-from ovspane.network.model import Bridge, Conflict, Delta, Link, LinkKey, Origin, PortId, StaticHost
+from ovspane.network.model import Bridge, Conflict, Link, LinkKey, NetworkDelta, Origin, PortId, StaticHost
 from ovspane.network.topology import Network
 from ovspane.openflow.packet_in import PacketIn
-from ovspane.openflow.session import Refused, SessionError
-from ovspane.ovsdb.switch_db import Bridge as BridgeRow
-from ovspane.ovsdb.switch_db import Event, SwitchDb
+from ovspane.openflow.session import RequestRefused, SessionError
+from ovspane.ovsdb.switch_db import BridgeRow, Event, SwitchDb
 from ovspane.placement.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ TOLD = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class DiscoverySettings:
     """What to look at, and how. `bridges` empty: all; `interval` in seconds; `key` signs probes; `host`: our name to others."""
 
     rundir: Path
@@ -82,7 +81,7 @@ class Look:
 class Discovery:
     """`run` until cancelled. Probes wait until each bridge of ours takes them in, so that none passes through one."""
 
-    def __init__(self, switch: SwitchDb, network: Network, look: Look) -> None:
+    def __init__(self, switch: SwitchDb, network: Network, look: DiscoverySettings) -> None:
         self.network = network
         self._switch = switch
         self._look = look
@@ -287,13 +286,13 @@ class Discovery:
         pause = RETRY[0]
         refused = False
         while True:
-            ear = Ear(self._look.rundir / f"{name}.mgmt", self._look.pipeline, self._controller, partial(self._packet, name))
+            ear = PacketSession(self._look.rundir / f"{name}.mgmt", self._look.pipeline, self._controller, partial(self._packet, name))
             try:
                 async with ear:
                     await ear.listen()
                     pause = RETRY[0]
                     await self._serve(name, ear)
-            except Refused as problem:
+            except RequestRefused as problem:
                 if not refused:
                     log.warning("bridge %s: links are not probed and hosts' ARP is not seen: it says %s", name, problem)
                 refused, pause = True, REFUSED_PAUSE
@@ -307,7 +306,7 @@ class Discovery:
             await asyncio.sleep(pause)
             pause = min(2 * pause, max(RETRY[1], pause))
 
-    async def _serve(self, name: str, ear: Ear) -> None:
+    async def _serve(self, name: str, ear: PacketSession) -> None:
         loop, due = asyncio.get_running_loop(), self._due[name]
         links: frozenset[int] | None = None
         renewed, quick = 0.0, QUICK
@@ -338,7 +337,7 @@ class Discovery:
                     async with asyncio.timeout(LAST):
                         await ear.disarm()
 
-    async def _send(self, name: str, ear: Ear) -> None:
+    async def _send(self, name: str, ear: PacketSession) -> None:
         row = self._rows.get(name)
         if row is not None:
             frames = list(self._probes.frames(row, [local for port, local in self._ports.items() if port.bridge == name]))
@@ -371,7 +370,7 @@ class Discovery:
 
     # --- what changed
 
-    def _on_deltas(self, deltas: Sequence[Delta]) -> None:
+    def _on_deltas(self, deltas: Sequence[NetworkDelta]) -> None:
         for delta in deltas:
             match delta.thing:
                 case Link(ends=ends) if delta.before is None or delta.after is None:

@@ -14,7 +14,7 @@ from ovspane.host.unixctl import ControlSocket, ControlUnavailable
 LOCAL_PORT = 0xFFFE
 
 
-class Learnt(NamedTuple):
+class LearnedAddress(NamedTuple):
     """A MAC address, the OpenFlow port that it was seen at, and how long ago (seconds, rounded down)."""
 
     port: int
@@ -22,7 +22,7 @@ class Learnt(NamedTuple):
     age: int
 
 
-def parse(text: str) -> list[Learnt]:
+def parse(text: str) -> list[LearnedAddress]:
     """The entries; lines that are none (the heading, static entries) are left out."""
     found = []
     for line in text.splitlines():
@@ -30,9 +30,9 @@ def parse(text: str) -> list[Learnt]:
         if len(words) != 4 or not words[3].isdecimal():
             continue
         if words[0] == "LOCAL":
-            found.append(Learnt(LOCAL_PORT, words[2], int(words[3])))
+            found.append(LearnedAddress(LOCAL_PORT, words[2], int(words[3])))
         elif words[0].isdecimal():
-            found.append(Learnt(int(words[0]), words[2], int(words[3])))
+            found.append(LearnedAddress(int(words[0]), words[2], int(words[3])))
     return found
 
 
@@ -43,7 +43,7 @@ class LearningTables:
         self._rundir = rundir
         self._socket: ControlSocket | None = None
 
-    def read(self, bridges: Sequence[str]) -> Mapping[str, list[Learnt]]:
+    def read(self, bridges: Sequence[str]) -> Mapping[str, list[LearnedAddress]]:
         """The entries of each bridge that answers. Raises ControlUnavailable when ovs-vswitchd does not."""
         if self._socket is None:
             self._socket = ControlSocket(self._rundir)

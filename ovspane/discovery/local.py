@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ovspane.network.model import LinkKey, Origin, Port, PortId, link_key
-from ovspane.ovsdb.switch_db import Bridge, Interface
-from ovspane.ovsdb.switch_db import Port as PortRow
+from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, PortRow
 
 PATCH, VETH, TUNNEL, WIRE = "patch", "veth", "tunnel", "wire"
 
@@ -21,10 +20,10 @@ class LocalPort:
 
     port: Port
     numbers: tuple[int, ...]
-    interfaces: tuple[Interface, ...]
+    interfaces: tuple[InterfaceRow, ...]
 
 
-def ports_of(bridge: Bridge, speeds: Mapping[str, int]) -> Iterator[LocalPort]:
+def ports_of(bridge: BridgeRow, speeds: Mapping[str, int]) -> Iterator[LocalPort]:
     """The ports of a bridge. `speeds`: port -> bit/s, where somebody knows better than the database."""
     for row in bridge.ports.values():
         numbers = tuple(one.ofport for one in row.interfaces if one.ofport is not None and one.ofport > 0)
@@ -48,7 +47,7 @@ def _kind(kind: str) -> str:
     return "" if kind == "system" else kind
 
 
-def _up(interface: Interface) -> bool:
+def _up(interface: InterfaceRow) -> bool:
     """It is there, and neither taken down nor without a carrier, as far as Open vSwitch says."""
     there = interface.ofport is not None and interface.ofport > 0 and not interface.error
     return there and interface.admin_up is not False and interface.link_up is not False

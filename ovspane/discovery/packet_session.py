@@ -16,7 +16,7 @@ from ovspane.openflow import messages as openflow
 from ovspane.openflow.messages import Frame, Request
 from ovspane.openflow.oxm import OpenFlowError
 from ovspane.openflow.packet_in import PACKET_IN, PacketIn, listen, parse_packet_in
-from ovspane.openflow.session import Refused, Session, SessionError
+from ovspane.openflow.session import OpenFlowSession, RequestRefused, SessionError
 from ovspane.placement.flow_rules import COOKIE_MASK, DISCOVERY_TAG
 from ovspane.placement.pipeline import Pipeline
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _METER_EXISTS = (12, 1)
 
 
-class Ear(Session):
+class PacketSession(OpenFlowSession):
     """`on_packet` gets each packet of ours; it must not raise."""
 
     def __init__(
@@ -51,13 +51,13 @@ class Ear(Session):
             self._on_packet(packet)
 
     async def _all(self, requests: Iterable[Request]) -> None:
-        """Send, and wait until the switch has done it all. Raises Refused for the first that it did not, SessionError."""
+        """Send, and wait until the switch has done it all. Raises RequestRefused for the first that it did not, SessionError."""
         async with self._operation():
             sent = [await self._send(*request) for request in requests]
             await self._ask(openflow.BARRIER_REQUEST)
             errors = [self._errors[xid] for xid in sent if xid in self._errors]
         if errors:
-            raise Refused(errors[0])
+            raise RequestRefused(errors[0])
 
     async def listen(self) -> None:
         """Have this session get what is meant for us, with the meters that bound it. Raises SessionError."""
@@ -65,7 +65,7 @@ class Ear(Session):
         for number, rate in zip(flows.meters(self._pipeline), (flows.SNOOPED, flows.PROBED), strict=True):
             try:
                 await self._all([flows.meter(number, rate)])
-            except Refused as refused:
+            except RequestRefused as refused:
                 if (refused.error.type, refused.error.code) != _METER_EXISTS:
                     raise
                 await self._all([flows.meter(number, rate, openflow.METER_MODIFY)])
@@ -86,7 +86,7 @@ class Ear(Session):
         """Send each frame out of its port. A port that is gone is no error. Raises SessionError."""
         try:
             await self._all([flows.send(frame, port) for frame, port in frames])
-        except Refused as refused:
+        except RequestRefused as refused:
             log.debug("%s: a probe was refused: %s", self.mgmt_path, refused)
 
     async def disarm(self) -> None:
@@ -97,7 +97,7 @@ class Ear(Session):
 async def clean(path: Path, pipeline: Pipeline) -> None:
     """Take what discovery left on a bridge away, if there is a bridge."""
     try:
-        async with Ear(path, pipeline, 0, lambda packet: None) as ear:
+        async with PacketSession(path, pipeline, 0, lambda packet: None) as ear:
             await ear.disarm()
     except (SessionError, TimeoutError) as problem:
         log.debug("cleaning %s: %s", path, problem)

@@ -16,7 +16,7 @@ from ovspane.discovery.lldp import NotOurs, Probe, decode, encode
 from ovspane.discovery.local import PATCH, TUNNEL, WIRE, LocalPort
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
-from ovspane.ovsdb.switch_db import Bridge as BridgeRow
+from ovspane.ovsdb.switch_db import BridgeRow
 
 log = logging.getLogger(__name__)
 

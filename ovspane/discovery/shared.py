@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ovspane.network.model import Bridge, Delta, Host, Link, Port, PortId, known_as
-from ovspane.network.published import Others, bridge_columns, host_columns, read_bridge, read_host
+from ovspane.network.model import Bridge, Host, Link, NetworkDelta, Port, PortId, known_as
+from ovspane.network.published import RemoteTopology, bridge_columns, host_columns, read_bridge, read_host
 from ovspane.network.topology import Network
 from ovspane.policy.concurrency import of_bridge
 from ovspane.store.cluster import ClusterStore, LostRace
@@ -75,7 +75,7 @@ class SharedTopology:
         self._host = host
         self._programs = programs
         self._now = now
-        self._others = Others(network, host)
+        self._others = RemoteTopology(network, host)
         self._peers: dict[str, _Peer] = {}
         self._owner: dict[str, str] = {}  # bridge of another -> its daemon
         self._mine: set[Key] = set()
@@ -121,7 +121,7 @@ class SharedTopology:
 
     # --- what changes here
 
-    def _on_deltas(self, deltas: Sequence[Delta]) -> None:
+    def _on_deltas(self, deltas: Sequence[NetworkDelta]) -> None:
         before = len(self._dirty)
         for old, new in deltas:
             for thing in (old, new):

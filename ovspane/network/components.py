@@ -21,7 +21,7 @@ from ovspane.network.model import LinkKey, PortId
 _Node = str | LinkKey
 
 
-class Parts:
+class Components:
     """The bridges and the links between them. Links may name bridges that are not there: they join them all the same."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ Invariants:
   the last one where it is moves nothing, and the third change of port within `damp` is not followed (two hosts with one MAC, or
   somebody who makes believe);
 * what another daemon says of its hosts (`keep`) counts as seen there when it was said, and does not age until it is taken back;
-* nothing that packets say makes this grow beyond `Limits`.
+* nothing that packets say makes this grow beyond `HostLimits`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from heapq import heappop, heappush
 
 from ovspane.network.model import Conflict, Host, Origin, PortId, Thing
 
-#: changes of port within `Limits.damp` that are not followed any more
+#: changes of port within `HostLimits.damp` that are not followed any more
 FLAPS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HostLimits:
     """Ages in milliseconds; how many of each thing are kept of what packets say."""
 
     host_age: int = 300_000
@@ -90,7 +90,7 @@ def usable_address(address: str) -> str | None:
 class HostTable:
     """The hosts. `note(before, after)` hears each change of a host or a conflict."""
 
-    def __init__(self, limits: Limits, note: Callable[[Thing | None, Thing | None], None]) -> None:
+    def __init__(self, limits: HostLimits, note: Callable[[Thing | None, Thing | None], None]) -> None:
         self._limits = limits
         self._note = note
         self._entries: dict[str, _Entry] = {}

@@ -16,12 +16,12 @@ from ovspane.network.model import Bridge, Conflict, Host, Link, Origin, Port, Po
 from ovspane.network.topology import Network
 
 
-class Row(NamedTuple):
+class ListingRow(NamedTuple):
     line: str
     item: dict[str, Value]
 
 
-def rows(network: Network, now: int) -> Iterator[Row]:
+def rows(network: Network, now: int) -> Iterator[ListingRow]:
     """Everything that is known at `now` (ms). Ages in the items are seconds, speeds bit/s, 0 for unknown."""
     for name in sorted(network.bridges):
         if (bridge := network.bridges.get(name)) is not None:
@@ -43,10 +43,10 @@ def _age(since: int | None, now: int) -> float:
     return round(max(0, now - (now if since is None else since)) / 1000, 1)
 
 
-def _bridge(bridge: Bridge) -> Row:
+def _bridge(bridge: Bridge) -> ListingRow:
     identity = "" if bridge.datapath_id is None else f"{bridge.datapath_id:016x}"
     line = f"bridge {bridge.name} dpid={identity or 'unknown'}{f' host={bridge.host}' if bridge.host else ''} {bridge.origin}"
-    return Row(
+    return ListingRow(
         line,
         {
             "kind": "bridge", "name": bridge.name, "datapath_id": identity, "host": bridge.host, "origin": str(bridge.origin),
@@ -55,17 +55,17 @@ def _bridge(bridge: Bridge) -> Row:
     )  # fmt: skip
 
 
-def _port(port: Port) -> Row:
+def _port(port: Port) -> ListingRow:
     speed = rate_text(port.speed) if port.speed else "unknown"
     line = f"port {port.id} number={port.number or '-'} {'up' if port.up else 'down'} speed={speed} type={port.kind or 'system'}"
     item: dict[str, Value] = {
         "kind": "port", "name": str(port.id), "bridge": port.id.bridge, "port": port.id.port, "number": port.number,
         "up": port.up, "speed": port.speed, "type": port.kind or "system", "origin": str(port.origin), "vlan": port.vlan,
     }  # fmt: skip
-    return Row(f"{line} {port.origin}", item)
+    return ListingRow(f"{line} {port.origin}", item)
 
 
-def _link(link: Link, now: int) -> Row:
+def _link(link: Link, now: int) -> ListingRow:
     a, b = map(str, link.ends)
     age = _age(link.since, now)
     speed = rate_text(link.speed) if link.speed else "unknown"
@@ -73,10 +73,10 @@ def _link(link: Link, now: int) -> Row:
         "kind": "link", "a": a, "b": b, "a_bridge": link.ends[0].bridge, "b_bridge": link.ends[1].bridge,
         "medium": link.medium, "speed": link.speed, "origin": str(link.origin), "age": age,
     }  # fmt: skip
-    return Row(f"link {a} - {b} {link.medium} speed={speed} {link.origin} age={age:.0f}s", item)
+    return ListingRow(f"link {a} - {b} {link.medium} speed={speed} {link.origin} age={age:.0f}s", item)
 
 
-def _host(host: Host, last: int | None, now: int) -> Row:
+def _host(host: Host, last: int | None, now: int) -> ListingRow:
     addresses = ",".join(host.addresses)
     age, idle = _age(host.since, now), _age(last, now)
     item: dict[str, Value] = {
@@ -84,16 +84,16 @@ def _host(host: Host, last: int | None, now: int) -> Row:
         "origin": str(host.origin), "age": age, "idle": idle, "damped": host.damped,
     }  # fmt: skip
     line = f"host {host.mac} at {host.port or 'no port'} {addresses or '-'} {host.origin} age={age:.0f}s idle={idle:.0f}s"
-    return Row(line + (" held: it is seen at several ports in turn" if host.damped else ""), item)
+    return ListingRow(line + (" held: it is seen at several ports in turn" if host.damped else ""), item)
 
 
-def _conflict(conflict: Conflict, now: int) -> Row:
+def _conflict(conflict: Conflict, now: int) -> ListingRow:
     item: dict[str, Value] = {
         "kind": "conflict", "subject": conflict.subject, "holder": conflict.holder,
         "held": str(conflict.held) if conflict.held else "", "claimant": conflict.claimant, "at": str(conflict.port),
         "text": str(conflict), "age": _age(conflict.since, now),
     }  # fmt: skip
-    return Row(f"conflict {conflict}", item)
+    return ListingRow(f"conflict {conflict}", item)
 
 
 def things(items: Iterable[Mapping[str, Any]]) -> Iterator[Thing]:

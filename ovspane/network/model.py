@@ -169,7 +169,7 @@ def known_as(port: PortId, host: str) -> PortId:
 Thing = Bridge | Port | Link | Host | Conflict
 
 
-class Delta(NamedTuple):
+class NetworkDelta(NamedTuple):
     """One thing that came (`before` is None), changed, or went (`after` is None)."""
 
     before: Thing | None

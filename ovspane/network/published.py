@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ovspane.network.hosts import usable_address, usable_mac
-from ovspane.network.model import Bridge, Delta, Host, Link, LinkKey, Origin, Port, PortId, canonical, known_as, link_key
+from ovspane.network.model import Bridge, Host, Link, LinkKey, NetworkDelta, Origin, Port, PortId, canonical, known_as, link_key
 from ovspane.network.topology import Network
 
 Columns = dict[str, Any]
@@ -163,7 +163,7 @@ def read_host(columns: Mapping[str, Any]) -> SharedHost:
 
 
 @dataclass(slots=True)
-class Others:
+class RemoteTopology:
     """Keeps a network at what other daemons tell. `host`: our own name. Times in ms, as the network's. `again`: rows of hosts to be
     offered once more, since what stood in their way may be gone; whoever looks takes them."""
 
@@ -180,7 +180,7 @@ class Others:
     def __post_init__(self) -> None:
         self.network.listen(self._hear)
 
-    def _hear(self, deltas: Iterable[Delta]) -> None:
+    def _hear(self, deltas: Iterable[NetworkDelta]) -> None:
         for old, new in deltas:
             match old if new is None else None:
                 case Link(ends=ends):  # a port without a link may have hosts

@@ -22,11 +22,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from ovspane.network.flood import FloodTree, flood_tree
-from ovspane.network.hosts import HostTable, Limits, usable_address, usable_mac
-from ovspane.network.model import Bridge, Conflict, Delta, Host, Link, LinkKey, Origin, Port, PortId, Thing, link_key
+from ovspane.network.hosts import HostLimits, HostTable, usable_address, usable_mac
+from ovspane.network.model import Bridge, Conflict, Host, Link, LinkKey, NetworkDelta, Origin, Port, PortId, Thing, link_key
 from ovspane.network.paths import Graph, Path
 
-Listener = Callable[[tuple[Delta, ...]], None]
+Listener = Callable[[tuple[NetworkDelta, ...]], None]
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class _Claim:
 class Network:
     """See the module's text. Everything that has a `now` takes it in ms, never going back."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008  a frozen value
+    def __init__(self, limits: HostLimits = HostLimits()) -> None:  # noqa: B008  a frozen value
         self._limits = limits
         self._bridges: dict[str, Bridge] = {}
         self._ports: dict[PortId, Port] = {}
@@ -75,7 +75,7 @@ class Network:
 
     def _emit(self) -> None:
         changes, self._changes = self._changes, {}
-        deltas = tuple(Delta(before, after) for before, after in changes.values() if before != after)
+        deltas = tuple(NetworkDelta(before, after) for before, after in changes.values() if before != after)
         if deltas:
             self.version += 1
             for listener in self._listeners:

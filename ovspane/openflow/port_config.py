@@ -28,7 +28,7 @@ from typing import NamedTuple, Self
 from ovspane.openflow import messages as openflow
 from ovspane.openflow.messages import ECHO_REPLY, ECHO_REQUEST, ERROR, HELLO, Frame, SwitchError
 from ovspane.openflow.oxm import OpenFlowError
-from ovspane.openflow.session import Refused, SessionError, VersionError, Wire
+from ovspane.openflow.session import RequestRefused, SessionError, VersionError, Wire
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def parse_error(body: bytes) -> SwitchError:
     return replace(error, type=_LATER_TYPE.get(error.type, error.type))
 
 
-class Bits(NamedTuple):
+class PortBits(NamedTuple):
     """Bits of a port's config (OFPPC_*) to be set, and to be cleared; all others stay as they are."""
 
     on: int = 0
@@ -100,7 +100,7 @@ class Bits(NamedTuple):
         return (config | self.on) & ~self.off
 
 
-def port_mod(port: PhysicalPort, bits: Bits) -> bytes:
+def port_mod(port: PhysicalPort, bits: PortBits) -> bytes:
     """The body of a PORT_MOD."""
     return _PORT_MOD.pack(port.number, port.address, bits.on, bits.on | bits.off, 0)
 
@@ -161,7 +161,7 @@ class PortSession:
                     self._send(kind, body)
                 await self._answer(STATS_REQUEST, _STATS.pack(PORT_DESC, 0))
             if self._errors:
-                raise Refused(next(iter(self._errors.values())))
+                raise RequestRefused(next(iter(self._errors.values())))
         except (OSError, OpenFlowError) as problem:  # OSError: TimeoutError too
             self._wire.end(problem)
             raise SessionError(f"{self.path}: {str(problem) or 'no answer in time'}") from problem
@@ -178,13 +178,13 @@ class PortSession:
         if VERSION not in openflow.hello_versions(frame):
             raise VersionError(f"{self.path}: the bridge's `protocols` lacks OpenFlow10")
 
-    async def configure(self, wanted: Mapping[int, Bits]) -> None:
+    async def configure(self, wanted: Mapping[int, PortBits]) -> None:
         """Change the bits of these ports; returns when it is so. Ports that are not there, or are so already, are passed over.
 
-        Raises Refused for the first port that the switch refuses (all others are done), SessionError when the session is over.
+        Raises RequestRefused for the first port that the switch refuses (all others are done), SessionError when the session is over.
         """
         self._errors.clear()
-        sent: dict[int, tuple[int, Bits]] = {}
+        sent: dict[int, tuple[int, PortBits]] = {}
         for number, bits in wanted.items():
             port = self.ports.get(number)
             if port is not None and bits.of(port.config) != port.config:
@@ -201,7 +201,7 @@ class PortSession:
             if xid not in self._errors and (port := self.ports.get(number)) is not None:
                 self.ports[number] = replace(port, config=bits.of(port.config))
         if self._errors:
-            raise Refused(next(iter(self._errors.values())))
+            raise RequestRefused(next(iter(self._errors.values())))
 
     # --- messages
 
@@ -213,7 +213,7 @@ class PortSession:
         return self._xid
 
     async def _answer(self, kind: int, body: bytes = b"") -> None:
-        """Send a request and wait until it is answered. Raises SessionError, Refused, TimeoutError."""
+        """Send a request and wait until it is answered. Raises SessionError, RequestRefused, TimeoutError."""
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         xid = self._send(kind, body)
         self._waiting[xid] = answered
@@ -237,7 +237,7 @@ class PortSession:
             case kind if kind == ERROR:
                 self._errors[frame.xid] = parse_error(frame.body)
                 if waiting is not None and not waiting.done():
-                    waiting.set_exception(Refused(self._errors.pop(frame.xid)))
+                    waiting.set_exception(RequestRefused(self._errors.pop(frame.xid)))
             case kind if kind == STATS_REPLY and waiting is not None:
                 if len(frame.body) < _STATS.size:
                     raise OpenFlowError("a stats reply is cut short")

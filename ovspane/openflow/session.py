@@ -39,14 +39,14 @@ _ERROR_DATA = 64  # of the message at fault; a switch must send at least that mu
 
 
 class SessionError(Exception):
-    """The session cannot do what was asked; unless it says otherwise (PushError, MeterError, Refused) it is over."""
+    """The session cannot do what was asked; unless it says otherwise (PushError, MeterError, RequestRefused) it is over."""
 
 
 class VersionError(SessionError):
     """The bridge does not speak OpenFlow 1.4: `OpenFlow14` is missing from its `protocols`."""
 
 
-class Refused(SessionError):
+class RequestRefused(SessionError):
     """The switch answered a request with an error. The session goes on."""
 
     def __init__(self, error: SwitchError) -> None:
@@ -112,7 +112,7 @@ class Wire(asyncio.Protocol):
         self._on_end(problem)
 
 
-class Session:
+class OpenFlowSession:
     """An OpenFlow 1.4 session with one bridge over its `RUNDIR/BRIDGE.mgmt` socket.
 
     Use with `async with`, or `connect()` and `close()`. One use: after `closed` is done, make another. Once `connect`
@@ -243,7 +243,7 @@ class Session:
 
     def _received_error(self, xid: int, error: SwitchError, reply: _Reply | None) -> None:
         if reply is not None and not reply.future.done():
-            reply.future.set_exception(Refused(error))
+            reply.future.set_exception(RequestRefused(error))
         elif self._turn.locked():
             if len(self._errors) >= ERROR_LIMIT:
                 raise OpenFlowError(f"more than {ERROR_LIMIT} errors")
@@ -300,7 +300,7 @@ class Session:
 
     async def _ask(self, kind: int, body: bytes = b"", *, after: bytes = b"") -> list[bytes]:
         """Send one request and wait for its reply (all parts); `after`: messages that go before it, in the same write (each costs
-        a system call, and may wake the switch for itself). Raises Refused, SessionError, TimeoutError."""
+        a system call, and may wake the switch for itself). Raises RequestRefused, SessionError, TimeoutError."""
         if self.closed.done():
             raise SessionError(f"{self.mgmt_path}: connection lost")
         xid = self._next_xid()

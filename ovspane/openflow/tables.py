@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from struct import Struct
 
 from ovspane.dataplane import tables
-from ovspane.dataplane.tables import Action, Flow, Port
+from ovspane.dataplane.tables import Action, Flow, PortState
 from ovspane.openflow.oxm import BASIC, NXM_1, OpaqueMatch, OpenFlowError, decode_oxm, narrow_port
 from ovspane.packets.match import LAYOUT, Match
 
@@ -116,7 +116,7 @@ def _instructions(data: bytes) -> tuple[list[Action], int | None]:
     goto = None
     for kind, body in _tlvs(data):
         if kind == _METER:
-            first.append(tables.Meter(int.from_bytes(body, "big")))
+            first.append(tables.ApplyMeter(int.from_bytes(body, "big")))
         elif kind == _GOTO_TABLE:
             goto = body[0]
         elif kind == _APPLY_ACTIONS:
@@ -157,7 +157,7 @@ def _nicira(kind: int, body: bytes) -> Action:
         at, destination, value = struct.unpack_from("!HIQ", body)
         shift, bits = at >> 6, (at & 0x3F) + 1
         if destination >> 16 == NXM_1 and destination >> 9 & 0x7F < 16 and destination & 0xFF == 4:
-            return tables.Load(destination >> 9 & 0x7F, value << shift, (1 << bits) - 1 << shift)
+            return tables.SetRegister(destination >> 9 & 0x7F, value << shift, (1 << bits) - 1 << shift)
     elif kind in (_RESUBMIT, _RESUBMIT_TABLE):
         port, table = struct.unpack_from("!HB", body)
         if port == tables.IN_PORT:
@@ -176,8 +176,8 @@ _PORT_DOWN, _NO_RECV, _NO_FLOOD, _NO_FWD = 1 << 0, 1 << 2, 1 << 4, 1 << 5
 _LINK_DOWN, _STP_MASK, _STP_LEARN, _STP_BLOCK = 1 << 0, 3 << 8, 1 << 8, 3 << 8
 
 
-def port(number: int, name: str, config: int, state: int) -> Port:
+def port(number: int, name: str, config: int, state: int) -> PortState:
     """The port with these OFPPC_* and OFPPS_* bits of OpenFlow 1.0. One that spanning tree has only begun to listen on looks like
     one without spanning tree: it is taken for open."""
     shut = config & (_PORT_DOWN | _NO_RECV | _NO_FWD) or state & _LINK_DOWN or state & _STP_MASK in (_STP_LEARN, _STP_BLOCK)
-    return Port(number, name, not shut, not config & _NO_FLOOD)
+    return PortState(number, name, not shut, not config & _NO_FLOOD)

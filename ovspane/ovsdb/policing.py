@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ovspane.ovsdb.queue_plan import enforceable
-from ovspane.ovsdb.switch_db import Bridge, Interface, SwitchDb, Transaction
+from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, SwitchDb, Transaction
 
 MARK: Final = "ovspane-police"  # external_ids of an interface that we police: the rate that we set, in kbit/s
 BURST_SECONDS: Final = 0.5  # as of a limit's meter (network.placement), for the same reason
@@ -23,7 +23,7 @@ LEAST_BURST: Final = 25  # kbit: two full-sized Ethernet frames
 
 
 @dataclass(frozen=True, slots=True)
-class Police:
+class PolicingChange:
     """Set the policing of an interface: rate and burst in kbit/s and kbit, `mark` whether it is ours then."""
 
     interface: str
@@ -33,11 +33,11 @@ class Police:
 
 
 def policing(
-    wanted: Mapping[str, int], interfaces: Iterable[tuple[Interface, Bridge]]
-) -> tuple[list[Police], dict[str, str]]:
+    wanted: Mapping[str, int], interfaces: Iterable[tuple[InterfaceRow, BridgeRow]]
+) -> tuple[list[PolicingChange], dict[str, str]]:
     """What to set, that each interface has the rate that is `wanted` for it (bit/s), and where that is not to be had, and why.
     Rates are rounded up to whole kbit/s."""
-    steps: list[Police] = []
+    steps: list[PolicingChange] = []
     refused: dict[str, str] = {}
     for interface, bridge in interfaces:
         text = interface.external_ids.get(MARK)
@@ -51,13 +51,13 @@ def policing(
             refused[interface.name] = f"it cannot be policed: {reason}"
         if theirs:
             if marked:  # ours no more
-                steps.append(Police(interface.name, interface.policing_rate, interface.policing_burst, False))
+                steps.append(PolicingChange(interface.name, interface.policing_rate, interface.policing_burst, False))
         elif rate and reason is None:
             burst = max(int(rate * BURST_SECONDS), LEAST_BURST)
             if (interface.policing_rate, interface.policing_burst, marked) != (rate, burst, True):
-                steps.append(Police(interface.name, rate, burst, True))
+                steps.append(PolicingChange(interface.name, rate, burst, True))
         elif marked:
-            steps.append(Police(interface.name, 0, 0, False))
+            steps.append(PolicingChange(interface.name, 0, 0, False))
     return steps, refused
 
 
@@ -93,7 +93,7 @@ class PolicingSync:
         await self._db.apply(build, seconds=seconds)
         return refused
 
-    def _interfaces(self) -> list[tuple[Interface, Bridge]]:
+    def _interfaces(self) -> list[tuple[InterfaceRow, BridgeRow]]:
         return [
             (interface, bridge)
             for bridge in self._db.bridges().values()
@@ -103,7 +103,7 @@ class PolicingSync:
         ]
 
 
-def _write(step: Police, row: Any) -> None:
+def _write(step: PolicingChange, row: Any) -> None:
     for column in ("ingress_policing_rate", "ingress_policing_burst", "external_ids"):
         row.verify(column)
     if (row.ingress_policing_rate, row.ingress_policing_burst) != (step.rate, step.burst):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
 
-from ovspane.ovsdb.switch_db import Bridge, Interface
+from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow
 from ovspane.placement.flow_rules import Queue
 
 DEFAULT_QUEUE: Final = 0
@@ -34,7 +34,7 @@ _TUNNELS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Class:
+class HtbClass:
     """One queue of one port. Rates in integer bit/s; `request` 0 is the default queue."""
 
     min_rate: int
@@ -43,12 +43,12 @@ class Class:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class QueueRow:
     """A row of Queue, and what it says. `value` None: not ours, or not as we write it (then it is written anew)."""
 
     row: UUID
     ours: bool
-    value: Class | None
+    value: HtbClass | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class PortQos:
     qos: UUID | None = None
     ours: bool = False
     rate: int | None = None
-    queues: Mapping[int, Held] = field(default_factory=dict)
+    queues: Mapping[int, QueueRow] = field(default_factory=dict)
     speed: int | None = None
     interfaces: tuple[str, ...] = ()
     former: UUID | None = None
@@ -91,7 +91,7 @@ class PutQueue:
     qos: UUID | None
     id: int
     row: UUID | None
-    value: Class
+    value: HtbClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +122,14 @@ Changes = Mapping[str, Mapping[int, Queue | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class QosPlan:
     """operations: the difference. refused: port -> why nothing was planned for it."""
 
     operations: tuple[Operation, ...]
     refused: Mapping[str, str]
 
 
-def enforceable(interface: Interface, bridge: Bridge) -> str | None:
+def enforceable(interface: InterfaceRow, bridge: BridgeRow) -> str | None:
     """Why queues on this interface would do nothing; None when they work."""
     if interface.type in _TUNNELS:
         return f"a {interface.type} tunnel has no queueing discipline"
@@ -161,9 +161,9 @@ def foreign_row(port: str) -> str:
     return f'it has a QoS row of another owner; adopt = ["{port}"] in the configuration would let ours stand in for it'
 
 
-def default_class(speed: int, reserved: int) -> Class:
+def default_class(speed: int, reserved: int) -> HtbClass:
     """The queue of everyone without a reservation: what is left of the speed, at least a tenth of it."""
-    return Class(max(speed - reserved, speed * DEFAULT_SHARE // 100, MIN_RATE), max(speed, MIN_RATE), 0)
+    return HtbClass(max(speed - reserved, speed * DEFAULT_SHARE // 100, MIN_RATE), max(speed, MIN_RATE), 0)
 
 
 def plan(
@@ -172,7 +172,7 @@ def plan(
     speeds: Mapping[str, int],
     ovs_version: str,
     adopt: Collection[str] = (),
-) -> Plan:
+) -> QosPlan:
     """The operations that make `actual` (all ports, by port name) what `desired` (by port or interface name) says.
 
     `adopt`: ports on which our QoS row may stand in for somebody else's. `speeds` in bit/s, by port or interface name, wins
@@ -197,7 +197,7 @@ def plan(
         if has.qos is not None and has.ours and (port not in ports or given_back):
             rows = tuple(held.row for held in has.queues.values() if held.ours)
             operations.append(DropQos(port, has.qos, rows, has.former))
-    return Plan(tuple(operations), refused)
+    return QosPlan(tuple(operations), refused)
 
 
 def plan_change(
@@ -208,7 +208,7 @@ def plan_change(
     speeds: Mapping[str, int],
     ovs_version: str,
     adopt: Collection[str] = (),
-) -> Plan | None:
+) -> QosPlan | None:
     """The operations that make these queues of these ports as `changes` says (None: gone), where all others are as they should be.
 
     `actual`: of each port what it has of these queues, and the default one; `reserved`: the sum of the minimum rates (bit/s) of all
@@ -230,7 +230,7 @@ def plan_change(
             return None
         else:
             operations += _difference(port, has, _classes(kept, speed, reserved[port]), speed)
-    return Plan(tuple(operations), still)
+    return QosPlan(tuple(operations), still)
 
 
 def _speed(port: str, has: PortQos, speeds: Mapping[str, int]) -> int | None:
@@ -272,17 +272,17 @@ def _refusal(
     return unrepresentable(max(speed or 0, 0, *(q.max_rate or q.min_rate for q in queues.values())), ovs_version)
 
 
-def _classes(queues: Mapping[int, Queue], speed: int, reserved: int) -> dict[int, Class]:
+def _classes(queues: Mapping[int, Queue], speed: int, reserved: int) -> dict[int, HtbClass]:
     """The classes of these queues, and the default one. Written as Open vSwitch will have them: min <= max <= the port's."""
     classes = {DEFAULT_QUEUE: default_class(speed, reserved)}
     for number, queue in queues.items():
         low = max(queue.min_rate, MIN_RATE)
         ceiling = max(low, min(queue.max_rate or speed, speed))
-        classes[number] = Class(low, ceiling, queue.request)
+        classes[number] = HtbClass(low, ceiling, queue.request)
     return classes
 
 
-def _difference(port: str, has: PortQos, classes: Mapping[int, Class], rate: int) -> Iterable[Operation]:
+def _difference(port: str, has: PortQos, classes: Mapping[int, HtbClass], rate: int) -> Iterable[Operation]:
     if has.qos is None or has.rate != rate:
         yield PutQos(port, has.bridge, has.qos, rate, has.former if has.qos is None else None)
     for number, value in sorted(classes.items()):

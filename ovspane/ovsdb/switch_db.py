@@ -17,7 +17,7 @@ from uuid import UUID
 
 from ovspane.ovsdb.replica import Database, OvsdbError, Transaction
 
-__all__ = ["Applied", "Bridge", "Change", "Event", "Interface", "OvsdbError", "Port", "SwitchDb", "Transaction"]
+__all__ = ["Applied", "BridgeRow", "Event", "EventKind", "InterfaceRow", "OvsdbError", "PortRow", "SwitchDb", "Transaction"]
 
 OPENFLOW10: Final = "OpenFlow10"
 OPENFLOW14: Final = "OpenFlow14"
@@ -68,7 +68,7 @@ _ROOTS: Final = {"Open_vSwitch", "QoS", "Queue"}  # rows that live without being
 
 
 @dataclass(frozen=True, slots=True)
-class Interface:
+class InterfaceRow:
     """A row of Interface. link_speed in bit/s; ofport None: not there yet; -1: it could not be made. The ingress policing's
     rate in kbit/s (0: none) and burst in kbit."""
 
@@ -88,18 +88,18 @@ class Interface:
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
+class PortRow:
     """A row of Port: several interfaces are a bond. `qos` names its QoS row. `vlan`: it has a tag, trunks or a VLAN mode."""
 
     name: str
-    interfaces: tuple[Interface, ...]
+    interfaces: tuple[InterfaceRow, ...]
     qos: UUID | None
     external_ids: Mapping[str, str]
     vlan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Bridge:
+class BridgeRow:
     """A row of Bridge. datapath_type "" and "system" are the kernel's; protocols empty: Open vSwitch's default. `stp`: it runs
     STP or RSTP."""
 
@@ -109,17 +109,17 @@ class Bridge:
     datapath_id: int | None
     protocols: frozenset[str]
     fail_mode: str | None
-    ports: Mapping[str, Port]
+    ports: Mapping[str, PortRow]
     external_ids: Mapping[str, str]
     other_config: Mapping[str, str]
     stp: bool = False
 
-    def interface(self, name: str) -> Interface | None:
+    def interface(self, name: str) -> InterfaceRow | None:
         """The interface of that name, on whichever port."""
         return next((i for port in self.ports.values() for i in port.interfaces if i.name == name), None)
 
 
-class Change(Enum):
+class EventKind(Enum):
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"
     BRIDGE_ADDED = "bridge added"
@@ -131,7 +131,7 @@ class Change(Enum):
 class Event:
     """What happened; `bridge` is its name, "" for the connection."""
 
-    change: Change
+    change: EventKind
     bridge: str = ""
 
 
@@ -148,14 +148,14 @@ class SwitchDb(Database):
 
     def __init__(self, remote: str) -> None:
         super().__init__(remote, "Open_vSwitch", _SCHEMA, _ROOTS)
-        self._bridges: dict[str, Bridge] = {}
+        self._bridges: dict[str, BridgeRow] = {}
         self._listeners: list[Callable[[Event], None]] = []
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Calls the listener, in the loop, once for each event; `bridges()` is already the new state then."""
         self._listeners.append(listener)
 
-    def bridges(self) -> Mapping[str, Bridge]:
+    def bridges(self) -> Mapping[str, BridgeRow]:
         """All bridges by name, as of the last change."""
         return self._bridges
 
@@ -244,7 +244,7 @@ class SwitchDb(Database):
     def changed(self, tables: set[str], connection: bool) -> None:
         events: list[Event] = []
         if connection:
-            events.append(Event(Change.CONNECTED if self.connected else Change.DISCONNECTED))
+            events.append(Event(EventKind.CONNECTED if self.connected else EventKind.DISCONNECTED))
         if self.connected and (connection or tables & {"Bridge", "Port", "Interface"}):
             old, self._bridges = self._bridges, self._snapshot()
             events += _differences(old, self._bridges)
@@ -252,24 +252,24 @@ class SwitchDb(Database):
             for listener in self._listeners:
                 self._loop.call_soon(listener, event)  # its exceptions are the loop's, not ours
 
-    def _snapshot(self) -> dict[str, Bridge]:
+    def _snapshot(self) -> dict[str, BridgeRow]:
         root = self._root
         return {row.name: self._bridge(row) for row in root.bridges} if root else {}
 
-    def _bridge(self, row: Any) -> Bridge:
+    def _bridge(self, row: Any) -> BridgeRow:
         ports = {port.name: self._port(port) for port in row.ports}
         identity = next(iter(row.datapath_id), None)
-        return Bridge(
+        return BridgeRow(
             row.name, row.uuid, row.datapath_type, int(identity, 16) if identity else None, frozenset(row.protocols),
             next(iter(row.fail_mode), None), ports, dict(row.external_ids), dict(row.other_config),
             bool(row.stp_enable or row.rstp_enable),
         )  # fmt: skip
 
-    def _port(self, row: Any) -> Port:
+    def _port(self, row: Any) -> PortRow:
         interfaces = sorted((self.derived(interface, _interface) for interface in row.interfaces), key=lambda i: i.name)
         qos = next(iter(row.qos), None)
         vlan = bool(row.tag or row.trunks or row.vlan_mode)  # sets: tag 0 is one too
-        return Port(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan)
+        return PortRow(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan)
 
 
 def _added(row: Any) -> set[str]:
@@ -277,15 +277,15 @@ def _added(row: Any) -> set[str]:
     return {protocol for protocol in row.external_ids.get(_ADDED, "").split(",") if protocol}
 
 
-def _differences(old: Mapping[str, Bridge], new: Mapping[str, Bridge]) -> list[Event]:
+def _differences(old: Mapping[str, BridgeRow], new: Mapping[str, BridgeRow]) -> list[Event]:
     """The events between two snapshots. A bridge made again under its name was removed and added."""
     same = {name for name in old.keys() & new.keys() if old[name].uuid == new[name].uuid}
-    removed = [Event(Change.BRIDGE_REMOVED, name) for name in old if name not in same]
-    added = [Event(Change.BRIDGE_ADDED, name) for name in new if name not in same]
-    return removed + added + [Event(Change.BRIDGE_CHANGED, name) for name in sorted(same) if old[name] != new[name]]
+    removed = [Event(EventKind.BRIDGE_REMOVED, name) for name in old if name not in same]
+    added = [Event(EventKind.BRIDGE_ADDED, name) for name in new if name not in same]
+    return removed + added + [Event(EventKind.BRIDGE_CHANGED, name) for name in sorted(same) if old[name] != new[name]]
 
 
-def _interface(row: Any) -> Interface:
+def _interface(row: Any) -> InterfaceRow:
     def first(column: str) -> Any:
         return next(iter(getattr(row, column)), None)
 
@@ -293,7 +293,7 @@ def _interface(row: Any) -> Interface:
         state = first(column)
         return None if state is None else state == "up"
 
-    return Interface(
+    return InterfaceRow(
         row.name, row.type, first("ofport"), first("error"), first("link_speed"), up("admin_state"), up("link_state"),
         first("ifindex"), first("mac_in_use"), dict(row.options), dict(row.external_ids),
         row.ingress_policing_rate, row.ingress_policing_burst,

@@ -2,9 +2,9 @@
 
 Above: the daemon gives it to the service's runtime. Below: ways, policy.schedule.
 
-A reservation takes room on each port by which its packets may leave a bridge (`Ways.way`): on the path, where source and
+A reservation takes room on each port by which its packets may leave a bridge (`Routing.way`): on the path, where source and
 destination are known. Where links are redundant and we keep the flood tree, it gets one of the shortest paths for itself, the first
-with room for the whole interval, and takes room there only (`Ways.routes`); which one is part of the decision (`Request.via`) and
+with room for the whole interval, and takes room there only (`Routing.routes`); which one is part of the decision (`Request.via`) and
 stays so while that path is whole. Where links are redundant otherwise, it takes room on all ports of all simple paths, since which
 one packets take is not ours to say. Where the destination is not known, on each port of our bridges (and of those of other daemons
 that share the database) that could carry it: it may leave by any of them; a port whose speed is below the rate guarantees nothing
@@ -42,10 +42,10 @@ from itertools import islice
 
 from ovspane.lang.units import rate_text
 from ovspane.network.addresses import Name, name_of, names
-from ovspane.network.model import Bridge, Delta, Link, Port, PortId, canonical, known_as
+from ovspane.network.model import Bridge, Link, NetworkDelta, Port, PortId, canonical, known_as
 from ovspane.packets.flowgroup import ANY_DSCP, ANY_PORT, Flowgroup, Locations
 from ovspane.packets.match import Match
-from ovspane.placement.routing import ANYWHERE, Pair, Route, Routes, Way, Ways, path_text
+from ovspane.placement.routing import ANYWHERE, Egress, Pair, Route, Routes, Routing, path_text
 from ovspane.policy.compiler.expand import TooManyMatches, located_matches
 from ovspane.policy.state.schedule import Schedule
 from ovspane.policy.state.shares import Request
@@ -77,15 +77,15 @@ class _Booking:
         return {pair: () if pair in self.lost else route for pair, route in self.routes.items()} | dict.fromkeys(self.lost, ())
 
 
-class LinkRoom:
+class LinkCapacity:
     """The ledgers. `ways` is its own: nobody else may use it. `host`: our name among those who share the database; "": nobody
     does."""
 
-    def __init__(self, ways: Ways, reservable: int = RESERVABLE, host: str = "") -> None:
+    def __init__(self, ways: Routing, reservable: int = RESERVABLE, host: str = "") -> None:
         self._host = host
         self._ways = ways
         self._percent = reservable
-        self._news: deque[tuple[Delta, ...]] = deque()
+        self._news: deque[tuple[NetworkDelta, ...]] = deque()
         self._ledgers: dict[PortId, Schedule] = {}
         self._booked: dict[int, _Booking] = {}
         self._on: dict[PortId, dict[int, None]] = {}
@@ -255,7 +255,7 @@ class LinkRoom:
 
     # --- what the network tells
 
-    def hear(self, deltas: Iterable[Delta]) -> None:
+    def hear(self, deltas: Iterable[NetworkDelta]) -> None:
         """The network changed (thread-safe)."""
         self._news.append(tuple(deltas))
 
@@ -355,13 +355,13 @@ class LinkRoom:
         where = "" if obstacle is None else f": {rate_text(request.rate)} does not fit {obstacle.share}"
         return f"no path to its destination has room for it{where}"
 
-    def _way(self, matches: tuple[Match, ...] | None, routes: Routes) -> Way:
-        return reduce(Way.joined, self._ways_of(matches, routes)) if matches else ANYWHERE
+    def _way(self, matches: tuple[Match, ...] | None, routes: Routes) -> Egress:
+        return reduce(Egress.joined, self._ways_of(matches, routes)) if matches else ANYWHERE
 
-    def _ways_of(self, matches: tuple[Match, ...] | None, routes: Routes) -> Iterator[Way]:
+    def _ways_of(self, matches: tuple[Match, ...] | None, routes: Routes) -> Iterator[Egress]:
         for match in matches or ():
             found = self._ways.steered(match, routes) if routes else None
-            yield self._ways.way(match) if found is None else Way.along(*found)
+            yield self._ways.way(match) if found is None else Egress.along(*found)
 
     def _ports(self, matches: tuple[Match, ...] | None, rate: int, routes: Routes) -> frozenset[PortId]:
         way = self._way(matches, routes)

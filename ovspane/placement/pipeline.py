@@ -130,7 +130,7 @@ class Guarantee:
 
 
 @dataclass(slots=True, eq=False)
-class Plan:
+class FlowPlan:
     """What a bridge must have, or every one: the network flow table placed, kept by deltas. `touched_meters`, `touched_guarantees`:
     the ids that changed since somebody took them; `enforcers`: request -> the meter (LIMIT) or queue (QUEUE) that makes it hold."""
 

@@ -34,8 +34,8 @@ from itertools import chain
 from typing import NamedTuple, Self
 
 from ovspane.network.addresses import SINK, SOURCE, Name, Side, attached, name_of, named
-from ovspane.network.components import Blocks, Parts
-from ovspane.network.model import Bridge, Conflict, Delta, Host, Link, LinkKey, Origin, Port, PortId, Thing
+from ovspane.network.components import Blocks, Components
+from ovspane.network.model import Bridge, Conflict, Host, Link, LinkKey, NetworkDelta, Origin, Port, PortId, Thing
 from ovspane.network.paths import Graph
 from ovspane.network.topology import Network
 from ovspane.packets.match import Match
@@ -55,7 +55,7 @@ Routes = Mapping[Pair, Route]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Egress:
     """`ports`: by which ports packets may leave. It says so of the bridges in `within` (None: of all bridges); those outside may
     have them leave by any port. `outputs`: where they are steered, the OpenFlow port of each bridge; `sink`: only those to this MAC
     address are (0: the match says it)."""
@@ -94,13 +94,13 @@ class Way:
         crossed = bridges & self._left
         return crossed if self.within is None else crossed | (bridges - self.within)
 
-    def joined(self, other: Way) -> Way:
+    def joined(self, other: Egress) -> Egress:
         """Both together."""
         if self.within is None or other.within is None:
             within = other.within if self.within is None else self.within
         else:
             within = self.within & other.within
-        return Way(self.ports | other.ports, within)
+        return Egress(self.ports | other.ports, within)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Spared:
 
 
 #: nothing is known
-ANYWHERE = Way()
+ANYWHERE = Egress()
 NOBODY = Spared()
 _NONE = ": none"
 
@@ -157,12 +157,12 @@ def paths_of(text: str, ports: Mapping[PortId, Port]) -> dict[Pair, Route]:
     return found
 
 
-def everything(network: Network) -> tuple[Delta, ...]:
+def everything(network: Network) -> tuple[NetworkDelta, ...]:
     """What is known now, as if it had just come: where a listener begins."""
     things: tuple[Iterable[Thing], ...] = (
         network.bridges.values(), network.ports.values(), network.links.values(), network.hosts, network.conflicts
     )  # fmt: skip
-    return tuple(Delta(None, thing) for thing in chain.from_iterable(things))
+    return tuple(NetworkDelta(None, thing) for thing in chain.from_iterable(things))
 
 
 class Changed(NamedTuple):
@@ -175,7 +175,7 @@ class Changed(NamedTuple):
     bridges: bool
 
 
-class Ways:
+class Routing:
     """See the module's text. `ours(bridge)`: whether we program a bridge of that name of this host. `most`: how many routes there
     may be between two bridges; 0: nothing is steered."""
 
@@ -191,7 +191,7 @@ class Ways:
         self._mac_of: dict[Name, int] = {}  # of the IP addresses there
         self._at: dict[PortId, set[Name]] = {}
         self._contested: dict[Name, int] = {}
-        self._parts = Parts()
+        self._parts = Components()
         self._blocks: Blocks | None = None
         self._links_of: dict[str, set[LinkKey]] = {}
         self._fed: dict[str, frozenset[int]] = {}
@@ -201,7 +201,7 @@ class Ways:
 
     # --- what changes
 
-    def update(self, deltas: Iterable[Delta]) -> Changed:
+    def update(self, deltas: Iterable[NetworkDelta]) -> Changed:
         """Take in what the network told."""
         changed: set[Name] = set()
         bridges = False
@@ -332,13 +332,13 @@ class Ways:
         """The ports by which packets of the match enter the network; None: not known, or claimed by somebody else too."""
         return self._places(match, SOURCE, sure=True)
 
-    def way(self, match: Match) -> Way:
+    def way(self, match: Match) -> Egress:
         """The ports by which packets of the match may leave."""
         sinks = self._places(match, SINK)
         if not sinks:
             return ANYWHERE
         sources = self._places(match, SOURCE)
-        return reduce(Way.joined, (self._way(sources, sink) for sink in sinks))
+        return reduce(Egress.joined, (self._way(sources, sink) for sink in sinks))
 
     def parted(self, match: Match) -> bool:
         """True iff it is known where the packets come from and go to, and no link leads from there to there."""
@@ -347,13 +347,13 @@ class Ways:
             source.bridge not in self._joined(sink.bridge) for sink in sinks or () for source in sources or ()
         )
 
-    def _way(self, sources: frozenset[PortId] | None, sink: PortId) -> Way:
+    def _way(self, sources: frozenset[PortId] | None, sink: PortId) -> Egress:
         joined = self._joined(sink.bridge)
         starts = joined if sources is None else {port.bridge for port in sources}
         if not starts <= joined:
             return ANYWHERE
         ports = {port for start in starts for port in self._leaving(start, sink.bridge)}
-        return Way(frozenset({sink, *ports}), joined if sources is None else None)
+        return Egress(frozenset({sink, *ports}), joined if sources is None else None)
 
     # --- where packets can be steered
 

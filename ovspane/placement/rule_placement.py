@@ -4,7 +4,7 @@ Above: desired (a Plan for each bridge, fed with that bridge's deltas). Below: w
 
 A packet of a host enters the network at one bridge and crosses others on its way. What each bridge must have:
 
-access  A drop stands where its packets may enter (everywhere but on the bridges that `Ways.spared` names). An exception stands
+access  A drop stands where its packets may enter (everywhere but on the bridges that `Routing.spared` names). An exception stands
         wherever a drop of its stage stands that it overlaps. So no packet passes that is denied: its drop is at the bridge where
         it enters, and what lifts that drop there is exactly what lifts it in the whole table, which has the same rules for it
         there or more. And none is dropped that is not: on any bridge, if a drop that is there matches the packet and the table's
@@ -13,7 +13,7 @@ limit   Where packets may enter, like drops; and what comes in from another brid
         the stage (`fed`, Plan.pass_by). At the bridge where a packet enters, all limits that match it stand, and the lowest
         decides, as in the table; past it, none. So each packet passes one meter. (A limit whose packets enter at several
         bridges is one meter on each.)
-queue   On the bridges that packets leave on their way (`Ways.way`), and the queue on those ports. On each bridge that a packet
+queue   On the bridges that packets leave on their way (`Routing.way`), and the queue on those ports. On each bridge that a packet
         crosses all guarantees that match it stand, so the highest decides, as in the table. Of a reservation that was given a
         route (`steer`, network.room) the rule stands on the bridges of the route, and sends the packets out by its ports: there
         they go past whatever else the bridge would do. Only those with the destination's MAC address: those to a router have
@@ -34,14 +34,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 
 from ovspane.network.addresses import Name, attached, names
-from ovspane.network.model import Delta, Host
+from ovspane.network.model import Host, NetworkDelta
 from ovspane.packets.match import Match
 from ovspane.packets.overlap import MatchIndex
-from ovspane.placement.routing import ANYWHERE, NOBODY, Routes, Spared, Way, Ways
+from ovspane.placement.routing import ANYWHERE, NOBODY, Egress, Routes, Routing, Spared
 from ovspane.policy.model.table import Effect, Key, Rule, Stage, TableDelta
 
 #: where a rule stands: not on the spared bridges; or where its packets go
-Where = Spared | Way
+Where = Spared | Egress
 #: what touched keys had before: the rule, and where
 _Before = dict[Key, tuple[Rule | None, Where]]
 NOWHERE: frozenset[str] = frozenset()
@@ -49,8 +49,8 @@ NOWHERE: frozenset[str] = frozenset()
 
 def _here(rule: Rule, where: Where, bridge: str) -> Rule:
     """The rule as a bridge has it."""
-    output = where.output(bridge) if isinstance(where, Way) and where.outputs else 0
-    if not output or not isinstance(where, Way):
+    output = where.output(bridge) if isinstance(where, Egress) and where.outputs else 0
+    if not output or not isinstance(where, Egress):
         return rule
     match = rule.match.intersect(Match.of(eth_dst=where.sink)) if where.sink else rule.match
     return rule if match is None else rule._replace(match=match, output=output)
@@ -63,10 +63,10 @@ class _Stage:
         self.drops, self.exceptions = MatchIndex(), MatchIndex()
 
 
-class Spread:
+class RulePlacement:
     """The rules and where they stand. `follow` says which bridges there are."""
 
-    def __init__(self, ways: Ways) -> None:
+    def __init__(self, ways: Routing) -> None:
         self._ways = ways
         self._rules: dict[Key, Rule] = {}
         self._where: dict[Key, Where] = {}
@@ -79,7 +79,7 @@ class Spread:
         #: of an exception: where the drops are not that it overlaps, and how many of each kind
         self._lifts: dict[Key, Counter[Spared]] = {}
         #: of a queue: the ways of its rules
-        self._slots: dict[int, Counter[Way]] = {}
+        self._slots: dict[int, Counter[Egress]] = {}
         self._routes: dict[int, Routes] = {}
         self._by_slot: dict[int, set[Key]] = {}  # the queue rules
         self._adrift: set[Key] = set()  # those of them that no route steers: they follow links
@@ -135,7 +135,7 @@ class Spread:
                 self._add(rule, before)
                 continue
             self._rules[rule.key] = rule  # of another request perhaps, which may have another route
-            if isinstance(way := self._where[rule.key], Way):
+            if isinstance(way := self._where[rule.key], Egress):
                 self._count(rule, way, 1)
                 self._count(old, way, -1)
                 self._disown(old)
@@ -152,14 +152,14 @@ class Spread:
         added = tuple(rule for key, rule in wanted.items() if self._rules.get(key) != rule)
         return self.change(TableDelta(added, tuple(rule for key, rule in self._rules.items() if key not in wanted)))
 
-    def weight(self, deltas: Sequence[Delta]) -> int:
+    def weight(self, deltas: Sequence[NetworkDelta]) -> int:
         """How many rules `move` would look at, at most."""
         hosts = [delta for delta in deltas if isinstance(delta.thing, Host)]
         if len(hosts) < len(deltas):
             return len(self)
         return sum(len(self._named.get(name, ())) for delta in hosts for thing in delta for name in attached(thing))
 
-    def move(self, deltas: Iterable[Delta]) -> dict[str, TableDelta]:
+    def move(self, deltas: Iterable[NetworkDelta]) -> dict[str, TableDelta]:
         """The network changed."""
         changed = self._ways.update(deltas)
         before: _Before = {}
@@ -245,7 +245,7 @@ class Spread:
         where = self._where.pop(key)
         if rule.effect is Effect.CONTINUE:
             del self._lifts[key]
-        elif isinstance(where, Way):
+        elif isinstance(where, Egress):
             self._count(rule, where, -1)
             self._disown(rule)
             self._adrift.discard(key)
@@ -263,19 +263,19 @@ class Spread:
             return
         self._note(key, before)
         self._where[key] = new
-        if isinstance(old, Way) and isinstance(new, Way):
+        if isinstance(old, Egress) and isinstance(new, Egress):
             self._count(rule, new, 1)
             self._count(rule, old, -1)
         elif isinstance(old, Spared) and isinstance(new, Spared) and rule.effect is Effect.DROP:
             self._lift(key, old, new, before)
 
-    def _way(self, rule: Rule) -> Way:
+    def _way(self, rule: Rule) -> Egress:
         routes = self._routes.get(rule.slot)
         found = self._ways.steered(rule.match, routes) if routes else None
         if found is None and self._ways.pair(rule.match) is not None:
             found = (), 0  # it moved, and its new route comes next: meanwhile it goes as it will
         (self._adrift.add if found is None else self._adrift.discard)(rule.key)
-        return self._ways.way(rule.match) if found is None else Way.along(*found)
+        return self._ways.way(rule.match) if found is None else Egress.along(*found)
 
     def _own(self, rule: Rule) -> None:
         if rule.stage is Stage.QUEUE:
@@ -287,7 +287,7 @@ class Spread:
         if not keys:
             del self._by_slot[rule.slot]
 
-    def _count(self, rule: Rule, way: Way, by: int) -> None:
+    def _count(self, rule: Rule, way: Egress, by: int) -> None:
         if rule.stage is not Stage.QUEUE:
             return
         ways = self._slots.setdefault(rule.slot, Counter())

@@ -24,13 +24,13 @@ from ovspane.lang.statements import Kind, Statement
 from ovspane.lang.units import rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission import strictness as honour
-from ovspane.policy.admission.interpreter import Outcome, ending, execute
+from ovspane.policy.admission.interpreter import Judgement, ending, execute
 from ovspane.policy.compiler.compile import STAGE_LIMIT, Compiler
 from ovspane.policy.compiler.expand import CannotCompile
 from ovspane.policy.concurrency import inverse
 from ovspane.policy.model.table import TableDelta, joined
-from ovspane.policy.model.tree import ActiveRequest, Delta, PolicyTree
-from ovspane.policy.state.capacity import Room
+from ovspane.policy.model.tree import ActiveRequest, PolicyTree, TreeDelta
+from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.shares import Principal, Request, Share
 from ovspane.policy.state.state import Change, Drop, Put, State, Value
 
@@ -57,13 +57,13 @@ class Settled:
 
 
 class Runtime:
-    def __init__(self, values: Iterable[Value] = (), default_deny: bool = False, room: Room | None = None) -> None:
+    def __init__(self, values: Iterable[Value] = (), default_deny: bool = False, room: NetworkCapacity | None = None) -> None:
         """Start from the values of a store (in the order of `State.values`). `room`: see `State`."""
         self.state = State(room)
         self.tree = PolicyTree()
         self._default_deny = default_deny
         self.compiler = Compiler(self.tree, default_deny)
-        self.compiler.update(Delta(), {})  # the default deny is a rule that no request brings
+        self.compiler.update(TreeDelta(), {})  # the default deny is a rule that no request brings
         self._starts: list[tuple[int, int]] = []
         self._ends: list[tuple[int, int]] = []
         self._gone: dict[int, ActiveRequest] = {}
@@ -78,7 +78,7 @@ class Runtime:
         for value in values:
             self.apply([Put(value)], quiet=True)
 
-    def execute(self, speaker: str, statement: Statement, now: int) -> Outcome:
+    def execute(self, speaker: str, statement: Statement, now: int) -> Judgement:
         """Judge a statement at `now` (ms); nothing changes. A request that cannot be compiled beside those in effect is refused."""
         outcome = execute(self.state, speaker, statement, now)
         for change in outcome.changes:
@@ -86,12 +86,12 @@ class Runtime:
                 try:
                     self._check(change.value)
                 except CannotCompile as problem:
-                    return Outcome(no("cannot-compile", str(problem)))
+                    return Judgement(no("cannot-compile", str(problem)))
         return outcome
 
     def _check(self, request: Request) -> None:
         """Raises CannotCompile if a new request does not fit beside those in effect, or beside all that are ever to be."""
-        delta = Delta(added=(self._active(request),))
+        delta = TreeDelta(added=(self._active(request),))
         self.compiler.check(delta, self.state.locations)
         shares = len({*self._denying, request.share} if request.kind is Kind.DENY else self._denying) + self._default_deny
         later = len(self.state.requests) > len(self.tree.requests)
@@ -102,7 +102,7 @@ class Runtime:
             everything = tuple(self._active(other) for other in self.state.requests.values())
             ever = Compiler(self.tree, self._default_deny)
             try:
-                ever.update(Delta(added=everything), self.state.locations)
+                ever.update(TreeDelta(added=everything), self.state.locations)
             except CannotCompile:  # accepted when this could not be known: each is judged again when it starts
                 return
             self._ever = ever
@@ -117,7 +117,7 @@ class Runtime:
         if self._ever is not None:
             half = (self._active(request),)
             try:
-                self._ever.update(Delta(added=half) if put else Delta(removed=half), self.state.locations)
+                self._ever.update(TreeDelta(added=half) if put else TreeDelta(removed=half), self.state.locations)
             except CannotCompile:
                 self._ever = None
 
@@ -312,14 +312,14 @@ class Runtime:
             active = self.tree.requests.get(number)
             if active is not None and number not in removed:
                 removed[number] = added[number] = active
-        change = self._compile(Delta(tuple(removed.values()), tuple(added.values())))
+        change = self._compile(TreeDelta(tuple(removed.values()), tuple(added.values())))
         for name in self._gone_nodes:
             self.tree.remove_node(name)
         notices, self._notices = self._notices, []
         self._gone, self._gone_nodes, self._moved = {}, [], set()
         return Settled(change, notices)
 
-    def _compile(self, delta: Delta) -> TableDelta:
+    def _compile(self, delta: TreeDelta) -> TableDelta:
         """Take a delta into tree and table. What cannot be compiled (a user moved to too many addresses, say) stays out."""
         if not delta.removed and not delta.added:
             return TableDelta()
@@ -327,16 +327,16 @@ class Runtime:
         try:
             return self.compiler.update(delta, self.state.locations)
         except CannotCompile:
-            self.tree.apply(Delta(delta.added, delta.removed))
-        steps = [Delta(removed=delta.removed), *(Delta(added=(request,)) for request in delta.added)]
+            self.tree.apply(TreeDelta(delta.added, delta.removed))
+        steps = [TreeDelta(removed=delta.removed), *(TreeDelta(added=(request,)) for request in delta.added)]
         return joined(self._compile_one(step) for step in steps)
 
-    def _compile_one(self, step: Delta) -> TableDelta:
+    def _compile_one(self, step: TreeDelta) -> TableDelta:
         self.tree.apply(step)
         try:
             return self.compiler.update(step, self.state.locations)
         except CannotCompile as problem:
-            self.tree.apply(Delta(removed=step.added))
+            self.tree.apply(TreeDelta(removed=step.added))
             for request in step.added:
                 self.state.status[request.id] = f"degraded: {problem}"
                 self._notices.append(_notice("degraded", self.state.requests[request.id], f": {problem}"))

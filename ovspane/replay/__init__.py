@@ -4,7 +4,7 @@ Above: `ovspane replay`, tests/traces. Below: lang, policy. See trace (the forma
 (which packets to look at).
 """
 
-from ovspane.replay.runner import Difference, Replay, play
+from ovspane.replay.runner import Mismatch, Replay, play
 from ovspane.replay.trace import TraceError, read_trace
 
-__all__ = ["Difference", "Replay", "TraceError", "play", "read_trace"]
+__all__ = ["Mismatch", "Replay", "TraceError", "play", "read_trace"]

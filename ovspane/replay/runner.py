@@ -23,8 +23,8 @@ from ovspane.packets.flowgroup import Contradiction
 from ovspane.packets.match import Packet
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.model.actions import Access, Verdict
-from ovspane.policy.model.table import Outcome
-from ovspane.policy.model.tree import Delta
+from ovspane.policy.model.table import PacketOutcome
+from ovspane.policy.model.tree import TreeDelta
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.semantics import evaluate, passes
 from ovspane.policy.state.shares import ADMINISTRATOR
@@ -39,7 +39,7 @@ _ACCESS = {"ALLOW": Access.ALLOW, "DENY": Access.DENY, "DEFAULT": Access.UNSET}
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Mismatch:
     """An entry that did not come out as expected."""
 
     line: int
@@ -106,7 +106,7 @@ class Replay:
         if self._check_table:
             self._verify()
 
-    def look(self, packet: Packet) -> tuple[Verdict, Outcome]:
+    def look(self, packet: Packet) -> tuple[Verdict, PacketOutcome]:
         """What the slow evaluator and the network flow table say of a packet now."""
         verdict = evaluate(self.runtime.tree, packet, self.runtime.state.locations)
         return verdict, self.runtime.compiler.table.evaluate(packet.packed)
@@ -122,7 +122,7 @@ class Replay:
         if kept.tree.requests != runtime.tree.requests or kept.tree.nodes.keys() != runtime.tree.nodes.keys():
             raise Disagreement("the policy tree made by deltas is not the one loaded from the store")
         anew = Compiler(runtime.tree, self.default_deny)
-        anew.update(Delta(added=tuple(runtime.tree.requests.values())), runtime.state.locations)
+        anew.update(TreeDelta(added=tuple(runtime.tree.requests.values())), runtime.state.locations)
         tables = {"deltas": runtime.compiler.table, "compiled anew": anew.table, "reloaded": kept.compiler.table}
         groups = [request.flowgroup for request in runtime.tree.requests.values()]
         for packet in corners(groups, runtime.state.locations):
@@ -150,20 +150,20 @@ def _now(work: Coroutine[object, None, T]) -> T:
     raise RuntimeError("the store in memory waits for something")
 
 
-def agrees(verdict: Verdict, outcome: Outcome, default_deny: bool = False) -> bool:
+def agrees(verdict: Verdict, outcome: PacketOutcome, default_deny: bool = False) -> bool:
     """True iff the table's outcome is what the verdict says. The rates of a packet that is dropped do not matter."""
     if outcome.dropped or not passes(verdict, default_deny):
         return outcome.dropped and not passes(verdict, default_deny)
     return outcome.limit == verdict.limit and outcome.guarantee == verdict.guarantee
 
 
-def play(text: str, default_deny: bool = False, check_table: bool = False) -> tuple[int, list[Difference]]:
+def play(text: str, default_deny: bool = False, check_table: bool = False) -> tuple[int, list[Mismatch]]:
     """Run a whole trace: the number of its entries, and those that differ. Raises TraceError."""
     entries = read_trace(text)
     return len(entries), list(differences(entries, Replay(default_deny, check_table)))
 
 
-def differences(entries: Iterable[Entry], replay: Replay) -> Iterator[Difference]:
+def differences(entries: Iterable[Entry], replay: Replay) -> Iterator[Mismatch]:
     for entry in entries:
         try:
             match entry:
@@ -174,7 +174,7 @@ def differences(entries: Iterable[Entry], replay: Replay) -> Iterator[Difference
                 case Hear():
                     found = _heard(entry, replay)
         except Disagreement as reason:
-            yield Difference(entry.line, "the table to agree", str(reason), _text(entry))
+            yield Mismatch(entry.line, "the table to agree", str(reason), _text(entry))
             return
         if found is not None:
             yield found
@@ -190,7 +190,7 @@ def _text(entry: Entry) -> str:
             return "notice"
 
 
-def _said(entry: Say, replay: Replay) -> Difference | None:
+def _said(entry: Say, replay: Replay) -> Mismatch | None:
     reply = replay.say(entry.speaker, entry.piece)
     text = reply.to_text().rstrip("\n")
     first, _, rest = text.partition(" ") if reply.lines is None else (reply.code.value, "", text[len("OK ") :])
@@ -198,19 +198,19 @@ def _said(entry: Say, replay: Replay) -> Difference | None:
     right = {"True": done, "False": not done}.get(entry.expected, first == entry.expected)
     right = right and entry.code in ("", reply.reason_code) and (entry.glob is None or glob_matches(entry.glob, rest))
     code = f" [{reply.reason_code}]" if reply.reason_code else ""
-    return None if right else Difference(entry.line, entry.wanted, text.replace("\n", " | ") + code, _text(entry))
+    return None if right else Mismatch(entry.line, entry.wanted, text.replace("\n", " | ") + code, _text(entry))
 
 
-def _looked(entry: Look, replay: Replay) -> Difference | None:
+def _looked(entry: Look, replay: Replay) -> Mismatch | None:
     packet = lowest(entry.group, replay.runtime.state.locations)
     if packet is None:
-        return Difference(entry.line, entry.access, "no such packet: a user has no location", entry.text)
+        return Mismatch(entry.line, entry.access, "no such packet: a user has no location", entry.text)
     verdict, outcome = replay.look(packet)
     rates = (verdict.guarantee, verdict.limit) == (entry.guarantee, entry.limit) or entry.access == "DENY"
     if verdict.access is _ACCESS[entry.access] and rates and agrees(verdict, outcome, replay.default_deny):
         return None
     got = f"policy {_verdict_text(verdict)}, table {_outcome_text(outcome)}"
-    return Difference(entry.line, "that", got, entry.text)
+    return Mismatch(entry.line, "that", got, entry.text)
 
 
 def _verdict_text(verdict: Verdict) -> str:
@@ -219,16 +219,16 @@ def _verdict_text(verdict: Verdict) -> str:
     return f"{word} guarantee={rate_text(verdict.guarantee)} limit={limit}"
 
 
-def _outcome_text(outcome: Outcome) -> str:
+def _outcome_text(outcome: PacketOutcome) -> str:
     if outcome.dropped:
         return "drops it"
     limit = "none" if outcome.limit is None else rate_text(outcome.limit)
     return f"passes it guarantee={rate_text(outcome.guarantee)} limit={limit}"
 
 
-def _heard(entry: Hear, replay: Replay) -> Difference | None:
+def _heard(entry: Hear, replay: Replay) -> Mismatch | None:
     heard = [notice for notice in replay.notices if not notice.principals or entry.speaker in notice.principals]
     texts = [notice.to_text().removeprefix("* ").rstrip("\n") for notice in heard]
     if any(glob_matches(entry.glob, text) for text in texts):
         return None
-    return Difference(entry.line, f'"{entry.glob}"', " | ".join(texts) or "nothing", f"notice to {entry.speaker}")
+    return Mismatch(entry.line, f'"{entry.glob}"', " | ".join(texts) or "nothing", f"notice to {entry.speaker}")

@@ -2,7 +2,7 @@
 
 Above: the Unix, TLS and compatibility listeners, which say what is bound and who a connection counts for. Below: channel.
 
-Invariants: at most `Caps.total` connections in all and `Caps.each` for one owner; root's are not counted, for the administrator
+Invariants: at most `ConnectionCaps.total` connections in all and `ConnectionCaps.each` for one owner; root's are not counted, for the administrator
 must get in when others have taken all there is. A client decides neither how much is logged nor whether the loop spins.
 """
 
@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, Limits
+from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
 from ovspane.server.quietly import Quietly
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class ListenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Caps:
+class ConnectionCaps:
     """How many connections: in all, for one owner, and waiting to be accepted."""
 
     total: int = 1024
@@ -50,7 +50,7 @@ class Caps:
     backlog: int = 256
 
 
-DEFAULT_CAPS = Caps()
+DEFAULT_CAPS = ConnectionCaps()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Owner:
 class Acceptor(ABC):
     """Base of the listeners. start, then close."""
 
-    def __init__(self, caps: Caps = DEFAULT_CAPS, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, caps: ConnectionCaps = DEFAULT_CAPS, limits: ConnectionLimits = DEFAULT_LIMITS) -> None:
         self._caps = caps
         self._limits = limits
         self._socket: socket.socket | None = None

@@ -4,7 +4,7 @@ Above: session and compat say how bytes are cut into pieces and how a piece is a
 
 Invariants, for each connection:
 * Answers leave in the order of the pieces; a notice stands between answers, never inside one.
-* What is being worked on has at most the weight `Limits.outstanding`. Beyond it, and while the peer leaves more than
+* What is being worked on has at most the weight `ConnectionLimits.outstanding`. Beyond it, and while the peer leaves more than
   `high_water` bytes of answers unread, nothing more is taken and the socket is not read: the peer waits, not we.
 * A turn of the event loop takes at most TURN pieces of each peer, and all peers together have about CROWD pieces in the works: the
   queue before a modest peer is short, however many others pour theirs in.
@@ -36,7 +36,7 @@ _scratch = bytearray(16 * 1024)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """Bounds for one connection. Sizes in bytes, times in seconds."""
 
     outstanding: int = 64  # statements, see also HEAVY_TEXT and session.HEAVY
@@ -46,7 +46,7 @@ class Limits:
     patience: float = 60.0
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = ConnectionLimits()
 
 Answer = asyncio.Future[Reply] | Callable[[], Reply]
 
@@ -71,7 +71,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
     #: connections, of all listeners, that wait for answers
     _busy: ClassVar[int] = 0
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS, on_lost: Callable[[Channel], None] = lambda channel: None) -> None:
+    def __init__(self, limits: ConnectionLimits = DEFAULT_LIMITS, on_lost: Callable[[Channel], None] = lambda channel: None) -> None:
         self._limits = limits
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
@@ -109,7 +109,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
     # --- for conversations and listeners
 
     def answer(self, answer: Answer, show: Callable[[Reply], str], weight: int = 1) -> None:
-        """Give this answer after all before it. `weight` counts towards `Limits.outstanding` until it is given."""
+        """Give this answer after all before it. `weight` counts towards `ConnectionLimits.outstanding` until it is given."""
         if not self._entries:
             Channel._busy += 1
         self._entries.append(_Entry(answer, show, weight))

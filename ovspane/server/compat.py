@@ -21,8 +21,8 @@ from ovspane.lang.statements import Statement
 from ovspane.lang.tokens import MAX_STATEMENT, SyntaxFault, is_name
 from ovspane.packets.flowgroup import Contradiction
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
-from ovspane.server.accepting import DEFAULT_CAPS, Acceptor, Caps, ListenError, Owner
-from ovspane.server.channel import DEFAULT_LIMITS, HEAVY_TEXT, Channel, Limits
+from ovspane.server.accepting import DEFAULT_CAPS, Acceptor, ConnectionCaps, ListenError, Owner
+from ovspane.server.channel import DEFAULT_LIMITS, HEAVY_TEXT, Channel, ConnectionLimits
 from ovspane.server.service import Service
 from ovspane.server.session import HEAVY
 
@@ -78,7 +78,7 @@ class CompatSession(Channel):
         self,
         service: Service,
         root_allowed: bool = False,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: ConnectionLimits = DEFAULT_LIMITS,
         on_lost: Callable[[Channel], None] = lambda channel: None,
     ) -> None:
         super().__init__(limits, on_lost)
@@ -174,7 +174,7 @@ def as_prototype(reply: Reply) -> str:
 class TcpAcceptor(Acceptor):
     """Base of the TCP listeners: bound to one address, connections count for the peer's address."""
 
-    def __init__(self, host: str, port: int, caps: Caps, limits: Limits) -> None:
+    def __init__(self, host: str, port: int, caps: ConnectionCaps, limits: ConnectionLimits) -> None:
         super().__init__(caps, limits)
         self._host = host
         self._port = port
@@ -218,8 +218,8 @@ class CompatListener(TcpAcceptor):
         *,
         force: bool = False,
         root_allowed: bool = False,
-        caps: Caps = DEFAULT_CAPS,
-        limits: Limits = DEFAULT_LIMITS,
+        caps: ConnectionCaps = DEFAULT_CAPS,
+        limits: ConnectionLimits = DEFAULT_LIMITS,
     ) -> None:
         """`force`: listen on an address that is not loopback, too (there is no password). Raises ListenError."""
         host = "127.0.0.1" if host == "localhost" else host

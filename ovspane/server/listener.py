@@ -19,11 +19,11 @@ import stat
 import time
 from pathlib import Path
 
-from ovspane.server.accepting import DEFAULT_CAPS, Acceptor, Caps, ListenError, Owner
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, Limits
+from ovspane.server.accepting import DEFAULT_CAPS, Acceptor, ConnectionCaps, ListenError, Owner
+from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
 from ovspane.server.peers import UnixPeer, account_name, unix_peer
 from ovspane.server.service import Service
-from ovspane.server.session import Session
+from ovspane.server.session import ClientSession
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ class UnixListener(Acceptor):
         *,
         mode: int = 0o666,
         group: str | None = None,
-        caps: Caps = DEFAULT_CAPS,
-        limits: Limits = DEFAULT_LIMITS,
+        caps: ConnectionCaps = DEFAULT_CAPS,
+        limits: ConnectionLimits = DEFAULT_LIMITS,
     ) -> None:
         """`group`: the socket's group by name or number. Who may do what is decided by the share tree, not by `mode`."""
         super().__init__(caps, limits)
@@ -68,7 +68,7 @@ class UnixListener(Acceptor):
     async def begin(self, connection: socket.socket) -> Channel:
         peer = unix_peer(connection)
         account = await self._account(peer)
-        session = Session(self._service, peer, account, self._limits, self.lost)
+        session = ClientSession(self._service, peer, account, self._limits, self.lost)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: session, connection)
         return session
 

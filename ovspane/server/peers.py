@@ -16,7 +16,7 @@ import struct
 from dataclasses import dataclass, field
 
 from ovspane.lang.statements import Binding
-from ovspane.policy.state.changes import Known
+from ovspane.policy.state.changes import Registry
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class UnixPeer:
     gids: tuple[int, ...] = ()
     pid: int = field(default=0, compare=False)
 
-    def principal(self, state: Known, account: str | None) -> str:
+    def principal(self, state: Registry, account: str | None) -> str:
         return principal_of(state, self.uid, self.gids, account)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class CertificatePeer:
 
     name: str
 
-    def principal(self, state: Known, account: str | None = None) -> str:
+    def principal(self, state: Registry, account: str | None = None) -> str:
         return principal_of_certificate(state, self.name)
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class NamedPeer:
 
     name: str
 
-    def principal(self, state: Known, account: str | None = None) -> str:
+    def principal(self, state: Registry, account: str | None = None) -> str:
         return self.name
 
 
@@ -96,7 +96,7 @@ def account_name(uid: int) -> str | None:
         return None
 
 
-def principal_of(state: Known, uid: int, gids: tuple[int, ...], account: str | None) -> str:
+def principal_of(state: Registry, uid: int, gids: tuple[int, ...], account: str | None) -> str:
     """The principal as which a Unix peer speaks: root, one bound to its uid, one bound to one of its gids (its own group before
     the others, then in ascending order; of several bound to one gid the first by name), the one named like its account
     unless that has bindings of its own, else a guest."""
@@ -113,7 +113,7 @@ def principal_of(state: Known, uid: int, gids: tuple[int, ...], account: str | N
     return f"guest:{uid}"
 
 
-def principal_of_certificate(state: Known, name: str) -> str:
+def principal_of_certificate(state: Registry, name: str) -> str:
     """The principal as which a TLS client speaks: one bound to the certificate's name, the one of that name unless that
     has bindings of its own, else a guest. Nobody is root by a certificate: the administrator sits on the host."""
     binding = Binding("cert", name)

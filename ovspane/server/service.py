@@ -27,7 +27,7 @@ from ovspane.lang.replies import Code, Notice, Reply, no
 from ovspane.lang.statements import Statement
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.runtime import Runtime, Settled
-from ovspane.policy.state.capacity import Room
+from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.changes import Change, Committed, Put, Value
 from ovspane.policy.state.shares import Principal, Share
 from ovspane.policy.state.state import State
@@ -90,7 +90,7 @@ class Service:
         on_reload: Callable[[], None] = lambda: None,
         gate: Gate = lambda changes, reply: reply,
         topology: Callable[[], Awaitable[Reply]] | None = None,
-        room: Callable[[], Room | None] = lambda: None,
+        room: Callable[[], NetworkCapacity | None] = lambda: None,
         default_deny: bool = False,
     ) -> None:
         """`clock` gives ms since the epoch. `on_delta` hears each change of the network flow table, `on_reload` that the whole
@@ -211,7 +211,7 @@ class Service:
         self._on_reload()
         return over
 
-    def _made(self, values: list[Value], room: Room | None) -> tuple[Runtime, Committed, list[Change]]:
+    def _made(self, values: list[Value], room: NetworkCapacity | None) -> tuple[Runtime, Committed, list[Change]]:
         now = self._clock()
         runtime = Runtime(values, self._default_deny, room)
         over = runtime.overdue(now)

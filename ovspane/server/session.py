@@ -21,7 +21,7 @@ from ovspane.lang.splitter import Piece, Splitter
 from ovspane.lang.tokens import SyntaxFault
 from ovspane.packets.flowgroup import Contradiction
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
-from ovspane.server.channel import DEFAULT_LIMITS, HEAVY_TEXT, Answer, Channel, Limits
+from ovspane.server.channel import DEFAULT_LIMITS, HEAVY_TEXT, Answer, Channel, ConnectionLimits
 from ovspane.server.peers import Peer
 from ovspane.server.quietly import Quietly
 from ovspane.server.service import Service
@@ -44,7 +44,7 @@ _LISTINGS = (
 )
 
 
-class Session(Channel):
+class ClientSession(Channel):
     """One connection of a peer."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Session(Channel):
         service: Service,
         peer: Peer | None,
         account: str | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: ConnectionLimits = DEFAULT_LIMITS,
         on_lost: Callable[[Channel], None] = lambda channel: None,
     ) -> None:
         super().__init__(limits, on_lost)

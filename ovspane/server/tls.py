@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ovspane.server.accepting import DEFAULT_CAPS, Caps, ListenError
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, Limits
+from ovspane.server.accepting import DEFAULT_CAPS, ConnectionCaps, ListenError
+from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
 from ovspane.server.compat import TcpAcceptor
 from ovspane.server.peers import CertificatePeer
 from ovspane.server.quietly import Quietly
 from ovspane.server.service import Service
-from ovspane.server.session import Session
+from ovspane.server.session import ClientSession
 
 quietly = Quietly(logging.getLogger(__name__))
 
@@ -30,10 +30,10 @@ quietly = Quietly(logging.getLogger(__name__))
 HANDSHAKE = 10.0
 
 
-class TlsSession(Session):
+class TlsSession(ClientSession):
     """A session whose peer is known when the handshake is done."""
 
-    def __init__(self, service: Service, limits: Limits, on_lost: Callable[[Channel], None]) -> None:
+    def __init__(self, service: Service, limits: ConnectionLimits, on_lost: Callable[[Channel], None]) -> None:
         super().__init__(service, None, None, limits, on_lost)
 
     def greet(self, transport: asyncio.Transport) -> None:
@@ -75,8 +75,8 @@ class TlsListener(TcpAcceptor):
         port: int,
         context: ssl.SSLContext,
         *,
-        caps: Caps = DEFAULT_CAPS,
-        limits: Limits = DEFAULT_LIMITS,
+        caps: ConnectionCaps = DEFAULT_CAPS,
+        limits: ConnectionLimits = DEFAULT_LIMITS,
     ) -> None:
         """`context` as from `server_context`. Raises ListenError."""
         super().__init__(host, port, caps, limits)

@@ -113,7 +113,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TableSchema:
     """A table: its key column and the others."""
 
     name: str
@@ -135,13 +135,13 @@ def schema_text() -> str:
 
 
 @cache
-def tables() -> dict[str, Table]:
+def tables() -> dict[str, TableSchema]:
     """The tables of the schema by name."""
     found = {}
     for name, table in json.loads(schema_text())["tables"].items():
         key = table["indexes"][0][0]
         columns = {column: _column(column, spec["type"]) for column, spec in table["columns"].items()}
-        found[name] = Table(name, columns.pop(key), tuple(columns.values()))
+        found[name] = TableSchema(name, columns.pop(key), tuple(columns.values()))
     return found
 
 
@@ -154,7 +154,7 @@ def _column(name: str, spec: Any) -> Column:
     return Column(name, "set" if many else "optional" if spec.get("min", 1) == 0 else "scalar", spec["key"])
 
 
-def table_of(name: str) -> Table:
+def table_of(name: str) -> TableSchema:
     """Raises ValueError when the schema has no such table."""
     try:
         return tables()[name]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ovspane.store.records import TOPOLOGY, Column, Key, Record, Table, decoded, table_of, tables
+from ovspane.store.records import TOPOLOGY, Column, Key, Record, TableSchema, decoded, table_of, tables
 
 NO_TRANSACTION: Final = "00000000-0000-0000-0000-000000000000"
 _EMPTY: Final = {"set": ["set", []], "optional": ["set", []], "map": ["map", []]}
@@ -70,7 +70,7 @@ class Replica:
         """Everything that changed was taken."""
         self.changed = {}
 
-    def _row(self, table: Table, uuid: str, change: Mapping[str, Row]) -> Row:
+    def _row(self, table: TableSchema, uuid: str, change: Mapping[str, Row]) -> Row:
         if "modify" in change:
             row = dict(self._rows[table.name][uuid])
             columns = {column.name: column for column in (table.key, *table.columns)}
@@ -81,7 +81,7 @@ class Replica:
         row = {column.name: _EMPTY.get(column.kind) or _SCALARS[column.type] for column in (table.key, *table.columns)}
         return row | given
 
-    def _put(self, table: Table, uuid: str, row: Row | None) -> None:
+    def _put(self, table: TableSchema, uuid: str, row: Row | None) -> None:
         rows = self._rows[table.name]
         before = rows.pop(uuid, None)
         if before is not None and before == row:  # told again at a new connection

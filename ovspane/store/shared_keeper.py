@@ -38,7 +38,7 @@ Sent = dict[Key, Record | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class RemoteChanges:
     """What others changed: values that are there, and keys that are gone."""
 
     puts: tuple[Value, ...] = ()
@@ -74,13 +74,13 @@ class SharedKeeper:
         records = list(replica.records.values())
         return await asyncio.to_thread(_values, records)
 
-    async def take(self) -> Taken:
+    async def take(self) -> RemoteChanges:
         """What changed since the last call or `load`; from now on `commit` is guarded by the versions of this instant.
 
         Raises StoreError when it cannot be understood.
         """
         if self.store.copying:
-            return Taken()
+            return RemoteChanges()
         replica = self.store.replica
         changed = list(replica.changed)
         replica.forget()
@@ -98,9 +98,9 @@ class SharedKeeper:
             elif table in _VALUES:
                 gone.append(key)
         if not records:
-            return Taken((), tuple(gone))
+            return RemoteChanges((), tuple(gone))
         long = len(records) > LONG
-        return Taken(tuple(await asyncio.to_thread(_values, records, True) if long else _values(records, True)), tuple(gone))
+        return RemoteChanges(tuple(await asyncio.to_thread(_values, records, True) if long else _values(records, True)), tuple(gone))
 
     def _note_version(self, name: str, uuid: str | None, record: Record | None) -> None:
         if name.startswith(_TURN):

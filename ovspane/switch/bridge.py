@@ -18,11 +18,11 @@ from pathlib import Path
 
 from ovspane.flowpush import (
     BridgeSession,
-    Difference,
+    FlowDifference,
     FlowKey,
     MeterError,
     PushError,
-    Refused,
+    RequestRefused,
     SessionError,
     SyncCounts,
     difference,
@@ -30,11 +30,11 @@ from ovspane.flowpush import (
 from ovspane.openflow.messages import SwitchError, as_programmed, parse_meter_config
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
-from ovspane.placement.pipeline import Pipeline, Plan
+from ovspane.placement.pipeline import FlowPlan, Pipeline
 from ovspane.switch.desired import LONG
-from ovspane.switch.installed import Installed
-from ovspane.switch.ownership import ENTRY, NOT_PASSED, Ours, of_our_form, tagged
-from ovspane.switch.tampering import FIGHT, Watch
+from ovspane.switch.installed import InstalledFlows
+from ovspane.switch.ownership import ENTRY, NOT_PASSED, Ownership, of_our_form, tagged
+from ovspane.switch.tampering import FIGHT, TamperWatch
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ TOLD = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class BridgeTarget:
     """What a bridge shall have, as of one moment: a change that comes while it is pushed waits for the next pass, so flows
     never name a meter or queue that was not made before. `flows`: by key, None: to be removed; `whole`: it is the whole plan but
     for `held`, flows whose queue is not there yet: what is installed under their keys stays as it is meanwhile.
@@ -57,7 +57,7 @@ class Work:
     held: frozenset[FlowKey] = frozenset()
 
 
-class BridgeTwin:
+class ManagedBridge:
     """What we hold of one bridge. `on_lost` is called when its session ends by itself, `on_news` when others changed something."""
 
     def __init__(
@@ -67,10 +67,10 @@ class BridgeTwin:
         self._path = rundir / f"{name}.mgmt"
         self._on_lost = on_lost
         self._session: BridgeSession | None = None
-        self._plan = Plan(pipeline)
-        self._ours = Ours(pipeline)
-        self._watch = Watch(name, self._ours, on_news)
-        self._installed: Installed | None = None
+        self._plan = FlowPlan(pipeline)
+        self._ours = Ownership(pipeline)
+        self._watch = TamperWatch(name, self._ours, on_news)
+        self._installed: InstalledFlows | None = None
         self._meters: dict[int, Meter | None] = {}
         self._raw_meters = b""
         self._our_meters: set[int] = set()
@@ -119,7 +119,7 @@ class BridgeTwin:
         self._session = session
         try:
             await session.watch(self._ours.spots(), self._watch.hear)
-        except Refused as refusal:
+        except RequestRefused as refusal:
             log.warning("bridge %s has no flow monitor (%s): changes by others show only at a read-back", self.name, refusal)
 
     def _closed(self, reason: Exception | None) -> None:
@@ -183,11 +183,11 @@ class BridgeTwin:
 
     # --- to the plan
 
-    def due_flows(self, plan: Plan) -> int:
+    def due_flows(self, plan: FlowPlan) -> int:
         """How many flows `take` will look at."""
         return len(plan.flows) if self._installed is None else len(self._dirty)
 
-    def take(self, plan: Plan, ready: Callable[[int], bool]) -> Work:
+    def take(self, plan: FlowPlan, ready: Callable[[int], bool]) -> BridgeTarget:
         """What is to be done now. `ready` says whether a queue id may be named by flows yet; flows that have to wait for theirs
         are noted for the next time."""
         self._plan = plan
@@ -205,13 +205,13 @@ class BridgeTwin:
             del flows[key]
         self._dirty |= held
         meters = {number: plan.meters.get(number) for number in (plan.meters if whole else dirty_meters)}
-        return Work(flows, meters, whole, held)
+        return BridgeTarget(flows, meters, whole, held)
 
-    def names(self, plan: Plan, queue: int, request: int) -> bool:
+    def names(self, plan: FlowPlan, queue: int, request: int) -> bool:
         """True iff an installed flow names the queue for that request (its low 32 bits), or nobody knows what is installed."""
         return self._installed is None or self._installed.names(queue, request, plan.flows)
 
-    async def make(self, work: Work) -> SyncCounts:
+    async def make(self, work: BridgeTarget) -> SyncCounts:
         """Install what the work has and the bridge lacks, and remove flows that it has no more. Raises SessionError; then the
         work is still to be done."""
         try:
@@ -220,7 +220,7 @@ class BridgeTwin:
             self.forget()
             raise
 
-    async def _make(self, work: Work) -> SyncCounts:
+    async def _make(self, work: BridgeTarget) -> SyncCounts:
         session = self._session
         if session is None:
             raise SessionError(f"{self._path}: no session")
@@ -247,7 +247,7 @@ class BridgeTwin:
                 self._known = True
                 return counts
 
-    async def _read(self, session: BridgeSession) -> Installed:
+    async def _read(self, session: BridgeSession) -> InstalledFlows:
         """Read back what is ours: the flows; and what of others lies where only ours should be."""
         self._watch.begin(self._installed)
         self._hurt_meters = False
@@ -255,7 +255,7 @@ class BridgeTwin:
         self._meters = await session.meter_table()
         flows = await session.dump(self._plan.flows)
         self._ours.learn(flows.values())
-        installed = Installed(rule for key, rule in flows.items() if self._ours.place(key))
+        installed = InstalledFlows(rule for key, rule in flows.items() if self._ours.place(key))
         self._our_meters |= {meter for rule in installed.values() if (meter := rule.instructions.meter) is not None}
         self._our_meters &= self._ours.meters(self._meters)
         held = Counter(key[0] for key in installed)
@@ -267,7 +267,7 @@ class BridgeTwin:
         self._watch.found(rule for rule in others if not tagged(rule))
         return installed
 
-    async def _make_meters(self, session: BridgeSession, work: Work) -> None:
+    async def _make_meters(self, session: BridgeSession, work: BridgeTarget) -> None:
         wanted = []
         for number, meter in work.meters.items():
             if meter is None or self.refused_meters.get(number, (None,))[0] == meter:
@@ -285,7 +285,7 @@ class BridgeTwin:
         """True iff a meter in our range was left by a daemon of ours that was killed (see ownership)."""
         try:
             return of_our_form(self._meters[number]) and await session.meter_users(number) == 0
-        except Refused:  # it went meanwhile
+        except RequestRefused:  # it went meanwhile
             return True
 
     def _refuse_meter(self, meter: Meter, reason: str) -> None:
@@ -310,7 +310,7 @@ class BridgeTwin:
                 self._meters[meter.id] = as_programmed(meter)
                 self._our_meters.add(meter.id)
 
-    async def _make_flows(self, session: BridgeSession, work: Work, installed: Installed) -> SyncCounts:
+    async def _make_flows(self, session: BridgeSession, work: BridgeTarget, installed: InstalledFlows) -> SyncCounts:
         if len(work.flows) > LONG:
             adds, deletes, changed = await asyncio.to_thread(self._difference, work, installed)
         else:
@@ -325,7 +325,7 @@ class BridgeTwin:
             self._watch.lost = True  # somebody else changed one of these meanwhile, before us or after us
         return SyncCounts(len(adds) - changed, changed, len(deletes), len(installed) - len(adds))
 
-    def _difference(self, work: Work, installed: Mapping[FlowKey, FlowRule]) -> Difference:
+    def _difference(self, work: BridgeTarget, installed: Mapping[FlowKey, FlowRule]) -> FlowDifference:
         desired = {key: rule for key, rule in work.flows.items() if rule is not None and self._possible(key, rule)}
         concerned = installed.keys() - work.held if work.whole else work.flows.keys() & installed.keys()
         return difference(desired, {key: installed[key] for key in concerned})
@@ -352,7 +352,7 @@ class BridgeTwin:
             return False
         return True
 
-    async def tidy(self, work: Work) -> None:
+    async def tidy(self, work: BridgeTarget) -> None:
         """Delete meters of ours that the work has no more; no flow names them now. Raises SessionError."""
         stale = self._stale(work)
         if stale and self._session is not None:
@@ -362,7 +362,7 @@ class BridgeTwin:
             for number in stale:
                 self._meters.pop(number, None)
 
-    def _stale(self, work: Work) -> set[int]:
+    def _stale(self, work: BridgeTarget) -> set[int]:
         """Meters of ours that the work has no more."""
         gone = {number for number, meter in work.meters.items() if meter is None} & self._our_meters
         return gone | (self._our_meters - work.meters.keys()) if work.whole else gone

@@ -16,10 +16,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
-from ovspane.network.model import Delta
-from ovspane.placement.pipeline import FlowKey, Pipeline, Plan
+from ovspane.network.model import NetworkDelta
+from ovspane.placement.pipeline import FlowKey, FlowPlan, Pipeline
 from ovspane.placement.routing import Routes
-from ovspane.placement.rule_placement import Spread
+from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.compiler.hiding import Hiding
 from ovspane.policy.model.table import Rule, TableDelta
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Taken:
+class Affected:
     """What the changes that were taken in concern: flows, requests with new rules, requests that may be hidden or shown now, meters
     and guarantees (queue ids)."""
 
@@ -47,7 +47,7 @@ class Taken:
         """The flows and meters of a bridge that may be others now."""
         return (self.flows, self.meters) if self.bridges is None else self.bridges.get(bridge, (set(), set()))
 
-    def join(self, other: Taken) -> None:
+    def join(self, other: Affected) -> None:
         self.flows |= other.flows
         self.requests |= other.requests
         self.hidden |= other.hidden
@@ -66,18 +66,18 @@ class _Waiting:
     delta: TableDelta
     stages: int
     anew: bool
-    moves: tuple[Delta, ...] = ()  # of the network; the table stays
+    moves: tuple[NetworkDelta, ...] = ()  # of the network; the table stays
     routes: Mapping[int, Routes] | None = None  # of reservations, by slot; the table stays
 
 
-class Desired:
+class DesiredState:
     """The plan, and the changes of it that wait."""
 
     def __init__(
-        self, pipeline: Pipeline, *, conjunction: bool = True, hide: bool = False, spread: Spread | None = None
+        self, pipeline: Pipeline, *, conjunction: bool = True, hide: bool = False, spread: RulePlacement | None = None
     ) -> None:
         self._spread = spread
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, FlowPlan] = {}
         self._stages = 0
         self._pipeline = pipeline
         self._conjunction = conjunction
@@ -85,8 +85,8 @@ class Desired:
         self._waiting: deque[_Waiting] = deque()
         self.plan, self._hiding = self._anew()
 
-    def _anew(self) -> tuple[Plan, Hiding | None]:
-        return Plan(self._pipeline, conjunction=self._conjunction), Hiding() if self._hide else None
+    def _anew(self) -> tuple[FlowPlan, Hiding | None]:
+        return FlowPlan(self._pipeline, conjunction=self._conjunction), Hiding() if self._hide else None
 
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
@@ -97,7 +97,7 @@ class Desired:
         self._waiting = deque(change for change in self._waiting if change.moves)
         self._waiting.append(_Waiting(TableDelta(tuple(rules)), stages, anew=True, routes=routes or {}))
 
-    def move(self, deltas: Sequence[Delta]) -> None:
+    def move(self, deltas: Sequence[NetworkDelta]) -> None:
         """The network is another: rules may stand on other bridges."""
         if self._spread is not None and deltas:
             self._waiting.append(_Waiting(TableDelta(), 0, anew=False, moves=tuple(deltas)))
@@ -107,7 +107,7 @@ class Desired:
         if self._spread is not None and routes:
             self._waiting.append(_Waiting(TableDelta(), 0, anew=False, routes=routes))
 
-    def plan_of(self, bridge: str) -> Plan:
+    def plan_of(self, bridge: str) -> FlowPlan:
         """What a bridge must have."""
         return self._plans.get(bridge, self.plan)
 
@@ -132,10 +132,10 @@ class Desired:
         plan = self._plans.get(bridge)
         return plan.shut(ports) if plan is not None else set()
 
-    def _plans_for(self, bridges: Sequence[str], spread: Spread) -> dict[str, Plan]:
+    def _plans_for(self, bridges: Sequence[str], spread: RulePlacement) -> dict[str, FlowPlan]:
         plans = {}
         for name, rules in spread.tables(bridges).items():
-            plan = plans[name] = Plan(self._pipeline, conjunction=self._conjunction)
+            plan = plans[name] = FlowPlan(self._pipeline, conjunction=self._conjunction)
             plan.apply(TableDelta(tuple(rules)), self._stages)
         return plans
 
@@ -150,9 +150,9 @@ class Desired:
             return []
         return self._hiding.hiders(request)
 
-    async def take_in(self) -> Taken:
+    async def take_in(self) -> Affected:
         """Bring the plan to the changes that wait."""
-        taken = Taken()
+        taken = Affected()
         while self._waiting:
             change = self._waiting.popleft()
             moved = change.moves or (change.routes is not None and not change.anew)
@@ -166,22 +166,22 @@ class Desired:
             return self._spread.weight(change.moves)
         return len(change.delta.added) + len(change.delta.removed) + len(change.routes or ())
 
-    def _apply(self, change: _Waiting) -> Taken:
+    def _apply(self, change: _Waiting) -> Affected:
         taken, delta = _brought(self.plan, self._hiding, change)
         self._stages = change.stages
         if self._spread is not None:
             self._place(self._spread, self._spread.change(delta), taken)
         return taken
 
-    def _moved(self, change: _Waiting) -> Taken:
-        taken = Taken()
+    def _moved(self, change: _Waiting) -> Affected:
+        taken = Affected()
         assert self._spread is not None
         deltas = self._spread.move(change.moves) if change.routes is None else self._spread.steer(change.routes)
         taken.requests |= {rule.request for delta in deltas.values() for rule in (*delta.added, *delta.removed)}
         self._place(self._spread, deltas, taken)
         return taken
 
-    def _place(self, spread: Spread, deltas: Mapping[str, TableDelta], taken: Taken) -> None:
+    def _place(self, spread: RulePlacement, deltas: Mapping[str, TableDelta], taken: Affected) -> None:
         """Bring each bridge's plan to what it has now."""
         taken.bridges = taken.bridges or {}
         for name, plan in self._plans.items():
@@ -198,7 +198,7 @@ class Desired:
         taken.guarantees |= spread.touched
         spread.touched.clear()
 
-    def _rebuild(self, change: _Waiting) -> Taken:
+    def _rebuild(self, change: _Waiting) -> Affected:
         old = self.plan
         plan, hiding = self._anew()
         taken, delta = _brought(plan, hiding, change)
@@ -213,7 +213,7 @@ class Desired:
         return taken
 
 
-def _brought(plan: Plan, hiding: Hiding | None, change: _Waiting) -> tuple[Taken, TableDelta]:
+def _brought(plan: FlowPlan, hiding: Hiding | None, change: _Waiting) -> tuple[Affected, TableDelta]:
     """Also what of the change is not hidden."""
     delta = change.delta
     hidden: set[int] = set()
@@ -223,4 +223,4 @@ def _brought(plan: Plan, hiding: Hiding | None, change: _Waiting) -> tuple[Taken
     flows = plan.apply(delta, change.stages)
     meters, plan.touched_meters = plan.touched_meters, set()
     guarantees, plan.touched_guarantees = plan.touched_guarantees, set()
-    return Taken(flows, {rule.request for rule in delta.added}, hidden, meters, guarantees), delta
+    return Affected(flows, {rule.request for rule in delta.added}, hidden, meters, guarantees), delta

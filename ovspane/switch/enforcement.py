@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ovspane.lang.units import rate_text
 from ovspane.ovsdb.queue_plan import DEFAULT_QUEUE, enforceable, foreign_row, unrepresentable
-from ovspane.ovsdb.switch_db import Bridge, Interface, Port, SwitchDb
+from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, PortRow, SwitchDb
 from ovspane.placement.flow_rules import Queue
-from ovspane.placement.pipeline import Guarantee, Pipeline, Plan
-from ovspane.switch.host_queues import Queueing
+from ovspane.placement.pipeline import FlowPlan, Guarantee, Pipeline
+from ovspane.switch.host_queues import HostQueues
 
 #: ports that a status names
 SHOWN = 5
@@ -25,7 +25,7 @@ Stands = Callable[[str, int], frozenset[str] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class BridgeScope:
     """What we may touch. `names`: the bridges (empty: all). `speeds`: what ports can send, in bit/s, where it was configured.
     `adopt`: the ports whose QoS row of another owner ours may stand in for. `police`: what ports may send in, in bit/s."""
 
@@ -50,16 +50,16 @@ class Scope:
 class Enforcement:
     """Guarantees against ports."""
 
-    def __init__(self, switch: SwitchDb, scope: Scope, queues: Queueing, stands: Stands = lambda bridge, queue: None) -> None:
+    def __init__(self, switch: SwitchDb, scope: BridgeScope, queues: HostQueues, stands: Stands = lambda bridge, queue: None) -> None:
         """`stands`: the ports of a bridge that a queue stands on, None: on all that can."""
         self._stands = stands
         self._switch = switch
         self._scope = scope
         self._queues = queues
-        self._plan: Plan | None = None
+        self._plan: FlowPlan | None = None
         self._wanted: list[tuple[str, str]] = []
 
-    def _ports(self, bridge: Bridge) -> list[tuple[str, str]]:
+    def _ports(self, bridge: BridgeRow) -> list[tuple[str, str]]:
         """The ports that get queues, each with its bridge."""
         return [
             (bridge.name, port.name)
@@ -67,7 +67,7 @@ class Enforcement:
             if all(self.unable(interface, bridge) is None for interface in port.interfaces)
         ]
 
-    def unable(self, interface: Interface, bridge: Bridge) -> str | None:
+    def unable(self, interface: InterfaceRow, bridge: BridgeRow) -> str | None:
         """Why a port gets no queues. With best effort also ports of which only the datapath ignores them do."""
         reason = enforceable(interface, bridge)
         attached = interface.error is None and interface.ofport is not None and interface.ofport > 0
@@ -75,7 +75,7 @@ class Enforcement:
             return None
         return reason
 
-    def unenforced(self, bridges: Iterable[Bridge], rate: int = 0) -> str | None:
+    def unenforced(self, bridges: Iterable[BridgeRow], rate: int = 0) -> str | None:
         """Why no port of these bridges can enforce a guarantee of `rate` (bit/s); None if one can."""
         first: str | None = None
         for bridge in sorted(bridges, key=_name):
@@ -89,7 +89,7 @@ class Enforcement:
             first = first or f"bridge {bridge.name} has no ports that could enforce it"
         return first or "there is no bridge to enforce it on"
 
-    def _cannot(self, port: Port, bridge: Bridge, rate: int) -> str | None:
+    def _cannot(self, port: PortRow, bridge: BridgeRow, rate: int) -> str | None:
         """Why this port cannot guarantee `rate`: its kind, somebody else's queues, or its speed."""
         reasons = (enforceable(interface, bridge) for interface in port.interfaces)
         reason = next((reason for reason in reasons if reason is not None), None)
@@ -105,7 +105,7 @@ class Enforcement:
             return f"it sends at most {rate_text(speed)}"
         return unrepresentable(speed, self._switch.ovs_version)
 
-    def want(self, plan: Plan, bridges: Iterable[Bridge], changed: Iterable[int]) -> None:
+    def want(self, plan: FlowPlan, bridges: Iterable[BridgeRow], changed: Iterable[int]) -> None:
         """Each guarantee on each port that may get it and that its flows may leave by. Without knowledge of the network these are
         all: where a flow leaves is the bridge's business (NORMAL, other flows). `changed`: the queue ids whose guarantees or ports
         are other ones than when this was asked last, for the same plan."""
@@ -132,7 +132,7 @@ class Enforcement:
         ports = self._stands(bridge, queue)
         return ports is None or port in ports
 
-    def statuses(self, plan: Plan, bridges: Iterable[Bridge]) -> Callable[[int], str]:
+    def statuses(self, plan: FlowPlan, bridges: Iterable[BridgeRow]) -> Callable[[int], str]:
         """What to say of a queue, by its id: where it enforces its guarantee, and where it does not."""
         known = sorted(bridges, key=_name)
 
@@ -165,7 +165,7 @@ class Enforcement:
         return status
 
 
-def _is_patch(port: Port) -> bool:
+def _is_patch(port: PortRow) -> bool:
     """What goes through a patch port is never queued there."""
     return all(interface.type == "patch" for interface in port.interfaces)
 
@@ -179,5 +179,5 @@ def _few(names: Sequence[str]) -> str:
     return ",".join(names) if len(names) <= SHOWN else f"{','.join(names[:SHOWN])} and {len(names) - SHOWN} more"
 
 
-def _name(bridge: Bridge) -> str:
+def _name(bridge: BridgeRow) -> str:
     return bridge.name

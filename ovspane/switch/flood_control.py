@@ -30,22 +30,21 @@ from typing import Final
 
 from ovspane.host.unixctl import ControlSocket, ControlUnavailable
 from ovspane.network.flood import flood_tree, joined_with
-from ovspane.network.model import Bridge, Delta, Link, LinkKey, Origin, PortId
+from ovspane.network.model import Bridge, Link, LinkKey, NetworkDelta, Origin, PortId
 from ovspane.network.model import Port as NetworkPort
 from ovspane.network.topology import Network
-from ovspane.openflow.port_config import NO_FLOOD, NO_FWD, NO_RECV, Bits, PhysicalPort, PortSession
+from ovspane.openflow.port_config import NO_FLOOD, NO_FWD, NO_RECV, PhysicalPort, PortBits, PortSession
 from ovspane.openflow.session import SessionError, VersionError
-from ovspane.ovsdb.switch_db import OPENFLOW10, Event, OvsdbError, Port, SwitchDb, Transaction
-from ovspane.ovsdb.switch_db import Bridge as BridgeRow
-from ovspane.switch.enforcement import Scope
+from ovspane.ovsdb.switch_db import OPENFLOW10, BridgeRow, Event, OvsdbError, PortRow, SwitchDb, Transaction
+from ovspane.switch.enforcement import BridgeScope
 from ovspane.switch.tampering import Contest
 
 log = logging.getLogger(__name__)
 
 MARK: Final = "ovspane-no-flood"
 KEPT, BLOCKED, NO = "true", "blocked", None  # what the mark says
-QUIET, BLOCK, UNBLOCK = Bits(on=NO_FLOOD), Bits(on=NO_FLOOD | NO_FWD | NO_RECV), Bits(off=NO_FWD | NO_RECV)
-FREE = Bits(off=NO_FLOOD)
+QUIET, BLOCK, UNBLOCK = PortBits(on=NO_FLOOD), PortBits(on=NO_FLOOD | NO_FWD | NO_RECV), PortBits(off=NO_FWD | NO_RECV)
+FREE = PortBits(off=NO_FLOOD)
 #: seconds until a port may flood that did not: after our start; after bridges became ours; after it lost its link and came up
 HOLD, SETTLE, RELEASE = 3.0, 1.0, 3.0
 #: seconds: between looks while nothing happens; while a bridge is not ours yet; between attempts to reach one (first, last)
@@ -59,12 +58,12 @@ CLEAN_SECONDS = 10.0
 EXPECTED = (SessionError, OvsdbError, ControlUnavailable, OSError)
 
 
-class Flooding:
+class FloodControl:
     """`run` until cancelled; then everything stays as it is. `drives`: whether a bridge is ours to change now. Without `keep` no
     tree is kept, and what an earlier run left is taken away."""
 
     def __init__(
-        self, switch: SwitchDb, network: Network, scope: Scope, drives: Callable[[str], bool], *, keep: bool = True
+        self, switch: SwitchDb, network: Network, scope: BridgeScope, drives: Callable[[str], bool], *, keep: bool = True
     ) -> None:
         self._switch = switch
         self._network = network
@@ -125,7 +124,7 @@ class Flooding:
 
     # --- what happens
 
-    def _on_network(self, deltas: Sequence[Delta]) -> None:
+    def _on_network(self, deltas: Sequence[NetworkDelta]) -> None:
         for before, after in deltas:
             ours = self._switch.bridges().keys()
             if self._keep and isinstance(before, Link) and after is None and all(end.bridge in ours for end in before.ends):
@@ -311,11 +310,11 @@ class Flooding:
         times += [self._free_at] if now < self._free_at else []
         return min((max(0.0, time - now) + 0.01 for time in times), default=LOOK)
 
-    async def _configure(self, rows: Mapping[str, BridgeRow], ports: set[PortId], bits: Bits) -> None:
+    async def _configure(self, rows: Mapping[str, BridgeRow], ports: set[PortId], bits: PortBits) -> None:
         """Change the bits of these ports, on all bridges at the same time."""
         if bits.off & NO_FLOOD:
             self._done -= ports
-        work: dict[str, dict[int, Bits]] = {}
+        work: dict[str, dict[int, PortBits]] = {}
         for port in ports:
             if (session := self._sessions.get(port.bridge)) is not None:
                 work.setdefault(port.bridge, {}).update(dict.fromkeys(_numbers(rows, session, port), bits))
@@ -350,7 +349,7 @@ class Flooding:
 
         await self._switch.wait_until(seen, 1.0)
 
-    def _row(self, port: PortId) -> Port | None:
+    def _row(self, port: PortId) -> PortRow | None:
         bridge = self._switch.bridges().get(port.bridge)
         return bridge.ports.get(port.port) if bridge is not None else None
 

@@ -25,7 +25,7 @@ from typing import Any
 from ovspane.host.tc import TcWatch
 from ovspane.ovsdb.policing import PolicingSync
 from ovspane.ovsdb.queue_plan import DEFAULT_QUEUE, PortQos
-from ovspane.ovsdb.switch_db import OvsdbError, Port, SwitchDb
+from ovspane.ovsdb.switch_db import OvsdbError, PortRow, SwitchDb
 from ovspane.ovsdb_queues import QueueSync, SyncResult
 from ovspane.placement.flow_rules import Queue
 from ovspane.switch.queue_ledger import Changes, Named, QueueLedger, Queues
@@ -40,7 +40,7 @@ RETRY = (0.05, 1.0)
 GAP = 0.003
 
 
-class Queueing:
+class HostQueues:
     """Desired queues in, ready queues out. `on_ready` is called when flows that waited may go on."""
 
     def __init__(
@@ -110,7 +110,7 @@ class Queueing:
         """True iff flows may name the queue: on each port that shall have it, it is there as wanted."""
         return self._ledger.ready(number)
 
-    def standing(self, bridge: str, port: Port) -> PortQos:
+    def standing(self, bridge: str, port: PortRow) -> PortQos:
         """What a port has, but for its queues."""
         return self._sync.standing(bridge, port)
 

@@ -13,7 +13,7 @@ from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule
 from ovspane.placement.pipeline import FlowKey
 
 
-class Installed(dict[FlowKey, FlowRule]):
+class InstalledFlows(dict[FlowKey, FlowRule]):
     """Flows by key. Change it by item (`[key] = rule`, `del`, `pop`) only."""
 
     def __init__(self, rules: Iterable[FlowRule] = ()) -> None:

@@ -30,7 +30,7 @@ def tagged(rule: FlowRule) -> bool:
     return rule.cookie & COOKIE_MASK == COOKIE_TAG
 
 
-class Ours:
+class Ownership:
     """Ownership on one bridge."""
 
     def __init__(self, pipeline: Pipeline) -> None:

@@ -25,19 +25,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from functools import partial
 
 from ovspane.flowpush import SessionError, VersionError
-from ovspane.network.model import Delta
+from ovspane.network.model import NetworkDelta
 from ovspane.ovsdb.locks import BridgeLocks
-from ovspane.ovsdb.switch_db import Bridge, Change, Event, OvsdbError, SwitchDb
+from ovspane.ovsdb.switch_db import BridgeRow, Event, EventKind, OvsdbError, SwitchDb
 from ovspane.placement.flow_rules import COOKIE_MASK
-from ovspane.placement.pipeline import Plan
-from ovspane.placement.routing import Routes, Ways
-from ovspane.placement.rule_placement import Spread
+from ovspane.placement.pipeline import FlowPlan
+from ovspane.placement.routing import Routes, Routing
+from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Rules, Stage, TableDelta
-from ovspane.switch.bridge import BridgeTwin, Work, gathered
-from ovspane.switch.desired import LONG, Desired
-from ovspane.switch.enforcement import Enforcement, Scope
+from ovspane.switch.bridge import BridgeTarget, ManagedBridge, gathered
+from ovspane.switch.desired import LONG, DesiredState
+from ovspane.switch.enforcement import BridgeScope, Enforcement
 from ovspane.switch.flood_control import not_flooding
-from ovspane.switch.host_queues import Queueing
+from ovspane.switch.host_queues import HostQueues
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Reconciler:
     def __init__(
         self,
         switch: SwitchDb,
-        scope: Scope,
+        scope: BridgeScope,
         on_status: Callable[[int, str], None],
         on_hidden: Callable[[int], None] = lambda request: None,
     ) -> None:
@@ -75,15 +75,15 @@ class Reconciler:
         self._on_status = on_status
         self._on_hidden = on_hidden
         self._locks = BridgeLocks(switch.remote, self._on_lock)
-        self._queues = Queueing(
+        self._queues = HostQueues(
             switch, self._has_queues, scope.speeds, self._poke, self._may_name,
             adopt=scope.adopt, police=scope.police, on_kernel=self._kernel_changed,
         )
-        spread = Spread(Ways(scope.manages, scope.routes)) if scope.paths else None
-        self._desired = Desired(scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding, spread=spread)
+        spread = RulePlacement(Routing(scope.manages, scope.routes)) if scope.paths else None
+        self._desired = DesiredState(scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding, spread=spread)
         self._enforcement = Enforcement(switch, scope, self._queues, self._desired.ports)
         self._said: dict[str, str] = {}
-        self._twins: dict[str, BridgeTwin] = {}
+        self._twins: dict[str, ManagedBridge] = {}
         self._waiting: set[int] = set()
         self._guarantees: set[int] = set()
         self._wake = asyncio.Event()
@@ -100,7 +100,7 @@ class Reconciler:
     # --- what the policy wants
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> FlowPlan:
         """What the bridges together must have, as far as it was taken in."""
         return self._desired.plan
 
@@ -130,7 +130,7 @@ class Reconciler:
             self._desired.steer(routes)
             self._poke()
 
-    def move(self, deltas: Sequence[Delta]) -> None:
+    def move(self, deltas: Sequence[NetworkDelta]) -> None:
         """The network is another; where rules are placed by it, they follow."""
         if self._scope.paths:
             self._desired.move(deltas)
@@ -172,11 +172,11 @@ class Reconciler:
     # --- what the switches do
 
     def _on_event(self, event: Event) -> None:
-        if event.change is Change.DISCONNECTED:
+        if event.change is EventKind.DISCONNECTED:
             self._queues.disconnected()
         elif not self._unknown():
             # a port's QoS may be another one; of a port or bridge that went, rows may be left (QoS and Queue are root tables)
-            self._queues.look(orphans=event.change in (Change.BRIDGE_REMOVED, Change.BRIDGE_CHANGED))
+            self._queues.look(orphans=event.change in (EventKind.BRIDGE_REMOVED, EventKind.BRIDGE_CHANGED))
         self._poke()
 
     def _kernel_changed(self, queues: frozenset[int]) -> None:
@@ -226,7 +226,7 @@ class Reconciler:
     def _all_requests(self) -> set[int]:
         return {number for rule in list(self.plan.flows.values()) if (number := rule.cookie & ~COOKIE_MASK)}
 
-    def _managed(self) -> dict[str, Bridge]:
+    def _managed(self) -> dict[str, BridgeRow]:
         return {name: bridge for name, bridge in self._switch.bridges().items() if self._scope.manages(name)}
 
     async def run(self) -> None:
@@ -327,14 +327,14 @@ class Reconciler:
             self._waiting |= requests
         return tidied and not away
 
-    async def _taken(self, twin: BridgeTwin) -> Work:
+    async def _taken(self, twin: ManagedBridge) -> BridgeTarget:
         """What is to be done on a bridge; long work is found in a thread."""
         plan = self._desired.plan_of(twin.name)
         if twin.due_flows(plan) > LONG:
             return await asyncio.to_thread(twin.take, plan, self._queues.ready)
         return twin.take(plan, self._queues.ready)
 
-    def _heal(self, twin: BridgeTwin) -> bool:
+    def _heal(self, twin: ManagedBridge) -> bool:
         """True iff the bridge is away. It gets a task of its own then, so that one that hangs (each attempt may take seconds) does
         not hold up the others; when the task has brought it to the plan the bridge takes part in passes again."""
         task = self._healing.get(twin.name)
@@ -373,7 +373,7 @@ class Reconciler:
         """True iff a flow somewhere names that queue id for that request, or that is not known of every bridge."""
         return any(twin.names(self._desired.plan_of(twin.name), queue, request) for twin in self._twins.values())
 
-    def _follow(self, bridges: Mapping[str, Bridge]) -> None:
+    def _follow(self, bridges: Mapping[str, BridgeRow]) -> None:
         """One twin for each managed bridge that is there."""
         for name in list(self._twins):
             if name not in bridges:
@@ -386,7 +386,7 @@ class Reconciler:
         for name in bridges:
             if name not in self._twins:
                 log.info("bridge %s found", name)
-                self._twins[name] = BridgeTwin(
+                self._twins[name] = ManagedBridge(
                     name, self._scope.rundir, self._scope.pipeline, partial(self._lost, name), self._poke
                 )
         missing = set(self._scope.names) - set(self._switch.bridges())
@@ -394,7 +394,7 @@ class Reconciler:
             log.warning("bridge %s is not there (yet)", name)
         self._missing = missing
 
-    async def _bring_these(self, jobs: list[tuple[BridgeTwin, Work]]) -> None:
+    async def _bring_these(self, jobs: list[tuple[ManagedBridge, BridgeTarget]]) -> None:
         """All at the same time; one alone does not wait for the turns of the loop that a task costs."""
         if len(jobs) != 1:
             for problem in await gathered([asyncio.ensure_future(self._bring(twin, work)) for twin, work in jobs]):
@@ -403,7 +403,7 @@ class Reconciler:
         with contextlib.suppress(*_EXPECTED):
             await self._bring(*jobs[0])
 
-    async def _bring(self, twin: BridgeTwin, work: Work) -> None:
+    async def _bring(self, twin: ManagedBridge, work: BridgeTarget) -> None:
         try:
             if not twin.connected:
                 await self._connect(twin)
@@ -417,7 +417,7 @@ class Reconciler:
             log.info("bridge %s: %d flows added, %d changed, %d deleted, %d kept", twin.name, *counts)
         self._away.pop(twin.name, None)
 
-    async def _connect(self, twin: BridgeTwin) -> None:
+    async def _connect(self, twin: ManagedBridge) -> None:
         try:
             await twin.connect()
         except VersionError:
@@ -431,7 +431,7 @@ class Reconciler:
             self._said[what] = trouble
             log.warning("%s: %s; trying again", what, trouble)
 
-    async def _tidy(self, work: Mapping[str, Work]) -> bool:
+    async def _tidy(self, work: Mapping[str, BridgeTarget]) -> bool:
         """Take away meters that no flow names any more."""
         try:
             for name, twin in self._twins.items():
@@ -445,7 +445,7 @@ class Reconciler:
 
     # --- status
 
-    async def _report(self, requests: set[int], late: set[int], bridges: Mapping[str, Bridge]) -> None:
+    async def _report(self, requests: set[int], late: set[int], bridges: Mapping[str, BridgeRow]) -> None:
         """Tell what became of `requests`, and of all whose troubles changed; those that are `late` are not done yet."""
         troubled: dict[int, str] = {}
         for twin in self._twins.values():
@@ -475,7 +475,7 @@ class Reconciler:
                     status = f"installed by meter {number}" if stage is Stage.LIMIT else "installed"
             self._on_status(request, status)
 
-    def _general_trouble(self, bridges: Mapping[str, Bridge], trouble: str | None) -> str | None:
+    def _general_trouble(self, bridges: Mapping[str, BridgeRow], trouble: str | None) -> str | None:
         """Why no request at all is as it should be; `trouble`: what bridges say of that."""
         if (driven := self._driven_by_others()) is not None:
             return driven

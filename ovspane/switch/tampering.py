@@ -7,7 +7,7 @@ order in which it happened to the flows. Measured with Open vSwitch 3.1.0, 10 00
 time without a monitor, 28 with one on this session, 35 and a megabyte to be read with one on a second session.
 
 Who keeps changing what we keep repairing is let win for longer and longer (`Contest`): the switch must not suffer from two that
-fight. Invariants: `Watch.news` is bounded; what is not ours is noted, never repaired.
+fight. Invariants: `TamperWatch.news` is bounded; what is not ours is noted, never repaired.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ovspane.openflow import flow_monitor as ofwatch
 from ovspane.openflow.flow_monitor import FlowUpdate
 from ovspane.placement.flow_rules import COOKIE_MASK, DISCOVERY_TAG, FlowRule
 from ovspane.placement.pipeline import FlowKey
-from ovspane.switch.ownership import Ours, tagged
+from ovspane.switch.ownership import Ownership, tagged
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +64,10 @@ class Contest:
         return 0.0 if self._left else max(0.0, self._next - now)
 
 
-class Watch:
+class TamperWatch:
     """One bridge's news, and what came of it. `wake` is called when there is some."""
 
-    def __init__(self, name: str, ours: Ours, wake: Callable[[], None], contest: Contest | None = None) -> None:
+    def __init__(self, name: str, ours: Ownership, wake: Callable[[], None], contest: Contest | None = None) -> None:
         self._name = name
         self._ours = ours
         self._wake = wake

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ovspane.audit.oracle import Picture, read_picture
+from ovspane.audit.oracle import PolicyOracle, read_oracle
 from ovspane.audit.verify import proof, reading
 from ovspane.cli.client import Client
 from ovspane.dataplane.walk import Fabric, Spot
@@ -34,13 +34,13 @@ class Prover:
     socket: Path
     everywhere: bool = False
     at: dict[str, str] = field(default_factory=dict)
-    kept: Picture | None = None
+    kept: PolicyOracle | None = None
     last: proof.Proof | None = None
 
-    def picture(self) -> Picture:
+    def picture(self) -> PolicyOracle:
         with Client(str(self.socket)) as client:
             client.ask("Format json.")
-            return read_picture(lambda statement: client.ask(f"{statement}.").values["items"], False)
+            return read_oracle(lambda statement: client.ask(f"{statement}.").values["items"], False)
 
     def run(self) -> list[proof.Finding]:
         """Read everything and prove; what is wrong."""

@@ -16,8 +16,8 @@ from ovspane.packets.flowgroup import AddressSet, Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.policy.compiler import bounds, compile_fast, compile_plain
 from ovspane.policy.compiler.bounds import TooManyStages
-from ovspane.policy.model.table import Effect, Table, TableDelta
-from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.table import Effect, FlowTable, TableDelta
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from tests.support.oracle import malformed
 from tests.support.workload import History
 
@@ -29,9 +29,9 @@ class Pair:
         self.tree, self.default_deny = tree, default_deny
         self.fast = compile_fast.Compiler(tree, default_deny, stage_limit)
         self.plain = compile_plain.Compiler(tree, default_deny, stage_limit)
-        self.built = Table()
+        self.built = FlowTable()
 
-    def change(self, delta: Delta, where: dict[str, AddressSet], look: bool = True) -> None:
+    def change(self, delta: TreeDelta, where: dict[str, AddressSet], look: bool = True) -> None:
         """Give both a delta that the tree has; without `look` the whole table is not compared."""
         expected = self.plain.update(delta, where)
         given = self.fast.update(delta, where)
@@ -82,12 +82,12 @@ def crowd(seed: int) -> None:
         name = random.choice(("", "under-", "low-")) + random.choice(names)
         new = ActiveRequest(number, name, kind, group, allows=kind is Kind.ALLOW)
         gone = tuple(random.sample(list(tree.requests.values()), min(len(tree.requests), 2))) if random.random() < 0.5 else ()
-        delta = Delta(gone, (new,))
+        delta = TreeDelta(gone, (new,))
         tree.apply(delta)
         try:
             pair.change(delta, {})
         except TooManyStages:
-            tree.apply(Delta((new,), gone))
+            tree.apply(TreeDelta((new,), gone))
             try:
                 pair.fast.update(delta, {})
             except TooManyStages:
@@ -111,7 +111,7 @@ def few_nodes(seed: int) -> None:
         name = random.choice("abxy" if kind is Kind.DENY else "bccy")
         new = ActiveRequest(number, name, kind, normalise(Flowgroup(src=host)), allows=kind is Kind.ALLOW)
         gone = tuple(random.sample(list(tree.requests.values()), min(len(tree.requests) // 6, random.randint(0, 2))))
-        delta = Delta(gone, (new,))
+        delta = TreeDelta(gone, (new,))
         tree.apply(delta)
         pair.change(delta, {})
 
@@ -134,7 +134,7 @@ def crowd_of_equals(seed: int) -> None:
         if random.random() < 0.5 or not numbers:
             gone = random.sample(list(tree.requests.values()), min(len(tree.requests), random.randint(0, 8)))
         again = [replace(one, slot=one.slot + 1000) for one in gone[:1] if numbers and random.random() < 0.3]
-        delta = Delta(tuple(gone), (*new, *again))
+        delta = TreeDelta(tuple(gone), (*new, *again))
         tree.apply(delta)
         pair.change(delta, {})
 
@@ -152,7 +152,7 @@ def many_rates(seed: int) -> None:
         if high - low < 4:
             low, high = 0, 1 << 60
         gone = tuple(random.sample(list(tree.requests.values()), 1)) if number % 7 == 0 else ()
-        delta = Delta(gone, (ActiveRequest(number, ROOT, kind, random.choice(host), rate + 1, slot=number),))
+        delta = TreeDelta(gone, (ActiveRequest(number, ROOT, kind, random.choice(host), rate + 1, slot=number),))
         tree.apply(delta)
         pair.change(delta, {}, look=number % 10 == 0)
 

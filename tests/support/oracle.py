@@ -12,13 +12,13 @@ from ovspane.packets.flowgroup import Locations
 from ovspane.packets.match import ANY, Match, Packet
 from ovspane.policy.compiler.compile import ABOVE_ROOT, VIRTUAL, Compiler
 from ovspane.policy.model.actions import Access
-from ovspane.policy.model.table import Effect, Rule, Stage, Table
+from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage
 from ovspane.policy.model.tree import ActiveRequest, PolicyTree
 from ovspane.policy.semantics import evaluate, passes
 
 
 def disagreement(
-    table: Table, tree: PolicyTree, where: Locations, packets: Iterable[Packet], default_deny: bool = False
+    table: FlowTable, tree: PolicyTree, where: Locations, packets: Iterable[Packet], default_deny: bool = False
 ) -> str | None:
     """A packet that the table and the tree decide differently, or None."""
     for packet in packets:
@@ -34,7 +34,7 @@ def disagreement(
     return None
 
 
-def decided(table: Table, stage: Stage, packet: Packet) -> int | None:
+def decided(table: FlowTable, stage: Stage, packet: Packet) -> int | None:
     """The rate of the highest rule of a stage that matches."""
     rules = [rule for rule in table.rules.values() if rule.stage is stage and rule.match.contains(packet.packed)]
     return max(rules, key=lambda rule: rule.priority).rate if rules else None
@@ -89,7 +89,7 @@ def _says(request: ActiveRequest, access: Access) -> bool:
     return request.verdict.access is access
 
 
-def _rate_fault(table: Table, tree: PolicyTree, where: Locations, stage: Stage) -> str | None:
+def _rate_fault(table: FlowTable, tree: PolicyTree, where: Locations, stage: Stage) -> str | None:
     wanted: dict[tuple[Match, int], ActiveRequest] = {}
     for request, match in entries(tree, where):
         rate = request.verdict.limit if stage is Stage.LIMIT else request.verdict.guarantee

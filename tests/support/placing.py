@@ -11,12 +11,12 @@ from random import Random
 
 import networkx as nx
 
-from ovspane.network.model import Bridge, Delta, Origin, Port, PortId
+from ovspane.network.model import Bridge, NetworkDelta, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.packets.match import Packet
-from ovspane.placement.routing import Ways
-from ovspane.placement.rule_placement import Spread
-from ovspane.policy.model.table import Effect, Rule, Stage, Table, TableDelta
+from ovspane.placement.routing import Routing
+from ovspane.placement.rule_placement import RulePlacement
+from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelta
 
 M = 1_000_000
 MAC = 0x020000000000
@@ -31,7 +31,7 @@ class Paper:
     """Bridges s0, s1, ...; hosts 10.0.0.N with MAC ...:N, each at a port hN of its bridge."""
 
     network: Network = field(default_factory=Network)
-    told: list[Delta] = field(default_factory=list)
+    told: list[NetworkDelta] = field(default_factory=list)
     at: dict[int, str] = field(default_factory=dict)  # host -> bridge, whether the network knows of it or not
     graph: nx.Graph = field(default_factory=nx.Graph)
     tree: nx.Graph = field(default_factory=nx.Graph)
@@ -66,7 +66,7 @@ class Paper:
         if known:
             self.network.configure_host(mac(number), port, [f"10.0.0.{number}", f"fd00::{number}"], 0)
 
-    def take(self) -> list[Delta]:
+    def take(self) -> list[NetworkDelta]:
         told, self.told[:] = list(self.told), []
         return told
 
@@ -101,8 +101,8 @@ class Bridges:
 
     def __init__(self, paper: Paper) -> None:
         self.paper = paper
-        self.spread = Spread(Ways())
-        self.tables: dict[str, Table] = {}
+        self.spread = RulePlacement(Routing())
+        self.tables: dict[str, FlowTable] = {}
         self.touched = 0
         self._take(self.spread.move(paper.take()))
         self.follow(paper.graph.nodes)
@@ -112,7 +112,7 @@ class Bridges:
         self.spread.follow(names)
         for name in names:
             if name not in self.tables:
-                self.tables[name] = Table({rule.key: rule for rule in self.spread.rules(name)})
+                self.tables[name] = FlowTable({rule.key: rule for rule in self.spread.rules(name)})
 
     def change(self, delta: TableDelta) -> None:
         self._take(self.spread.change(delta))
@@ -126,7 +126,7 @@ class Bridges:
             self.tables[bridge].apply(delta)
             self.touched += len(delta.added) + len(delta.removed)
 
-    def fault(self, packet: Packet, way: list[tuple[str, str | None, str]], whole: Table) -> str | None:
+    def fault(self, packet: Packet, way: list[tuple[str, str | None, str]], whole: FlowTable) -> str | None:
         """In what the packet fares otherwise on its way than in the whole table, or None."""
         wanted = whole.evaluate(packet.packed)
         limits: list[int] = []

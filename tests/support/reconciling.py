@@ -16,8 +16,8 @@ from ovspane.packets.match import Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
 from ovspane.placement.pipeline import Pipeline
 from ovspane.policy.model.table import Effect, Rule, Stage, TableDelta
-from ovspane.switch.enforcement import Scope
-from ovspane.switch.ownership import Ours
+from ovspane.switch.enforcement import BridgeScope
+from ovspane.switch.ownership import Ownership
 from ovspane.switch.reconciler import Reconciler
 from tests.support.daemon_bridges import FOREIGN_METER
 from tests.support.ovs_dummy import DummyOvs
@@ -34,7 +34,7 @@ class Running:
         self.status: dict[int, str] = {}
         self.said: dict[int, list[str]] = {}
         self.switch = SwitchDb(f"unix:{ovs.database}")
-        scope = Scope(ovs.rundir, pipeline=pipeline, speeds=SPEEDS, best_effort=True)
+        scope = BridgeScope(ovs.rundir, pipeline=pipeline, speeds=SPEEDS, best_effort=True)
         self.reconciler = Reconciler(self.switch, scope, self._on_status)
 
     def _on_status(self, request: int, text: str) -> None:
@@ -89,7 +89,7 @@ def queue(request: int, port: int, slot: int, rate: int) -> Rule:
 
 async def is_as_planned(ovs: DummyOvs, made: Running) -> bool:
     """The flows with our cookie in our tables are exactly the plan's, and so are the meters, as another session reads them."""
-    planned, ours = made.reconciler.plan, Ours(PIPELINE)
+    planned, ours = made.reconciler.plan, Ownership(PIPELINE)
     async with BridgeSession(ovs.mgmt("br0")) as session:
         there = await session.meter_table()
         flows = {key: rule for key, rule in (await session.dump()).items() if ours.place(key)}

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 from ovspane.policy.state.state import Change, State, Value
-from ovspane.server.accepting import DEFAULT_CAPS, Caps, Owner
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, Limits
+from ovspane.server.accepting import DEFAULT_CAPS, ConnectionCaps, Owner
+from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
 from ovspane.server.listener import UnixListener
 from ovspane.server.peers import UnixPeer
 from ovspane.server.service import Service
-from ovspane.server.session import Session
+from ovspane.server.session import ClientSession
 from ovspane.store import StoreError
 
 
@@ -67,7 +67,7 @@ class AdministratorsListener(UnixListener):
         return Owner("uid 0", unlimited=True)
 
     async def begin(self, connection: socket.socket) -> Channel:
-        session = Session(self._service, UnixPeer(0), None, self._limits, self.lost)
+        session = ClientSession(self._service, UnixPeer(0), None, self._limits, self.lost)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: session, connection)
         return session
 
@@ -135,7 +135,7 @@ async def running(keeper: FileKeeper) -> AsyncIterator[Service]:
 
 @contextlib.asynccontextmanager
 async def serving(
-    tmp_path: Path, caps: Caps = DEFAULT_CAPS, limits: Limits = DEFAULT_LIMITS, real: bool = False
+    tmp_path: Path, caps: ConnectionCaps = DEFAULT_CAPS, limits: ConnectionLimits = DEFAULT_LIMITS, real: bool = False
 ) -> AsyncIterator[Served]:
     """A Service with a file-backed store, and its Unix listener."""
     keeper = FileKeeper(tmp_path / "kept")

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from ovspane.network.model import Origin, PortId
 from ovspane.packets.match import ETH_IPV4, Match
-from ovspane.placement.routing import Ways, everything
-from ovspane.placement.rule_placement import Spread
+from ovspane.placement.routing import Routing, everything
+from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Stage
 from ovspane.policy.state.shares import Request
 from tests.property.placement.test_link_capacity import Policed
@@ -37,7 +37,7 @@ class Steered(Policed):
 
     def __init__(self, paper: Paper, percent: int = 75, paths: int = 64) -> None:
         super().__init__(paper, percent, paths)
-        self.spread = Spread(Ways(most=paths))
+        self.spread = RulePlacement(Routing(most=paths))
         self.spread.move(everything(paper.network))
         paper.network.listen(self.spread.move)
         self.spread.follow(paper.graph.nodes)

@@ -28,7 +28,7 @@ from ovspane.packets.flowgroup import (
 )
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Packet
-from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 
 HOSTS = [AddressSet.parse(f"10.0.0.{i}") for i in range(1, 5)]
 PLACES = [
@@ -140,7 +140,7 @@ class History:
     where: dict[str, AddressSet]
     wide: bool
     last: int = 0
-    steps: list[Delta] = field(default_factory=list)
+    steps: list[TreeDelta] = field(default_factory=list)
 
     @staticmethod
     def start(seed: int) -> History:
@@ -148,16 +148,16 @@ class History:
         chosen = wide(rng)
         return History(rng, shares(rng, rng.randint(5, 9) if chosen else rng.randint(1, 7)), locations(rng), chosen)
 
-    def step(self) -> Delta:
+    def step(self) -> TreeDelta:
         kind = self.rng.random()
         if kind < 0.15 and self.tree.requests:
             delta = self._move_user()
         elif kind < 0.45 and self.tree.requests:
-            delta = Delta(removed=tuple(self._some()))
+            delta = TreeDelta(removed=tuple(self._some()))
         elif kind < 0.55 and self.tree.requests:
-            delta = Delta(removed=tuple(self._some()), added=tuple(self.fresh(self.rng.randint(1, 3))))
+            delta = TreeDelta(removed=tuple(self._some()), added=tuple(self.fresh(self.rng.randint(1, 3))))
         else:
-            delta = Delta(added=tuple(self.fresh(self.rng.randint(2, 10) if self.wide else self.rng.randint(1, 4))))
+            delta = TreeDelta(added=tuple(self.fresh(self.rng.randint(2, 10) if self.wide else self.rng.randint(1, 4))))
         self.tree.apply(delta)
         self.steps.append(delta)
         return delta
@@ -177,13 +177,13 @@ class History:
         known = list(self.tree.requests.values())
         return self.rng.sample(known, min(len(known), self.rng.randint(1, 3)))
 
-    def _move_user(self) -> Delta:
+    def _move_user(self) -> TreeDelta:
         user = self.rng.choice(USERS)
         self.where.pop(user, None)
         if self.rng.random() < 0.8:
             self.where[user] = self.rng.choice(PLACES)
         moved = tuple(known for known in self.tree.requests.values() if user in known.flowgroup.users())
-        return Delta(removed=moved, added=moved)
+        return TreeDelta(removed=moved, added=moved)
 
 
 # --- packets

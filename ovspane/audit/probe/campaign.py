@@ -13,11 +13,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ovspane.audit.oracle import Ask, Picture, read_picture
+from ovspane.audit.oracle import Ask, PolicyOracle, read_oracle
 from ovspane.audit.probe.choice import Choice, choose, of_flows
-from ovspane.audit.probe.comparison import BridgeProbe, Row
+from ovspane.audit.probe.comparison import BridgeProbe, ProbeResult
 from ovspane.audit.probe.injection import ProbeSession
-from ovspane.audit.probe.places import Places, read_ways
+from ovspane.audit.probe.places import RulePlaces, read_ways
 from ovspane.host.unixctl import ControlSocket
 from ovspane.openflow.messages import PortDescription
 from ovspane.ovsdb.switch_db import SwitchDb
@@ -63,13 +63,13 @@ class Campaign:
 
 
 @dataclass(slots=True)
-class Report:
+class ProbeReport:
     """The rows of all bridges, flows in our tables that are nobody's (bridge, text), and what of the choice was left out."""
 
     choice: Choice
     bridges: tuple[str, ...]
     meter_base: int
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ProbeResult] = field(default_factory=list)
     strangers: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -77,7 +77,7 @@ class Report:
         return sum(bool(row.differences) for row in self.rows) + len(self.strangers)
 
 
-def groups_of(campaign: Campaign, picture: Picture) -> list[Flowgroup]:
+def groups_of(campaign: Campaign, picture: PolicyOracle) -> list[Flowgroup]:
     """The flowgroups to probe. Raises CannotProbe."""
     if campaign.group is not None:
         return [campaign.group]
@@ -89,7 +89,7 @@ def groups_of(campaign: Campaign, picture: Picture) -> list[Flowgroup]:
     return [requests[campaign.request].flowgroup]
 
 
-async def run(campaign: Campaign, ask: Ask) -> Report:
+async def run(campaign: Campaign, ask: Ask) -> ProbeReport:
     """Probe. Raises CannotProbe, NoPicture, SessionError, TraceUnavailable, and what `ask` raises."""
     places = await _settled(campaign, ask)
     picture = places.picture
@@ -97,7 +97,7 @@ async def run(campaign: Campaign, ask: Ask) -> Report:
     bridges = campaign.bridges or tuple(sorted(path.stem for path in campaign.rundir.glob("*.mgmt")))
     if not bridges:
         raise CannotProbe(f"there is no bridge in {campaign.rundir}")
-    report = Report(choice, bridges, campaign.pipeline.meter_base)
+    report = ProbeReport(choice, bridges, campaign.pipeline.meter_base)
     control = ControlSocket(campaign.rundir)
     with contextlib.closing(control):
         for bridge in bridges:
@@ -131,16 +131,16 @@ async def _with_those_of_flows(campaign: Campaign, session: ProbeSession, choice
     return list(packets)
 
 
-async def _settled(campaign: Campaign, ask: Ask) -> Places:
+async def _settled(campaign: Campaign, ask: Ask) -> RulePlaces:
     until = asyncio.get_running_loop().time() + PENDING
     while True:
-        picture = read_picture(ask, campaign.default_deny)
+        picture = read_oracle(ask, campaign.default_deny)
         if not picture.pending or asyncio.get_running_loop().time() > until:
-            return Places(picture, read_ways(ask("ListTopology"), campaign.steered) if campaign.by_paths else None)
+            return RulePlaces(picture, read_ways(ask("ListTopology"), campaign.steered) if campaign.by_paths else None)
         await asyncio.sleep(0.1)
 
 
-async def _look(campaign: Campaign, probe: BridgeProbe, places: Places, packets: Sequence[Packet], ask: Ask) -> list[Row]:
+async def _look(campaign: Campaign, probe: BridgeProbe, places: RulePlaces, packets: Sequence[Packet], ask: Ask) -> list[ProbeResult]:
     rows = {row.packet: row for row in await probe.run(places, packets)}
     for _ in range(LOOKS - 1):
         again = [packet for packet, row in rows.items() if row.differences]
@@ -153,7 +153,7 @@ async def _look(campaign: Campaign, probe: BridgeProbe, places: Places, packets:
     return sorted(rows.values(), key=_order)
 
 
-def _order(row: Row) -> tuple[int, ...]:
+def _order(row: ProbeResult) -> tuple[int, ...]:
     packet = row.packet
     return packet.eth_type, packet.dst, packet.src, packet.packed
 

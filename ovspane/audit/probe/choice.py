@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from ovspane.audit.oracle import Picture
+from ovspane.audit.oracle import PolicyOracle
 from ovspane.audit.probe.frames import makeable
 from ovspane.packets.boundaries import corners, lowest
 from ovspane.packets.flowgroup import ICMP, ICMPV6, TCP, WITH_PORTS, AddressSet, Flowgroup, Locations
@@ -41,7 +41,7 @@ class Choice:
     of_groups: int
 
 
-def choose(picture: Picture, groups: Sequence[Flowgroup], most: int) -> Choice:
+def choose(picture: PolicyOracle, groups: Sequence[Flowgroup], most: int) -> Choice:
     """At most `most` packets, each flowgroup's in turn; the same ones for the same policy."""
     room = max(1, most // LEAST_EACH)
     step = max(1, -(-len(groups) // room))
@@ -62,7 +62,7 @@ def _shuffled(packets: set[Packet]) -> list[Packet]:
     return order
 
 
-def around(picture: Picture, group: Flowgroup) -> set[Packet]:
+def around(picture: PolicyOracle, group: Flowgroup) -> set[Packet]:
     """Packets inside, at the borders and just outside of a flowgroup and of the requests' parts of it."""
     parts = picture.around(group, PARTS)
     found = set(corners(parts, picture.locations))

@@ -20,12 +20,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ovspane.audit.oracle import Expected
+from ovspane.audit.oracle import ExpectedVerdict
 from ovspane.audit.probe.frames import flow, frame
 from ovspane.audit.probe.injection import ProbeSession
 from ovspane.audit.probe.messages import MeterCounters
-from ovspane.audit.probe.places import Places
-from ovspane.audit.probe.tracing import Step, Way, trace
+from ovspane.audit.probe.places import RulePlaces
+from ovspane.audit.probe.tracing import PacketTrace, Step, trace
 from ovspane.host.unixctl import ControlSocket
 from ovspane.openflow.messages import FlowStats, as_programmed
 from ovspane.packets.match import Packet
@@ -42,14 +42,14 @@ FlowId = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProbeResult:
     """One packet on one bridge; `port`: where it came in, if that is not the usual one. `passed` None: it was not sent. `queue` and
     `meters` as the switch numbers them. `by`: the flow that decided. `out`: what the datapath does with such a packet at the end.
     `differences` empty: all as expected."""
 
     bridge: str
     packet: Packet
-    expected: Expected
+    expected: ExpectedVerdict
     passed: bool | None
     queue: int | None
     meters: tuple[int, ...]
@@ -86,7 +86,7 @@ class BridgeProbe:
     queue_rates: Mapping[str, Mapping[int, int]]
     shut: frozenset[int] = frozenset()
 
-    async def run(self, places: Places, packets: Sequence[Packet]) -> list[Row]:
+    async def run(self, places: RulePlaces, packets: Sequence[Packet]) -> list[ProbeResult]:
         """Probe with these packets. Raises SessionError, TraceUnavailable."""
         every = places.with_destinations(packets)
         packets = [replace(packet, in_port=port) for packet in every for port in self._entrances(places, packet)]
@@ -120,7 +120,7 @@ class BridgeProbe:
         found = await self.session.table_stats(self.pipeline.tables)
         return [_stranger(stats) for stats in found if stats.rule.cookie & COOKIE_MASK not in (COOKIE_TAG, DISCOVERY_TAG)]
 
-    def _entrances(self, places: Places, packet: Packet) -> list[int]:
+    def _entrances(self, places: RulePlaces, packet: Packet) -> list[int]:
         open_ports = self.ports.keys() - self.shut
         if packet.in_port in open_ports:
             return [packet.in_port]
@@ -136,8 +136,8 @@ class BridgeProbe:
             flows[key] = packets + stats.packets, min(seconds, stats.seconds)
         return _Counts(time.monotonic(), flows, await self.session.meter_counters())
 
-    async def _send_all(self, packets: Sequence[Packet], frames: dict[int, tuple[bytes, int]]) -> dict[int, Way]:
-        ways: dict[int, Way] = {}
+    async def _send_all(self, packets: Sequence[Packet], frames: dict[int, tuple[bytes, int]]) -> dict[int, PacketTrace]:
+        ways: dict[int, PacketTrace] = {}
         numbers = list(frames)
         size = max(1, min(BATCH, int(self.rate / 10)))
         for start in range(0, len(numbers), size):
@@ -155,12 +155,12 @@ class BridgeProbe:
             await asyncio.sleep(1 / self.rate)
         await self.session.wait_for(set(frames), DEADLINE)
 
-    def _row(self, packet: Packet, expected: Expected, way: Way, number: int, data: bytes) -> Row:
+    def _row(self, packet: Packet, expected: ExpectedVerdict, way: PacketTrace, number: int, data: bytes) -> ProbeResult:
         caught = self.session.caught.get(number)
         sent = _may_be_sent(way)
         passed = way.steered is not None or (caught is not None if sent else None)
         port = "" if packet.in_port == self.in_port else self.ports[packet.in_port]
-        found = Row(self.bridge, packet, expected, passed, way.queue, way.meters, _decider(way), way.out, port=port)
+        found = ProbeResult(self.bridge, packet, expected, passed, way.queue, way.meters, _decider(way), way.out, port=port)
         if way.steered is not None:
             found = replace(found, note=f"not sent: steered by {way.steered}")
         if not self._enters(way):
@@ -180,12 +180,12 @@ class BridgeProbe:
             wrong += self._queue_and_meter(expected, way)
         return replace(found, differences=tuple(wrong))
 
-    def _enters(self, way: Way) -> bool:
+    def _enters(self, way: PacketTrace) -> bool:
         first = way.steps[0] if way.steps else None
         entry = (0, ENTRY_PRIORITY, COOKIE_TAG)
         return first is not None and _id(first) == entry and first.actions == (f"goto_table:{self.pipeline.first}",)
 
-    def _queue_and_meter(self, expected: Expected, way: Way) -> list[str]:
+    def _queue_and_meter(self, expected: ExpectedVerdict, way: PacketTrace) -> list[str]:
         wrong = []
         if way.queue not in (expected.queues or {None}):
             wrong.append(f"queue {_number(way.queue)}, the policy says {_numbers(expected.queues)}")
@@ -195,7 +195,7 @@ class BridgeProbe:
             wrong.append(f"meter {_numbers(way.meters)}, the policy says {_numbers(meters)}{_but(expected)}")
         return wrong
 
-    def _output(self, expected: Expected, way: Way) -> list[str]:
+    def _output(self, expected: ExpectedVerdict, way: PacketTrace) -> list[str]:
         """Whether it is sent by the port of its reservation's path; 0: where the bridge sends it."""
         here = "where the bridge sends it"
         wanted = {expected.outputs.get(queue, 0) for queue in expected.queues if way.queue in (queue, None)} or {0}
@@ -204,7 +204,7 @@ class BridgeProbe:
         should = " or ".join(self.ports.get(port, str(port)) if port else here for port in sorted(wanted))
         return [f"it goes {f'by {way.steered}' if way.steered else here}, the policy says {should}"]
 
-    def _rates(self, row: Row, meters: Mapping[int, Meter | None]) -> list[str]:
+    def _rates(self, row: ProbeResult, meters: Mapping[int, Meter | None]) -> list[str]:
         """Whether queue and meter have the rates of their requests."""
         wrong = []
         for number in row.meters if row.expected.passes else ():
@@ -213,7 +213,7 @@ class BridgeProbe:
                 wrong.append(f"meter {number} has {meter.rate if meter else 'no such'} bit/s, the policy says {rate}")
         return wrong
 
-    def _rows_of_queue(self, row: Row, places: Places) -> list[str]:
+    def _rows_of_queue(self, row: ProbeResult, places: RulePlaces) -> list[str]:
         """Whether its queue is on the ports by which packets leave, with the rate of its request, and nowhere else."""
         rate = row.expected.queues.get(row.queue) if row.queue is not None else None
         if row.queue is None or rate is None:
@@ -237,7 +237,7 @@ def _stranger(stats: FlowStats) -> str:
     return f"table={rule.table},priority={rule.priority},cookie={rule.cookie:#x} {rule.match} is in a table of ovspane's"
 
 
-def _may_be_sent(way: Way) -> bool:
+def _may_be_sent(way: PacketTrace) -> bool:
     return way.foreign is None and way.steered is None
 
 
@@ -245,7 +245,7 @@ def _went(passed: bool | None) -> str:
     return "passes" if passed else "is dropped"
 
 
-def _but(expected: Expected) -> str:
+def _but(expected: ExpectedVerdict) -> str:
     """What else is said of the packet, elsewhere."""
     return f" here (not so elsewhere: {', '.join(map(str, expected.elsewhere))})" if expected.elsewhere else ""
 
@@ -266,7 +266,7 @@ def _stats_id(stats: FlowStats) -> FlowId:
     return stats.rule.table, stats.rule.priority, stats.rule.cookie
 
 
-def _decider(way: Way) -> str:
+def _decider(way: PacketTrace) -> str:
     """The flow that dropped the packet; else those that say more than "go on"."""
     if not way.steps:
         return ""
@@ -276,7 +276,7 @@ def _decider(way: Way) -> str:
     return "; ".join(str(step) for step in telling[:-1])
 
 
-def _miscounted(ways: Mapping[int, Way], sent: Counter[int], before: _Counts, after: _Counts) -> dict[FlowId, str]:
+def _miscounted(ways: Mapping[int, PacketTrace], sent: Counter[int], before: _Counts, after: _Counts) -> dict[FlowId, str]:
     """Flows of ours that counted fewer packets than there were probes for them; other traffic may only add. Flows and meters that
     were made or remade meanwhile are left out."""
     hits: Counter[FlowId] = Counter()
@@ -303,7 +303,7 @@ def _miscounted(ways: Mapping[int, Way], sent: Counter[int], before: _Counts, af
     return wrong
 
 
-def _perhaps_limited(row: Row, way: Way, before: _Counts, after: _Counts) -> Row:
+def _perhaps_limited(row: ProbeResult, way: PacketTrace, before: _Counts, after: _Counts) -> ProbeResult:
     """A probe that its meter dropped for the traffic of others is as it should be."""
     for meter in way.meters:
         if meter in after.meters and after.meters[meter].dropped > before.meters.get(meter, MeterCounters(0, 0)).dropped:

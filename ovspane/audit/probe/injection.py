@@ -18,7 +18,7 @@ from typing import Self
 
 from ovspane.audit.probe import messages
 from ovspane.audit.probe.messages import MeterCounters
-from ovspane.flowpush import BridgeSession, Refused
+from ovspane.flowpush import BridgeSession, RequestRefused
 from ovspane.openflow import messages as openflow
 from ovspane.openflow import packet_in as ofpackets
 from ovspane.openflow.messages import FlowStats, Frame, Request
@@ -68,12 +68,12 @@ class ProbeSession(BridgeSession):
             self.caught[packet.registers.get(messages.NUMBER_HEADER, 0)] = packet
 
     async def _do(self, request: Request) -> None:
-        """Send, and wait until the switch has done it. Raises Refused, SessionError."""
+        """Send, and wait until the switch has done it. Raises RequestRefused, SessionError."""
         async with self._operation():
             xid = await self._send(*request)
             await self._ask(openflow.BARRIER_REQUEST)
             if xid in self._errors:
-                raise Refused(self._errors[xid])
+                raise RequestRefused(self._errors[xid])
 
     async def _catch(self) -> None:
         if time.monotonic() - self._renewed > RENEW:
@@ -83,7 +83,7 @@ class ProbeSession(BridgeSession):
     async def send(self, probes: dict[int, tuple[bytes, int]]) -> None:
         """Send frames, each by its port, by their numbers; returns when the switch has taken them all in.
 
-        Raises Refused, SessionError.
+        Raises RequestRefused, SessionError.
         """
         await self._catch()
         for number in probes:
@@ -93,7 +93,7 @@ class ProbeSession(BridgeSession):
             await self._ask(openflow.BARRIER_REQUEST)
             for xid in sent:
                 if xid in self._errors:
-                    raise Refused(self._errors[xid])
+                    raise RequestRefused(self._errors[xid])
 
     async def wait_for(self, numbers: set[int], seconds: float) -> None:
         """Wait until these probes are caught, at most that long."""

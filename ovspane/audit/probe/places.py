@@ -23,12 +23,12 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any
 
-from ovspane.audit.oracle import Expected, NoPicture, Picture
+from ovspane.audit.oracle import ExpectedVerdict, OracleUnavailable, PolicyOracle
 from ovspane.lang.statements import Kind
 from ovspane.network.listing import things
-from ovspane.network.model import Delta, PortId
+from ovspane.network.model import NetworkDelta, PortId
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Match, Packet
-from ovspane.placement.routing import ANYWHERE, NOBODY, Spared, Way, Ways, paths_of
+from ovspane.placement.routing import ANYWHERE, NOBODY, Egress, Routing, Spared, paths_of
 from ovspane.policy.compiler.expand import located_matches
 from ovspane.policy.model.tree import ActiveRequest
 
@@ -37,31 +37,31 @@ LINKS = 4
 _PLAIN = Packet()
 
 
-def read_ways(items: Iterable[dict[str, Any]], steered: bool = False) -> Ways:
+def read_ways(items: Iterable[dict[str, Any]], steered: bool = False) -> Routing:
     """The network from the items of ListTopology, which has the bridges that the daemon programs, and other hosts'. `steered`: the
     daemon gives reservations paths of their own. Raises NoPicture."""
-    ways = Ways(most=int(steered))
+    ways = Routing(most=int(steered))
     try:
-        ways.update([Delta(None, thing) for thing in things(items)])
+        ways.update([NetworkDelta(None, thing) for thing in things(items)])
     except (ValueError, KeyError) as problem:
-        raise NoPicture(f"the daemon's listing of the network is not to be read: {problem}") from problem
+        raise OracleUnavailable(f"the daemon's listing of the network is not to be read: {problem}") from problem
     return ways
 
 
-class Places:
+class RulePlaces:
     """`ways` None: everything stands everywhere."""
 
-    def __init__(self, picture: Picture, ways: Ways | None = None) -> None:
+    def __init__(self, picture: PolicyOracle, ways: Routing | None = None) -> None:
         """Raises NoPicture."""
         self.picture = picture
         self._ways = ways
         self._matches: dict[int, list[Match]] = {}
-        self._stand: dict[tuple[int, Match], tuple[Spared, Way, bool]] = {}
+        self._stand: dict[tuple[int, Match], tuple[Spared, Egress, bool]] = {}
         texts = picture.paths.items() if ways is not None else ()
         try:
             self._routes = {number: paths_of(text, ways.ports) for number, text in texts if ways is not None}
         except ValueError as problem:
-            raise NoPicture(f"a path is not to be read: {problem}") from problem
+            raise OracleUnavailable(f"a path is not to be read: {problem}") from problem
         self._fed: dict[str, frozenset[int]] = {}
 
     def fed(self, bridge: str) -> frozenset[int]:
@@ -89,7 +89,7 @@ class Places:
             found |= {replace(packet, eth_dst=way.sink): None for way in ways if way.sink}
         return list(found)
 
-    def expected(self, packet: Packet, bridge: str, in_port: int) -> Expected:
+    def expected(self, packet: Packet, bridge: str, in_port: int) -> ExpectedVerdict:
         """What the bridge has to do with a packet that comes in by a port."""
         matching = self.picture.matching(packet)
         if self._ways is None:
@@ -118,7 +118,7 @@ class Places:
         if self._ways is None or request is None:
             return None
         ways = (self._place(request, match)[1] for match in self._expanded(request))
-        return reduce(Way.joined, ways, Way(within=None)).on(bridge)
+        return reduce(Egress.joined, ways, Egress(within=None)).on(bridge)
 
     def needs(self, slot: int, bridge: str) -> frozenset[str]:
         """Of these, the ports that can have it for sure: the daemon says it is installed, and nothing queues in a patch port."""
@@ -147,7 +147,7 @@ class Places:
             named |= {f"{version}_src": packet.src, f"{version}_dst": packet.dst}
         return Match.of(**named)
 
-    def _places(self, request: ActiveRequest, packet: Packet) -> tuple[Spared, Way, bool]:
+    def _places(self, request: ActiveRequest, packet: Packet) -> tuple[Spared, Egress, bool]:
         for match in self._expanded(request):
             if match.contains(packet.packed):
                 return self._place(request, match)
@@ -158,12 +158,12 @@ class Places:
             self._matches[request.id] = located_matches(request.flowgroup, self.picture.locations)
         return self._matches[request.id]
 
-    def _place(self, request: ActiveRequest, match: Match) -> tuple[Spared, Way, bool]:
+    def _place(self, request: ActiveRequest, match: Match) -> tuple[Spared, Egress, bool]:
         """Where none of the match's packets enters, where they leave, and whether they are sent there."""
         assert self._ways is not None
         key = request.id, match
         if key not in self._stand:
             found = self._ways.steered(match, self._routes[request.id]) if request.id in self._routes else None
-            way = self._ways.way(match) if found is None else Way.along(*found)
+            way = self._ways.way(match) if found is None else Egress.along(*found)
             self._stand[key] = self._ways.spared(match), way, found is not None
         return self._stand[key]

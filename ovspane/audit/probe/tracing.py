@@ -33,7 +33,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class PacketTrace:
     """A packet's way through our tables. `left`: it came back to table 0 with the mark. `out`: the datapath's actions for the
     whole bridge, ports by name."""
 
@@ -87,7 +87,7 @@ _OURS = re.compile(
 )
 
 
-def read_trace(text: str) -> Way:
+def read_trace(text: str) -> PacketTrace:
     """The part of a trace that lies in our tables. Raises TraceUnavailable for a text that is no trace."""
     head, found, tail = text.partition("Datapath actions: ")
     if not found:
@@ -111,10 +111,10 @@ def read_trace(text: str) -> Way:
             steps[-1][3].append(line.strip())
             marked = marked or _MARKED.fullmatch(line.strip()) is not None
     ways = tuple(Step(table, priority, cookie, tuple(actions)) for table, priority, cookie, actions in steps)
-    return Way(ways, left, tail.splitlines()[0].strip() if tail else "")
+    return PacketTrace(ways, left, tail.splitlines()[0].strip() if tail else "")
 
 
-def trace(control: ControlSocket, bridge: str, flow: str, in_port: int) -> Way:
+def trace(control: ControlSocket, bridge: str, flow: str, in_port: int) -> PacketTrace:
     """The way of a packet, given as a flow, that comes in by a port. Raises TraceUnavailable.
 
     With a token in register 14, as probes have: flows of discovery (discovery.flows) leave those alone.

@@ -27,9 +27,9 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
-from ovspane.audit.oracle import Expected, Picture
+from ovspane.audit.oracle import ExpectedVerdict, PolicyOracle
 from ovspane.dataplane.regions import Region, both, inside, outside, remaining, some
-from ovspane.dataplane.walk import End, Fabric, Hop, Loss, Spot, Trace, walk
+from ovspane.dataplane.walk import BridgeVisit, End, Fabric, Loss, Spot, Trace, walk
 from ovspane.lang.statements import Kind
 from ovspane.packets.flowgroup import SCTP, TCP, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match, Packet
@@ -69,7 +69,7 @@ class Proof:
 
     fabric: Fabric
     stations: Collection[Station]
-    picture: Picture
+    picture: PolicyOracle
     everywhere: bool = False
     meter_base: int = 1_000_000
     queues: dict[Spot, frozenset[int]] | None = None
@@ -197,7 +197,7 @@ class Proof:
                     named = f"meters {sorted(meters)} instead of {'one of ' if wanted else ''}{sorted(wanted) or 'none'}"
                     self._say("meter", f"{pair} pass {named}", region, expected)
 
-    def _queue(self, pair: str, hop: Hop, region: Region, expected: Expected) -> None:
+    def _queue(self, pair: str, hop: BridgeVisit, region: Region, expected: ExpectedVerdict) -> None:
         wanted: set[int | None] = set(expected.queues) or {None}
         told = {self._told(number) for number in expected.by if self._reserves(number, expected)}
         if told == {"degraded"}:
@@ -211,7 +211,7 @@ class Proof:
         elif hop.queue not in self.queues.get((hop.bridge, hop.out), ()):
             self._say("queue", f"{pair} {place} in queue {hop.queue}, which it does not have", region, expected)
 
-    def _reserves(self, number: int, expected: Expected) -> bool:
+    def _reserves(self, number: int, expected: ExpectedVerdict) -> bool:
         request = self.picture.tree.requests[number]
         return request.kind is Kind.RESERVE and request.slot in expected.queues
 
@@ -232,7 +232,7 @@ class Proof:
 
     # --- the oracle, for a set of packets
 
-    def _cells(self, region: Region) -> Iterator[tuple[Region, Expected]]:
+    def _cells(self, region: Region) -> Iterator[tuple[Region, ExpectedVerdict]]:
         """Parts of a region, and what the policy says of all packets of each."""
         cells = [region]
         for number in sorted(self.picture.index.overlapping(*region.match)):
@@ -256,7 +256,7 @@ class Proof:
             self._matches[number] = list(resolved.matches()) if resolved is not None else []
         return self._matches[number]
 
-    def _say(self, kind: str, text: str, region: Region, expected: Expected | None = None) -> None:
+    def _say(self, kind: str, text: str, region: Region, expected: ExpectedVerdict | None = None) -> None:
         if (kind, text) not in self.findings and (one := some(region)) is not None:
             self.findings[kind, text] = Finding(kind, text, packet_text(packet_of(one)), expected.by if expected else ())
 

@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ovspane.dataplane.tables import LOCAL, Bridge, Flow, Port
+from ovspane.dataplane.tables import LOCAL, BridgeTables, Flow, PortState
 from ovspane.flowpush import BridgeSession
 from ovspane.host.unixctl import ControlSocket, ControlUnavailable
 from ovspane.openflow import messages as openflow
@@ -33,7 +33,7 @@ class TableSession(BridgeSession):
             return [flow for part in parts for flow in self._parsed(oftables.flows, part)]
 
 
-async def read(rundir: Path, names: Iterable[str]) -> dict[str, Bridge]:
+async def read(rundir: Path, names: Iterable[str]) -> dict[str, BridgeTables]:
     """These bridges as they are; one that is not there (any more) is left out. Raises SessionError (also where the bridge's
     `protocols` lack OpenFlow10), ControlUnavailable."""
     control = ControlSocket(rundir)
@@ -51,7 +51,7 @@ async def read(rundir: Path, names: Iterable[str]) -> dict[str, Bridge]:
                 if not str(problem).startswith("fdb/show"):
                     raise
                 continue  # it has just gone
-            found[name] = Bridge(flows, ports, learnt)
+            found[name] = BridgeTables(flows, ports, learnt)
         return found
 
 
@@ -78,6 +78,6 @@ async def read_queues(remote: str) -> dict[tuple[str, str], frozenset[int]]:
         await database.close()
 
 
-async def _ports(path: Path) -> list[Port]:
+async def _ports(path: Path) -> list[PortState]:
     async with PortSession(path, lambda before, after: None) as session:
         return [oftables.port(port.number, port.name, port.config, port.state) for port in session.ports.values()]

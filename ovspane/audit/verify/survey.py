@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovspane.audit.oracle import Ask, Picture, read_picture
+from ovspane.audit.oracle import Ask, PolicyOracle, read_oracle
 from ovspane.audit.verify.proof import Finding, Proof, Station, stations
 from ovspane.audit.verify.reading import read, read_queues
-from ovspane.dataplane.tables import Bridge
+from ovspane.dataplane.tables import BridgeTables
 from ovspane.dataplane.walk import Fabric, Spot
 
 Item = dict[str, Any]
@@ -30,7 +30,7 @@ class CannotVerify(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class VerifySettings:
     """Of the daemon's: where the switch is, and what its flows depend on."""
 
     rundir: Path
@@ -41,7 +41,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class VerifyReport:
     """`requests`: how many active ones there are. `notes`: what the proof takes for granted."""
 
     findings: tuple[Finding, ...]
@@ -51,7 +51,7 @@ class Report:
     notes: tuple[str, ...]
 
 
-async def verify(settings: Settings, ask: Ask) -> Report:
+async def verify(settings: VerifySettings, ask: Ask) -> VerifyReport:
     """Raises CannotVerify, NoPicture, SessionError, ControlUnavailable, BudgetSpent, OSError, and what `ask` raises."""
     report = await _look(settings, ask)
     for _ in range(LOOKS - 1):
@@ -62,7 +62,7 @@ async def verify(settings: Settings, ask: Ask) -> Report:
     return report
 
 
-async def _look(settings: Settings, ask: Ask) -> Report:
+async def _look(settings: VerifySettings, ask: Ask) -> VerifyReport:
     picture = await _settled(settings, ask)
     items = ask("ListTopology")
     bridges = await read(settings.rundir, [item["name"] for item in items if item["kind"] == "bridge" and not item["host"]])
@@ -74,24 +74,24 @@ async def _look(settings: Settings, ask: Ask) -> Report:
     queues = {numbers[name]: has for (bridge, port), has in rows.items() if (name := f"{bridge}:{port}") in numbers}
     proof = Proof(there, hosts, picture, settings.everywhere, settings.meter_base, queues)
     findings = await asyncio.to_thread(proof.run)
-    return Report(tuple(findings), tuple(bridges), len(hosts), len(picture.tree.requests), tuple(_notes(items, bridges)))
+    return VerifyReport(tuple(findings), tuple(bridges), len(hosts), len(picture.tree.requests), tuple(_notes(items, bridges)))
 
 
-async def _settled(settings: Settings, ask: Ask) -> Picture:
+async def _settled(settings: VerifySettings, ask: Ask) -> PolicyOracle:
     until = asyncio.get_running_loop().time() + PENDING
     while True:
-        picture = read_picture(ask, settings.default_deny)
+        picture = read_oracle(ask, settings.default_deny)
         if not picture.pending or asyncio.get_running_loop().time() > until:
             return picture
         await asyncio.sleep(0.1)
 
 
-def _numbers(bridges: dict[str, Bridge]) -> dict[str, Spot]:
+def _numbers(bridges: dict[str, BridgeTables]) -> dict[str, Spot]:
     """BRIDGE:PORT -> the port by number."""
     return {f"{name}:{port.name}": (name, port.number) for name, bridge in bridges.items() for port in bridge.ports.values()}
 
 
-def network(items: Iterable[Item], bridges: dict[str, Bridge]) -> tuple[Fabric, list[Station]]:
+def network(items: Iterable[Item], bridges: dict[str, BridgeTables]) -> tuple[Fabric, list[Station]]:
     """Links between these bridges, and the hosts on them, of the items of `ListTopology.`. What goes to another host's bridge has
     left."""
     numbers = _numbers(bridges)
@@ -106,7 +106,7 @@ def network(items: Iterable[Item], bridges: dict[str, Bridge]) -> tuple[Fabric, 
     return Fabric(bridges, links), stations(hosts)
 
 
-def _notes(items: Iterable[Item], bridges: dict[str, Bridge]) -> Iterable[str]:
+def _notes(items: Iterable[Item], bridges: dict[str, BridgeTables]) -> Iterable[str]:
     for item in items:
         if item["kind"] == "port" and item["vlan"] and item["bridge"] in bridges:
             yield f"{item['name']} has VLAN settings or is a bond: NORMAL is taken to treat it as any other port"

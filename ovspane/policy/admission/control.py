@@ -34,66 +34,66 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Refusal:
     """`code` is a stable word for programs, `reason` a sentence for people."""
 
     code: str
     reason: str
 
 
-def on_share(state: State, speaker: str, name: str, group: Flowgroup | None = None) -> Share | Refused:
+def on_share(state: State, speaker: str, name: str, group: Flowgroup | None = None) -> Share | Refusal:
     """The share, if it exists, the speaker holds it, and `group` lies inside it (rules 1 and 2)."""
     share = state.shares.get(name)
     if share is None:
-        return Refused("no-such-share", f"there is no share {name}")
+        return Refusal("no-such-share", f"there is no share {name}")
     if not share.held_by(speaker):
-        return Refused("not-holder", f"{speaker} does not hold share {name}")
+        return Refusal("not-holder", f"{speaker} does not hold share {name}")
     if group is not None and not share.flowgroup.covers(group):
-        return Refused("outside-share", f"{group} is not inside {share.flowgroup} of share {name}")
+        return Refusal("outside-share", f"{group} is not inside {share.flowgroup} of share {name}")
     return share
 
 
-def interval(start: Time, end: Time, now: int) -> tuple[int, int | None] | Refused:
+def interval(start: Time, end: Time, now: int) -> tuple[int, int | None] | Refusal:
     """The interval meant, in ms (rule 3)."""
     first, last = start.at(now), end.at(now)
     if first is None or first < now - GRACE:
-        return Refused("in-the-past", f"the start {time_text(first)} is in the past: it is {time_text(now)}")
+        return Refusal("in-the-past", f"the start {time_text(first)} is in the past: it is {time_text(now)}")
     first = max(first, now)
     if last is not None and last <= first:
-        return Refused("empty-interval", f"the end {time_text(last)} is not after the start {time_text(first)}")
+        return Refusal("empty-interval", f"the end {time_text(last)} is not after the start {time_text(first)}")
     return first, last
 
 
-def privilege(share: Share, ask: Ask) -> Refused | None:
+def privilege(share: Share, ask: Ask) -> Refusal | None:
     """Whether the share's privileges permit it (rule 4)."""
     granted = share.privileges
     match ask.kind:
         case Kind.ALLOW | Kind.DENY:
             if not getattr(granted, ask.kind.value):
-                return Refused("no-privilege", f"share {share.name} has {ask.kind.value} = False")
+                return Refusal("no-privilege", f"share {share.name} has {ask.kind.value} = False")
         case Kind.RESERVE | Kind.RATELIMIT:
             if not 0 < ask.rate <= LARGEST_RATE:
-                return Refused("bad-rate", f"a rate must be above 0 and at most {rate_text(LARGEST_RATE)}")
+                return Refusal("bad-rate", f"a rate must be above 0 and at most {rate_text(LARGEST_RATE)}")
             if ask.kind is Kind.RESERVE and granted.reserve_max == 0:
-                return Refused("no-privilege", f"share {share.name} has no reserve <= privilege")
+                return Refusal("no-privilege", f"share {share.name} has no reserve <= privilege")
             if ask.kind is Kind.RATELIMIT:
                 floor = granted.ratelimit_min
                 if floor is None:
-                    return Refused("no-privilege", f"share {share.name} has no ratelimit >= privilege")
+                    return Refusal("no-privilege", f"share {share.name} has no ratelimit >= privilege")
                 if ask.rate < floor:
-                    return Refused("below-floor", f"share {share.name} has no rate limits below {rate_text(floor)}")
+                    return Refusal("below-floor", f"share {share.name} has no rate limits below {rate_text(floor)}")
         case Kind.WAYPOINT | Kind.AVOID:
-            return Refused("not-yet", f"{ask.kind.value} is not in this version of ovspane")
+            return Refusal("not-yet", f"{ask.kind.value} is not in this version of ovspane")
     return None
 
 
-def admit(state: State, speaker: str, ask: Ask, now: int) -> Accepted | Refused:
+def admit(state: State, speaker: str, ask: Ask, now: int) -> Accepted | Refusal:
     """Judge a request spoken at `now` (ms)."""
     share = on_share(state, speaker, ask.share, ask.flowgroup)
-    if isinstance(share, Refused):
+    if isinstance(share, Refusal):
         return share
     times = interval(ask.start, ask.end, now)
-    if isinstance(times, Refused):
+    if isinstance(times, Refusal):
         return times
     refused = privilege(share, ask)
     if refused is not None:
@@ -103,27 +103,27 @@ def admit(state: State, speaker: str, ask: Ask, now: int) -> Accepted | Refused:
         state.next_id, ask.share, speaker, ask.kind, ask.flowgroup, start, end, ask.rate, ask.partial
     )
     judged = _admit_partial(state, request, now) if ask.partial else _admit_strict(state, request, now)
-    if isinstance(judged, Refused) or ask.kind not in (Kind.RESERVE, Kind.RATELIMIT):
+    if isinstance(judged, Refusal) or ask.kind not in (Kind.RESERVE, Kind.RATELIMIT):
         return judged
     slot = state.free_slot()
     if slot is None:
-        return Refused("full", "all queue and meter numbers are in use")
+        return Refusal("full", "all queue and meter numbers are in use")
     via = state.route(judged.request) if ask.kind is Kind.RESERVE else ""
     return replace(judged, request=replace(judged.request, slot=slot, via=via))
 
 
-def _admit_strict(state: State, request: Request, now: int) -> Accepted | Refused:
+def _admit_strict(state: State, request: Request, now: int) -> Accepted | Refusal:
     if request.kind is Kind.RESERVE:
         missing = _shortfall(_ledgers(state, request, request.rate), request, request.rate)
         if missing is not None:
             return _no_room(state, request, missing, now)
     over = honour.overriding(state, request)
     if over:
-        return Refused("overridden", _conflict(state, request, over))
+        return Refusal("overridden", _conflict(state, request, over))
     return Accepted(request)
 
 
-def _admit_partial(state: State, request: Request, now: int) -> Accepted | Refused:
+def _admit_partial(state: State, request: Request, now: int) -> Accepted | Refusal:
     if request.kind is not Kind.RESERVE:
         return Accepted(request, tuple(honour.overriding(state, request)))
     rate, over = honour.partly(state, request)
@@ -144,12 +144,12 @@ def _shortfall(chains: list[Chain], request: Request, rate: int) -> Shortfall | 
     return chains[0].shortfall(request.start, request.end, rate)
 
 
-def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Refused:
+def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Refusal:
     """The refusal with its counter-offer: the largest rate that fits, and the earliest start for the asked rate."""
     share = state.shares.get(missing.share)
     where = f"share {missing.share}" if share is not None else missing.share
     if missing.reason == "bound":
-        return Refused("out-of-bounds", f"{where} cannot count that: {BOUNDS}")
+        return Refusal("out-of-bounds", f"{where} cannot count that: {BOUNDS}")
     length = None if request.end is None else request.end - request.start
     why = {
         "room": f"{rate_text(missing.free)} free",
@@ -166,7 +166,7 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Re
         offers.append(f"{rate_text(largest)} free from {time_text(request.start)} to {time_text(request.end)}")
     if earliest is not None and earliest != request.start:
         offers.append("fits from now" if earliest == now else f"fits from +{length_text(earliest - now)}")
-    return Refused(
+    return Refusal(
         "no-room" if share is not None else "no-link-room",
         f"{rate_text(request.rate)} does not fit {where}: {'; '.join(offers)}",
     )

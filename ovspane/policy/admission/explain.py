@@ -35,7 +35,7 @@ def explain(state: State, group: Flowgroup, now: int) -> Reply:
     active.sort(key=lambda request: request.id)
     try:
         return _explain(state, group, active, now, honour.Effort(STEPS))
-    except honour.TooMuch:
+    except honour.EffortExceeded:
         return no("too-many", f"the requests that share packets with {group} are too entangled; ask about a smaller flowgroup")
 
 

@@ -15,7 +15,7 @@ from ovspane.lang.replies import Reply, Value, no, ok
 from ovspane.lang.units import rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission import queries
-from ovspane.policy.admission.control import LARGEST_RATE, Refused, admit, interval, on_share
+from ovspane.policy.admission.control import LARGEST_RATE, Refusal, admit, interval, on_share
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.state.shares import (
     ADMINISTRATOR,
@@ -34,7 +34,7 @@ DEEPEST = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Judgement:
     """The reply to a statement and the changes that make it true. `dry`: the statement only asked what would happen (Check)."""
 
     reply: Reply
@@ -42,7 +42,7 @@ class Outcome:
     dry: bool = False
 
 
-def execute(state: State, speaker: str, statement: said.Statement, now: int) -> Outcome:
+def execute(state: State, speaker: str, statement: said.Statement, now: int) -> Judgement:
     """Judge one statement of `speaker` at `now` (ms). The state is only read."""
     match statement:
         case said.Check(statement=inner):
@@ -64,52 +64,52 @@ def execute(state: State, speaker: str, statement: said.Statement, now: int) -> 
         case said.As() | said.Format() | said.Subscribe() | said.Unsubscribe() | said.Tick() | said.ListTopology():
             return _no("not-here", f"{type(statement).__name__} cannot be said here")
         case _:
-            return Outcome(queries.answer(state, speaker, statement, now))
+            return Judgement(queries.answer(state, speaker, statement, now))
 
 
-def _no(code: str, reason: str) -> Outcome:
-    return Outcome(no(code, reason))
+def _no(code: str, reason: str) -> Judgement:
+    return Judgement(no(code, reason))
 
 
-def _refused(refused: Refused) -> Outcome:
+def _refused(refused: Refusal) -> Judgement:
     return _no(refused.code, refused.reason)
 
 
-def _check(state: State, speaker: str, inner: said.Statement, now: int) -> Outcome:
+def _check(state: State, speaker: str, inner: said.Statement, now: int) -> Judgement:
     """What the statement would be answered, with nothing changed; the id is left out, since none is taken."""
     outcome = execute(state, speaker, inner, now)
     fields = {key: value for key, value in outcome.reply.fields.items() if key != "id"}
-    return Outcome(replace(outcome.reply, fields=fields), outcome.changes, dry=True)
+    return Judgement(replace(outcome.reply, fields=fields), outcome.changes, dry=True)
 
 
 def _notes(state: State, group: Flowgroup) -> dict[str, Value]:
     return {"note": "user-unknown"} if any(not state.knows(user) for user in group.users()) else {}
 
 
-def _ask(state: State, speaker: str, ask: said.Ask, now: int) -> Outcome:
+def _ask(state: State, speaker: str, ask: said.Ask, now: int) -> Judgement:
     judged = admit(state, speaker, ask, now)
-    if isinstance(judged, Refused):
+    if isinstance(judged, Refusal):
         return _refused(judged)
     fields: dict[str, Value] = {"id": judged.request.id}
     if judged.granted_less:
         fields["granted"] = rate_text(judged.request.rate)
     if judged.overridden_by:
         fields["overridden-by"] = ",".join(map(str, judged.overridden_by))
-    return Outcome(ok(**fields, **_notes(state, ask.flowgroup)), (Put(judged.request),))
+    return Judgement(ok(**fields, **_notes(state, ask.flowgroup)), (Put(judged.request),))
 
 
-def _hint(state: State, speaker: str, hint: said.GiveHint, now: int) -> Outcome:
+def _hint(state: State, speaker: str, hint: said.GiveHint, now: int) -> Judgement:
     share = on_share(state, speaker, hint.share, hint.flowgroup)
-    if isinstance(share, Refused):
+    if isinstance(share, Refusal):
         return _refused(share)
     if not share.privileges.hint:
         return _no("no-privilege", f"share {share.name} has hint = False")
     times = interval(hint.start, hint.end, now)
-    if isinstance(times, Refused):
+    if isinstance(times, Refusal):
         return _refused(times)
     items = tuple(_anchored(item, now) for item in hint.items)
     value = Hint(state.next_id, share.name, speaker, hint.flowgroup, items, *times)
-    return Outcome(
+    return Judgement(
         ok(id=value.id, **_offer(state, share, hint, times, now), **_notes(state, hint.flowgroup)), (Put(value),)
     )
 
@@ -144,9 +144,9 @@ def _offer(
 # --- shares
 
 
-def _new_share(state: State, speaker: str, new: said.NewShare, now: int) -> Outcome:
+def _new_share(state: State, speaker: str, new: said.NewShare, now: int) -> Judgement:
     parent = on_share(state, speaker, new.parent)
-    if isinstance(parent, Refused):
+    if isinstance(parent, Refusal):
         return _refused(parent)
     if is_guest(speaker):
         return _no("guest", f"{speaker} is a guest and cannot make shares")
@@ -171,10 +171,10 @@ def _new_share(state: State, speaker: str, new: said.NewShare, now: int) -> Outc
         grants=frozenset({(speaker, speaker)}),
         created=now,
     )
-    return Outcome(ok(**_notes(state, new.flowgroup)), (Put(share),))
+    return Judgement(ok(**_notes(state, new.flowgroup)), (Put(share),))
 
 
-def _delegate(state: State, speaker: str, order: said.Grant | said.GrantDefault | said.Revoke) -> Outcome:
+def _delegate(state: State, speaker: str, order: said.Grant | said.GrantDefault | said.Revoke) -> Judgement:
     share = state.shares.get(order.share)
     if share is None:
         return _no("no-such-share", f"there is no share {order.share}")
@@ -185,24 +185,24 @@ def _delegate(state: State, speaker: str, order: said.Grant | said.GrantDefault 
     if speaker != ADMINISTRATOR and not share.held_by(speaker):
         return _no("not-holder", f"{speaker} does not hold share {share.name}")
     if isinstance(order, said.GrantDefault):
-        return Outcome(ok(), (Put(share.with_grants(share.grants | {(EVERYBODY, speaker)})),))
+        return Judgement(ok(), (Put(share.with_grants(share.grants | {(EVERYBODY, speaker)})),))
     if order.principal == EVERYBODY:
         return _no("bad-name", f"say GrantDefault {share.name}")
     note: dict[str, Value] = {} if state.knows(order.principal) else {"note": "user-unknown"}
-    return Outcome(ok(**note), (Put(share.with_grants(share.grants | {(order.principal, speaker)})),))
+    return Judgement(ok(**note), (Put(share.with_grants(share.grants | {(order.principal, speaker)})),))
 
 
-def _revoke(share: Share, speaker: str, principal: str) -> Outcome:
+def _revoke(share: Share, speaker: str, principal: str) -> Judgement:
     """Take back what the speaker granted (root: whoever granted it), and what was granted on by virtue of it."""
     if not share.granted_to(principal):
         return _no("not-granted", f"share {share.name} is not granted to {principal}")
     mine = {pair for pair in share.grants if pair[0] == principal and speaker in (ADMINISTRATOR, pair[1])}
     if not mine or (share.parent is None and principal == ADMINISTRATOR):
         return _no("not-granter", f"{speaker} did not grant share {share.name} to {principal}")
-    return Outcome(ok(), (Put(share.with_grants(share.grants - mine)),))
+    return Judgement(ok(), (Put(share.with_grants(share.grants - mine)),))
 
 
-def _drop_share(state: State, speaker: str, name: str, now: int) -> Outcome:
+def _drop_share(state: State, speaker: str, name: str, now: int) -> Judgement:
     share = state.shares.get(name)
     if share is None:
         return _no("no-such-share", f"there is no share {name}")
@@ -214,7 +214,7 @@ def _drop_share(state: State, speaker: str, name: str, now: int) -> Outcome:
         return _no("not-owner", f"only who made share {name} or holds a share above it may drop it")
     changes = tuple(_drops(state, name, now))
     ended = sum(isinstance(change, Drop) and isinstance(change.value, Request) for change in changes)
-    return Outcome(ok(ended=ended), changes)
+    return Judgement(ok(ended=ended), changes)
 
 
 def _drops(state: State, name: str, now: int) -> Iterator[Change]:
@@ -234,15 +234,15 @@ def ending(state: State, request: Request, now: int, gone: set[str] | None = Non
     yield Drop(request)
 
 
-def _cancel(state: State, speaker: str, number: int, now: int) -> Outcome:
+def _cancel(state: State, speaker: str, number: int, now: int) -> Judgement:
     value: Request | Hint | None = state.requests.get(number) or state.hints.get(number)
     if value is None:
         return _no("no-such-request", f"there is no request {number}")
     if speaker not in (ADMINISTRATOR, value.speaker):
         return _no("not-yours", f"request {number} is not {speaker}'s")
     if isinstance(value, Hint):
-        return Outcome(ok(), (Drop(value),))
-    return Outcome(ok(), tuple(ending(state, value, now)))
+        return Judgement(ok(), (Drop(value),))
+    return Judgement(ok(), tuple(ending(state, value, now)))
 
 
 # --- principals
@@ -255,7 +255,7 @@ def is_guest(speaker: str) -> bool:
 
 def _principals(
     state: State, speaker: str, order: said.AddUser | said.DropUser | said.Locate, now: int
-) -> Outcome:
+) -> Judgement:
     if speaker != ADMINISTRATOR:
         return _no("not-root", f"only {ADMINISTRATOR} may say {type(order).__name__}")
     if order.name == EVERYBODY or (order.name == ADMINISTRATOR and not isinstance(order, said.Locate)):
@@ -264,7 +264,7 @@ def _principals(
     if isinstance(order, said.Locate):
         base = known or Principal(order.name)
         note: dict[str, Value] = {} if state.knows(order.name) else {"note": "user-unknown"}
-        return Outcome(ok(**note), (Put(replace(base, addresses=order.addresses)),))
+        return Judgement(ok(**note), (Put(replace(base, addresses=order.addresses)),))
     if isinstance(order, said.AddUser):
         return _add_user(state, order, known)
     if not state.knows(order.name):
@@ -272,7 +272,7 @@ def _principals(
     return _drop_user(state, order.name, known, now)
 
 
-def _add_user(state: State, order: said.AddUser, known: Principal | None) -> Outcome:
+def _add_user(state: State, order: said.AddUser, known: Principal | None) -> Judgement:
     binding = order.binding
     if binding is not None:
         if binding.kind == "uid" and binding.value == "0":
@@ -284,10 +284,10 @@ def _add_user(state: State, order: said.AddUser, known: Principal | None) -> Out
         return _no("name-taken", f"there is a user {order.name} already")
     base = known or Principal(order.name)
     bindings = base.bindings | ({binding} if binding else set())
-    return Outcome(ok(), (Put(replace(base, bindings=bindings)),))
+    return Judgement(ok(), (Put(replace(base, bindings=bindings)),))
 
 
-def _drop_user(state: State, name: str, known: Principal | None, now: int) -> Outcome:
+def _drop_user(state: State, name: str, known: Principal | None, now: int) -> Judgement:
     """Forget a user: what it was granted, what it granted on, its requests and hints. The shares that it made stay."""
     changes: list[Change] = []
     for share in state.shares.values():
@@ -300,4 +300,4 @@ def _drop_user(state: State, name: str, known: Principal | None, now: int) -> Ou
     changes += [Drop(hint) for hint in state.hints.values() if hint.speaker == name]
     if known is not None:
         changes.append(Drop(known))
-    return Outcome(ok(ended=len(requests)), tuple(changes))
+    return Judgement(ok(ended=len(requests)), tuple(changes))

@@ -10,7 +10,7 @@ from ovspane.lang import statements as said
 from ovspane.lang.replies import Reply, Value, listing, no, ok
 from ovspane.lang.units import rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
-from ovspane.policy.admission.control import LARGEST_RATE, Refused, interval, on_share
+from ovspane.policy.admission.control import LARGEST_RATE, Refusal, interval, on_share
 from ovspane.policy.admission.explain import explain
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.state.shares import ADMINISTRATOR, Hint, Request, Share
@@ -221,12 +221,12 @@ def _show_principal(state: State, speaker: str, name: str) -> Reply:
 def _available(state: State, speaker: str, question: said.Available, now: int) -> Reply:
     """The largest rate that a reserve of this flowgroup on the share could get over the whole interval."""
     share = on_share(state, speaker, question.share, question.flowgroup)
-    if isinstance(share, Refused):
+    if isinstance(share, Refusal):
         return no(share.code, share.reason)
     if not share.privileges.query:
         return no("no-privilege", f"share {share.name} has query = False")
     times = interval(question.start, question.end, now)
-    if isinstance(times, Refused):
+    if isinstance(times, Refusal):
         return no(times.code, times.reason)
     some = share.privileges.reserve_max != 0
     rate = state.largest(share.name, question.flowgroup, *times, LARGEST_RATE) if some else 0

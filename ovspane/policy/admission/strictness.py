@@ -40,7 +40,7 @@ _OPENERS = (Kind.ALLOW, Kind.RESERVE)
 Span = tuple[int, int | None]
 
 
-class TooMuch(Exception):
+class EffortExceeded(Exception):
     """An exact answer would take more steps than a question may take."""
 
 
@@ -56,7 +56,7 @@ class Effort:
         """Raises TooMuch when they are used up."""
         self._left -= steps
         if self._left < 0:
-            raise TooMuch
+            raise EffortExceeded
 
 
 def allows(state: State, request: Request) -> bool:
@@ -119,7 +119,7 @@ def _overrides(state: State, other: Request, request: Request, effort: Effort) -
         return False
     try:
         return (_holds if other.kind is Kind.DENY else _opens)(state, other, request, effort)
-    except TooMuch:
+    except EffortExceeded:
         return True
 
 

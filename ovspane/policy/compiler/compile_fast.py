@@ -19,7 +19,7 @@ from ovspane.policy.compiler.colouring import recoloured
 from ovspane.policy.compiler.expand import located_matches
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
 from ovspane.policy.model.table import Effect, Key, Rule, Rules, Stage, TableDelta, difference, ordered
-from ovspane.policy.model.tree import Delta, PolicyTree
+from ovspane.policy.model.tree import PolicyTree, TreeDelta
 
 
 class Hooks:
@@ -67,7 +67,7 @@ class Compiler:
         """The access stage of each node that has denies now."""
         return self._core.deny_stages
 
-    def check(self, delta: Delta, locations: Locations) -> None:
+    def check(self, delta: TreeDelta, locations: Locations) -> None:
         """Raise what `update` would raise, and change nothing. The tree need not have the delta, but must have its nodes.
 
         To know it for requests that start later, keep a second compiler over everything that has been accepted, without
@@ -75,7 +75,7 @@ class Compiler:
         """
         self._core.check(delta, locations)
 
-    def update(self, delta: Delta, locations: Locations) -> TableDelta:
+    def update(self, delta: TreeDelta, locations: Locations) -> TableDelta:
         """Take in a delta of the tree; returns what changes in the table. A user that moved: its requests in both halves.
 
         Raises TooManyMatches, TooManyStages or TooManyRates (CannotCompile), or ValueError or KeyError for a request that is
@@ -89,7 +89,7 @@ class Compiler:
         Raises CannotCompile as `update` does, and then changes nothing.
         """
         fresh = self._new_core()
-        fresh.update(Delta(added=tuple(self._tree.requests.values())), locations)
+        fresh.update(TreeDelta(added=tuple(self._tree.requests.values())), locations)
         change = difference(self.table, fresh.rules())
         self._core = fresh
         return ordered(change)

@@ -24,8 +24,8 @@ from ovspane.policy.compiler.bounds import ABOVE_ROOT, DEPTH_LIMIT, STAGE_LIMIT,
 from ovspane.policy.compiler.expand import located_matches
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
 from ovspane.policy.model.actions import Access
-from ovspane.policy.model.table import Effect, Key, Rule, Stage, Table, TableDelta, difference, ordered
-from ovspane.policy.model.tree import ActiveRequest, Delta, Node, PolicyTree
+from ovspane.policy.model.table import Effect, FlowTable, Key, Rule, Stage, TableDelta, difference, ordered
+from ovspane.policy.model.tree import ActiveRequest, Node, PolicyTree, TreeDelta
 
 _ACCESS, _CONTINUE, _DROP = Stage.ACCESS, Effect.CONTINUE, Effect.DROP
 #: makes a Rule of the tuple of all its fields, without the detour through keyword arguments
@@ -66,7 +66,7 @@ class _Entry:
 class _Step:
     """A delta that has been applied to the access stages and can still be undone."""
 
-    delta: Delta
+    delta: TreeDelta
     gone: list[int]
     new: dict[int, _Entry]
     handles: dict[int, range]  # of the new entries, by request id
@@ -83,7 +83,7 @@ class Compiler:
 
     def __init__(self, tree: PolicyTree, default_deny: bool = False, stage_limit: int = STAGE_LIMIT) -> None:
         """Starts empty: `recompile` takes in what the tree has already."""
-        self._table = Table()
+        self._table = FlowTable()
         self._tree = tree
         self._default_deny = default_deny
         self._stage_limit = stage_limit
@@ -103,7 +103,7 @@ class Compiler:
             self._access.settle(self._access.recolour(stage_limit) or {})
 
     @property
-    def table(self) -> Table:
+    def table(self) -> FlowTable:
         """The table of now."""
         return self._table
 
@@ -117,7 +117,7 @@ class Compiler:
         """The access stage of each node that has denies now."""
         return {name: node.stage for name, node in self._access.nodes.items() if node.stage is not None}
 
-    def check(self, delta: Delta, locations: Locations) -> None:
+    def check(self, delta: TreeDelta, locations: Locations) -> None:
         """Raise what `update` would raise, and change nothing. The tree need not have the delta, but must have its
         nodes.
 
@@ -126,7 +126,7 @@ class Compiler:
         """
         self._undo(self._apply(delta, locations))
 
-    def update(self, delta: Delta, locations: Locations) -> TableDelta:
+    def update(self, delta: TreeDelta, locations: Locations) -> TableDelta:
         """Take in a delta of the tree; returns what changes in the table. A user that moved: its requests in both
         halves.
 
@@ -141,7 +141,7 @@ class Compiler:
         Raises CannotCompile as `update` does, and then changes nothing.
         """
         fresh = Compiler(self._tree, self._default_deny, self._stage_limit)
-        fresh._commit(fresh._apply(Delta(added=tuple(self._tree.requests.values())), locations))
+        fresh._commit(fresh._apply(TreeDelta(added=tuple(self._tree.requests.values())), locations))
         change = difference(self._table, fresh.table.rules.values())
         self._access, self._ranks, self._ranked = fresh._access, fresh._ranks, fresh._ranked
         self._entries, self._handles, self._shared = fresh._entries, fresh._handles, fresh._shared
@@ -151,7 +151,7 @@ class Compiler:
 
     # --- a delta, first half: access stages, undone if they do not fit
 
-    def _apply(self, delta: Delta, locations: Locations) -> _Step:
+    def _apply(self, delta: TreeDelta, locations: Locations) -> _Step:
         gone = [handle for request in delta.removed for handle in self._handles[request.id]]
         step = _Step(delta, gone, *self._expand(delta, locations))
         self._check_rates(step)
@@ -175,7 +175,7 @@ class Compiler:
             self._enter(handle, self._entries[handle])
         self._access.settle({})
 
-    def _expand(self, delta: Delta, locations: Locations) -> tuple[dict[int, _Entry], dict[int, range]]:
+    def _expand(self, delta: TreeDelta, locations: Locations) -> tuple[dict[int, _Entry], dict[int, range]]:
         """The new entries by handle, and the handles of each request; those of one follow each other."""
         for half in (delta.removed, delta.added):
             if len(half) > 1 and len({request.id for request in half}) < len(half):

@@ -42,7 +42,7 @@ from typing import NamedTuple
 
 from ovspane.packets.match import Match
 from ovspane.packets.overlap import MatchIndex
-from ovspane.policy.model.table import Effect, Rule, Stage, Table, TableDelta
+from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelta
 
 Key = tuple[Stage, int, int, Match]
 
@@ -91,7 +91,7 @@ class Hiding:
 
     def __init__(self) -> None:
         """Starts empty; a whole table is taken in as one delta."""
-        self.visible = Table()
+        self.visible = FlowTable()
         #: requests of which `hidden_by` may say something else since the last `update`
         self.changed: set[int] = set()
         self._entries: dict[Key, _Entry] = {}

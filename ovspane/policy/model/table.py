@@ -64,7 +64,7 @@ class TableDelta:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PacketOutcome:
     """What the table does with a packet; `limit` and `guarantee` in bit/s (None, 0: none). The slots name meter and queue."""
 
     dropped: bool
@@ -88,7 +88,7 @@ class Rules(ABC):
     def rules(self) -> Mapping[Key, Rule]:
         """All rules by key, in no particular order."""
 
-    def evaluate(self, packet: int) -> Outcome:
+    def evaluate(self, packet: int) -> PacketOutcome:
         """The outcome for a packed packet, by looking at every rule."""
         best: dict[tuple[Stage, int], Rule] = {}
         for rule in self.rules.values():
@@ -97,9 +97,9 @@ class Rules(ABC):
                 if stage not in best or best[stage].priority < rule.priority:
                     best[stage] = rule
         if any(rule.effect is Effect.DROP for rule in best.values()):
-            return Outcome(dropped=True)
+            return PacketOutcome(dropped=True)
         limit, queue = best.get((Stage.LIMIT, 0)), best.get((Stage.QUEUE, 0))
-        return Outcome(
+        return PacketOutcome(
             dropped=False,
             limit=limit.rate if limit else None,
             guarantee=queue.rate if queue else 0,
@@ -108,7 +108,7 @@ class Rules(ABC):
         )
 
 
-class Table(Rules):
+class FlowTable(Rules):
     """A table that keeps its rules, and that deltas change."""
 
     __slots__ = ("_rules",)

@@ -48,7 +48,7 @@ class ActiveRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class TreeDelta:
     """A change of the tree's requests. A request whose packets changed (a user moved) is in both."""
 
     removed: tuple[ActiveRequest, ...] = ()
@@ -86,7 +86,7 @@ class PolicyTree:
         self.nodes[node.parent].children.remove(name)
         del self.nodes[name]
 
-    def apply(self, delta: Delta) -> None:
+    def apply(self, delta: TreeDelta) -> None:
         for request in delta.removed:
             del self.nodes[request.node].requests[request.id]
             del self.requests[request.id]

@@ -14,7 +14,7 @@ from ovspane.policy.state.schedule import Schedule
 from ovspane.policy.state.shares import Request
 
 
-class Room(Protocol):
+class NetworkCapacity(Protocol):
     """The room for reservations outside of shares, and who has it."""
 
     def choices(

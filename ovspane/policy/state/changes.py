@@ -44,7 +44,7 @@ class Drop:
 Change = Put | Drop
 
 
-class Known:
+class Registry:
     """The shares and principals there are, and who is known by name."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Known:
         return name == ADMINISTRATOR or name in self.principals or (name != EVERYBODY and name in self._granted)
 
 
-class Committed(Known):
+class Committed(Registry):
     """The values that a store has."""
 
     def __init__(self) -> None:

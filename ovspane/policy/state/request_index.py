@@ -69,7 +69,7 @@ def hull(group: Flowgroup) -> Match:
     return Match.of(**fields)
 
 
-class Nearby:
+class RequestIndex:
     """The index. `put` and `drop` follow the state; after a user moved, `put` its requests again."""
 
     def __init__(self) -> None:

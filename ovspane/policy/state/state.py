@@ -17,9 +17,9 @@ from bitarray import bitarray
 from ovspane.lang.statements import Kind
 from ovspane.packets.flowgroup import AddressSet, Flowgroup
 from ovspane.policy.model.tree import ROOT
-from ovspane.policy.state.capacity import Room
-from ovspane.policy.state.changes import Change, Counter, Drop, Known, Put, Value
-from ovspane.policy.state.request_index import Nearby
+from ovspane.policy.state.capacity import NetworkCapacity
+from ovspane.policy.state.changes import Change, Counter, Drop, Put, Registry, Value
+from ovspane.policy.state.request_index import RequestIndex
 from ovspane.policy.state.schedule import Chain, Schedule
 from ovspane.policy.state.shares import ROOT_SHARE, Bucket, Hint, Principal, Request, Share
 
@@ -31,10 +31,10 @@ SLOTS = 0xEFF0
 LAST_ID = 2**63 - 1
 
 
-class State(Known):
+class State(Registry):
     """All that was said and accepted."""
 
-    def __init__(self, room: Room | None = None) -> None:
+    def __init__(self, room: NetworkCapacity | None = None) -> None:
         """`room`: what reservations take outside of shares; empty, and this state's alone."""
         super().__init__()
         self._room = room
@@ -43,7 +43,7 @@ class State(Known):
         self.by_share: dict[str, dict[int, Request]] = {}
         self.schedules: dict[str, Schedule] = {}
         self.locations: dict[str, AddressSet] = {}
-        self.nearby = Nearby()
+        self.nearby = RequestIndex()
         #: the ids that are given to what is said here; where many daemons share a database, each has some of its own
         self.lease = range(1, LAST_ID)
         self.next_id = 1
@@ -203,11 +203,11 @@ class State(Known):
         return self._room.route(request.flowgroup, request.rate, request.start, request.end, self.locations)
 
     def steered(self, request: Request) -> str:
-        """The paths that a reservation's packets are sent along now (`Room.steered`)."""
+        """The paths that a reservation's packets are sent along now (`NetworkCapacity.steered`)."""
         return "" if self._room is None else self._room.steered(request)
 
     def keys(self, request: Request) -> tuple[set[str], set[str]]:
-        """What a reservation that is to come, or to go, reads and changes outside of shares: see `Room.keys`."""
+        """What a reservation that is to come, or to go, reads and changes outside of shares: see `NetworkCapacity.keys`."""
         return self._room.keys(request, self.locations) if self._room is not None else (set(), set())
 
     def largest(self, share: str, group: Flowgroup, start: int, end: int | None, at_most: int) -> int:

@@ -21,18 +21,18 @@ from ovspane.dataplane.tables import (
     IN_PORT,
     NORMAL,
     Action,
-    Bridge,
+    ApplyMeter,
+    BridgeTables,
     Clause,
     Flow,
-    Load,
-    Meter,
     Output,
-    Port,
+    PortState,
     Punt,
     Resubmit,
     SetQueue,
+    SetRegister,
 )
-from ovspane.dataplane.walk import Fabric, Hop, Spot, Trace, walk
+from ovspane.dataplane.walk import BridgeVisit, Fabric, Spot, Trace, walk
 from ovspane.packets.match import ETH_IPV4, Match, Packet
 
 MACS = (0x020000000001, 0x020000000002, 0x020000000003, 0x0180C2000000)
@@ -63,13 +63,13 @@ def random_match(rng: Random, wide: float = 0.5) -> Match:
 def random_actions(rng: Random, table: int) -> tuple[Action, ...]:
     choices: list[Action] = [
         Output(rng.choice(PORTS)), Output(rng.choice(PORTS)), Output(NORMAL), Output(NORMAL), Output(CONTROLLER), Punt(),
-        Output(rng.choice((FLOOD, ALL, IN_PORT))), SetQueue(rng.randrange(4)), Meter(1 + rng.randrange(3)),
+        Output(rng.choice((FLOOD, ALL, IN_PORT))), SetQueue(rng.randrange(4)), ApplyMeter(1 + rng.randrange(3)),
         Resubmit(rng.randrange(table + 1, 5)), Resubmit(rng.randrange(table + 1, 5)),
     ]  # fmt: skip
     if rng.random() < 0.1:
         return SetQueue(9), Resubmit(rng.randrange(table + 1, 5)), Output(NORMAL)
     if rng.random() < 0.1:
-        return Load(rng.randrange(2), rng.randrange(4), 3), Load(rng.randrange(2), 2, 2), Output(rng.choice(PORTS))
+        return SetRegister(rng.randrange(2), rng.randrange(4), 3), SetRegister(rng.randrange(2), 2, 2), Output(rng.choice(PORTS))
     return tuple(rng.sample(choices, rng.choice((0, 1, 1, 2, 3))))
 
 
@@ -119,9 +119,9 @@ def random_fabric(rng: Random) -> Fabric:
             links |= {a: b, b: a}
     bridges = {}
     for name in names:
-        ports = [Port(number, "", rng.random() < 0.95, rng.random() < 0.7) for number in PORTS if rng.random() < 0.97]
+        ports = [PortState(number, "", rng.random() < 0.95, rng.random() < 0.7) for number in PORTS if rng.random() < 0.97]
         learnt = {(rng.choice((0, 0, 5)), mac): rng.choice(PORTS) for mac in MACS if rng.random() < 0.5}
-        bridges[name] = Bridge(distinct(random_flows(rng)), ports, learnt)
+        bridges[name] = BridgeTables(distinct(random_flows(rng)), ports, learnt)
     return Fabric(bridges, links)
 
 
@@ -132,7 +132,7 @@ def random_fabric(rng: Random) -> Fabric:
 class One:
     """What one bridge does with one packet."""
 
-    bridge: Bridge
+    bridge: BridgeTables
     into: int
     packet: Packet
     registers: dict[int, int] = field(default_factory=dict)
@@ -174,9 +174,9 @@ class One:
             match action:
                 case SetQueue(queue):
                     self.queue = queue
-                case Load(register, value, mask):
+                case SetRegister(register, value, mask):
                     self.registers[register] = self.registers.get(register, 0) & ~mask | value & mask
-                case Meter(meter):
+                case ApplyMeter(meter):
                     self.meters += (meter,)
                 case Resubmit(number):
                     self.run(number)
@@ -209,7 +209,7 @@ class One:
 
 
 class _Learnt:
-    def __getitem__(self, bridge: Bridge) -> dict[tuple[int, int], int]:
+    def __getitem__(self, bridge: BridgeTables) -> dict[tuple[int, int], int]:
         found = {}
         for match, port in bridge._learnt:
             found[match.field("vlan")[0], match.field("eth_dst")[0]] = port
@@ -251,7 +251,7 @@ def follow(fabric: Fabric, entry: Spot, packet: Packet) -> set[object]:
 
 
 def of_trace(trace: Trace, packet: Packet) -> set[object]:
-    def plain(hops: tuple[Hop, ...]) -> _Hops:
+    def plain(hops: tuple[BridgeVisit, ...]) -> _Hops:
         return tuple((hop.bridge, hop.into, hop.out, hop.queue, hop.meters) for hop in hops)
 
     at = packet.packed

@@ -7,7 +7,7 @@ import networkx as nx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovspane.network.components import Parts
+from ovspane.network.components import Components
 from ovspane.network.model import LinkKey, PortId, link_key
 
 BRIDGES = [f"s{number}" for number in range(6)]
@@ -25,7 +25,7 @@ def parts_of(links: set[LinkKey]) -> set[frozenset[str]]:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.sets(st.sampled_from(LINKS), max_size=4), st.booleans()), max_size=15))
 def test_parts_are_the_connected_components(steps: list[tuple[set[LinkKey], bool]]) -> None:
-    parts, links = Parts(), set[LinkKey]()
+    parts, links = Components(), set[LinkKey]()
     for flipped, asked in steps:
         before = parts_of(links)
         known = {name: parts.joined(name) for name in BRIDGES} if asked else None

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovspane.network.flood import flood_tree
-from ovspane.network.hosts import Limits
-from ovspane.network.model import Bridge, Conflict, Delta, LinkKey, Origin, Port, PortId, Thing, link_key
+from ovspane.network.hosts import HostLimits
+from ovspane.network.model import Bridge, Conflict, LinkKey, NetworkDelta, Origin, Port, PortId, Thing, link_key
 from ovspane.network.paths import Graph
 from ovspane.network.topology import Network
 
@@ -20,7 +20,7 @@ BRIDGES = ["s1", "s2", "s3", "s4"]
 PORTS = [PortId(bridge, name) for bridge in BRIDGES for name in "abc"]
 MACS = [f"02:00:00:00:00:0{number}" for number in range(1, 4)]
 ADDRESSES = ["10.0.0.1", "10.0.0.2", "fe80::1"]
-LIMITS = Limits(host_age=50, link_age=20, conflict_age=30, damp=15, hosts=3, addresses=2, conflicts=4)
+LIMITS = HostLimits(host_age=50, link_age=20, conflict_age=30, damp=15, hosts=3, addresses=2, conflicts=4)
 
 _port, _mac, _origin = st.sampled_from(PORTS), st.sampled_from(MACS), st.sampled_from(Origin)
 STEPS = st.lists(
@@ -100,7 +100,7 @@ def test_what_was_told_adds_up_to_what_is_there(steps: list[tuple[int, tuple]]) 
     made = Network(LIMITS)
     told: dict[object, Thing] = {}
 
-    def hear(deltas: tuple[Delta, ...]) -> None:
+    def hear(deltas: tuple[NetworkDelta, ...]) -> None:
         for before, after in deltas:
             thing = after or before
             assert thing is not None

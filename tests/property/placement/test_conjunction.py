@@ -25,14 +25,17 @@ from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT, ETH_IPV4, Match, Packet
 from ovspane.placement import conjunction
 from ovspane.placement.conjunction import factored
 from ovspane.placement.flow_rules import FlowRule
-from ovspane.placement.pipeline import Plan
+from ovspane.placement.pipeline import FlowPlan
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.hiding import Hiding
-from ovspane.policy.model.table import Effect, Rule, Stage, Table, TableDelta
-from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelta
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.semantics import evaluate
-from tests.property.policy.test_trace_oracle import BRIDGE, expected, traced
-from tests.property.policy.test_trace_oracle import ovs as ovs  # the fixture
+from tests.property.policy.test_trace_oracle import (
+    BRIDGE,
+    expected,
+    traced,
+)
 from tests.support import workload
 from tests.support.oracle import disagreement
 from tests.support.ovs_dummy import DummyOvs
@@ -88,9 +91,9 @@ def test_twenty_hosts_by_twenty_ports_by_two_transports() -> None:
     counts = []
     for on in (False, True):
         tree = PolicyTree()
-        compiler, plan = Compiler(tree), Plan(conjunction=on)
+        compiler, plan = Compiler(tree), FlowPlan(conjunction=on)
         empty = len(plan.flows)
-        delta = Delta(added=(ActiveRequest(1, ROOT, Kind.RESERVE, group, 1_000_000, True, 1),))
+        delta = TreeDelta(added=(ActiveRequest(1, ROOT, Kind.RESERVE, group, 1_000_000, True, 1),))
         tree.apply(delta)
         plan.apply(compiler.update(delta, {}), compiler.stages)
         counts.append(len(plan.flows) - empty)
@@ -122,7 +125,7 @@ def decided(flows: Iterable[FlowRule], packet: int) -> FlowRule | None:
     return acting
 
 
-def through(plan: Plan, packet: int) -> tuple[bool, int | None, int]:
+def through(plan: FlowPlan, packet: int) -> tuple[bool, int | None, int]:
     """(passed, limit, guarantee) of a packet that goes through the pipeline's flows."""
     tables: dict[int, list[FlowRule]] = {}
     for rule in plan.flows.values():
@@ -183,7 +186,7 @@ class Sets:
         self.where = dict(USERS)
         self.last = 0
 
-    def step(self) -> Delta:
+    def step(self) -> TreeDelta:
         rng, known = self.rng, list(self.tree.requests.values())
         removed = tuple(rng.sample(known, min(len(known), rng.randint(0, 3)))) if rng.random() < 0.5 else ()
         added = tuple(self._request() for _ in range(rng.randint(0 if removed else 1, 3)))
@@ -192,7 +195,7 @@ class Sets:
             self.where[user] = AddressSet.parse(*some(rng, HOSTS))
             moved = tuple(one for one in known if user in one.flowgroup.users())
             removed, added = moved, moved
-        delta = Delta(removed, added)
+        delta = TreeDelta(removed, added)
         self.tree.apply(delta)
         return delta
 
@@ -210,7 +213,7 @@ class Sets:
         return [packet for packet in made if packet.eth_type == ETH_IPV4]
 
 
-def forms(plan: Plan) -> Counter[str]:
+def forms(plan: FlowPlan) -> Counter[str]:
     """How much of what a plan's flows have."""
     seen: Counter[str] = Counter()
     for rule in plan.flows.values():
@@ -222,7 +225,7 @@ def forms(plan: Plan) -> Counter[str]:
 
 def run_history(seed: int, hidden: bool = False, steps: int = 10) -> tuple[str | None, Counter[str]]:
     sets, seen = Sets(seed), Counter[str]()
-    compiler, plan, layer, table = Compiler(sets.tree), Plan(conjunction=True), Hiding(), Table()
+    compiler, plan, layer, table = Compiler(sets.tree), FlowPlan(conjunction=True), Hiding(), FlowTable()
     mirror: dict[FlowKey, FlowRule] = dict(plan.flows)
     for number in range(steps):
         delta = compiler.update(sets.step(), sets.where)
@@ -233,7 +236,7 @@ def run_history(seed: int, hidden: bool = False, steps: int = 10) -> tuple[str |
         mirror |= {key: plan.flows[key] for key in touched if key in plan.flows}
         if mirror != plan.flows:
             return f"seed {seed}, step {number}: not all that changed is told", seen
-        single = Plan()
+        single = FlowPlan()
         single.apply(TableDelta(added=tuple(table.rules.values())), compiler.stages)
         if (plan.meters, plan.guarantees) != (single.meters, single.guarantees):
             return f"seed {seed}, step {number}: other meters or queues", seen
@@ -252,11 +255,11 @@ def run_history(seed: int, hidden: bool = False, steps: int = 10) -> tuple[str |
         others = {(plan.pipeline.table(*key[:2]), *key[2:]) for key in table.rules.keys() - members}
         seen["beside clauses"] += len(plan._clauses.keys() & others)
     for request in list(sets.tree.requests.values()):  # and back to nothing
-        delta = Delta(removed=(request,))
+        delta = TreeDelta(removed=(request,))
         sets.tree.apply(delta)
         change = compiler.update(delta, sets.where)
         plan.apply(layer.update(change) if hidden else change, compiler.stages)
-    if plan.flows != Plan().flows or plan._clauses:
+    if plan.flows != FlowPlan().flows or plan._clauses:
         return f"seed {seed}: flows are left over", seen
     kept = plan._conjunctions
     assert kept is not None
@@ -280,7 +283,7 @@ def test_random_histories(hidden: bool) -> None:
 # --- on a real switch
 
 
-async def push_touched(ovs: DummyOvs, plan: Plan, mirror: dict[FlowKey, FlowRule], touched: set[FlowKey]) -> None:
+async def push_touched(ovs: DummyOvs, plan: FlowPlan, mirror: dict[FlowKey, FlowRule], touched: set[FlowKey]) -> None:
     """Only what changed, as the daemon does it."""
     async with BridgeSession(ovs.mgmt(BRIDGE)) as session:
         await session.set_meters(plan.meters.values())
@@ -290,7 +293,7 @@ async def push_touched(ovs: DummyOvs, plan: Plan, mirror: dict[FlowKey, FlowRule
         assert await session.dump() == plan.flows
 
 
-async def resync(ovs: DummyOvs, plan: Plan) -> None:
+async def resync(ovs: DummyOvs, plan: FlowPlan) -> None:
     async with BridgeSession(ovs.mgmt(BRIDGE)) as session:
         await session.set_meters(plan.meters.values())
         await session.sync(plan.flows)
@@ -303,7 +306,7 @@ def test_the_switch_decides_as_the_evaluator(ovs: DummyOvs) -> None:
     seen: Counter[str] = Counter()
     for seed in range(10):
         sets = Sets(4_000 + seed)
-        compiler, plan = Compiler(sets.tree), Plan(conjunction=True)
+        compiler, plan = Compiler(sets.tree), FlowPlan(conjunction=True)
         asyncio.run(resync(ovs, plan))
         for step in range(6):
             mirror = dict(plan.flows)
@@ -334,7 +337,7 @@ def test_the_switch_decides_by_the_single_flow_where_one_meets_a_conjunction(ovs
     members = [rule._replace(match=match(host, port)) for host in range(1, 6) for port in range(1, 6)]
     whole = Match.of(eth_type=ETH_IPV4, ipv4_src=3)
     clause = Match.of(eth_type=ETH_IPV4, ip_proto=TCP, ipv4_src=3)
-    plan = Plan(conjunction=True)
+    plan = FlowPlan(conjunction=True)
     plan.apply(TableDelta(added=tuple(members)), 1)
     assert sum(forms(plan).values()) == 11
     for single in (whole, clause):
@@ -361,7 +364,7 @@ def test_two_that_share_packets_are_not_both_conjunctions() -> None:
     """The later one is single flows until the other goes; the manual calls the overlap unpredictable."""
     first = [Rule(Stage.ACCESS, 0, 7, match(host, port), Effect.DROP, 1) for host in range(1, 6) for port in range(1, 6)]
     later = [Rule(Stage.ACCESS, 0, 7, match(host, port), Effect.DROP, 2) for host in range(5, 9) for port in range(5, 9)]
-    plan = Plan(conjunction=True)
+    plan = FlowPlan(conjunction=True)
     plan.apply(TableDelta(added=tuple(first)), 1)
     later = [rule for rule in later if rule.key not in {one.key for one in first}]  # the shared one is the first's
     more = [rule._replace(match=Match.of(eth_type=ETH_IPV4, ipv4_src=(4, 0xFFFFFFFC), ip_proto=TCP, tp_dst=port), request=2)
@@ -387,21 +390,21 @@ def test_the_next_in_line_is_tried_when_one_goes(near: int, monkeypatch: pytest.
                                     transport=IntervalSet.single(TCP)))  # fmt: skip
         made[request] = ActiveRequest(request, ROOT, Kind.DENY, group)
     tree = PolicyTree()
-    compiler, plan = Compiler(tree), Plan(conjunction=True)
+    compiler, plan = Compiler(tree), FlowPlan(conjunction=True)
 
-    def change(delta: Delta) -> set[int]:
+    def change(delta: TreeDelta) -> set[int]:
         tree.apply(delta)
         plan.apply(compiler.update(delta, {}), compiler.stages)
         return {rule.cookie & 0xFFFFFFFF for rule in plan.flows.values() if rule.match.mask & CONJ_MASK}
 
     for request in made.values():
-        assert change(Delta(added=(request,))) == {1}
+        assert change(TreeDelta(added=(request,))) == {1}
     left = set(made)
     while left:
-        [gone] = change(Delta())
+        [gone] = change(TreeDelta())
         left.remove(gone)
-        assert len(change(Delta(removed=(made[gone],)))) == bool(left)
-    assert plan.flows == Plan().flows
+        assert len(change(TreeDelta(removed=(made[gone],)))) == bool(left)
+    assert plan.flows == FlowPlan().flows
 
 
 KNOWN = {1889505086, 3377793679}
@@ -412,7 +415,7 @@ def test_ids_are_the_same_in_another_process_and_never_shared(monkeypatch: pytes
              for request in (1, 2) for host in range(4) for port in range(4)]  # fmt: skip
 
     def ids() -> set[int]:
-        plan = Plan(conjunction=True)
+        plan = FlowPlan(conjunction=True)
         plan.apply(TableDelta(added=tuple(rules)), 1)
         return {rule.match.value >> CONJ_SHIFT for rule in plan.flows.values() if rule.match.mask & CONJ_MASK}
 
@@ -425,7 +428,7 @@ def test_ids_are_the_same_in_another_process_and_never_shared(monkeypatch: pytes
 
 
 def clauses_are_not_shared(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Plan, "_show_clauses", lambda self, at: self.flows.pop(at, None) if at not in self._clauses else None)
+    patch.setattr(FlowPlan, "_show_clauses", lambda self, at: self.flows.pop(at, None) if at not in self._clauses else None)
 
 
 def overlapping_ones_are_allowed(patch: pytest.MonkeyPatch) -> None:
@@ -433,13 +436,13 @@ def overlapping_ones_are_allowed(patch: pytest.MonkeyPatch) -> None:
 
 
 def clauses_win_over_single_rules(patch: pytest.MonkeyPatch) -> None:
-    true = Plan._show
+    true = FlowPlan._show
 
-    def show(self: Plan, key: conjunction.Key, rule: Rule | None) -> FlowKey:
+    def show(self: FlowPlan, key: conjunction.Key, rule: Rule | None) -> FlowKey:
         at = self.pipeline.table(*key[:2]), key[2], key[3]
         return at if at in self._clauses else true(self, key, rule)
 
-    patch.setattr(Plan, "_show", show)
+    patch.setattr(FlowPlan, "_show", show)
 
 
 def both_transports_are_mixed(patch: pytest.MonkeyPatch) -> None:

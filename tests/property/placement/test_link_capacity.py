@@ -12,8 +12,8 @@ import pytest
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply
 from ovspane.network.model import Origin, Port, PortId
-from ovspane.placement.link_capacity import LinkRoom
-from ovspane.placement.routing import Ways
+from ovspane.placement.link_capacity import LinkCapacity
+from ovspane.placement.routing import Routing
 from ovspane.policy.runtime import Runtime
 from tests.support.placing import M, Paper, random_network
 
@@ -23,7 +23,7 @@ class Policed:
 
     def __init__(self, paper: Paper, percent: int = 75, paths: int = 0) -> None:
         self.paper = paper
-        self.room = LinkRoom(Ways(most=paths), percent)
+        self.room = LinkCapacity(Routing(most=paths), percent)
         paper.network.listen(self.room.hear)
         self.room.hear(paper.take())
         self.runtime = Runtime(room=self.room)

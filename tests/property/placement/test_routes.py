@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from ovspane.lang.replies import Code
 from ovspane.network.model import PortId
-from ovspane.placement.link_capacity import LinkRoom
-from ovspane.placement.routing import Ways, everything
+from ovspane.placement.link_capacity import LinkCapacity
+from ovspane.placement.routing import Routing, everything
 from ovspane.policy.concurrency import merged
 from ovspane.policy.model.table import Stage
 from ovspane.policy.runtime import Runtime
@@ -130,7 +130,7 @@ def test_it_survives_a_restart() -> None:
     assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
     made.say("Cancel 1.")
     values = list(made.runtime.state.values())
-    room = LinkRoom(Ways(most=4))
+    room = LinkCapacity(Routing(most=4))
     again = Runtime(values, room=room)
     path = [PortId("s1", "to-s4"), PortId("s4", "to-s3"), PortId("s3", "to-s2"), PortId("s2", "h2")]
     assert [[port for port, _ in route] for route in room._booked[2].routes.values()] == [path]
@@ -147,7 +147,7 @@ def test_it_survives_a_restart() -> None:
     room.trust_no_more()
     assert room.troubles(0) == {} and room.steering() == {}
     assert again.state.requests[2].via == made.runtime.state.requests[2].via
-    late = LinkRoom(Ways(most=4))
+    late = LinkCapacity(Routing(most=4))
     Runtime(values, room=late)
     late.hear(ports)
     late.trust_no_more()
@@ -169,7 +169,7 @@ def test_where_it_was_moved_to_is_written_down() -> None:
     assert not made.runtime.settle(0).notices
     made.restore("s1", "s2")
     assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
-    room = LinkRoom(Ways(most=4))
+    room = LinkCapacity(Routing(most=4))
     again = Runtime(made.runtime.state.values(), room=room)
     room.hear(everything(made.paper.network))
     room.trust_no_more()
@@ -191,7 +191,7 @@ def test_where_it_was_moved_to_is_written_down() -> None:
 def test_without_steering_nothing_is_steered() -> None:
     made = Steered(ring())
     assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
-    room = LinkRoom(Ways())
+    room = LinkCapacity(Routing())
     again = Runtime(made.runtime.state.values(), room=room)
     assert room.steering() == {}
     room.hear(everything(made.paper.network))

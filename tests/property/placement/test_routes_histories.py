@@ -16,7 +16,7 @@ import networkx as nx
 import pytest
 
 from ovspane.lang.replies import Code
-from ovspane.network.model import Delta, PortId, link_key
+from ovspane.network.model import NetworkDelta, PortId, link_key
 from ovspane.policy.state.shares import Request
 from tests.property.placement.test_link_capacity import reserve
 from tests.support.placing import M, Paper
@@ -195,7 +195,7 @@ def test_a_network_that_changes_while_requests_are_judged() -> None:
     assert made.room.troubles(0) == {}
 
 
-def _told(paper: Paper, a: str, b: str, there: bool) -> list[Delta]:
+def _told(paper: Paper, a: str, b: str, there: bool) -> list[NetworkDelta]:
     """What the network tells of a link that comes, or goes."""
     link = paper.network.links[link_key(PortId(a, f"to-{b}"), PortId(b, f"to-{a}"))]
-    return [Delta(None, link) if there else Delta(link, None)]
+    return [NetworkDelta(None, link) if there else NetworkDelta(link, None)]

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovspane.network.addresses import names
-from ovspane.network.model import Conflict, Delta, Origin, PortId
+from ovspane.network.model import Conflict, NetworkDelta, Origin, PortId
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Match, Packet
-from ovspane.placement.routing import ANYWHERE, NOBODY, Ways, everything
-from ovspane.placement.rule_placement import Spread
+from ovspane.placement.routing import ANYWHERE, NOBODY, Routing, everything
+from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.compiler.compile import Compiler
-from ovspane.policy.model.table import Effect, Rule, Stage, Table, TableDelta
+from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelta
 from ovspane.policy.semantics import evaluate, passes
 from tests.support.placing import MAC, Bridges, Paper, drops, random_network
 from tests.support.workload import History
@@ -74,7 +74,7 @@ def test_packets_fare_as_the_policy_says(batch: int) -> None:
         history = History.start(seed)
         default_deny = seed % 5 == 0
         compiler = Compiler(history.tree, default_deny)
-        whole = Table()
+        whole = FlowTable()
         bridges = Bridges(paper)
         for delta in (compiler.recompile(history.where), *(None for _ in range(8))):
             if delta is None:
@@ -94,7 +94,7 @@ def test_packets_fare_as_the_policy_says(batch: int) -> None:
                 assert whole.evaluate(packet.packed).dropped != passes(verdict, default_deny)
                 fates[passes(verdict, default_deny)] += 1
             anew = Bridges(Paper())
-            anew.spread = Spread(Ways())
+            anew.spread = RulePlacement(Routing())
             anew.spread.move(everything(paper.network))
             anew.spread.follow(paper.graph.nodes)
             anew.spread.change(TableDelta(tuple(whole.rules.values())))
@@ -128,7 +128,7 @@ def test_bridges_that_are_parted_have_what_they_would_have_anew(batch: int) -> N
         paper = random_network(rng, hosts=HOSTS, unknown=0.05)
         history = History.start(seed)
         compiler = Compiler(history.tree)
-        whole = Table()
+        whole = FlowTable()
         bridges = Bridges(paper)
         some = sorted(paper.graph.nodes)[: rng.choice((1, 2, 9))]
         bridges.tables = {name: bridges.tables[name] for name in some}
@@ -143,7 +143,7 @@ def test_bridges_that_are_parted_have_what_they_would_have_anew(batch: int) -> N
                 delta = delta or compiler.update(history.step(), history.where)
                 whole.apply(delta)
                 bridges.change(delta)
-            anew = Spread(Ways())
+            anew = RulePlacement(Routing())
             anew.move(everything(paper.network))
             anew.change(TableDelta(tuple(whole.rules.values())))
             for name in paper.graph.nodes:
@@ -159,7 +159,7 @@ def test_bridges_that_are_parted_have_what_they_would_have_anew(batch: int) -> N
 def test_the_ways_are_those_of_all_simple_paths(seed: int) -> None:
     rng = Random(seed)
     paper = random_network(rng, hosts=2, unknown=0)
-    ways = Ways()
+    ways = Routing()
     ways.update(paper.take())
     match = Match.of(eth_type=ETH_IPV4, ipv4_src=(10 << 24) + 1, ipv4_dst=(10 << 24) + 2)
     way = ways.way(match)
@@ -243,9 +243,9 @@ def test_in_doubt_everywhere() -> None:
     bridges.move()
     assert where(bridges) == {"s1": {1, 2}, "s2": {2}, "s3": {2}}
     taken = Conflict("10.0.0.1", "02:00:00:00:00:01", PortId("s1", "h1"), "02:00:00:00:00:09", PortId("s3", "h3"))
-    bridges._take(bridges.spread.move([Delta(None, taken)]))  # somebody at s3 says that the address is his
+    bridges._take(bridges.spread.move([NetworkDelta(None, taken)]))  # somebody at s3 says that the address is his
     assert where(bridges) == {"s1": {1, 2}, "s2": {1, 2}, "s3": {1, 2}}
-    bridges._take(bridges.spread.move([Delta(taken, None)]))
+    bridges._take(bridges.spread.move([NetworkDelta(taken, None)]))
     paper.unlink("s1", "s2")  # perhaps they are joined in a way that we do not know
     bridges.move()
     assert where(bridges) == {"s1": {1, 2}, "s2": {1, 2}, "s3": {1, 2}}
@@ -253,7 +253,7 @@ def test_in_doubt_everywhere() -> None:
 
 def test_several_sources_and_contradictory_ones() -> None:
     paper = line()
-    ways = Ways()
+    ways = Routing()
     ways.update(paper.take())
     two = Match.of(eth_type=ETH_IPV4, ipv4_src=((10 << 24) + 2, 0xFFFFFFFE))  # hosts 2 and 3
     assert set(ways.spared(two)) == {"s1"}
@@ -261,8 +261,8 @@ def test_several_sources_and_contradictory_ones() -> None:
     assert ways.spared(addressed(1, eth_src=MAC + 3)) == NOBODY  # one of the two is not true
     assert ways.spared(addressed(1, eth_src=MAC + 9)) == NOBODY
     assert set(ways.spared(addressed(9, eth_src=MAC + 1))) == {"s2", "s3"}  # a router, or a second address: the MAC says enough
-    assert Ways(lambda bridge: bridge != "s1").spared(addressed(1)) == NOBODY
-    foreign = Ways(lambda bridge: bridge != "s1")
+    assert Routing(lambda bridge: bridge != "s1").spared(addressed(1)) == NOBODY
+    foreign = Routing(lambda bridge: bridge != "s1")
     foreign.update(everything(paper.network))
     assert foreign.spared(addressed(1)) == NOBODY  # s1 is not ours to program
     assert set(foreign.spared(addressed(2))) == {"s1", "s3"}
@@ -287,7 +287,7 @@ def test_a_lone_bridge_has_everything() -> None:
     paper.bridge("s0")
     bridges = Bridges(paper)
     compiler = Compiler(history.tree)
-    whole = Table()
+    whole = FlowTable()
     for delta in (compiler.recompile(history.where), *(compiler.update(history.step(), history.where) for _ in range(10))):
         whole.apply(delta)
         bridges.change(delta)
@@ -301,6 +301,6 @@ def test_what_a_match_names() -> None:
     assert names(Match.of(eth_src=5, tp_dst=80)) == {("eth", 5)}
     assert len(names(Match.of(ipv4_dst=(10 << 24, 0xFFFFFFF0)))) == 16
     assert names(Match.of(ipv4_dst=(10 << 24, 0xFFFFFFE0))) == set()
-    ways = Ways()
+    ways = Routing()
     assert ways.way(addressed(1, 2)) == ANYWHERE
     assert ways.spared(addressed(1)) == NOBODY

@@ -20,8 +20,8 @@ from ovspane.policy.compiler.bounds import TooManyStages
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.expand import MATCH_LIMIT, TooManyMatches, expansion, located_matches
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
-from ovspane.policy.model.table import Effect, Stage, Table
-from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.table import Effect, FlowTable, Stage
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.semantics import evaluate
 from tests.support import workload
 from tests.support.oracle import disagreement, malformed
@@ -43,7 +43,7 @@ def run_history(seed: int, steps: int, compiler_class: type[Compiler] | None = N
     history = History.start(seed)
     default_deny = history.rng.random() < 0.25
     compiler = (compiler_class or Compiler)(history.tree, default_deny)
-    built = Table()
+    built = FlowTable()
     for number in range(steps):
         delta = history.step()
         built.apply(compiler.update(delta, history.where))
@@ -65,7 +65,7 @@ def run_tree(seed: int, compiler_class: type[Compiler] | None = None, count: int
     tree, where = workload.shares(rng, rng.randint(1, 8) + 2 * wide), workload.locations(rng)
     nodes = sorted(tree.nodes)
     requests = [workload.request(rng, number, rng.choice(nodes), wide) for number in range(1, rng.randint(3, 16 + 8 * wide))]
-    tree.apply(Delta(added=tuple(requests)))
+    tree.apply(TreeDelta(added=tuple(requests)))
     default_deny = rng.random() < 0.25
     compiler = (compiler_class or Compiler)(tree, default_deny)
     compiler.recompile(where)
@@ -110,7 +110,7 @@ def test_located_matches_are_those_of_the_flowgroup(compiled: bool, monkeypatch:
 def test_recompile_in_the_middle_of_histories() -> None:
     for seed in range(60):
         history = History.start(seed)
-        compiler, built = Compiler(history.tree), Table()
+        compiler, built = Compiler(history.tree), FlowTable()
         for number in range(8):
             built.apply(compiler.update(history.step(), history.where))
             if number % 3 == 2:
@@ -134,7 +134,7 @@ def test_what_is_refused_changes_nothing() -> None:
                 refused += 1
                 with pytest.raises(TooManyStages):
                     compiler.check(delta, history.where)
-                history.tree.apply(Delta(removed=delta.added, added=delta.removed))
+                history.tree.apply(TreeDelta(removed=delta.added, added=delta.removed))
                 history.where = before[1]
                 assert (history.tree.requests, compiler.table.rules, compiler.stages) == (before[0], *before[2:])
             assert malformed(compiler, history.tree, history.where) is None
@@ -149,7 +149,7 @@ def test_check_changes_nothing() -> None:
             delta = history.step()
             compiler.check(delta, history.where)
             compiler.update(delta, history.where)
-            compiler.check(Delta(removed=tuple(history.tree.requests.values())), history.where)
+            compiler.check(TreeDelta(removed=tuple(history.tree.requests.values())), history.where)
             assert malformed(compiler, history.tree, history.where, default_deny=True) is None
 
 
@@ -175,10 +175,10 @@ class Policy:
         number = max(self.tree.requests, default=0) + 1
         says = kind is Kind.ALLOW if allows is None else allows
         request = ActiveRequest(number, node, kind, normalise(group), rate, says, slot=number)
-        self.change(Delta(added=(request,)))
+        self.change(TreeDelta(added=(request,)))
         return request
 
-    def change(self, delta: Delta) -> None:
+    def change(self, delta: TreeDelta) -> None:
         self.tree.apply(delta)
         self.compiler.update(delta, self.where)
         assert malformed(self.compiler, self.tree, self.where, self.default_deny) is None
@@ -268,9 +268,9 @@ def test_more_stages_than_tables_is_refused_before_anything_changes() -> None:
     before = dict(policy.compiler.table.rules)
     last = ActiveRequest(999, "c39", Kind.ALLOW, normalise(Flowgroup(dst=B)), allows=True)
     with pytest.raises(TooManyStages):
-        policy.compiler.check(Delta(added=(last,)), {})
+        policy.compiler.check(TreeDelta(added=(last,)), {})
     with pytest.raises(TooManyStages):
-        policy.compiler.update(Delta(added=(last,)), {})
+        policy.compiler.update(TreeDelta(added=(last,)), {})
     assert policy.compiler.table.rules == before
     assert malformed(policy.compiler, policy.tree, {}) is None
 
@@ -281,11 +281,11 @@ def test_equal_match_and_priority_pass_on_to_the_next_owner() -> None:
     first = policy.add(ROOT, Kind.RESERVE, Flowgroup(src=A), rate=5_000_000)
     second = policy.add(ROOT, Kind.RESERVE, Flowgroup(src=A), rate=5_000_000)
     assert [(rule.request, rule.slot) for rule in policy.compiler.table.rules.values()] == [(first.id, first.slot)]
-    policy.tree.apply(Delta(removed=(first,)))
-    delta = policy.compiler.update(Delta(removed=(first,)), {})
+    policy.tree.apply(TreeDelta(removed=(first,)))
+    delta = policy.compiler.update(TreeDelta(removed=(first,)), {})
     assert ([rule.slot for rule in delta.added], delta.removed) == ([second.slot], ())
-    policy.tree.apply(Delta(removed=(second,)))
-    assert [rule.slot for rule in policy.compiler.update(Delta(removed=(second,)), {}).removed] == [second.slot]
+    policy.tree.apply(TreeDelta(removed=(second,)))
+    assert [rule.slot for rule in policy.compiler.update(TreeDelta(removed=(second,)), {}).removed] == [second.slot]
 
 
 def test_reservation_opens_what_its_parent_denied() -> None:
@@ -299,7 +299,7 @@ def test_reservation_opens_what_its_parent_denied() -> None:
 
 def test_default_deny_is_lifted_by_any_allow() -> None:
     policy = Policy(("child", ROOT), default_deny=True)
-    policy.change(Delta())
+    policy.change(TreeDelta())
     assert policy.dropped()
     policy.add(ROOT, Kind.ALLOW, Flowgroup(src=A))
     assert not policy.dropped()
@@ -318,24 +318,24 @@ def test_a_user_that_moves_moves_only_its_rules() -> None:
     stays = policy.add(ROOT, Kind.DENY, Flowgroup(dst=B))
     moves = policy.add(ROOT, Kind.DENY, Flowgroup(src_user="alice"))
     policy.where = {"alice": AddressSet.parse("10.0.0.1", "10.0.0.7")}
-    delta = policy.compiler.update(Delta((moves,), (moves,)), policy.where)
+    delta = policy.compiler.update(TreeDelta((moves,), (moves,)), policy.where)
     assert ([rule.request for rule in delta.added], delta.removed) == ([moves.id], ())
     policy.where = {}
-    delta = policy.compiler.update(Delta((moves,), (moves,)), policy.where)
+    delta = policy.compiler.update(TreeDelta((moves,), (moves,)), policy.where)
     assert (delta.added, len(delta.removed)) == ((), 2)
     assert [rule.request for rule in policy.compiler.table.rules.values()] == [stays.id]
-    policy.compiler.update(Delta(removed=(moves,)), policy.where)
+    policy.compiler.update(TreeDelta(removed=(moves,)), policy.where)
 
 
 def test_exceptions_come_before_the_drop_they_lift() -> None:
     policy = Policy(("child", ROOT))
     policy.add("child", Kind.ALLOW, Flowgroup(dst=B))
     deny = ActiveRequest(9, ROOT, Kind.DENY, normalise(Flowgroup(src=A)))
-    policy.tree.apply(Delta(added=(deny,)))
-    delta = policy.compiler.update(Delta(added=(deny,)), {})
+    policy.tree.apply(TreeDelta(added=(deny,)))
+    delta = policy.compiler.update(TreeDelta(added=(deny,)), {})
     assert [rule.effect for rule in delta.added] == [Effect.CONTINUE, Effect.DROP]
-    policy.tree.apply(Delta(removed=(deny,)))
-    delta = policy.compiler.update(Delta(removed=(deny,)), {})
+    policy.tree.apply(TreeDelta(removed=(deny,)))
+    delta = policy.compiler.update(TreeDelta(removed=(deny,)), {})
     assert [rule.effect for rule in delta.removed] == [Effect.DROP, Effect.CONTINUE]
 
 
@@ -357,7 +357,7 @@ def test_too_many_matches_is_refused_without_enumerating() -> None:
     assert expansion(group) == 3 * 32768**2 > MATCH_LIMIT
     policy = Policy()
     with pytest.raises(TooManyMatches):
-        policy.compiler.check(Delta(added=(ActiveRequest(1, ROOT, Kind.DENY, group),)), {})
+        policy.compiler.check(TreeDelta(added=(ActiveRequest(1, ROOT, Kind.DENY, group),)), {})
     with pytest.raises(ValueError, match="users"):
         expansion(Flowgroup(src_user="alice"))
 
@@ -366,11 +366,11 @@ def test_a_request_cannot_be_added_twice_or_removed_unknown() -> None:
     policy = Policy()
     request = policy.add(ROOT, Kind.DENY, Flowgroup(src=A))
     with pytest.raises(ValueError, match="already"):
-        policy.compiler.update(Delta(added=(request,)), {})
+        policy.compiler.update(TreeDelta(added=(request,)), {})
     with pytest.raises(ValueError, match="twice"):
-        policy.compiler.update(Delta(removed=(request, request)), {})
+        policy.compiler.update(TreeDelta(removed=(request, request)), {})
     with pytest.raises(KeyError):
-        policy.compiler.update(Delta(removed=(ActiveRequest(7, ROOT, Kind.DENY, Flowgroup()),)), {})
+        policy.compiler.update(TreeDelta(removed=(ActiveRequest(7, ROOT, Kind.DENY, Flowgroup()),)), {})
     assert malformed(policy.compiler, policy.tree, {}) is None
 
 

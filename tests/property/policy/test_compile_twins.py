@@ -24,7 +24,7 @@ from ovspane.policy.compiler._fastcompile import Core
 from ovspane.policy.compiler.compile_fast import Compiler, Hooks
 from ovspane.policy.compiler.expand import CannotCompile
 from ovspane.policy.model.table import Rule, Stage
-from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from tests.support.compile_walk import WALKS, Pair
 
 SEEDS = 40
@@ -50,19 +50,19 @@ GOOD = deny(1)
 @pytest.mark.parametrize(
     ("delta", "problem"),
     [
-        (Delta(added=(replace(GOOD, id=-1),)), ValueError),
-        (Delta(added=(replace(GOOD, id=1 << 63),)), ValueError),
-        (Delta(added=(replace(GOOD, id="7"),)), TypeError),  # type: ignore[arg-type]
-        (Delta(added=(replace(GOOD, rate=1 << 63),)), OverflowError),
-        (Delta(added=(replace(GOOD, slot=None),)), TypeError),  # type: ignore[arg-type]
-        (Delta(added=(replace(GOOD, node="nowhere"),)), KeyError),
-        (Delta(added=(replace(GOOD, node=[]),)), TypeError),  # type: ignore[arg-type]
-        (Delta(added=(replace(GOOD, flowgroup=None),)), AttributeError),  # type: ignore[arg-type]
-        (Delta(added=(replace(GOOD, flowgroup=Flowgroup(src_user="bob")),)), None),  # nowhere: no matches
-        (Delta(added=(GOOD, GOOD)), ValueError),
-        (Delta(removed=(GOOD,)), KeyError),
-        (Delta(added=(GOOD, "request")), AttributeError),  # type: ignore[arg-type]
-        (Delta(added=None), TypeError),  # type: ignore[arg-type]
+        (TreeDelta(added=(replace(GOOD, id=-1),)), ValueError),
+        (TreeDelta(added=(replace(GOOD, id=1 << 63),)), ValueError),
+        (TreeDelta(added=(replace(GOOD, id="7"),)), TypeError),  # type: ignore[arg-type]
+        (TreeDelta(added=(replace(GOOD, rate=1 << 63),)), OverflowError),
+        (TreeDelta(added=(replace(GOOD, slot=None),)), TypeError),  # type: ignore[arg-type]
+        (TreeDelta(added=(replace(GOOD, node="nowhere"),)), KeyError),
+        (TreeDelta(added=(replace(GOOD, node=[]),)), TypeError),  # type: ignore[arg-type]
+        (TreeDelta(added=(replace(GOOD, flowgroup=None),)), AttributeError),  # type: ignore[arg-type]
+        (TreeDelta(added=(replace(GOOD, flowgroup=Flowgroup(src_user="bob")),)), None),  # nowhere: no matches
+        (TreeDelta(added=(GOOD, GOOD)), ValueError),
+        (TreeDelta(removed=(GOOD,)), KeyError),
+        (TreeDelta(added=(GOOD, "request")), AttributeError),  # type: ignore[arg-type]
+        (TreeDelta(added=None), TypeError),  # type: ignore[arg-type]
         (None, AttributeError),
     ],
 )
@@ -70,7 +70,7 @@ def test_wrong_values_are_refused_and_change_nothing(delta: Any, problem: type[E
     tree = PolicyTree()
     compiler = Compiler(tree)
     resident = deny(9)
-    compiler.update(Delta(added=(resident,)), {})
+    compiler.update(TreeDelta(added=(resident,)), {})
     before = dict(compiler.table.rules)
     for call in (compiler.check, compiler.update):
         if problem is None:
@@ -79,7 +79,7 @@ def test_wrong_values_are_refused_and_change_nothing(delta: Any, problem: type[E
             with pytest.raises(problem):
                 call(delta, {})
         assert compiler.table.rules == before
-    again = compiler.update(Delta(removed=(resident,), added=(deny(10),)), {})
+    again = compiler.update(TreeDelta(removed=(resident,), added=(deny(10),)), {})
     assert (len(again.added), len(again.removed), len(compiler.table.rules)) == (1, 1, 1)
 
 
@@ -100,7 +100,7 @@ def test_a_core_looks_at_what_it_is_made_of() -> None:
 @pytest.mark.parametrize("what", ["one", "rule_at"])
 def test_a_rule_is_found_by_its_key_only(what: str) -> None:
     compiler = Compiler(PolicyTree(), default_deny=True)
-    [rule] = compiler.update(Delta(), {}).added
+    [rule] = compiler.update(TreeDelta(), {}).added
     rules = compiler.table.rules
     assert (rules[rule.key], rules.get(rule.key), rule.key in rules) == (rule, rule, True)
     stage, index, priority, match = rule.key
@@ -125,7 +125,7 @@ def test_a_call_within_a_call_is_refused() -> None:
         @property
         def nodes(self) -> Any:
             rules = compiler.table.rules
-            for call in (lambda: compiler.update(Delta(), {}), lambda: rules.get("x"), lambda: list(rules)):
+            for call in (lambda: compiler.update(TreeDelta(), {}), lambda: rules.get("x"), lambda: list(rules)):
                 with pytest.raises(RuntimeError, match="another thread"):
                     call()
             seen.append(1)
@@ -136,7 +136,7 @@ def test_a_call_within_a_call_is_refused() -> None:
 
     seen: list[int] = []
     compiler = Compiler(Spying())
-    compiler.update(Delta(added=(GOOD,)), {})
+    compiler.update(TreeDelta(added=(GOOD,)), {})
     assert seen
     assert len(compiler.table.rules) == 1
 
@@ -149,7 +149,7 @@ def test_other_threads_run_during_a_long_call() -> None:
     compiler = Compiler(tree)
     rules = compiler.table.rules
     allows = tuple(ActiveRequest(i, "below", Kind.ALLOW, host(i), allows=True) for i in range(1, 30_001))
-    compiler.update(Delta(added=allows), {})
+    compiler.update(TreeDelta(added=allows), {})
     refused, done = threading.Event(), threading.Event()
 
     def ask() -> None:
@@ -162,11 +162,11 @@ def test_other_threads_run_during_a_long_call() -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    wide = Delta(added=(deny(70_000, group=normalise(Flowgroup())),))
+    wide = TreeDelta(added=(deny(70_000, group=normalise(Flowgroup())),))
     try:
         for _ in range(300):
             assert len(compiler.update(wide, {}).added) == 30_001
-            compiler.update(Delta(removed=wide.added), {})
+            compiler.update(TreeDelta(removed=wide.added), {})
             if refused.is_set():
                 break
     finally:
@@ -184,7 +184,7 @@ def test_thousands_of_nodes_come_and_go() -> None:
     for _ in range(2):
         requests = tuple(deny(i, f"s{i}") for i in range(2_000))
         allow = ActiveRequest(5_000, "s7", Kind.ALLOW, host(7), allows=True)
-        for delta in (Delta(added=(*requests, allow)), Delta(removed=requests), Delta(removed=(allow,))):
+        for delta in (TreeDelta(added=(*requests, allow)), TreeDelta(removed=requests), TreeDelta(removed=(allow,))):
             tree.apply(delta)
             pair.change(delta, {}, look=False)
         assert pair.fast.table.rules == {}
@@ -199,13 +199,13 @@ def test_a_deep_tree_and_one_too_deep() -> None:
         above = f"n{i}"
     for compiler in (Compiler(tree), compile_plain.Compiler(tree)):
         with pytest.raises(CannotCompile, match="deeper than 32000"):
-            compiler.update(Delta(added=(deny(1, "n32001"),)), {})
-        [rule] = compiler.update(Delta(added=(deny(1, "n32000"),)), {}).added
+            compiler.update(TreeDelta(added=(deny(1, "n32001"),)), {})
+        [rule] = compiler.update(TreeDelta(added=(deny(1, "n32000"),)), {}).added
         assert rule.priority == 64_001
         shifted = type(compiler)(tree, default_deny=True)
         with pytest.raises(CannotCompile, match="deeper than 32000"):
-            shifted.check(Delta(added=(deny(1, "n32000"),)), {})
-        shifted.update(Delta(added=(deny(1, "n31999"),)), {})
+            shifted.check(TreeDelta(added=(deny(1, "n32000"),)), {})
+        shifted.update(TreeDelta(added=(deny(1, "n31999"),)), {})
 
 
 def test_memory_is_given_back() -> None:
@@ -228,8 +228,8 @@ def exhaust(more_memory: Callable[[], None]) -> None:
     for _ in range(10):
         compiler = Compiler(PolicyTree())
         requests = tuple(ActiveRequest(i, ROOT, Kind.RATELIMIT, group, rate=i % 3 + 1, slot=i) for i in range(1, 20_001))
-        compiler.update(Delta(added=requests), {})
-        compiler.update(Delta(removed=requests), {})
+        compiler.update(TreeDelta(added=requests), {})
+        compiler.update(TreeDelta(removed=requests), {})
         assert len(compiler.table.rules) == 0
     print("given back")
     ports = normalise(Flowgroup(transport=IntervalSet.single(6), sport=IntervalSet.single(*range(1, 4000, 2))))
@@ -237,14 +237,14 @@ def exhaust(more_memory: Callable[[], None]) -> None:
     try:
         while True:
             compilers.append(Compiler(PolicyTree()))
-            compilers[-1].update(Delta(added=(deny(1, group=ports),)), {})
+            compilers[-1].update(TreeDelta(added=(deny(1, group=ports),)), {})
     except MemoryError:
         more_memory()
     for compiler in compilers[:-1]:
         assert len(compiler.table.rules) == len(list(compiler.table.rules)) == 4000  # either IP version
     try:
         assert len(compilers[-1].table.rules) == len(list(compilers[-1].table.rules))
-        compilers[-1].update(Delta(added=(deny(2),)), {})
+        compilers[-1].update(TreeDelta(added=(deny(2),)), {})
         assert deny(2).id in {rule.request for rule in compilers[-1].table.rules.values()}
     except MemoryError as problem:
         assert "make another" in str(problem)

@@ -21,8 +21,8 @@ from ovspane.lang.replies import Code
 from ovspane.lang.statements import Statement
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
-from ovspane.placement.link_capacity import LinkRoom
-from ovspane.placement.routing import Ways, everything
+from ovspane.placement.link_capacity import LinkCapacity
+from ovspane.placement.routing import Routing, everything
 from ovspane.policy import concurrency as sharing
 from ovspane.policy.concurrency import Footprint, footprint, merged, of_ends
 from ovspane.policy.runtime import Runtime
@@ -44,7 +44,7 @@ SHARES = [
 ]
 
 
-def room(here: str = "") -> LinkRoom:
+def room(here: str = "") -> LinkCapacity:
     """The links' room as the daemon of a host has it; "": as one somewhere else has. Of wires 9 Mb/s may be reserved."""
     network = Network()
     for number, host in enumerate(HOSTS):
@@ -60,7 +60,7 @@ def room(here: str = "") -> LinkRoom:
         for last, name in enumerate("ab"):
             mac = f"02:00:00:00:0{number}:0{last}"
             network.see_host(mac, place(host, name, here), 0, addresses=[f"10.0.{number}.{last + 1}"], origin=Origin.SHARED)
-    made = LinkRoom(Ways(), host=here)
+    made = LinkCapacity(Routing(), host=here)
     made.hear(everything(network))
     return made
 
@@ -132,7 +132,7 @@ class Daemon:
 
     number: int
     runtime: Runtime = field(default_factory=Runtime)
-    links: LinkRoom = field(default_factory=room)
+    links: LinkCapacity = field(default_factory=room)
     seen: dict[str, int] = field(default_factory=dict)
     position: int = 0
     pending: tuple[list[tuple[Statement, list[Change]]], Footprint] | None = None

@@ -15,7 +15,7 @@ from ovspane.policy.compiler.hft import HftNode, TooManyRules, compiled, decided
 from ovspane.policy.model import actions
 from ovspane.policy.model.actions import Access, Operators
 from ovspane.policy.model.table import Stage
-from ovspane.policy.model.tree import Delta
+from ovspane.policy.model.tree import TreeDelta
 from tests.support import oracle, workload
 
 #: concatenation: associative, not commutative, so that any wrong order shows
@@ -71,7 +71,7 @@ def test_the_compiler_agrees() -> None:
         rng = Random(seed)
         tree, where = workload.shares(rng, rng.randint(1, 7)), workload.locations(rng)
         nodes = sorted(tree.nodes)
-        tree.apply(Delta(added=tuple(workload.request(rng, i, rng.choice(nodes), seed % 2 == 0) for i in range(1, 12))))
+        tree.apply(TreeDelta(added=tuple(workload.request(rng, i, rng.choice(nodes), seed % 2 == 0) for i in range(1, 12))))
         compiler = Compiler(tree)
         compiler.recompile(where)
         access = compiled(of_tree(tree, where, lambda v: v.access, Access.UNSET), actions.ACCESS)

@@ -19,15 +19,19 @@ from ovspane.lang.statements import Kind
 from ovspane.packets.flowgroup import AddressSet, Flowgroup, normalise
 from ovspane.packets.match import ANY, Match, Packet
 from ovspane.packets.overlap import MatchIndex
-from ovspane.placement.pipeline import Pipeline, Plan
+from ovspane.placement.pipeline import FlowPlan, Pipeline
 from ovspane.policy.compiler import hiding
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.hiding import Hiding
-from ovspane.policy.model.table import Effect, Rule, Stage, Table, TableDelta, difference
-from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelta, difference
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.semantics import evaluate
-from tests.property.policy.test_trace_oracle import bring, expected, traceable, traced
-from tests.property.policy.test_trace_oracle import ovs as ovs  # the fixture
+from tests.property.policy.test_trace_oracle import (
+    bring,
+    expected,
+    traceable,
+    traced,
+)
 from tests.support import workload
 from tests.support.oracle import disagreement
 from tests.support.ovs_dummy import DummyOvs
@@ -47,7 +51,7 @@ def least(rules: Iterable[Rule]) -> dict[object, Rule]:
     return {rule.key: rule for rule in known if not any(covers(other, rule) for other in known)}
 
 
-def decisions(table: Table, packet: int) -> dict[tuple[Stage, int], tuple[int, Effect, int]]:
+def decisions(table: FlowTable, packet: int) -> dict[tuple[Stage, int], tuple[int, Effect, int]]:
     """(priority, effect, rate) of what decides in each stage. Among equals any is right: they have the same (table.py)."""
     found: dict[tuple[Stage, int], tuple[int, Effect, int]] = {}
     for rule in table.rules.values():
@@ -60,8 +64,8 @@ def decisions(table: Table, packet: int) -> dict[tuple[Stage, int], tuple[int, E
 class Watched:
     """A Hiding beside the full table; `step` says what is wrong after a delta, or None."""
 
-    full: Table = field(default_factory=Table)
-    built: Table = field(default_factory=Table)
+    full: FlowTable = field(default_factory=FlowTable)
+    built: FlowTable = field(default_factory=FlowTable)
     hiding: Hiding = field(default_factory=Hiding)
 
     def step(self, delta: TableDelta, packets: Iterable[int]) -> str | None:
@@ -151,7 +155,7 @@ def steps(draw: st.DrawFn) -> list[tuple[list[Rule], list[int]]]:
 
 
 def deltas(chosen: list[tuple[list[Rule], list[int]]]) -> Iterator[TableDelta]:
-    table = Table()
+    table = FlowTable()
     for number, (added, positions) in enumerate(chosen):
         keys = list(table.rules)
         gone = {keys[at % len(keys)] for at in positions} if keys else set()
@@ -229,7 +233,7 @@ class Policy:
         self.compiler, self.hiding = Compiler(self.tree), Hiding()
 
     def change(self, added: tuple[ActiveRequest, ...] = (), removed: tuple[ActiveRequest, ...] = ()) -> TableDelta:
-        delta = Delta(removed, added)
+        delta = TreeDelta(removed, added)
         self.tree.apply(delta)
         return self.hiding.update(self.compiler.update(delta, {}))
 
@@ -313,7 +317,7 @@ def test_the_switch_decides_as_the_evaluator(ovs: DummyOvs) -> None:
     packets_seen = hidden = 0
     for seed in range(14):
         history = History.start(9_000 + seed)
-        compiler, plan, layer = Compiler(history.tree), Plan(Pipeline()), Hiding()
+        compiler, plan, layer = Compiler(history.tree), FlowPlan(Pipeline()), Hiding()
         for step in range(5):
             for _ in range(3):
                 plan.apply(layer.update(compiler.update(history.step(), history.where)), compiler.stages)

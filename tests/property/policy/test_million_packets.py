@@ -19,8 +19,8 @@ from ovspane.lang.statements import Kind
 from ovspane.packets.match import Packet
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.model.actions import Access
-from ovspane.policy.model.table import Effect, Rule, Stage, Table
-from ovspane.policy.model.tree import Delta
+from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage
+from ovspane.policy.model.tree import TreeDelta
 from ovspane.policy.semantics import evaluate, passes
 from tests.support import workload
 
@@ -58,7 +58,7 @@ def _compared(rng: Random, seed: int) -> Iterator[list[str]]:
     nodes = sorted(tree.nodes)
     requests = [workload.request(rng, number, rng.choice(nodes), wide) for number in range(1, rng.randint(8, 20))]
     kept = (request for request in requests if request.kind is not Kind.DENY or rng.random() < 0.3)  # else most is denied
-    tree.apply(Delta(added=tuple(kept)))
+    tree.apply(TreeDelta(added=tuple(kept)))
     default_deny = rng.random() < 0.1
     compiler = Compiler(tree, default_deny)
     compiler.recompile(where)
@@ -79,7 +79,7 @@ def _compared(rng: Random, seed: int) -> Iterator[list[str]]:
         ]
 
 
-def _by_stage(table: Table) -> tuple[list[list[Rule]], list[Rule], list[Rule]]:
+def _by_stage(table: FlowTable) -> tuple[list[list[Rule]], list[Rule], list[Rule]]:
     """The rules of each access stage, of the limits and of the queues, highest priority first."""
     stages: dict[tuple[Stage, int], list[Rule]] = {}
     for rule in sorted(table.rules.values(), key=lambda rule: -rule.priority):

@@ -21,8 +21,8 @@ from ovspane.policy.compiler import compile_plain as compiler_module
 from ovspane.policy.compiler.access import AccessStages, AllowClass, DenyNode
 from ovspane.policy.compiler.compile_plain import Compiler
 from ovspane.policy.compiler.ranks import Ranks
-from ovspane.policy.model.table import Table, TableDelta
-from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.table import FlowTable, TableDelta
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from tests.property.policy import test_compile
 from tests.property.policy.test_compile import run_history, run_tree
 from tests.support import workload
@@ -224,7 +224,7 @@ def packets_disagree(seed: int) -> bool:
     """Compile one whole tree and follow a short history, and compare verdicts of packets, nothing else."""
     if run_tree(seed, count=16):
         return True
-    history, built = History.start(seed), Table()
+    history, built = History.start(seed), FlowTable()
     compiler = Compiler(history.tree)
     for _ in range(6):
         built.apply(compiler.update(history.step(), history.where))
@@ -252,8 +252,8 @@ def crowded_siblings_differ(seed: int) -> bool:
         group = normalise(Flowgroup(src=host) if deny else Flowgroup(src=host, dport=IntervalSet.single(rng.choice((22, 80)))))
         request = ActiveRequest(number, name if deny else f"under-{name}", KINDS[deny], group, allows=not deny)
         gone = tuple(rng.sample(list(tree.requests.values()), 1)) if tree.requests and rng.random() < 0.3 else ()
-        tree.apply(Delta(gone, (request,)))
-        compiler.update(Delta(gone, (request,)), {})
+        tree.apply(TreeDelta(gone, (request,)))
+        compiler.update(TreeDelta(gone, (request,)), {})
         if malformed(compiler, tree, {}):
             return True
     return False

@@ -9,7 +9,7 @@ import pytest
 from ovspane.lang.statements import Kind
 from ovspane.packets.flowgroup import Flowgroup, overlap
 from ovspane.policy.state import request_index as nearby
-from ovspane.policy.state.request_index import Nearby, hull, located
+from ovspane.policy.state.request_index import RequestIndex, hull, located
 from ovspane.policy.state.shares import Request
 from tests.support import workload
 
@@ -27,7 +27,7 @@ def _requests(rng: Random, count: int) -> list[Request]:
 def _missed(seed: int) -> list[tuple[Flowgroup, Request]]:
     """(asked, request) pairs that meet and that the index did not give, over a history of puts, drops and moves."""
     rng = Random(seed)
-    index, requests, where = Nearby(), _requests(rng, 30), workload.locations(rng)
+    index, requests, where = RequestIndex(), _requests(rng, 30), workload.locations(rng)
     for request in requests:
         index.put(request, where)
     missed = []

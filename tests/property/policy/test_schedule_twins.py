@@ -18,7 +18,7 @@ from bench.adversary import STEP, alternating, fullest, over_all, staircases
 from ovspane.lang.parser import parse
 from ovspane.lang.statements import Ask, Kind
 from ovspane.packets.flowgroup import ALL
-from ovspane.policy.admission.control import Refused, admit
+from ovspane.policy.admission.control import Refusal, admit
 from ovspane.policy.state import _schedule, schedule_plain
 from ovspane.policy.state.schedule import EFFORT, Chain, Schedule
 from ovspane.policy.state.shares import ROOT_SHARE, Request
@@ -213,7 +213,7 @@ def test_admission_refuses_what_a_schedule_cannot_count() -> None:
     ask = parse("reserve(dstPort=1) = 1000000Gb on rootShare.")
     assert isinstance(ask, Ask)
     answer = admit(state, "root", ask, 0)
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, Refusal)
     assert answer.code == "out-of-bounds"
     assert "2**60" in answer.reason
 

@@ -18,7 +18,7 @@ from ovspane.packets.flowgroup import AddressSet, Flowgroup
 from ovspane.packets.match import Packet
 from ovspane.policy.admission import strictness as honour
 from ovspane.policy.model.actions import Access
-from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.semantics import evaluate
 from ovspane.policy.state.shares import Principal, Privileges, Request, Share
 from ovspane.policy.state.state import Put, State
@@ -86,7 +86,7 @@ def honoured(state: State, others: list[Request], wanted: Request) -> bool:
         for name, (parent, _) in SHARES.items():
             tree.add_node(name, parent)
         active = [request for request in [*others, wanted] if request.during(at, at + 1)]
-        tree.apply(Delta(added=tuple(_active(state, request) for request in active)))
+        tree.apply(TreeDelta(added=tuple(_active(state, request) for request in active)))
         for packet in PACKETS:
             if wanted.flowgroup.contains(packet, state.locations):
                 verdict = evaluate(tree, packet, state.locations)

@@ -18,7 +18,7 @@ import pytest
 from ovspane.flowpush import BridgeSession
 from ovspane.packets.flowgroup import SCTP, TCP, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Packet
-from ovspane.placement.pipeline import Pipeline, Plan
+from ovspane.placement.pipeline import FlowPlan, Pipeline
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.model.actions import Verdict
 from ovspane.policy.semantics import evaluate, passes
@@ -79,7 +79,7 @@ class Traced:
     guarantee: int
 
 
-def traced(ovs: DummyOvs, plan: Plan, packet: Packet) -> Traced:
+def traced(ovs: DummyOvs, plan: FlowPlan, packet: Packet) -> Traced:
     text = ovs.trace(BRIDGE, flow_text(packet))
     actions = text.rsplit("Datapath actions: ", 1)[1].strip()
     meter, queue = re.search(r"^ +meter:(\d+)$", text, re.M), re.search(r"^ +set_queue:(\d+)$", text, re.M)
@@ -107,7 +107,7 @@ def traceable(packet: Packet) -> bool:
     return packet.eth_type in (ETH_IPV4, ETH_IPV6, workload.ARP)
 
 
-async def bring(ovs: DummyOvs, plan: Plan) -> None:
+async def bring(ovs: DummyOvs, plan: FlowPlan) -> None:
     """Make the bridge what the plan says: meters, flows, then stale meters."""
     async with BridgeSession(ovs.mgmt(BRIDGE)) as session:
         before = await session.meters()
@@ -123,7 +123,7 @@ def test_the_switch_decides_as_the_evaluator(ovs: DummyOvs) -> None:
     for seed in range(HISTORIES):
         history = History.start(7_000 + seed)
         default_deny = seed % 6 == 5
-        compiler, plan = Compiler(history.tree, default_deny), Plan(Pipeline())
+        compiler, plan = Compiler(history.tree, default_deny), FlowPlan(Pipeline())
         for step in range(STEPS):
             for _ in range(2):
                 plan.apply(compiler.update(history.step(), history.where), compiler.stages)

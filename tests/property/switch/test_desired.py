@@ -10,19 +10,19 @@ from random import Random
 
 import pytest
 
-from ovspane.placement.pipeline import Pipeline, Plan
-from ovspane.placement.routing import Ways, everything
-from ovspane.placement.rule_placement import Spread
+from ovspane.placement.pipeline import FlowPlan, Pipeline
+from ovspane.placement.routing import Routing, everything
+from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.compiler.compile import Compiler
-from ovspane.policy.model.table import Table, TableDelta
-from ovspane.switch.desired import Desired
+from ovspane.policy.model.table import FlowTable, TableDelta
+from ovspane.switch.desired import DesiredState
 from tests.property.placement.test_rule_placement import HOSTS, change_network
 from tests.support.placing import random_network
 from tests.support.workload import History
 
 
-def anew(spread: Spread, bridge: str, stages: int) -> Plan:
-    plan = Plan(Pipeline())
+def anew(spread: RulePlacement, bridge: str, stages: int) -> FlowPlan:
+    plan = FlowPlan(Pipeline())
     plan.apply(TableDelta(tuple(spread.rules(bridge))), stages)
     plan.pass_by(spread.fed(bridge))
     return plan
@@ -38,13 +38,13 @@ async def walk(seed: int) -> None:
     paper = random_network(rng, hosts=HOSTS)
     history = History.start(seed)
     compiler = Compiler(history.tree)
-    spread = Spread(Ways())
-    desired = Desired(Pipeline(), conjunction=seed % 2 == 0, hide=seed % 3 == 0, spread=spread)
+    spread = RulePlacement(Routing())
+    desired = DesiredState(Pipeline(), conjunction=seed % 2 == 0, hide=seed % 3 == 0, spread=spread)
     desired.move(everything(paper.network))
     paper.take()
     bridges = sorted(paper.graph.nodes)
     known: dict[str, dict] = {}  # type: ignore[type-arg]
-    whole = Table()
+    whole = FlowTable()
     for _ in range(12):
         match rng.randrange(5):
             case 0:
@@ -54,7 +54,7 @@ async def walk(seed: int) -> None:
                 bridges = rng.sample(sorted(paper.graph.nodes), rng.randint(1, len(paper.graph)))
             case 2:
                 if rng.random() < 0.5:  # another policy altogether
-                    history, whole = History.start(rng.randrange(10_000)), Table()
+                    history, whole = History.start(rng.randrange(10_000)), FlowTable()
                     compiler = Compiler(history.tree)
                     whole.apply(compiler.update(history.step(), history.where))
                 desired.reset(tuple(whole.rules.values()), compiler.stages)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ovspane.ovsdb.queue_plan import DropQos, DropQueue, Held, Operation, PortQos, PutQos, PutQueue, plan, plan_change
+from ovspane.ovsdb.queue_plan import DropQos, DropQueue, Operation, PortQos, PutQos, PutQueue, QueueRow, plan, plan_change
 from ovspane.packets.match import Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, FlowRule, Instructions, Queue
 from ovspane.placement.pipeline import FlowKey
-from ovspane.switch.installed import Installed
+from ovspane.switch.installed import InstalledFlows
 from ovspane.switch.queue_ledger import QueueLedger
 
 PORTS = ("p1", "p2", "p3")
@@ -164,7 +164,7 @@ def named_queues(installed: Mapping[FlowKey, FlowRule], planned: Mapping[FlowKey
 
 @given(st.lists(rules), st.lists(st.tuples(st.sampled_from(("set", "del", "pop")), rules)), st.lists(rules))
 def test_installed_knows_what_is_named(first: list[FlowRule], steps: list[tuple[str, FlowRule]], plan: list[FlowRule]) -> None:
-    installed, plain = Installed(first), {flow.key: flow for flow in first}
+    installed, plain = InstalledFlows(first), {flow.key: flow for flow in first}
     for verb, flow in steps:
         if verb == "set":
             installed[flow.key] = plain[flow.key] = flow
@@ -191,7 +191,7 @@ def done(has: PortQos, operations: list[Operation]) -> PortQos:
             case PutQos():
                 qos, ours, rate = step.qos or uuid4(), True, step.rate
             case PutQueue():
-                held[step.id] = Held(step.row or uuid4(), True, step.value)
+                held[step.id] = QueueRow(step.row or uuid4(), True, step.value)
             case DropQueue():
                 del held[step.id]
             case DropQos():

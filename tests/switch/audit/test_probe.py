@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from ovspane.audit.oracle import NoPicture, Picture, flowgroup, read_picture
+from ovspane.audit.oracle import OracleUnavailable, PolicyOracle, flowgroup, read_oracle
 from ovspane.audit.probe import messages
 from ovspane.audit.probe.choice import choose, inside, of_flows
 from ovspane.audit.probe.frames import flow, frame, makeable, text
 from ovspane.audit.probe.injection import ProbeSession
-from ovspane.audit.probe.places import Places, read_ways
+from ovspane.audit.probe.places import RulePlaces, read_ways
 from ovspane.audit.probe.tracing import TraceUnavailable, read_trace
 from ovspane.network.listing import rows, things
 from ovspane.network.model import Bridge, Origin, Port, PortId
@@ -38,9 +38,9 @@ def item(number: int, kind: str, group: str, share: str, **more: object) -> dict
     return {"id": number, "kind": kind, "flowgroup": group, "share": share, "active": True, "status": "installed", **more}
 
 
-def picture(*requests: dict[str, object], default_deny: bool = False) -> Picture:
+def picture(*requests: dict[str, object], default_deny: bool = False) -> PolicyOracle:
     answers = {"ListShares": SHARES, "ListRequests": list(requests), "Show Alice": [{"at": "{10.0.0.1, 2001:db8::/64}"}]}
-    return read_picture(lambda statement: list(answers[statement]), default_deny)
+    return read_oracle(lambda statement: list(answers[statement]), default_deny)
 
 
 @pytest.fixture(scope="module")
@@ -215,8 +215,8 @@ def test_the_oracle_reads_what_the_daemon_tells() -> None:
     assert (other.passes, other.by) == (False, (1,))
     assert now.expected(Packet(dst=3)).passes
     assert not picture(default_deny=True).expected(web).passes
-    with pytest.raises(NoPicture):
-        read_picture(lambda statement: SHARES[1:] if statement == "ListShares" else [], False)
+    with pytest.raises(OracleUnavailable):
+        read_oracle(lambda statement: SHARES[1:] if statement == "ListShares" else [], False)
 
 
 def test_the_oracle_asks_all_who_speak_of_a_packet() -> None:
@@ -269,11 +269,11 @@ def test_the_network_comes_out_of_its_listing_as_it_was() -> None:
     there = {delta.thing.key: delta.thing for delta in all_of(network)}
     assert len(there) == 2 + 3 + 1 + 3 + 1
     assert read == {key: replace(thing, since=0) if hasattr(thing, "since") else thing for key, thing in there.items()}
-    with pytest.raises(NoPicture):
+    with pytest.raises(OracleUnavailable):
         read_ways([{"kind": "moon"}])
 
 
-def placed(*requests: dict[str, object]) -> Places:
+def placed(*requests: dict[str, object]) -> RulePlaces:
     """s1 - s2 - s3 with a host 10.0.0.N at port 9 of each sN; port 1 leads down, port 2 up."""
     network = Network()
     for number in (1, 2, 3):
@@ -284,7 +284,7 @@ def placed(*requests: dict[str, object]) -> Places:
         network.configure_host(f"02:00:00:00:01:0{number}", PortId(bridge, "host"), [f"10.0.0.{number}"], 0)
     for number in (1, 2):
         network.see_link(PortId(f"s{number}", "up"), PortId(f"s{number + 1}", "down"), "veth", Origin.LOCAL, 0)
-    return Places(picture(*requests), read_ways((row.item for row in rows(network, 0)), steered=True))
+    return RulePlaces(picture(*requests), read_ways((row.item for row in rows(network, 0)), steered=True))
 
 
 def test_what_a_bridge_has_to_do_with_a_packet() -> None:
@@ -315,7 +315,7 @@ def test_what_a_bridge_has_to_do_with_a_packet() -> None:
     limited = Packet(src=0x0A000001, dst=0x0A000003)
     assert [places.entrances(limited, bridge, 5) for bridge in ("s1", "s2", "s3")] == [[9, 2], [5, 1, 2], [5, 1]]
     assert places.entrances(Packet(src=7, dst=8), "s2", 5) == [5]
-    plain = Places(places.picture)
+    plain = RulePlaces(places.picture)
     assert plain.expected(limited, "s2", 1) == places.picture.expected(limited)
     assert (plain.fed("s2"), plain.ports(4, "s2"), plain.entrances(limited, "s2", 5)) == (frozenset(), None, [5])
 
@@ -339,5 +339,5 @@ def test_what_a_bridge_has_to_do_with_a_packet_that_is_steered() -> None:
     assert [at(bridge, 90) for bridge in ("s1", "s2", "s3")] == [({4: 9}, {4: 2}), ({4: 9}, {4: 2}), ({4: 9}, {4: 9})]
     assert at("s1", 91) == at("s3", 91) == ({5: 7}, {})  # of the lost one nothing stands
     assert (places.ports(4, "s2"), places.ports(6, "s2"), places.ports(5, "s2")) == ({"up"}, frozenset(), {"up"})
-    with pytest.raises(NoPicture):
+    with pytest.raises(OracleUnavailable):
         placed(item(1, "reserve", f"({both})", "b", rate=9, slot=4, path="nonsense"))

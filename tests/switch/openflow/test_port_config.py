@@ -14,11 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovspane.openflow.oxm import OpenFlowError
-from ovspane.openflow.port_config import LINK_DOWN, NO_FLOOD, Bits, PhysicalPort, PortSession, parse_ports, parse_status, port_mod
-from ovspane.openflow.session import Refused, SessionError, VersionError
+from ovspane.openflow.port_config import (
+    LINK_DOWN,
+    NO_FLOOD,
+    PhysicalPort,
+    PortBits,
+    PortSession,
+    parse_ports,
+    parse_status,
+    port_mod,
+)
+from ovspane.openflow.session import RequestRefused, SessionError, VersionError
 from tests.support.ovs_dummy import DummyOvs
 
-ON, OFF = Bits(on=NO_FLOOD), Bits(off=NO_FLOOD)
+ON, OFF = PortBits(on=NO_FLOOD), PortBits(off=NO_FLOOD)
 Change = tuple[PhysicalPort | None, PhysicalPort | None]
 
 
@@ -92,7 +101,7 @@ def test_a_refusal_is_told_and_the_others_are_done(ovs: DummyOvs) -> None:
     async def run() -> None:
         async with PortSession(ovs.mgmt("br0"), lambda *change: None) as session:
             session.ports[1] = replace(session.ports[1], address=bytes(5) + b"\x01")  # its address was another one a moment ago
-            with pytest.raises(Refused, match="PORT_MOD_FAILED/BAD_HW_ADDR"):
+            with pytest.raises(RequestRefused, match="PORT_MOD_FAILED/BAD_HW_ADDR"):
                 await session.configure({1: ON, 2: ON})
             assert not session.ports[1].no_flood and session.ports[2].no_flood
             assert config(ovs, "p1") == set() and config(ovs, "p2") == {"NO_FLOOD"}

@@ -21,16 +21,16 @@ from ovspane.dataplane.tables import (
     FLOOD,
     IN_PORT,
     NORMAL,
-    Bridge,
+    ApplyMeter,
+    BridgeTables,
     Clause,
     Flow,
-    Load,
-    Meter,
     Output,
-    Port,
+    PortState,
     Punt,
     Resubmit,
     SetQueue,
+    SetRegister,
     Unknown,
 )
 from ovspane.openflow.oxm import OpenFlowError
@@ -53,11 +53,11 @@ def ovs() -> Iterator[DummyOvs]:
         yield switch
 
 
-def there(ovs: DummyOvs) -> Bridge:
+def there(ovs: DummyOvs) -> BridgeTables:
     return run(reading.read(ovs.mgmt(BRIDGE).parent, [BRIDGE]))[BRIDGE]
 
 
-def load(ovs: DummyOvs, *texts: str) -> Bridge:
+def load(ovs: DummyOvs, *texts: str) -> BridgeTables:
     ovs.ofctl("del-flows", BRIDGE)
     for text in texts:
         ovs.ofctl("add-flow", BRIDGE, text)
@@ -71,11 +71,11 @@ def load(ovs: DummyOvs, *texts: str) -> Bridge:
         (
             "table=3,priority=1,udp,in_port=2,nw_dst=10.0.0.0/8,tp_dst=80,actions=meter:2,set_queue:4,output:3,goto_table:9",
             Flow(3, 1, Match.of(eth_type=ETH_IPV4, ip_proto=17, ipv4_dst=(10 << 24, 255 << 24), tp_dst=80),
-                 (Meter(2), SetQueue(4), Output(3)), 9, in_port=2),
+                 (ApplyMeter(2), SetQueue(4), Output(3)), 9, in_port=2),
         ),
         (
             "table=0,priority=1,reg15=0/0x1,reg2=7,actions=load:5->NXM_NX_REG1[4..7],resubmit(,4),NORMAL",
-            Flow(0, 1, Match.of(), (Load(1, 0x50, 0xF0), Resubmit(4), Output(NORMAL)), registers=((2, 7, 0xFFFFFFFF), (15, 0, 1))),
+            Flow(0, 1, Match.of(), (SetRegister(1, 0x50, 0xF0), Resubmit(4), Output(NORMAL)), registers=((2, 7, 0xFFFFFFFF), (15, 0, 1))),
         ),
         ("table=0,priority=1,conj_id=9,actions=FLOOD", Flow(0, 1, Match.of(), (Output(FLOOD),), conj_id=9)),
         (
@@ -116,7 +116,7 @@ def test_ports_and_their_flags(ovs: DummyOvs) -> None:
     ovs.run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", str(ovs.mgmt(BRIDGE)), "p3", "down")
     try:
         ports = there(ovs).ports
-        assert (ports[2].floods, ports[2].passes, ports[3].passes, ports[1]) == (False, True, False, Port(1, "p1"))
+        assert (ports[2].floods, ports[2].passes, ports[3].passes, ports[1]) == (False, True, False, PortState(1, "p1"))
     finally:
         ovs.run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", str(ovs.mgmt(BRIDGE)), "p2", "flood")
         ovs.run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", str(ovs.mgmt(BRIDGE)), "p3", "up")
@@ -155,12 +155,12 @@ def flow_text(flow: Flow) -> str:
                 actions.append(_PORTS.get(port, f"output:{port}"))
             case SetQueue(queue):
                 actions.append(f"set_queue:{queue}")
-            case Load(register, value, mask):
+            case SetRegister(register, value, mask):
                 low = (mask & -mask).bit_length() - 1
                 actions.append(f"load:{(value & mask) >> low:#x}->NXM_NX_REG{register}[{low}..{mask.bit_length() - 1}]")
             case Resubmit(table):
                 actions.append(f"resubmit(,{table})")
-            case Meter(meter):
+            case ApplyMeter(meter):
                 actions.insert(0, f"meter:{meter}")
             case Punt():
                 actions.append("controller(id=3)")

@@ -9,38 +9,38 @@ from uuid import UUID
 
 import pytest
 
-from ovspane.ovsdb.policing import MARK, Police, PolicingSync, policing
-from ovspane.ovsdb.switch_db import Bridge, Interface, SwitchDb
+from ovspane.ovsdb.policing import MARK, PolicingChange, PolicingSync, policing
+from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, SwitchDb
 from tests.support.ovs_dummy import DummyOvs
 
 M = 1_000_000
-KERNEL = Bridge("br0", UUID(int=1), "system", 1, frozenset(), None, {}, {}, {})
+KERNEL = BridgeRow("br0", UUID(int=1), "system", 1, frozenset(), None, {}, {}, {})
 
 
-def interface(rate: int = 0, burst: int = 0, mark: str | None = None, kind: str = "") -> Interface:
+def interface(rate: int = 0, burst: int = 0, mark: str | None = None, kind: str = "") -> InterfaceRow:
     ids = {} if mark is None else {MARK: mark}
-    return Interface("p1", kind, 1, None, M, True, True, 3, None, {}, ids, rate, burst)
+    return InterfaceRow("p1", kind, 1, None, M, True, True, 3, None, {}, ids, rate, burst)
 
 
 @pytest.mark.parametrize(
     ("wanted", "there", "step", "reason"),
     [
         (None, interface(), None, None),
-        (10 * M, interface(), Police("p1", 10_000, 5_000, True), None),
+        (10 * M, interface(), PolicingChange("p1", 10_000, 5_000, True), None),
         (10 * M, interface(10_000, 5_000, "10000"), None, None),
-        (20 * M, interface(10_000, 5_000, "10000"), Police("p1", 20_000, 10_000, True), None),
-        (1, interface(), Police("p1", 1, 25, True), None),
-        (None, interface(10_000, 5_000, "10000"), Police("p1", 0, 0, False), None),
-        (10 * M, interface(0, 0, "10000"), Police("p1", 10_000, 5_000, True), None),  # somebody took it away: it is asked for
+        (20 * M, interface(10_000, 5_000, "10000"), PolicingChange("p1", 20_000, 10_000, True), None),
+        (1, interface(), PolicingChange("p1", 1, 25, True), None),
+        (None, interface(10_000, 5_000, "10000"), PolicingChange("p1", 0, 0, False), None),
+        (10 * M, interface(0, 0, "10000"), PolicingChange("p1", 10_000, 5_000, True), None),  # somebody took it away: it is asked for
         (10 * M, interface(700, 9), None, "somebody else polices it"),
         (None, interface(700, 9), None, None),
-        (10 * M, interface(700, 9, "10000"), Police("p1", 700, 9, False), "somebody else polices it"),  # theirs since
-        (None, interface(700, 9, "10000"), Police("p1", 700, 9, False), None),
+        (10 * M, interface(700, 9, "10000"), PolicingChange("p1", 700, 9, False), "somebody else polices it"),  # theirs since
+        (None, interface(700, 9, "10000"), PolicingChange("p1", 700, 9, False), None),
         (10 * M, interface(kind="vxlan"), None, "cannot be policed: a vxlan tunnel"),
-        (10 * M, interface(10_000, 5_000, "10000", "internal"), Police("p1", 0, 0, False), "an internal port"),
+        (10 * M, interface(10_000, 5_000, "10000", "internal"), PolicingChange("p1", 0, 0, False), "an internal port"),
     ],
 )
-def test_what_is_set(wanted: int | None, there: Interface, step: Police | None, reason: str | None) -> None:
+def test_what_is_set(wanted: int | None, there: InterfaceRow, step: PolicingChange | None, reason: str | None) -> None:
     steps, refused = policing({} if wanted is None else {"p1": wanted, "p2": M}, [(there, KERNEL)])
     assert steps == ([] if step is None else [step])
     assert list(refused) == ([] if reason is None else ["p1"])

@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovspane.ovsdb.queue_plan import (
-    Class,
     DropQos,
     DropQueue,
-    Held,
+    HtbClass,
     Operation,
     PortQos,
     PutQos,
     PutQueue,
+    QueueRow,
     default_class,
     enforceable,
     plan,
     unrepresentable,
 )
-from ovspane.ovsdb.switch_db import Bridge, Interface, SwitchDb
+from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, SwitchDb
 from ovspane.ovsdb_queues import QueueSync
 from ovspane.placement.flow_rules import Queue
 from tests.support.ovs_dummy import DummyOvs
@@ -49,7 +49,7 @@ def after(actual: Mapping[str, PortQos], operations: tuple[Operation, ...]) -> d
             case PutQos():
                 ports[step.port] = PortQos(has.bridge, step.qos or uuid4(), True, step.rate, has.queues, has.speed)
             case PutQueue():
-                held = {**has.queues, step.id: Held(step.row or uuid4(), True, step.value)}
+                held = {**has.queues, step.id: QueueRow(step.row or uuid4(), True, step.value)}
                 ports[step.port] = PortQos(has.bridge, has.qos, True, has.rate, held, has.speed)
             case DropQueue():
                 held = {n: q for n, q in has.queues.items() if n != step.id}
@@ -64,22 +64,22 @@ def test_the_first_queue_brings_the_row_and_the_default_queue() -> None:
     assert done.refused == {}
     assert done.operations == (
         PutQos("p1", "br0", None, 100 * M),
-        PutQueue("p1", "br0", None, 0, None, Class(70 * M, 100 * M, 0)),
-        PutQueue("p1", "br0", None, 5, None, Class(30 * M, 60 * M, 5)),
+        PutQueue("p1", "br0", None, 0, None, HtbClass(70 * M, 100 * M, 0)),
+        PutQueue("p1", "br0", None, 5, None, HtbClass(30 * M, 60 * M, 5)),
     )
 
 
 def test_the_default_queue_keeps_a_tenth_of_a_full_port() -> None:
-    assert default_class(100 * M, 95 * M) == Class(10 * M, 100 * M, 0)
-    assert default_class(100 * M, 0) == Class(100 * M, 100 * M, 0)
+    assert default_class(100 * M, 95 * M) == HtbClass(10 * M, 100 * M, 0)
+    assert default_class(100 * M, 0) == HtbClass(100 * M, 100 * M, 0)
 
 
 def test_rates_are_what_open_vswitch_can_have() -> None:
     queues = {1: queue(1, 5), 2: queue(2, 30 * M, 20 * M), 3: queue(3, M, 900 * M), 4: queue(4, M)}
     done = plan({"p1": queues}, {"p1": PortQos("br0", speed=100 * M)}, {}, "3.1.0")
     values = {step.id: step.value for step in done.operations if isinstance(step, PutQueue)}
-    assert values[1] == Class(12_000, 100 * M, 1)
-    assert values[2] == Class(30 * M, 30 * M, 2)
+    assert values[1] == HtbClass(12_000, 100 * M, 1)
+    assert values[2] == HtbClass(30 * M, 30 * M, 2)
     assert values[3].max_rate == values[4].max_rate == 100 * M
 
 
@@ -92,7 +92,7 @@ def test_the_configured_speed_wins_over_the_link_s() -> None:
 
 def test_what_is_refused_and_why() -> None:
     foreign = PortQos("br0", uuid4(), False, 5, {}, 100 * M)
-    mixed = PortQos("br0", uuid4(), True, 100 * M, {1: Held(uuid4(), False, None)}, 100 * M)
+    mixed = PortQos("br0", uuid4(), True, 100 * M, {1: QueueRow(uuid4(), False, None)}, 100 * M)
     actual = {"p1": foreign, "p2": PortQos("br0"), "p3": mixed, "p4": PortQos("br0", speed=40_000 * M)}
     desired = {name: {1: queue(1, M, port=name)} for name in ("p1", "p2", "p3", "p4", "p9")}
     done = plan(desired, actual, {}, "3.1.0")
@@ -140,10 +140,10 @@ def test_the_plan_leads_to_what_is_desired_and_then_there_is_nothing_to_do(
             assert (has.qos is None) == (not table[name])
 
 
-def interface(kind: str = "", **changes: object) -> Interface:
+def interface(kind: str = "", **changes: object) -> InterfaceRow:
     usual: dict[str, object] = {"ofport": 1, "error": None, "link_speed": M, "admin_up": True, "link_up": True}
     usual |= {"ifindex": 3, "mac": None, "options": {}, "external_ids": {}, **changes}
-    return Interface("p1", kind, **usual)  # type: ignore[arg-type]
+    return InterfaceRow("p1", kind, **usual)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def interface(kind: str = "", **changes: object) -> Interface:
 def test_where_queues_work_and_why_not(
     kind: str, datapath: str, changes: dict[str, object], reason: str | None
 ) -> None:
-    bridge = Bridge("br0", UUID(int=1), datapath, 1, frozenset(), None, {}, {}, {})
+    bridge = BridgeRow("br0", UUID(int=1), datapath, 1, frozenset(), None, {}, {}, {})
     answer = enforceable(interface(kind, **changes), bridge)
     assert answer is None if reason is None else answer is not None and reason in answer
 
@@ -283,7 +283,7 @@ def test_a_port_with_somebody_else_s_qos_is_adopted_on_demand(ovs: DummyOvs) -> 
                 done = await adopting.sync({"p2": {1: queue(1, 2 * M)}}, SPEEDS)
                 assert (done.applied, done.refused) == (True, {})
                 assert column(ovs, "port", "p2", "qos") != theirs
-                assert adopting.actual()["p2"].queues[1].value == Class(2 * M, 100 * M, 1)
+                assert adopting.actual()["p2"].queues[1].value == HtbClass(2 * M, 100 * M, 1)
                 assert (await adopting.sync({"p2": {1: queue(1, 2 * M)}}, SPEEDS)).operations == 0
                 assert (await adopting.sync({"p2": {1: queue(1, 3 * M)}}, SPEEDS)).applied
                 assert await strict.collect() == 0  # theirs is no orphan of ours, and ours is none

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ovspane.discovery.local import ports_of
-from ovspane.ovsdb.switch_db import Change, Event, OvsdbError, SwitchDb, Transaction
+from ovspane.ovsdb.switch_db import Event, EventKind, OvsdbError, SwitchDb, Transaction
 from tests.support.ovs_dummy import DummyOvs
 
 
@@ -70,7 +70,7 @@ def test_events_come_as_things_change(ovs: DummyOvs) -> None:
         db.start()
         assert await db.wait_until(lambda: db.connected, 5)
         await asyncio.sleep(0)
-        assert events == [Event(Change.CONNECTED), Event(Change.BRIDGE_ADDED, "br0")]
+        assert events == [Event(EventKind.CONNECTED), Event(EventKind.BRIDGE_ADDED, "br0")]
         events.clear()
         await asyncio.to_thread(ovs.add_bridge, "br7")
         assert await db.wait_until(lambda: "br7" in db.bridges(), 5)
@@ -79,9 +79,9 @@ def test_events_come_as_things_change(ovs: DummyOvs) -> None:
         await asyncio.to_thread(ovs.vsctl, "del-br", "br7")
         assert await db.wait_until(lambda: "br7" not in db.bridges(), 5)
         await asyncio.sleep(0)
-        assert events[0] == Event(Change.BRIDGE_ADDED, "br7")
-        assert events[-1] == Event(Change.BRIDGE_REMOVED, "br7")
-        assert Event(Change.BRIDGE_CHANGED, "br7") in events
+        assert events[0] == Event(EventKind.BRIDGE_ADDED, "br7")
+        assert events[-1] == Event(EventKind.BRIDGE_REMOVED, "br7")
+        assert Event(EventKind.BRIDGE_CHANGED, "br7") in events
         await db.close()
 
     asyncio.run(run())
@@ -216,7 +216,7 @@ def test_the_connection_comes_back_when_ovsdb_server_does() -> None:
     async def run() -> None:
         with DummyOvs() as ovs:
             ovs.add_bridge("br0")
-            events: list[Change] = []
+            events: list[EventKind] = []
             async with connected(remote(ovs)) as db:
                 db.listen(lambda event: events.append(event.change))
                 assert ovs._server is not None
@@ -235,7 +235,7 @@ def test_the_connection_comes_back_when_ovsdb_server_does() -> None:
                 assert time.monotonic() - started < 1.2
                 await waiting
                 assert db.bridges()["br0"].external_ids["a"] == "2"
-            assert events[:2] == [Change.DISCONNECTED, Change.CONNECTED]
+            assert events[:2] == [EventKind.DISCONNECTED, EventKind.CONNECTED]
 
     asyncio.run(run())
 

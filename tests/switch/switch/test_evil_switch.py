@@ -25,7 +25,7 @@ from ovspane.ovsdb.switch_db import SwitchDb
 from ovspane.packets.match import ANY
 from ovspane.placement.flow_rules import Meter
 from ovspane.switch import bridge as bridge_room
-from ovspane.switch.enforcement import Scope
+from ovspane.switch.enforcement import BridgeScope
 from ovspane.switch.reconciler import Reconciler
 from tests.support.bridge_session import BRIDGE, many, run, session
 from tests.support.daemon_bridges import bridge, flows
@@ -272,7 +272,7 @@ def test_other_bridges_do_not_suffer(
         (rundir / "br0.mgmt").symlink_to(switch.mgmt("br0"))
         status: dict[int, str] = {}
         database = SwitchDb(f"unix:{switch.database}")
-        reconciler = Reconciler(database, Scope(rundir, speeds=SPEEDS), status.__setitem__)
+        reconciler = Reconciler(database, BridgeScope(rundir, speeds=SPEEDS), status.__setitem__)
         database.start()
         task = asyncio.create_task(reconciler.run())
         try:

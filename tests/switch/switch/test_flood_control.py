@@ -12,11 +12,10 @@ import pytest
 
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
-from ovspane.openflow.port_config import Bits
-from ovspane.ovsdb.switch_db import Bridge as Row
-from ovspane.ovsdb.switch_db import SwitchDb
-from ovspane.switch.enforcement import Scope
-from ovspane.switch.flood_control import BLOCK, FREE, HOLD, UNBLOCK, Flooding
+from ovspane.openflow.port_config import PortBits
+from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
+from ovspane.switch.enforcement import BridgeScope
+from ovspane.switch.flood_control import BLOCK, FREE, HOLD, UNBLOCK, FloodControl
 from tests.support.daemon_bridges import daemon_on
 from tests.support.daemon_process import DaemonProcess
 from tests.support.ovs_dummy import PROTOCOLS, DummyOvs, wait_for
@@ -184,10 +183,10 @@ def test_without_the_setting_nothing_is_done_and_what_was_left_is_taken_away(ovs
 
 
 @contextlib.asynccontextmanager
-async def keeping(ovs: DummyOvs, kind: type[Flooding] = Flooding) -> AsyncIterator[tuple[Flooding, Network]]:
+async def keeping(ovs: DummyOvs, kind: type[FloodControl] = FloodControl) -> AsyncIterator[tuple[FloodControl, Network]]:
     """The room alone, with a network that nobody tells anything but the test."""
     switch, network = SwitchDb(f"unix:{ovs.database}"), Network()
-    flooding = kind(switch, network, Scope(ovs.rundir), lambda bridge: True)
+    flooding = kind(switch, network, BridgeScope(ovs.rundir), lambda bridge: True)
     switch.start()
     assert await switch.wait_until(lambda: switch.connected, 5)
     task = asyncio.create_task(flooding.run())
@@ -216,10 +215,10 @@ def test_no_port_begins_to_flood_before_the_network_was_looked_at(ovs: DummyOvs)
 
 def test_the_mark_is_there_whenever_the_bit_is(ovs: DummyOvs) -> None:
     """So that a bit of ours is known as ours, whenever we are killed."""
-    seen: list[tuple[Bits, bool]] = []
+    seen: list[tuple[PortBits, bool]] = []
 
-    class Watched(Flooding):
-        async def _configure(self, rows: Mapping[str, Row], ports: set[PortId], bits: Bits) -> None:
+    class Watched(FloodControl):
+        async def _configure(self, rows: Mapping[str, BridgeRow], ports: set[PortId], bits: PortBits) -> None:
             marked = await asyncio.to_thread(marks, ovs)
             if ports:
                 seen.append((bits, {port.port for port in ports} <= marked.keys()))

@@ -15,8 +15,8 @@ import pytest
 
 from ovspane.placement.flow_rules import COOKIE_TAG
 from ovspane.switch import bridge as bridge_room
-from ovspane.switch.ownership import Ours
-from ovspane.switch.tampering import FIGHT, Contest, Watch
+from ovspane.switch.ownership import Ownership
+from ovspane.switch.tampering import FIGHT, Contest, TamperWatch
 from tests.support.daemon_bridges import add_foreign, bridge, flood, flows, make_foreign, others
 from tests.support.ovs_dummy import DummyOvs
 from tests.support.reconciling import M, Running, deny, is_as_planned, limit, running, until, until_as_planned
@@ -57,7 +57,7 @@ async def prepared(made: Running) -> None:
 def test_every_kind_of_damage_is_noticed_and_repaired(
     switch: DummyOvs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: Watch(*a, contest=Contest(burst=100)))
+    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(burst=100)))
 
     async def play() -> None:
         async with running(switch) as made:
@@ -80,7 +80,7 @@ def test_every_kind_of_damage_is_noticed_and_repaired(
 
 def test_damage_while_we_push(switch: DummyOvs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody deletes at random while requests come and go: nothing is missing or left when it is quiet."""
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: Watch(*a, contest=Contest(burst=10_000)))
+    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(burst=10_000)))
 
     async def play() -> None:
         async with running(switch) as made:
@@ -135,7 +135,7 @@ def test_updates_that_were_lost_lead_to_a_read_back(switch: DummyOvs) -> None:
 
 
 def test_a_fight_is_bounded_and_told(switch: DummyOvs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: Watch(*a, contest=Contest(5, 1.0, 2.0, 60)))
+    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(5, 1.0, 2.0, 60)))
 
     async def play() -> None:
         async with running(switch) as made:
@@ -267,7 +267,7 @@ def test_a_foreign_meter_in_our_range_is_left_alone(switch: DummyOvs) -> None:
 def test_the_tables_of_an_earlier_configuration_are_ours_as_long_as_the_entry_leads_there() -> None:
     from ovspane.placement.pipeline import Pipeline
 
-    old, new = Pipeline(10), Ours(Pipeline(100))
+    old, new = Pipeline(10), Ownership(Pipeline(100))
     assert not new.place((10, 0, old.flow(deny(1, 1)).match))
     new.learn(old.skeleton(0))
     assert new.place((10, 0, old.flow(deny(1, 1)).match))

@@ -13,7 +13,7 @@ from ovspane.packets.match import Match
 from ovspane.placement.pipeline import Pipeline
 from ovspane.policy.model.table import Effect, Rule, Stage
 from ovspane.switch import reconciler as reconcile
-from ovspane.switch.bridge import BridgeTwin, Work
+from ovspane.switch.bridge import BridgeTarget, ManagedBridge
 from tests.support.daemon_bridges import bridge, flows, make_foreign, others, rows
 from tests.support.ovs_dummy import DummyOvs
 from tests.support.reconciling import M, deny, is_as_planned, limit, queue, running, until
@@ -86,7 +86,7 @@ def test_a_refused_flow_behind_a_full_bundle(switch: DummyOvs, caplog: pytest.Lo
             await made.settled()
             taken = made.reconciler._taken
 
-            async def behind_our_back(twin: BridgeTwin) -> Work:
+            async def behind_our_back(twin: ManagedBridge) -> BridgeTarget:
                 """The meter goes when all has been looked at, and before anything is sent."""
                 made.reconciler._taken = taken  # type: ignore[method-assign]
                 work = await taken(twin)

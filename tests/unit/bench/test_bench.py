@@ -18,7 +18,7 @@ from bench.results import Result, percentile, results_table, table, write
 from bench.shapes import SHAPES
 from ovspane.lang.statements import Kind
 from ovspane.packets.flowgroup import ALL
-from ovspane.policy.model.tree import Delta
+from ovspane.policy.model.tree import TreeDelta
 from ovspane.policy.semantics import evaluate
 from ovspane.policy.state.shares import Request
 from ovspane.policy.state.state import Put
@@ -29,7 +29,7 @@ from tests.support.workload import sample
 def test_the_naive_table_says_what_the_evaluator_says(shape: str) -> None:
     maker = SHAPES[shape](60)
     requests = [maker.request() for _ in range(60)]
-    maker.tree.apply(Delta(added=tuple(requests)))
+    maker.tree.apply(TreeDelta(added=tuple(requests)))
     rows, rng, seen = compiled(maker.tree), Random(5), set()
     for _ in range(400):
         group = rng.choice(requests).flowgroup

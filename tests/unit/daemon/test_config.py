@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ovspane.config import Compatibility, ConfigError, Settings, load
+from ovspane.config import CompatSettings, ConfigError, Settings, load
 
 FULL = """
 socket = "/tmp/o.sock"
@@ -51,7 +51,7 @@ def test_every_setting(tmp_path: Path) -> None:
         first_table=20,
         meter_base=500,
         ports={"eth1": 100_000_000, "eth2": 2_500_000_000},
-        compatibility=Compatibility("127.0.0.1:4242", True, False),
+        compatibility=CompatSettings("127.0.0.1:4242", True, False),
     )
 
 

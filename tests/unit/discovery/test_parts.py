@@ -21,8 +21,8 @@ from scapy.packet import Packet, Raw
 from ovspane.cli.topology_command import draw
 from ovspane.cli.topology_picture import dot, svg
 from ovspane.config import ConfigError, load
-from ovspane.discovery.discovery import SLICE, UNLINKED, Discovery, Look
-from ovspane.discovery.fdb import Learnt, parse
+from ovspane.discovery.discovery import SLICE, UNLINKED, Discovery, DiscoverySettings
+from ovspane.discovery.fdb import LearnedAddress, parse
 from ovspane.discovery.lldp import NotOurs, Probe, decode, encode
 from ovspane.discovery.local import links_of, ports_of
 from ovspane.discovery.probing import LinkProbes
@@ -30,9 +30,7 @@ from ovspane.discovery.snoop import Sighting, read
 from ovspane.network.listing import rows
 from ovspane.network.model import Bridge, Origin, Port, PortId, StaticHost, link_key
 from ovspane.network.topology import Network
-from ovspane.ovsdb.switch_db import Bridge as BridgeRow
-from ovspane.ovsdb.switch_db import Interface, SwitchDb
-from ovspane.ovsdb.switch_db import Port as PortRow
+from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, PortRow, SwitchDb
 
 KEY, NOW, MAC = b"key", 1_700_000_000_000, "02:00:00:00:00:01"
 PROBE = Probe(0x1234, "host", "br0", "eth0", NOW, 7)
@@ -45,7 +43,7 @@ def test_a_port_whose_link_is_not_heard_of_any_more_has_no_hosts_at_once() -> No
     for port in (near, far):
         network.see_bridge(Bridge(port.bridge, host=port.bridge.rpartition("/")[0]))
         network.see_port(Port(port))
-    discovery = Discovery(SwitchDb("unix:/nowhere"), network, Look(Path("/nowhere")))
+    discovery = Discovery(SwitchDb("unix:/nowhere"), network, DiscoverySettings(Path("/nowhere")))
     start = discovery.now()
     discovery._up_since = {near: start - 60_000}
     assert discovery._settled(near, start)
@@ -237,7 +235,7 @@ def test_the_learning_table() -> None:
         " port  VLAN  MAC                Age\n    1     0  42:cb:87:56:2c:80    1\nLOCAL    20  00:00:00:00:00:02  299\n"
         "    7     0  00:00:00:00:00:03  static\n garbage\n   x  0  00:00:00:00:00:04  1\n"
     )
-    assert parse(text) == [Learnt(1, "42:cb:87:56:2c:80", 1), Learnt(0xFFFE, "00:00:00:00:00:02", 299)]
+    assert parse(text) == [LearnedAddress(1, "42:cb:87:56:2c:80", 1), LearnedAddress(0xFFFE, "00:00:00:00:00:02", 299)]
     assert parse("") == []
     huge = "".join(f"    1     0  02:00:00:00:{n >> 8:02x}:{n & 255:02x}    1\n" for n in range(50_000))
     assert len(parse(huge)) == 50_000 and SLICE < 1000
@@ -246,13 +244,13 @@ def test_the_learning_table() -> None:
 # --- rows of the database
 
 
-def interface(name: str, number: int | None = 1, **fields: object) -> Interface:
+def interface(name: str, number: int | None = 1, **fields: object) -> InterfaceRow:
     given_ = {"type": "", "error": None, "link_speed": 10**9, "admin_up": True, "link_up": True, "ifindex": 5, "mac": MAC,
               "options": {}, "external_ids": {}, **fields}  # fmt: skip
-    return Interface(name=name, ofport=number, **given_)  # type: ignore[arg-type]
+    return InterfaceRow(name=name, ofport=number, **given_)  # type: ignore[arg-type]
 
 
-def row(name: str, *interfaces: Interface, datapath_id: int | None = 1, bond: bool = False) -> BridgeRow:
+def row(name: str, *interfaces: InterfaceRow, datapath_id: int | None = 1, bond: bool = False) -> BridgeRow:
     ports = [("bond0", interfaces)] if bond else [(one.name, (one,)) for one in interfaces]
     table = {port: PortRow(port, members, None, {}) for port, members in ports}
     return BridgeRow(name, UUID(int=1), "netdev", datapath_id, frozenset(), None, table, {}, {})
@@ -282,7 +280,7 @@ def test_ports_with_and_without_speed() -> None:
 
 
 def test_links_by_patch_ports_peers_and_tunnels() -> None:
-    def tunnel(name: str, here: str, there: str, key: str = "7") -> Interface:
+    def tunnel(name: str, here: str, there: str, key: str = "7") -> InterfaceRow:
         return interface(name, 9, type="vxlan", options={"local_ip": here, "remote_ip": there, "key": key})
 
     bridges = [

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovspane.network.hosts import Limits
+from ovspane.network.hosts import HostLimits
 from ovspane.network.model import Bridge, Origin, Port, PortId, canonical, known_as, link_key
 from ovspane.network.published import (
     LINKS,
     PORTS,
-    Others,
+    RemoteTopology,
     SharedBridge,
     SharedHost,
     bridge_columns,
@@ -25,7 +25,7 @@ from ovspane.network.published import (
 )
 from ovspane.network.topology import Network
 from ovspane.packets.match import LAYOUT, Match
-from ovspane.placement.routing import Ways, everything
+from ovspane.placement.routing import Routing, everything
 
 M1, M2 = "00:00:00:00:00:01", "00:00:00:00:00:02"
 
@@ -35,11 +35,11 @@ class Place:
 
     def __init__(self, host: str, *ports: str, **limits: int) -> None:
         self.host, self.now = host, 1_000_000
-        self.network = Network(Limits(**limits))
+        self.network = Network(HostLimits(**limits))
         self.network.see_bridge(Bridge("br0", 0xA0 + int(host[1:])))
         for number, name in enumerate(ports, 1):
             self.up(name, number=number)
-        self.others = Others(self.network, host)
+        self.others = RemoteTopology(self.network, host)
         self.told: dict[str, set[str]] = {}
 
     def up(self, name: str, up: bool = True, number: int = 9) -> None:
@@ -196,7 +196,7 @@ def test_what_others_say_does_not_age_and_goes_when_taken_back() -> None:
     one, two, _ = joined()
     one.see(M1, "a", "10.0.0.1", "10.0.0.9")
     two.hear(one)
-    two.network.age(1_000_000 + 10 * Limits().host_age)
+    two.network.age(1_000_000 + 10 * HostLimits().host_age)
     assert two.at("10.0.0.9") == "h1/br0:a"
     host = one.network.host(M1)
     assert host is not None
@@ -259,7 +259,7 @@ def test_a_deny_is_left_out_only_where_somebody_programs_the_source(programmed: 
     two.hear(one)
     row = {**one.rows()[0], "programmed": programmed}
     two.others.put_bridge(read_bridge("h1/br0", row), two.now)
-    ways = Ways()
+    ways = Routing()
     ways.update(everything(two.network))
     assert set(ways.spared(source(M1))) == ({"br0", "h3/br0"} if programmed else set())
     assert ways.fed("br0") == (frozenset({2, 3}) if programmed else frozenset({3}))

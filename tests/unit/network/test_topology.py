@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from ovspane.network.flood import flood_tree
-from ovspane.network.hosts import Limits, usable_address, usable_mac
-from ovspane.network.model import Bridge, Conflict, Delta, Host, Link, Origin, Port, PortId, link_key
+from ovspane.network.hosts import HostLimits, usable_address, usable_mac
+from ovspane.network.model import Bridge, Conflict, Host, Link, NetworkDelta, Origin, Port, PortId, link_key
 from ovspane.network.topology import Network
 
 M1, M2 = "00:00:00:00:00:01", "00:00:00:00:00:02"
-LIMITS = Limits()
+LIMITS = HostLimits()
 
 
 def port(text: str) -> PortId:
@@ -19,7 +19,7 @@ def port(text: str) -> PortId:
 
 def network(*ports: str, **limits: int) -> Network:
     """Bridges with these ports, all up, numbered."""
-    made = Network(Limits(**limits))
+    made = Network(HostLimits(**limits))
     for number, text in enumerate(ports, 1):
         identity = port(text)
         if identity.bridge not in made.bridges:
@@ -43,14 +43,14 @@ class Heard:
     """What a listener was told."""
 
     def __init__(self, made: Network) -> None:
-        self.calls: list[tuple[Delta, ...]] = []
+        self.calls: list[tuple[NetworkDelta, ...]] = []
         made.listen(self.calls.append)
 
     @property
-    def deltas(self) -> list[Delta]:
+    def deltas(self) -> list[NetworkDelta]:
         return [delta for call in self.calls for delta in call]
 
-    def of(self, kind: type) -> list[Delta]:
+    def of(self, kind: type) -> list[NetworkDelta]:
         return [delta for delta in self.deltas if isinstance(delta.thing, kind)]
 
 
@@ -157,9 +157,9 @@ def test_one_change_is_one_call_and_tells_what_was_and_is() -> None:
         link(made, "s1:a", "s2:b")
     [call] = heard.calls
     assert set(call) == {
-        Delta(None, Bridge("s2")),
-        Delta(None, Port(port("s2:b"), 2)),
-        Delta(None, Link(link_key(port("s1:a"), port("s2:b")), "veth", 1_000_000, Origin.LOCAL, 0)),
+        NetworkDelta(None, Bridge("s2")),
+        NetworkDelta(None, Port(port("s2:b"), 2)),
+        NetworkDelta(None, Link(link_key(port("s1:a"), port("s2:b")), "veth", 1_000_000, Origin.LOCAL, 0)),
     }
     made.see_bridge(Bridge("s2"))
     made.see_port(Port(port("s2:b"), 2))

@@ -18,8 +18,8 @@ from ovspane.openflow.oxm import OpenFlowError, encode_match
 from ovspane.packets.match import ANY, Match
 from ovspane.placement.flow_rules import COOKIE_TAG, DROP, FlowRule, Instructions
 from ovspane.placement.pipeline import Pipeline
-from ovspane.switch.ownership import Ours
-from ovspane.switch.tampering import NEWS_LIMIT, Contest, Watch
+from ovspane.switch.ownership import Ownership
+from ovspane.switch.tampering import NEWS_LIMIT, Contest, TamperWatch
 from tests.support.flow_rules import rules
 
 
@@ -95,7 +95,7 @@ def test_a_contest_slows_down_and_forgives() -> None:
 
 def test_a_flood_of_news_is_bounded() -> None:
     woken: list[int] = []
-    watch = Watch("br0", Ours(Pipeline()), lambda: woken.append(1))
+    watch = TamperWatch("br0", Ownership(Pipeline()), lambda: woken.append(1))
     for _ in range(NEWS_LIMIT // 1000 + 2):
         watch.hear([ofwatch.FlowUpdate(ofwatch.ADDED, SAMPLE)] * 1000)
     assert len(watch.news) <= NEWS_LIMIT
@@ -105,7 +105,7 @@ def test_a_flood_of_news_is_bounded() -> None:
 
 def test_what_the_news_say() -> None:
     """The order of events decides; flows outside our part and repetitions are nothing."""
-    watch = Watch("br0", Ours(Pipeline()), lambda: None)
+    watch = TamperWatch("br0", Ownership(Pipeline()), lambda: None)
     theirs = FlowRule(100, 5, SAMPLE.match, DROP, 5)
     beside = FlowRule(100, 6, ANY, DROP, 5)
     elsewhere = FlowRule(99, 5, SAMPLE.match, DROP, COOKIE_TAG)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from ovspane.packets.match import ANY, Match
 from ovspane.placement.flow_rules import COOKIE_TAG, Instructions
-from ovspane.placement.pipeline import ENTRY_PRIORITY, Pipeline, Plan
-from ovspane.policy.model.table import Effect, Rule, Stage, Table, TableDelta, difference
-from ovspane.switch.bridge import BridgeTwin
+from ovspane.placement.pipeline import ENTRY_PRIORITY, FlowPlan, Pipeline
+from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelta, difference
+from ovspane.switch.bridge import ManagedBridge
 
 MATCHES = [Match.of(eth_type=0x0800, ipv4_src=number) for number in range(4)]
 EFFECTS = {Stage.ACCESS: (Effect.DROP, Effect.CONTINUE), Stage.LIMIT: (Effect.LIMIT,), Stage.QUEUE: (Effect.QUEUE,)}
@@ -36,18 +36,18 @@ def rules(draw: st.DrawFn) -> Rule:
 tables = st.lists(rules(), max_size=12)
 
 
-def stages(table: Table) -> int:
+def stages(table: FlowTable) -> int:
     return 1 + max((rule.index for rule in table.rules.values() if rule.stage is Stage.ACCESS), default=-1)
 
 
 @given(st.lists(tables, min_size=1, max_size=6))
 def test_deltas_and_the_whole_give_the_same_plan(history: list[list[Rule]]) -> None:
-    table, plan = Table(), Plan()
+    table, plan = FlowTable(), FlowPlan()
     for wanted in history:
         delta = difference(table, wanted)
         table.apply(delta)
         plan.apply(delta, stages(table))
-        whole = Plan()
+        whole = FlowPlan()
         whole.apply(TableDelta(tuple(table.rules.values())), stages(table))
         assert plan.flows == whole.flows
         assert plan.meters == whole.meters
@@ -56,7 +56,7 @@ def test_deltas_and_the_whole_give_the_same_plan(history: list[list[Rule]]) -> N
 
 @given(tables)
 def test_flows_name_only_meters_and_queues_that_the_plan_has(wanted: list[Rule]) -> None:
-    table, plan = Table(), Plan()
+    table, plan = FlowTable(), FlowPlan()
     delta = difference(table, wanted)
     table.apply(delta)
     plan.apply(delta, stages(table))
@@ -90,15 +90,15 @@ def test_a_continue_of_the_last_stage_goes_where_its_default_goes() -> None:
 
 def test_clauses_wait_with_the_flow_that_acts() -> None:
     """Clauses without it would keep the conjunctive matches of lower priority from being tried (lib/classifier.c)."""
-    plan = Plan(conjunction=True)
+    plan = FlowPlan(conjunction=True)
     sets = [Match.of(eth_type=0x0800, ipv4_src=1 + 2 * src, ipv4_dst=1 + 2 * dst) for src in range(4) for dst in range(4)]
     queued = [Rule(Stage.QUEUE, 0, 5, match, Effect.QUEUE, 1, 7, 1000) for match in sets]
     lower = [rule._replace(priority=4, request=2, slot=8, rate=900) for rule in queued]
     plan.apply(TableDelta(tuple(queued + lower)), 0)
-    twin = BridgeTwin("br0", Path("/nowhere"), plan.pipeline, lambda reason: None, lambda: None)
+    twin = ManagedBridge("br0", Path("/nowhere"), plan.pipeline, lambda reason: None, lambda: None)
     whole = twin.take(plan, lambda queue: True)
     assert not whole.held
-    assert len(whole.flows) == len(plan.flows) == len(Plan().flows) + 2 * (4 + 4 + 1)
+    assert len(whole.flows) == len(plan.flows) == len(FlowPlan().flows) + 2 * (4 + 4 + 1)
     work = twin.take(plan, lambda queue: queue == 8)
     assert work.held == {key for key, rule in plan.flows.items() if rule.priority == 5}
     assert len(work.held) == 9
@@ -107,7 +107,7 @@ def test_clauses_wait_with_the_flow_that_acts() -> None:
 
 def test_ports_off_the_flood_tree_are_shut_at_the_end_of_the_pipeline() -> None:
     """Not before: what a reservation steers comes in by them too, and leaves from the queue stage."""
-    plan = Plan()
+    plan = FlowPlan()
     before = dict(plan.flows)
     changed = plan.shut(frozenset({2, 3}))
     assert {key: plan.flows[key].instructions for key in changed} == {

@@ -20,7 +20,7 @@ from ovspane.policy.compiler.hft import HftNode, compiled, decided
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
 from ovspane.policy.model import actions
 from ovspane.policy.model.actions import Access, Verdict
-from ovspane.policy.model.tree import ROOT, Delta
+from ovspane.policy.model.tree import ROOT, TreeDelta
 from ovspane.policy.semantics import evaluate
 from ovspane.policy.state import _schedule, schedule_plain
 from tests.property.policy.test_compile import PACKET, Policy
@@ -40,13 +40,13 @@ def test_left_over_exceptions() -> None:
     first = policy.add("n", Kind.DENY, Flowgroup(src=A))
     policy.add("m", Kind.ALLOW, Flowgroup(dst=B))
     assert not policy.dropped()
-    policy.change(Delta(removed=(first,)))
+    policy.change(TreeDelta(removed=(first,)))
     assert not policy.dropped()
     again = policy.add("u", Kind.DENY, Flowgroup(src=A))
     assert policy.dropped()
     policy.add("n", Kind.DENY, Flowgroup(dport=WEB))  # the exception is needed again, and u's deny has to keep away from it
     assert policy.dropped()
-    policy.change(Delta(removed=(again,)))
+    policy.change(TreeDelta(removed=(again,)))
     assert not policy.dropped()
 
 

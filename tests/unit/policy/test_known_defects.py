@@ -22,7 +22,7 @@ from ovspane.packets.match import Packet
 from ovspane.policy.compiler.hft import compiled, decided, of_tree
 from ovspane.policy.model import actions
 from ovspane.policy.model.actions import Access
-from ovspane.policy.model.tree import ROOT, ActiveRequest, Delta, PolicyTree
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.state import _schedule, schedule_plain
 from ovspane.replay import play
 from tests.property.policy.test_compile import PACKET, Policy
@@ -62,7 +62,7 @@ def test_union_skipped_pairs_with_equal_actions() -> None:
     tree = PolicyTree()
     tree.add_node("child", ROOT)
     active = (ActiveRequest(i, at, kind, normalise(group), 0, kind is Kind.ALLOW) for i, (at, kind, group) in enumerate(requests))
-    tree.apply(Delta(added=tuple(active)))
+    tree.apply(TreeDelta(added=tuple(active)))
     table = compiled(of_tree(tree, {}, lambda verdict: verdict.access, Access.UNSET), actions.ACCESS)
     said = [decided(table, packet.packed, Access.UNSET) for packet in (PACKET, beside, udp)]
     assert said == [Access.DENY, Access.ALLOW, Access.DENY]

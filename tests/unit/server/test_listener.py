@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ovspane.lang.replies import Notice
-from ovspane.server.accepting import REST, Caps, ListenError
+from ovspane.server.accepting import REST, ConnectionCaps, ListenError
 from ovspane.server.listener import UnixListener
 from ovspane.server.quietly import KINDS, Quietly
 from tests.support.serving import Client, FileKeeper, Served, running, serving
@@ -226,7 +226,7 @@ def test_too_many_are_told_so_and_the_log_says_it_once(tmp_path: Path, caplog: p
                 return type(super().owner(connection))("uid 1234")
 
         async with running(FileKeeper(tmp_path / "kept")) as service:
-            listener = Limited(service, tmp_path / "s", caps=Caps(total=100, each=8))
+            listener = Limited(service, tmp_path / "s", caps=ConnectionCaps(total=100, each=8))
             await listener.start()
             clients = [await Client.connect(tmp_path / "s") for _ in range(208)]
             for client in clients[8:]:

@@ -16,7 +16,7 @@ from ovspane.lang.parser import parse
 from ovspane.lang.statements import Binding
 from ovspane.policy.state.shares import ROOT_SHARE, Principal
 from ovspane.policy.state.state import Put, State
-from ovspane.server.accepting import Caps
+from ovspane.server.accepting import ConnectionCaps
 from ovspane.server.peers import account_name, principal_of, principal_of_certificate, unix_peer
 from tests.support.serving import Client, Served, serving
 
@@ -170,7 +170,7 @@ def test_other_accounts(open_path: Path) -> None:
 @pytest.mark.skipif(not ROOT, reason="needs root to be others")
 def test_an_account_has_a_share_of_the_connections_and_root_all(open_path: Path) -> None:
     async def main() -> None:
-        async with serving(open_path, caps=Caps(total=12, each=5)) as there:
+        async with serving(open_path, caps=ConnectionCaps(total=12, each=5)) as there:
             mine = [await client_of(there.path, 1234, 1234, []) for _ in range(5)]
             for client in mine:
                 assert await client.ask("Whoami.") == "OK principal=guest:1234"

@@ -10,10 +10,10 @@ import pytest
 
 from ovspane.lang.replies import Notice
 from ovspane.server import accepting
-from ovspane.server.channel import Channel, Limits
+from ovspane.server.channel import Channel, ConnectionLimits
 from tests.support.serving import Client, Served, serving
 
-LIMITS = Limits(outstanding=16, high_water=16 * 1024, notices=32 * 1024, bound=64 * 1024, patience=0.5)
+LIMITS = ConnectionLimits(outstanding=16, high_water=16 * 1024, notices=32 * 1024, bound=64 * 1024, patience=0.5)
 
 
 async def channel_of_next(there: Served) -> tuple[socket.socket, Channel]:
