@@ -49,7 +49,10 @@ OUTPUT = Path("build/bench.json")
 
 def machine() -> str:
     """What the figures are of."""
-    cpu = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown CPU")
+    cpu = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        "unknown CPU",
+    )
     day = datetime.now(UTC).date().isoformat()
     return f"{day}, {os.cpu_count()} x {cpu}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
 
@@ -68,10 +71,14 @@ def _lines(path: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Run benchmarks; print tables; write build/bench.json.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Run benchmarks; print tables; write build/bench.json."
+    )
     parser.add_argument("groups", metavar="GROUP", nargs="*", help=f"{', '.join(GROUPS)} (default: all)")
     parser.add_argument("--seconds", type=float, default=60.0, help="time for one case (default: 60)")
-    parser.add_argument("--document", type=Path, metavar="FILE", help="put each group's table into its section of this file")
+    parser.add_argument(
+        "--document", type=Path, metavar="FILE", help="put each group's table into its section of this file"
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, help="the file of results (default: build/bench.json)")
     options = parser.parse_args(arguments)
     unknown = set(options.groups) - set(GROUPS)

@@ -1,11 +1,11 @@
 """Admissions of reservations through 5 nested shares, with 1 000 to 100 000 resident. The group `schedule`.
 
-Above: bench. Below: bench.schedule (the schedules alone), policy.admission and policy.state (the whole admission), naive, apart.
-
     schedule.<kind>.<N>.admissions_per_s   ask the schedules of all five shares, then book in them
-    admit.<kind>.<N>.…                     the whole policy.admission of a request, strictness too; then the state takes it
+    admit.<kind>.<N>.…                     the whole policy.admission.control of a request, strictness too; then the
+                                           state takes it
 
-`rate`: room only. `bucket`: each share has a token bucket as well. The baseline looks at every reservation for each question.
+`rate`: room only. `bucket`: each share has a token bucket as well. The baseline looks at every reservation for each
+question.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def wishes(random: Random, now: int) -> Iterator[Booking]:
 
 
 def limits(kind: str, n: int) -> tuple[int, int, int]:
-    """(reserve <=, capacity, fill) of each share: what is resident takes about a fifth, so most of what is asked fits."""
+    """(reserve <=, capacity, fill) of each share: what is resident takes about a fifth, so most of what is asked
+    fits."""
     top = 50_000 * n
     fill = top if kind == "rate" else top // 2
     return top, top if kind == "rate" else fill * 600, fill
@@ -135,4 +136,6 @@ def results(seconds: float) -> Iterator[Result]:
                         baseline = slow if result.name == "admissions_per_s" else None
                         yield replace(result, name=f"{name}.{result.name}", baseline=baseline)
                 except apart.OutOfTime:
-                    yield Result(f"{name}.admissions_per_s", None, "admissions/s", n, note=f"not within {seconds:.0f} s")
+                    yield Result(
+                        f"{name}.admissions_per_s", None, "admissions/s", n, note=f"not within {seconds:.0f} s"
+                    )

@@ -1,9 +1,11 @@
-"""Input that is meant to hurt: reservations, shares and requests that bring the engine's structures to their worst cases.
+"""Input that is meant to hurt: reservations, shares and requests that bring the engine's structures to their worst
+cases.
 
-Above: bounds (the group `bounds`), tests. Below: flowgroup, policy.schedule, policy.shares. Seeded, so every run has the same.
+Seeded, so every run has the same.
 
-    staircases    totals climb and fall in steps around the fill rate, so that the bucket's level is a hill in each block of
-                  breakpoints and each long reservation, whatever its rate, makes other breakpoints the greatest and the least
+    staircases    totals climb and fall in steps around the fill rate, so that the bucket's level is a hill in each
+                  block of breakpoints and each long reservation, whatever its rate, makes other breakpoints the
+                  greatest and the least
     alternating   two shares whose free times never meet: each start that one offers is refused by the other
 """
 
@@ -83,4 +85,8 @@ def fullest(bookings: list[Booking], fill: int, end: int) -> int:
 def over_all(end: int, random: Random) -> Iterator[Booking]:
     """Reservations over nearly all of 0 .. end, of every order of magnitude."""
     while True:
-        yield random.randrange(1, 1000), end - random.randrange(1000), random.choice((1, 10, 100, 1000, STEP, 3 * STEP, 9 * STEP))
+        yield (
+            random.randrange(1, 1000),
+            end - random.randrange(1000),
+            random.choice((1, 10, 100, 1000, STEP, 3 * STEP, 9 * STEP)),
+        )

@@ -1,7 +1,7 @@
 """Cases in processes of their own: each starts with a clean memory, and ends by force when its time is over.
 
-Above: the groups. `results("bench.compiling:case", "a", "1000", seconds=60)` runs `case("a", "1000")` in a child and yields its
-results as they come; `python -m bench.apart MODULE:FUNCTION ARGUMENT …` is that child.
+`results("bench.compiling:case", "a", "1000", seconds=60)` runs `case("a", "1000")` in a child and yields its results as
+they come; `python -m bench.apart MODULE:FUNCTION ARGUMENT …` is that child.
 """
 
 from __future__ import annotations

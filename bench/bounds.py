@@ -1,10 +1,10 @@
 """How long the daemon's event loop stands still, for input that is meant to hurt. The group `bounds`.
 
-Above: bench. Below: adversary, server.service, apart. `bounds.<case>.ms` is the longest time between two turns of the loop while a
-statement of the case is judged, applied and settled (policy tree and flows; no switch), the worst of several statements;
-`bounds.<case>.cpu_ms` the same as CPU time of the loop's thread, which other work on the machine does not change;
-`bounds.<case>.answer_ms` the longest that a speaker waits. What is long the service does in a thread, whose turns are 5 ms
-(sys.getswitchinterval), so about that much is seen then. docs/architecture.md has the bounds as a table.
+`bounds.<case>.ms` is the longest time between two turns of the loop while a statement of the case is judged, applied
+and settled (policy tree and flows; no switch), the worst of several statements; `bounds.<case>.cpu_ms` the same as CPU
+time of the loop's thread, which other work on the machine does not change; `bounds.<case>.answer_ms` the longest that a
+speaker waits. What is long the service does in a thread, whose turns are 5 ms (sys.getswitchinterval), so about that
+much is seen then. docs/architecture.md has the bounds as a table.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class Clocked:
         self.stall = self.stall_cpu = self.answer = 0.0
 
 
-def ask(kind: Kind, share: str, number: int, rate: int = 0, span: tuple[int, int | None] = (0, None), partial: bool = False) -> Ask:
+def ask(
+    kind: Kind, share: str, number: int, rate: int = 0, span: tuple[int, int | None] = (0, None), partial: bool = False
+) -> Ask:
     start = Time(TimeKind.ABSOLUTE, span[0])
     end = Time(TimeKind.FOREVER) if span[1] is None else Time(TimeKind.ABSOLUTE, span[1])
     return Ask(kind, host(number), share, rate, start=start, end=end, partial=partial)
@@ -111,8 +113,8 @@ def _reservations(clocked: Clocked, share: str, wishes: Iterable[Booking], parti
 
 
 def deep_chain(thinned: str = "") -> Iterator[Result]:
-    """RESIDENT staircases through DEPTH shares with buckets that they nearly exhaust, and reservations across all of them.
-    `thinned`: three times as many were there before, so that blocks are as empty as they may be."""
+    """RESIDENT staircases through DEPTH shares with buckets that they nearly exhaust, and reservations across all of
+    them. `thinned`: three times as many were there before, so that blocks are as empty as they may be."""
     random, steps = Random(1), 32
     books, end = staircases(RESIDENT, steps, random)
     fill = STEP * steps * 95 // 200
@@ -148,7 +150,8 @@ def _thin_out(clocked: Clocked, share: str, end: int, random: Random) -> None:
 
 
 def never_together() -> Iterator[Result]:
-    """Two shares below each other that are never free together until all is over: each start that one offers the other refuses."""
+    """Two shares below each other that are never free together until all is over: each start that one offers the
+    other refuses."""
     mine, theirs = alternating(RESIDENT, 10**6, 10_000)
     outer, inner = nested(2, Privileges(reserve_max=10**6, tb_capacity=10**6, tb_fill=10**6))
     clocked = Clocked([outer, inner])
@@ -161,11 +164,14 @@ def never_together() -> Iterator[Result]:
 
 
 def deep_tree() -> Iterator[Result]:
-    """Requests at every level of DEPTH nested shares that all overlap, and one more of each kind at the bottom and at the top."""
+    """Requests at every level of DEPTH nested shares that all overlap, and one more of each kind at the bottom and
+    at the top."""
     shares = nested(DEPTH, OPEN)
     kinds = (Kind.ALLOW, Kind.DENY, Kind.RATELIMIT, Kind.RESERVE)
     requests = (
-        Request(i + 1, shares[i * 7 % DEPTH].name, ADMINISTRATOR, kinds[i % 4], host(i % 50), 0, None, 1000 + i, slot=i + 1)
+        Request(
+            i + 1, shares[i * 7 % DEPTH].name, ADMINISTRATOR, kinds[i % 4], host(i % 50), 0, None, 1000 + i, slot=i + 1
+        )
         for i in range(RESIDENT // 10)
     )
     clocked = Clocked([*shares, *requests])
@@ -178,7 +184,9 @@ def _each_kind(clocked: Clocked, share: str, groups: Sequence[object]) -> None:
     for kind in (Kind.ALLOW, Kind.DENY, Kind.RATELIMIT, Kind.RESERVE):
         for group in groups:
             for partial in (False, True):
-                statement = ask(kind, share, 0, 500_000 if kind in (Kind.RATELIMIT, Kind.RESERVE) else 0, partial=partial)
+                statement = ask(
+                    kind, share, 0, 500_000 if kind in (Kind.RATELIMIT, Kind.RESERVE) else 0, partial=partial
+                )
                 clocked.say(replace(statement, flowgroup=group))  # type: ignore[arg-type]
 
 
@@ -186,7 +194,8 @@ def many_shares() -> Iterator[Result]:
     """SHARES shares beside each other, each with a deny or an allow; then a statement of each kind on some of them."""
     shares = beside(SHARES, OPEN)
     requests = [
-        Request(i + 1, shares[i].name, ADMINISTRATOR, Kind.DENY if i % 2 else Kind.ALLOW, host(i), 0, None) for i in range(SHARES)
+        Request(i + 1, shares[i].name, ADMINISTRATOR, Kind.DENY if i % 2 else Kind.ALLOW, host(i), 0, None)
+        for i in range(SHARES)
     ]
     begin = perf_counter()
     clocked = Clocked(chain(shares, requests))
@@ -203,7 +212,9 @@ def overlap_all() -> Iterator[Result]:
     requests = []
     for i in range(RESIDENT):
         rate, slot = (1000, i) if i % 4 == 3 else (0, 0)
-        requests.append(Request(i + 1, shares[i % 2].name, ADMINISTRATOR, kinds[i % 4], host(i), 0, None, rate, slot=slot))
+        requests.append(
+            Request(i + 1, shares[i % 2].name, ADMINISTRATOR, kinds[i % 4], host(i), 0, None, rate, slot=slot)
+        )
     clocked = Clocked([*shares, *requests])
     for kind in (Kind.ALLOW, Kind.DENY, Kind.RATELIMIT, Kind.RESERVE):
         for partial in (False, True):
@@ -212,7 +223,14 @@ def overlap_all() -> Iterator[Result]:
         yield from clocked.results(f"overlap_all_{kind.value}", RESIDENT)
 
 
-CASES = (("deep_chain",), ("deep_chain", "thinned"), ("never_together",), ("deep_tree",), ("many_shares",), ("overlap_all",))
+CASES = (
+    ("deep_chain",),
+    ("deep_chain", "thinned"),
+    ("never_together",),
+    ("deep_tree",),
+    ("many_shares",),
+    ("overlap_all",),
+)
 
 
 def results(seconds: float) -> Iterator[Result]:

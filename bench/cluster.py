@@ -1,10 +1,9 @@
-"""Many daemons on one database cluster, all on this machine: transactions a second, races, recovery, and how far a change fans out.
-The group `cluster`.
+"""Many daemons on one database cluster, all on this machine: transactions a second, races, recovery, and how far a
+change fans out. The group `cluster`.
 
-Above: bench. Below: tests.support.cluster (three ovsdb-servers on loopback), the store and the service of the daemon,
-without switches. The daemons are simulated: each has its connection, its copy and its state as a real one, but they
-share one process and its processor, so figures of many daemons are what this process can do, and those of the servers
-(their CPU) what one leader can.
+The daemons are simulated: each has its connection, its copy and its state as a real one, but they share one process and
+its processor, so figures of many daemons are what this process can do, and those of the servers (their CPU) what one
+leader can.
 """
 
 from __future__ import annotations
@@ -36,7 +35,10 @@ FREE = Guard({}, frozenset(), frozenset(), ())
 def results(seconds: float) -> Iterator[Result]:
     """The group. `seconds` bounds one case."""
     limit = min(seconds, MEASURE)
-    with tempfile.TemporaryDirectory(prefix="ovspane.", dir="/tmp") as folder, loopback_cluster(Path(folder)) as members:
+    with (
+        tempfile.TemporaryDirectory(prefix="ovspane.", dir="/tmp") as folder,
+        loopback_cluster(Path(folder)) as members,
+    ):
         yield from asyncio.run(_statements(members, limit))
         for count in COUNTS:
             yield from asyncio.run(_fan_out(members, count, limit))
@@ -71,7 +73,8 @@ async def _ok(service: SharedService, text: str) -> int:
 
 
 async def _statements(members: list[Member], limit: float) -> list[Result]:
-    """One daemon, one statement at a time and many at once; then three daemons on shares of their own and on one share."""
+    """One daemon, one statement at a time and many at once; then three daemons on shares of their own and on one
+    share."""
     out: list[Result] = []
     async with _services(remotes(members), 3) as services:
         for number in range(3):
@@ -93,7 +96,9 @@ async def _statements(members: list[Member], limit: float) -> list[Result]:
         rate, count, races = await _load(services, ["one"] * 3, 1, limit)
         out.append(Result("cluster.3.one_share_per_s", rate, "statements/s", count, note=f"{races} races lost"))
         rate, count, races = await _load(services, ["one"] * 3, 32, limit)
-        out.append(Result("cluster.3.one_share_many_clients_per_s", rate, "statements/s", count, note=f"{races} races lost"))
+        out.append(
+            Result("cluster.3.one_share_many_clients_per_s", rate, "statements/s", count, note=f"{races} races lost")
+        )
         for name in ("own0", "own1", "own2", "one"):
             await _ok(services[0], f"DropShare {name}.")
     return out
@@ -126,8 +131,9 @@ def cpu(member: Member) -> float:
 
 
 async def _fan_out(members: list[Member], count: int, limit: float) -> list[Result]:
-    """`count` copies follow; one daemon writes reservations, each a transaction of its own. Until when has every copy each of them?
-    What does that cost the leader? Then all write at once, blindly: the transactions of one leader."""
+    """`count` copies follow; one daemon writes reservations, each a transaction of its own. Until when has every
+    copy each of them? What does that cost the leader? Then all write at once, blindly: the transactions of one
+    leader."""
     stores = [ClusterStore(remotes(members), f"bench-{number}") for number in range(count)]
     tasks = [asyncio.create_task(store.run()) for store in stores]
     try:
@@ -141,7 +147,9 @@ async def _fan_out(members: list[Member], count: int, limit: float) -> list[Resu
             wrote += 1
             key = str(_clock() * 1000 + wrote)
             sent = time.perf_counter()
-            await stores[0].commit([Record("Request", key, {"share": "x", "text": "a reservation as long as they are"})], [], FREE)
+            await stores[0].commit(
+                [Record("Request", key, {"share": "x", "text": "a reservation as long as they are"})], [], FREE
+            )
             while any(("Request", key) not in store.replica.records for store in stores):
                 await asyncio.sleep(0)
             delays.append(time.perf_counter() - sent)
@@ -167,7 +175,9 @@ async def _fan_out(members: list[Member], count: int, limit: float) -> list[Resu
         await asyncio.gather(*(write(number, store) for number, store in enumerate(stores)))
         rate = done / (time.perf_counter() - start)
         busy = (cpu(leader) - used) / (time.perf_counter() - start)
-        out.append(Result(f"cluster.{count}.transactions_per_s", rate, "1/s", done, note=f"leader's processor {busy:.0%} busy"))
+        out.append(
+            Result(f"cluster.{count}.transactions_per_s", rate, "1/s", done, note=f"leader's processor {busy:.0%} busy")
+        )
         return out
     finally:
         for task in tasks:

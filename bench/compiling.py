@@ -1,9 +1,10 @@
-"""The compiler: bulk load, incremental adds and removes, flows and memory, for each shape and size. The group `compile`.
+"""The compiler: bulk load, incremental adds and removes, flows and memory, for each shape and size. The group
+`compile`.
 
-Above: bench. Below: apart (a process for each case), shapes, naive. An add is timed from an accepted request to its list of
-flows (policy.tree, policy.compile, and placement's rendering); `hidden_…` is the same with hiding: the flows that are left, the
-bulk load of that layer alone, and an add or remove through both. Sizes that do not end within the budget are reported so, and the
-larger ones of that shape are not tried.
+An add is timed from an accepted request to its list of flows (policy.model.tree, policy.compiler.compile, and
+placement's rendering); `hidden_…` is the same with hiding: the flows that are left, the bulk load of that layer alone,
+and an add or remove through both. Sizes that do not end within the budget are reported so, and the larger ones of that
+shape are not tried.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""The sections of docs/measurements.md that programs write: each between two comments, the rest of the file stays as it is.
-
-Above: `python -m bench --document` (a section for each group) and tests.kernel.measure. Below: nothing.
+"""The sections of docs/measurements.md that programs write: each between two comments, the rest of the file stays as it
+is.
 """
 
 from __future__ import annotations
 
 
 def replaced(text: str, maker: str, key: str, new: str) -> str:
-    """The text with the section of that maker and key replaced, or added at the end. Raises ValueError for one without an end."""
+    """The text with the section of that maker and key replaced, or added at the end. Raises ValueError for one
+    without an end."""
     first, last = f"<!-- {maker}: {key} -->\n", f"<!-- end: {key} -->\n"
     before, found, rest = text.partition(first)
     if not found:

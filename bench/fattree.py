@@ -1,12 +1,15 @@
-"""A daemon over a simulated fat-tree: admission with room on links, placement, moving hosts, failing links. The group `fattree`.
+"""A daemon over a simulated fat-tree: admission with room on links, placement, moving hosts, failing links. The group
+`fattree`.
 
-Above: bench. Below: fat_tree, apart (a process for each size). k is 10: 125 switches, the smallest fat-tree with a hundred or
-more; 1 000 hosts, 10 000 requests. Smaller ones beside it say how things grow; others, and without steering (PATHS 0):
-`python -m bench.fattree K HOSTS REQUESTS [PATHS]`. The rows of `fattree.<switches>.<requests>.`:
+k is 10: 125 switches, the smallest fat-tree with a hundred or more; 1 000 hosts, 10 000 requests. Smaller ones beside
+it say how things grow; others, and without steering (PATHS 0): `python -m bench.fattree K HOSTS REQUESTS [PATHS]`. The
+rows of `fattree.<switches>.<requests>.`:
 
-    load       all requests asked one after the other, compiled and placed by 200; flows of all switches; memory of requests (state,
-               room, table, the plans of all switches) and of hosts (topology, and what room and placement know)
-    own        the same for a daemon that programs one of the switches only; own_off_…, own_on_…: another one goes down, up again
+    load       all requests asked one after the other, compiled and placed by 200; flows of all switches; memory of
+               requests (state, room, table, the plans of all switches) and of hosts (topology, and what room and
+               placement know)
+    own        the same for a daemon that programs one of the switches only; own_off_…, own_on_…: another one goes down,
+               up again
     admit      a statement of the mix, judged and booked; the baseline knows no room on links
     reserve    the same, of reservations alone
     compile    one request more in the network flow table
@@ -27,9 +30,9 @@ from functools import partial
 from random import Random
 
 from bench import apart
-from bench.fat_tree import PATHS, PAUSE, Asks, FatTree, Simulation, ask, timed
 from bench.memory import resident
 from bench.results import Result, percentile, results_table
+from bench.simulated_network import PATHS, PAUSE, Asks, FatTree, Simulation, ask, timed
 from ovspane.daemon import garbage
 from ovspane.lang.statements import Kind, Statement
 from ovspane.network.model import LinkKey
@@ -85,7 +88,9 @@ class Case:
             per_request = (resident() - before) / accepted[0]
         yield Result(f"{name}.ms", spent, "ms", n)
         yield Result(f"{name}.accepted", accepted[0] / n, "part", n)
-        yield Result(f"{name}.flows", sum(len(made.desired.plan_of(bridge).flows) for bridge in made.bridges), "flows", n)
+        yield Result(
+            f"{name}.flows", sum(len(made.desired.plan_of(bridge).flows) for bridge in made.bridges), "flows", n
+        )
         yield Result(f"{name}.bytes_a_request", per_request, "bytes", n)
         yield Result(f"{name}.bytes_a_host", per_host, "bytes", n)
 
@@ -147,7 +152,9 @@ class Case:
                 self._change(up, partial(made.set_links, some, True), seen)
         for name, times in seen.items():
             for percent in (50, 99):
-                yield Result(f"{name}_ms.p{percent}", percentile(times, percent), "ms", self._n, self._anew[name.split("_")[1]])
+                yield Result(
+                    f"{name}_ms.p{percent}", percentile(times, percent), "ms", self._n, self._anew[name.split("_")[1]]
+                )
         for name, numbers in counts.items():
             yield Result(name, sum(numbers) / len(numbers), "reservations", self._n)
 
@@ -170,7 +177,8 @@ class Case:
                     yield Result(f"{name}_ms.p{percent}", percentile(times, percent), "ms", self._n)
 
     def _change(self, name: str, change: Callable[[], None], seen: dict[str, list[float]]) -> tuple[int, int]:
-        """Have the network change and follow it; how many reservations have other routes, and how many more cannot be held."""
+        """Have the network change and follow it; how many reservations have other routes, and how many more cannot
+        be held."""
         made = self._made
         before = len(made.follow_room())
         made.now += PAUSE

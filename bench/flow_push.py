@@ -1,14 +1,15 @@
-"""How fast flows reach a real ovs-vswitchd (dummy datapath, no root), and how fast it is compared with the plan. The group `push`.
+"""How fast flows reach a real ovs-vswitchd (dummy datapath, no root), and how fast it is compared with the plan. The
+group `push`.
 
-Above: bench. Below: flowpush, bridge, the tests' ovs_dummy. Medians of several runs, for 1 to 50 000 flows.
+Medians of several runs, for 1 to 50 000 flows.
 
-`push.N.add_ms`: N new flows in atomic bundles, as the daemon sends them; baseline: `ovs-ofctl --bundle add-flows`, forked.
-`from_nothing_ms`: read back, compare, push; baseline: `ovs-ofctl replace-flows`. `cpu_ms`: what ovs-vswitchd, all its threads,
-needed of the processors for it; baseline: for `ovs-ofctl --bundle add-flows`. `own_cpu_ms`: what we needed. `over_cpu`: add_ms
-through cpu_ms, run by run; `best_over_cpu` is of the run that came out best. On a busy machine add_ms has also the time for which
-ovs-vswitchd's main thread could have run and got no processor: `waited_ms`.
-`reconcile.N.again_ms`: read everything back, compare, find nothing to do; `restart_ms`: the same as a new daemon does it, from
-connecting on, with nothing remembered.
+`push.N.add_ms`: N new flows in atomic bundles, as the daemon sends them; baseline: `ovs-ofctl --bundle add-flows`,
+forked. `from_nothing_ms`: read back, compare, push; baseline: `ovs-ofctl replace-flows`. `cpu_ms`: what ovs-vswitchd,
+all its threads, needed of the processors for it; baseline: for `ovs-ofctl --bundle add-flows`. `own_cpu_ms`: what we
+needed. `over_cpu`: add_ms through cpu_ms, run by run; `best_over_cpu` is of the run that came out best. On a busy
+machine add_ms has also the time for which ovs-vswitchd's main thread could have run and got no processor: `waited_ms`.
+`reconcile.N.again_ms`: read everything back, compare, find nothing to do; `restart_ms`: the same as a new daemon does
+it, from connecting on, with nothing remembered.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ MOST = 10_000
 
 
 class Cost(NamedTuple):
-    """Milliseconds of one run: on the clock, of processors in ovs-vswitchd, for which its main thread waited for one, of processors
-    here."""
+    """Milliseconds of one run: on the clock, of processors in ovs-vswitchd, for which its main thread waited for
+    one, of processors here."""
 
     wall: float
     cpu: float
@@ -98,9 +99,7 @@ def results(seconds: float) -> Iterator[Result]:
 
 async def _all(ovs: DummyOvs, forked: dict[int, tuple[Meter, Meter]]) -> list[Result]:
     return [
-        result
-        for part in (_push(ovs, forked), _change(ovs, forked[1][0]), _reconcile(ovs))
-        async for result in part
+        result for part in (_push(ovs, forked), _change(ovs, forked[1][0]), _reconcile(ovs)) async for result in part
     ]
 
 
@@ -141,7 +140,9 @@ async def _push(ovs: DummyOvs, forked: dict[int, tuple[Meter, Meter]]) -> AsyncI
             yield Result(f"{name}.from_nothing_ms", whole.wall, "ms", count, replace.wall)
 
 
-async def _median(what: Callable[[], Awaitable[object]], before: Callable[[], Awaitable[object]] | None = None) -> float:
+async def _median(
+    what: Callable[[], Awaitable[object]], before: Callable[[], Awaitable[object]] | None = None
+) -> float:
     """Milliseconds of `what`, the median; `before` runs each time, untimed."""
     times = []
     for _ in range(SIZES[MOST]):

@@ -1,7 +1,7 @@
 """Overlap queries of MatchIndex: which of the matches there share a packet with one that comes. The group `index`.
 
-Above: bench. Below: shapes, apart. The baseline of a query is the time to read every match once from memory (memory.py): a scan
-cannot be faster, an index should be.
+The baseline of a query is the time to read every match once from memory (memory.py): a scan cannot be faster, an index
+should be.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How fast this machine's memory is read and copied: what no engine that looks at every match can beat.
 
-`bytes.find` of a byte that is not there is memchr, assignment to a memoryview is memcpy: both of libc, both as wide as the CPU
-allows. The buffers are written first: untouched pages are all one page of zeros, which the cache holds.
+`bytes.find` of a byte that is not there is memchr, assignment to a memoryview is memcpy: both of libc, both as wide as
+the CPU allows. The buffers are written first: untouched pages are all one page of zeros, which the cache holds.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""What is to be beaten: the policy tree compiled the obvious way, and a schedule that looks at every reservation. Plain Python.
+"""What is to be beaten: the policy tree compiled the obvious way, and a schedule that looks at every reservation. Plain
+Python.
 
-The table is that of hierarchical flow tables (HotSDN 2012): a node's requests, its children and its children's results are joined
-by the union of tables, which intersects every pair of rules, and rules that earlier ones shadow are condensed away. One table,
-so access, guarantee and limit multiply. It is correct (tests/unit/bench/test_bench.py holds it to the evaluator): no pair is
-skipped for having equal actions, which made the prototype of 2013 wrong.
+The table is that of hierarchical flow tables (HotSDN 2012): a node's requests, its children and its children's results
+are joined by the union of tables, which intersects every pair of rules, and rules that earlier ones shadow are
+condensed away. One table, so access, guarantee and limit multiply. It is correct (tests/unit/bench/test_bench.py holds
+it to the evaluator): no pair is skipped for having equal actions, which made the prototype of 2013 wrong.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def case(shape: str, count: str) -> Iterator[Result]:
 
 
 class Shelf:
-    """The schedule of one share that looks at every reservation for every question: room, and a bucket that starts full."""
+    """The schedule of one share that looks at every reservation for every question: room, and a bucket that starts
+    full."""
 
     def __init__(self, top: int, capacity: int, fill: int) -> None:
         """Rates in bit/s, capacity in bits, instants in ms."""

@@ -1,9 +1,10 @@
-"""How fast queues come, change and go on a real ovsdb-server and ovs-vswitchd (dummy datapath, no root). The group `queues`.
+"""How fast queues come, change and go on a real ovsdb-server and ovs-vswitchd (dummy datapath, no root). The group
+`queues`.
 
-Above: bench. Below: ovsdb_queues, the tests' ovs_dummy. On one port, 1, 10 and 100 queues are made, given another rate and removed,
-and one of so many is changed; each until ovs-vswitchd has applied it; medians of several runs. The baseline is a script that
-remembers the rows' names: one forked `ovs-vsctl` for each queue, which waits too until it is applied. `one_call` is the same by a
-single `ovs-vsctl` with all queues on its command line, the best that a script can do.
+On one port, 1, 10 and 100 queues are made, given another rate and removed, and one of so many is changed; each until
+ovs-vswitchd has applied it; medians of several runs. The baseline is a script that remembers the rows' names: one
+forked `ovs-vsctl` for each queue, which waits too until it is applied. `one_call` is the same by a single `ovs-vsctl`
+with all queues on its command line, the best that a script can do.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def _script(ovs: DummyOvs, count: int, at_once: bool) -> Times:
     times: Times = {}
 
     def timed(kind: str, commands: list[list[str]]) -> list[str]:
-        calls = [[word for command in commands for word in ("--", *command)]] if at_once else [["--", *c] for c in commands]
+        calls = (
+            [[word for command in commands for word in ("--", *command)]] if at_once else [["--", *c] for c in commands]
+        )
         start = perf_counter()
         said = [ovs.vsctl(*call) for call in calls]
         times.setdefault(kind, []).append((perf_counter() - start) * 1000)

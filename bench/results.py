@@ -1,9 +1,8 @@
 """What a benchmark yields, how it is printed and how it is kept. No measuring here.
 
-Above: every benchmark. Invariant of build/bench.json: name -> {"value", "unit", "n", "baseline", "ratio"}, with
-ratio = value / baseline. So below 1 is better than the baseline for a time,
-and above 1 for a rate. A case that did not end within its budget has the value null and says so in "note": nothing is left out
-in silence.
+Invariant of build/bench.json: name -> {"value", "unit", "n", "baseline", "ratio"}, with ratio = value / baseline. So
+below 1 is better than the baseline for a time, and above 1 for a rate. A case that did not end within its budget has
+the value null and says so in "note": nothing is left out in silence.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One finite figure. `n`: how many requests, flows or reservations were there. `baseline`: the same got another way."""
+    """One finite figure. `n`: how many requests, flows or reservations were there. `baseline`: the same got another
+    way."""
 
     name: str
     value: float | None
@@ -63,8 +63,8 @@ def figure(value: float | None) -> str:
 
 
 def results_table(results: Iterable[Result]) -> str:
-    """The results of one group: a row for each name but its last part, which names the column. `3.1 (0.2x)`: the value and its
-    ratio to the baseline. What did not end is said below the table."""
+    """The results of one group: a row for each name but its last part, which names the column. `3.1 (0.2x)`: the
+    value and its ratio to the baseline. What did not end is said below the table."""
     rows: dict[str, dict[str, str]] = {}
     notes: dict[str, list[str]] = {}
     for result in results:

@@ -1,8 +1,9 @@
 """Admissions a second with many reservations resident: `python -m bench.schedule [SIZE ...]` from the top folder.
 
-Through five nested shares, as a statement does it: ask the chain of schedules what is missing, then book in each of them. Rate
-only, and with a token bucket in each share. At each size the bench first fills up, then measures: an admission, its cancel, the
-largest rate that fits and the earliest start for something that does not; and admissions by the plain twin where that ends in time.
+Through five nested shares, as a statement does it: ask the chain of schedules what is missing, then book in each of
+them. Rate only, and with a token bucket in each share. At each size the bench first fills up, then measures: an
+admission, its cancel, the largest rate that fits and the earliest start for something that does not; and admissions by
+the plain twin where that ends in time.
 """
 
 from __future__ import annotations
@@ -115,10 +116,16 @@ def measure(module: Any, kind: str, size: int, rounds: int) -> dict[str, float]:
             first.of(chain.earliest, wanted[2], wanted[1] - wanted[0], wanted[0], 1000)
     gc.enable()
     return {
-        "rate": asked.rate, "p50": asked.at(0.5), "p99": asked.at(0.99), "accepted": accepted / rounds, "cancel": freed.at(0.5),
-        "largest": most.at(0.5), "earliest": first.at(0.5), "late": first.at(0.99),
+        "rate": asked.rate,
+        "p50": asked.at(0.5),
+        "p99": asked.at(0.99),
+        "accepted": accepted / rounds,
+        "cancel": freed.at(0.5),
+        "largest": most.at(0.5),
+        "earliest": first.at(0.5),
+        "late": first.at(0.99),
         "bytes": sum(sys.getsizeof(ledger) for ledger in ledgers) / size,
-    }  # fmt: skip
+    }
 
 
 def main(sizes: Sequence[int]) -> None:
@@ -130,8 +137,10 @@ def main(sizes: Sequence[int]) -> None:
             seen = measure(_schedule, kind, size, 20_000)
             plain = measure(schedule_plain, kind, size, PLAIN_ROUNDS)["rate"] if size <= PLAIN else float("nan")
             print(
-                f"{kind:8}{size:9,d} {seen['rate']:9,.0f} {PROTOTYPE.get((kind, size), 0):9,d} {plain:9.1f} {seen['p50']:7.1f}"
-                f" {seen['p99']:7.1f} {seen['accepted']:6.0%} {seen['cancel']:7.1f} {seen['largest']:8.1f} {seen['earliest']:9.1f}"
+                f"{kind:8}{size:9,d} {seen['rate']:9,.0f} {PROTOTYPE.get((kind, size), 0):9,d} {plain:9.1f} "
+                f"{seen['p50']:7.1f}"
+                f" {seen['p99']:7.1f} {seen['accepted']:6.0%} {seen['cancel']:7.1f} {seen['largest']:8.1f} "
+                f"{seen['earliest']:9.1f}"
                 f" {seen['late']:8.0f} {seen['bytes']:9.0f}",
                 flush=True,
             )

@@ -1,13 +1,12 @@
-"""The shapes of requests that the compiler is measured with, as the daemon's own values. Seeded, so every run has the same.
-
-Above: compiling, index. Below: flowgroup, policy.tree.
+"""The shapes of requests that the compiler is measured with, as the daemon's own values. Seeded, so every run has the
+same.
 
     a  disjoint exact 5-tuples                     b  random overlapping wildcards over few values
     c  access lists: host x port, some wild        d  prefixes of many lengths, as in classifiers' rule sets
     h  nested shares whose siblings are disjoint, requests inside them: the intended use
 
-All stand in a random tree of 20 shares, at most 4 below the root. A request with a port has a transport, so one request is one
-match, and figures compare with those of engines that know matches only.
+All stand in a random tree of 20 shares, at most 4 below the root. A request with a port has a transport, so one request
+is one match, and figures compare with those of engines that know matches only.
 """
 
 from __future__ import annotations
@@ -30,8 +29,34 @@ COMMON_PORTS = (22, 25, 53, 80, 110, 123, 135, 139, 389, 443, 445, 514, 1433, 15
 _V4 = IntervalSet.single(ETH_IPV4)
 
 #: (prefix length, weight) of sources and destinations
-SOURCE_LENGTHS = ((0, 12), (8, 1), (16, 9), (18, 2), (20, 8), (22, 6), (23, 7), (24, 19), (26, 5), (28, 12), (30, 6), (32, 13))
-TARGET_LENGTHS = ((0, 4), (8, 1), (16, 5), (20, 4), (21, 3), (22, 5), (23, 6), (24, 17), (26, 5), (28, 11), (30, 9), (32, 30))
+SOURCE_LENGTHS = (
+    (0, 12),
+    (8, 1),
+    (16, 9),
+    (18, 2),
+    (20, 8),
+    (22, 6),
+    (23, 7),
+    (24, 19),
+    (26, 5),
+    (28, 12),
+    (30, 6),
+    (32, 13),
+)
+TARGET_LENGTHS = (
+    (0, 4),
+    (8, 1),
+    (16, 5),
+    (20, 4),
+    (21, 3),
+    (22, 5),
+    (23, 6),
+    (24, 17),
+    (26, 5),
+    (28, 11),
+    (30, 9),
+    (32, 30),
+)
 
 #: (kind, weight): with rates, without, access only
 MIXED = ((Kind.RESERVE, 4), (Kind.ALLOW, 3), (Kind.DENY, 2), (Kind.RATELIMIT, 1))
@@ -225,4 +250,10 @@ class Nested(Maker):
         return group(src, _host(rng) if rng.random() < 0.6 else None, proto, None, port)
 
 
-SHAPES: dict[str, Callable[[int], Maker]] = {"a": Disjoint, "b": Wildcards, "c": AccessLists, "d": Prefixes, "h": Nested}
+SHAPES: dict[str, Callable[[int], Maker]] = {
+    "a": Disjoint,
+    "b": Wildcards,
+    "c": AccessLists,
+    "d": Prefixes,
+    "h": Nested,
+}

@@ -1,8 +1,8 @@
-"""What the shared topology costs a cluster: the start of many daemons, a host that moves, and nothing at all. The group `shared`.
+"""What the shared topology costs a cluster: the start of many daemons, a host that moves, and nothing at all. The group
+`shared`.
 
-Above: bench. Below: bench.cluster (the servers, the leader's processor), ovspane.discovery.shared on networks that are made up: a
-bridge with PORTS ports for each daemon, a host at each. All daemons are in one process, so times of many are what this process
-can do; bytes, transactions and the leader's processor are as with real ones.
+All daemons are in one process, so times of many are what this process can do; bytes, transactions and the leader's
+processor are as with real ones.
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ def _mac(number: int, port: int) -> str:
 def results(seconds: float) -> Iterator[Result]:
     """The group."""
     for count in COUNTS:
-        with tempfile.TemporaryDirectory(prefix="ovspane.", dir="/tmp") as folder, loopback_cluster(Path(folder)) as members:
+        with (
+            tempfile.TemporaryDirectory(prefix="ovspane.", dir="/tmp") as folder,
+            loopback_cluster(Path(folder)) as members,
+        ):
             yield from asyncio.run(_measure(members, count))
 
 
@@ -97,7 +100,10 @@ async def _measure(members: list[Member], count: int) -> list[Result]:
             tasks += [asyncio.create_task(one.shared.run()) for one in daemons]
             await _until(lambda: all(len(one.network.macs()) == count * PORTS for one in daemons))
             took, posts, rows = time.perf_counter() - start, _posts(daemons), sum(one.shared.rows for one in daemons)
-            note = f"{count * PORTS} hosts; {posts} transactions, {rows} rows, {wire.bytes / count / 1e3:.0f} kB to each daemon"
+            note = (
+                f"{count * PORTS} hosts; {posts} transactions, {rows} rows, {wire.bytes / count / 1e3:.0f} "
+                "kB to each daemon"
+            )
             out = [
                 Result(f"shared.{count}.start_s", took, "s", count, note=note),
                 Result(f"shared.{count}.start_leader_cpu_s", cpu(leader) - used, "s", count),

@@ -1,17 +1,16 @@
-"""The whole daemon on a real ovs-vswitchd (dummy datapath): from a statement on the Unix socket to its reply, and to the installed
-flow. The group `way`.
+"""The whole daemon on a real ovs-vswitchd (dummy datapath): from a statement on the Unix socket to its reply, and to
+the installed flow. The group `way`.
 
-Above: bench. Below: the tests' daemon_process and ovs_dummy. One statement at a time; the reply comes after the durable commit.
-What is resident is a mix: of a hundred requests one (`few`) or ten (`many`) are reservations, the others denies, allows, limits.
-The flow is seen by asking vswitchd with ofproto/trace until it drops the packet, or names the meter or queue; `ask_ms` is one ask,
-and 0.15 ms lie between them.
-The daemon pushes a flow that names a queue only when ovs-vswitchd has applied the queue's rows, so that a trace with the queue
-means both. The queues of a reservation are made on two ports. `vswitchd_cpu_ms`: the CPU time of its main thread for one statement;
-`fsync_ms`: what the disk takes for one small write just then, of which each reply has one.
+One statement at a time; the reply comes after the durable commit. What is resident is a mix: of a hundred requests one
+(`few`) or ten (`many`) are reservations, the others denies, allows, limits. The flow is seen by asking vswitchd with
+ofproto/trace until it drops the packet, or names the meter or queue; `ask_ms` is one ask, and 0.15 ms lie between them.
+The daemon pushes a flow that names a queue only when ovs-vswitchd has applied the queue's rows, so that a trace with
+the queue means both. The queues of a reservation are made on two ports. `vswitchd_cpu_ms`: the CPU time of its main
+thread for one statement; `fsync_ms`: what the disk takes for one small write just then, of which each reply has one.
 
 The baseline is what the prototype's scripts did instead: forked `ovs-ofctl add-flow`, and before it for a limit
-`ovs-ofctl add-meter`, for a reservation `ovs-vsctl`, which makes the queue (on one port only) among as many rows; nothing durable,
-nothing compiled.
+`ovs-ofctl add-meter`, for a reservation `ovs-vsctl`, which makes the queue (on one port only) among as many rows;
+nothing durable, nothing compiled.
 """
 
 from __future__ import annotations
@@ -195,7 +194,8 @@ SEEN: dict[Callable[[int], str], str] = {_deny: "Datapath actions: drop", _limit
 
 
 def _forked(ovs: DummyOvs, queues: int) -> dict[str, float]:
-    """Milliseconds of what scripts do for a deny and for a reservation, the medians, where there are `queues` on the port."""
+    """Milliseconds of what scripts do for a deny and for a reservation, the medians, where there are `queues` on the
+    port."""
     times: dict[str, list[float]] = {"deny": [], "limit": [], "reserve": []}
     with _others(ovs, queues) as qos:
         for number in range(FORKS):
@@ -223,7 +223,9 @@ def _others(ovs: DummyOvs, queues: int) -> Iterator[str]:
     """A QoS row of another owner on port 3, with so many queues, as a script would have them."""
     commands = [["--id=@qos", "create", "qos", "type=linux-htb", "other-config:max-rate=10000000000"]]
     for number in range(queues):
-        commands.append([f"--id=@q{number}", "create", "queue", "other-config:min-rate=1000000", "external-ids:by=bench"])
+        commands.append(
+            [f"--id=@q{number}", "create", "queue", "other-config:min-rate=1000000", "external-ids:by=bench"]
+        )
     pairs = ",".join(f"{number + 1}=@q{number}" for number in range(queues))
     commands[0] += [f"queues={pairs}"] if pairs else []
     line = [word for command in commands for word in ("--", *command)]

@@ -7,6 +7,5 @@
     evidence  what the switch, the kernel and the packets say, read with their own tools
     page      what is printed
 
-Above: the Makefile. Below: the `ovspane` command only; nothing here looks inside the daemon. Invariant: the exit status is 0
-only if every piece of evidence was there and held.
+Invariant: the exit status is 0 only if every piece of evidence was there and held.
 """

@@ -1,7 +1,7 @@
 """Plays the demo in a sandbox: `demo/run`, or `make demo`.
 
-Above: demo/run. Below: scenario, scene, page. Exit status: 0 every piece of evidence held, 1 one did not, 2 not in a sandbox.
-Environment: SHELL_AFTER=1 leaves the visitor in `ovspane shell`; OVSPANE_DEMO_PID, the sandbox's process outside of it.
+Exit status: 0 every piece of evidence held, 1 one did not, 2 not in a sandbox. Environment: SHELL_AFTER=1 leaves the
+visitor in `ovspane shell`; OVSPANE_DEMO_PID, the sandbox's process outside of it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def set_the_scene(page: Page, play: Play) -> None:
     if scene.KERNEL:
         page.say(f"br0 is on the kernel datapath, in {MEANS[scene.GUEST]}: queues are enforced.")
     else:
-        page.say("br0 is on the userspace datapath. Meters and denies work there; queues are installed but NOT ENFORCED.")
+        page.say(
+            "br0 is on the userspace datapath. Meters and denies work there; queues are installed but NOT ENFORCED."
+        )
     page.say("h1 10.0.0.1 (Alice) on v1, h2 10.0.0.2 (server) on v2, which sends 20 Mbit/s at most, h3 10.0.0.3 on v3.")
     page.show(scene.make_foreign())
     play.before = switch_state()
@@ -79,7 +81,11 @@ def verdict(page: Page) -> bool:
         print(f"  failed: {text}")
     if page.failed and scene.LOG.exists():
         print("the end of the daemon's log:")
-        print("".join(f"  {line}\n" for line in scene.LOG.read_text(errors="replace").splitlines()[-15:]), end="", flush=True)
+        print(
+            "".join(f"  {line}\n" for line in scene.LOG.read_text(errors="replace").splitlines()[-15:]),
+            end="",
+            flush=True,
+        )
     return not page.failed
 
 
@@ -90,7 +96,9 @@ def shell_after(page: Page) -> None:
         if not daemon.answers():
             page.say(f"The daemon does not serve; see the end of {scene.LOG}.")
             return
-        page.say("The daemon runs again, on the state it had: every request that is not over is back on the switch. Try:")
+        page.say(
+            "The daemon runs again, on the state it had: every request that is not over is back on the switch. Try:"
+        )
         page.show(
             [
                 "ListShares.   ListRequests.   GetSchedule aBW.   help reserve",
@@ -106,7 +114,8 @@ def shell_after(page: Page) -> None:
         sys.stdout.flush()
         # Its history would be left behind in the visitor's home.
         environment = {**os.environ, "XDG_STATE_HOME": str(scene.FOLDER)}
-        signal.signal(signal.SIGINT, lambda number, frame: None)  # Ctrl-C is the shell's; a handler does not outlive its exec
+        # Ctrl-C is the shell's; a handler does not outlive its exec
+        signal.signal(signal.SIGINT, lambda number, frame: None)
         subprocess.call([*scene.OVSPANE, "shell", "--socket", str(scene.SOCKET)], env=environment)
 
 

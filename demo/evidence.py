@@ -1,7 +1,8 @@
-"""What the switch, the kernel and the packets say, read with their own tools: ovs-ofctl, ovs-appctl, ovs-vsctl, tc, ping, iperf3.
+"""What the switch, the kernel and the packets say, read with their own tools: ovs-ofctl, ovs-appctl, ovs-vsctl, tc,
+ping, iperf3.
 
-Above: scenario. Below: the tools. Nothing here asks the daemon: it is the daemon's word that is examined.
-Invariant: whatever is started is waited for, or ended by its own process id.
+Nothing here asks the daemon: it is the daemon's word that is examined. Invariant: whatever is started is waited for, or
+ended by its own process id.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def tool(*command: str, seconds: float = 30.0) -> str:
 
 
 def inside(host: str, *command: str) -> tuple[str, ...]:
-    """A command as it is run on a host. nsenter and not `ip netns exec`: that one mounts a /sys, which not every sandbox may."""
+    """A command as it is run on a host. nsenter and not `ip netns exec`: that one mounts a /sys, which not every
+    sandbox may."""
     return ("nsenter", f"--net=/run/netns/{host}", *command)
 
 
@@ -60,7 +62,14 @@ def until(true: Callable[[], object], seconds: float = 3.0) -> bool:
 def flows(cookie: int = COOKIE_TAG, mask: int = COOKIE_MASK) -> list[str]:
     """Flows by cookie, without counters."""
     text = tool(
-        "ovs-ofctl", "-O", "OpenFlow14", "--no-names", "--no-stats", "dump-flows", BRIDGE, f"cookie={cookie:#x}/{mask:#x}"
+        "ovs-ofctl",
+        "-O",
+        "OpenFlow14",
+        "--no-names",
+        "--no-stats",
+        "dump-flows",
+        BRIDGE,
+        f"cookie={cookie:#x}/{mask:#x}",
     )
     return sorted(line.strip() for line in text.splitlines() if "actions=" in line)
 
@@ -77,10 +86,13 @@ def meters() -> dict[int, str]:
 
 
 def trace(packet: str) -> tuple[list[str], str]:
-    """What the switch would do with a packet: the steps through the tables with their actions, and the datapath's actions."""
+    """What the switch would do with a packet: the steps through the tables with their actions, and the datapath's
+    actions."""
     text = tool("ovs-appctl", "ofproto/trace", BRIDGE, packet)
     [last] = re.findall(r"^Datapath actions: (.*)$", text, re.M)
-    return [line.strip() for line in text.splitlines() if re.match(r"\s+(set_queue|meter|drop|NORMAL|output)\b", line)], last
+    return [
+        line.strip() for line in text.splitlines() if re.match(r"\s+(set_queue|meter|drop|NORMAL|output)\b", line)
+    ], last
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +106,9 @@ class QueueRow:
     request: int
 
     def __str__(self) -> str:
-        return f"{self.port}: queue {self.id}, min-rate={self.min_rate} max-rate={self.max_rate}, request {self.request}"
+        return (
+            f"{self.port}: queue {self.id}, min-rate={self.min_rate} max-rate={self.max_rate}, request {self.request}"
+        )
 
 
 def our_queues() -> list[QueueRow]:
@@ -108,7 +122,11 @@ def our_queues() -> list[QueueRow]:
             if "ovspane" in owner:
                 found.append(
                     QueueRow(
-                        owner["port"], number, int(rate["min-rate"]), int(rate["max-rate"]), int(owner["ovspane-request"])
+                        owner["port"],
+                        number,
+                        int(rate["min-rate"]),
+                        int(rate["max-rate"]),
+                        int(owner["ovspane-request"]),
                     )
                 )
     return sorted(found, key=lambda row: (row.port, row.id))
@@ -147,7 +165,8 @@ def rate_of(tc_line: str) -> str:
 
 
 def switch_state() -> dict[str, list[str]]:
-    """All that is configured on the switch, without counters: what must be as before when ovspane was there and went."""
+    """All that is configured on the switch, without counters: what must be as before when ovspane was there and
+    went."""
     return {
         "flows": flows(0, 0),
         "meters": [f"{number} {what}" for number, what in sorted(meters().items())],
@@ -164,7 +183,8 @@ def switch_state() -> dict[str, list[str]]:
 def ping(source: str, address: str, count: int = 3) -> int:
     """How many of `count` pings were answered, each within half a second."""
     command = inside(source, "ping", "-n", "-q", "-i", "0.1", "-W", "0.5", "-c", str(count), address)
-    text = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout  # its status is 1 when none came back
+    # its status is 1 when none came back
+    text = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
     found = re.search(r"(\d+) received", text)
     if found is None:
         raise ToolError(f"{' '.join(command)}: no answer from ping itself: {text!r}")

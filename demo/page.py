@@ -1,7 +1,7 @@
 """What the demo prints: acts, statements with their replies, evidence, and whether it held.
 
-Above: scenario, __main__. Below: nothing. Invariant: each piece of evidence prints one line, `[ok]` or `[FAILED]`, and the
-failures are remembered: silence is never a success.
+Invariant: each piece of evidence prints one line, `[ok]` or `[FAILED]`, and the failures are remembered: silence is
+never a success.
 """
 
 from __future__ import annotations

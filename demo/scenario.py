@@ -1,8 +1,7 @@
 """The acts: what is said, what must be answered, and what must then be true in the switch and in the packets.
 
-Above: __main__. Below: scene, evidence, page. The statements of ovspane(7), section 10, are said as they stand there. Each act
-leaves what the next one needs; an act that breaks (a tool fails, a row is missing) is a failure with its reason, and the others
-go on.
+The statements of ovspane(7), section 10, are said as they stand there. Each act leaves what the next one needs; an act
+that breaks (a tool fails, a row is missing) is a failure with its reason, and the others go on.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from demo.page import Page
 SERVER = scene.address(2)
 #: seconds of the deny that is waited for
 SHORT_DENY = 4
-#: Mbit/s: what the measured reservation asks for, and what of it TCP can carry as user data (1448 of 1514 bytes), less 4 %
+#: Mbit/s: what the measured reservation asks for, and what of it TCP can carry as user data (1448 of 1514 bytes), less
+#: 4 %
 RESERVED, LEAST = 12, 11.0
 #: what a guest's coarse clock and slow processor may make of it
 GUEST_SHARE = {"uml": 0.85, "qemu": 0.75}
@@ -53,7 +53,8 @@ class Play:
     # --- saying things
 
     def _say(self, who: str, statement: str, expected: str = "OK*", why: str = "") -> int:
-        """Say it, check the reply; the request's number (0: none). Raises NoRequest when one was expected and none was made."""
+        """Say it, check the reply; the request's number (0: none). Raises NoRequest when one was expected and none
+        was made."""
         if who == "root":
             reply = scene.speak(0, statement)
         elif self._as_alice:
@@ -97,7 +98,12 @@ class Play:
         self._say("root", f"AddUser Alice{bound}.")
         self._say("root", f"Locate Alice at {scene.address(1)}.")
         if self._as_alice:
-            self._say("Alice", "Whoami.", "OK*principal=Alice*", f"known by the kernel's word (SO_PEERCRED: uid {scene.ALICE})")
+            self._say(
+                "Alice",
+                "Whoami.",
+                "OK*principal=Alice*",
+                f"known by the kernel's word (SO_PEERCRED: uid {scene.ALICE})",
+            )
         else:
             self._page.say("One account only is mapped here, so root says Alice's statements for her (As Alice.).")
 
@@ -117,7 +123,8 @@ class Play:
         text = f"the kernel's HTB class 1:{row.id + 1:x} on v2 has rate {rate}Mbit"
         self._page.check(evidence.rate_of(kernel) == f"{rate}Mbit", text)
         steps, actions = evidence.trace(scene.packet(1, 2, f"tcp,tp_dst={port}"))
-        # skb_priority is the tc class, 1:(queue+1), on the kernel datapath (lib/netdev-linux.c); elsewhere the bare queue id
+        # skb_priority is the tc class, 1:(queue+1), on the kernel datapath (lib/netdev-linux.c); elsewhere the bare
+        # queue id
         priority = 0x10000 + row.id + 1 if scene.KERNEL else row.id
         named = f"set_queue:{row.id}" in steps and f"skb_priority({priority:#x})" in actions
         self._page.show([f"ofproto/trace h1 -> h2 tcp {port}: {', '.join(steps)}; datapath actions: {actions}"])
@@ -154,7 +161,9 @@ class Play:
             time.sleep(max(0.0, asked + SHORT_DENY + 1.5 - time.time()))
         last, first = answers.longest_silence()
         silence = first - last
-        self._page.check(last > 0 and -0.1 < last - asked < 1, f"before: answered, until {last - asked:.2f} s after it was asked")
+        self._page.check(
+            last > 0 and -0.1 < last - asked < 1, f"before: answered, until {last - asked:.2f} s after it was asked"
+        )
         self._page.check(abs(silence - SHORT_DENY) < 0.75, f"during: silence for {silence:.2f} s")
         again = f"after: it ended by itself; answered again {first - asked:.2f} s after it was asked"
         self._page.check(bool(answers.times) and answers.times[-1] - first > 0.3, again)
@@ -164,7 +173,9 @@ class Play:
         self._say("root", "Grant aNet to Alice.")
         stream = evidence.Stream("h3", "h2", SERVER, 5203)
         [free] = evidence.measure(stream, seconds=1)
-        request = self._say("Alice", f"ratelimit(dstHost=10.0.0.2, dstPort=5203) = {LIMIT}Mb on aNet to +10min.", "OK id=*")
+        request = self._say(
+            "Alice", f"ratelimit(dstHost=10.0.0.2, dstPort=5203) = {LIMIT}Mb on aNet to +10min.", "OK id=*"
+        )
         self._has_flows(request, "meter:")
         found = {number: what for number, what in evidence.meters().items() if number > evidence.METER_BASE}
         self._page.show(f"meter {number}: {what}" for number, what in found.items())
@@ -180,8 +191,12 @@ class Play:
         request = self._say("Alice", statement, "OK id=*")
         self._reserved(request, RESERVED, 5201)
         if not scene.KERNEL:
-            self._page.skip("the userspace datapath of Open vSwitch ignores set_queue: the queue is there and nobody enforces it.")
-            self._page.skip("The reply said so (note=unenforced). Two flows side by side are measured on the kernel datapath only.")
+            self._page.skip(
+                "the userspace datapath of Open vSwitch ignores set_queue: the queue is there and nobody enforces it."
+            )
+            self._page.skip(
+                "The reply said so (note=unenforced). Two flows side by side are measured on the kernel datapath only."
+            )
             return
         streams = evidence.Stream("h1", "h2", SERVER, 5201), evidence.Stream("h3", "h2", SERVER, 5202, udp=scene.SLOW)
         mine, others = evidence.measure(*streams, seconds=5)
@@ -191,14 +206,18 @@ class Play:
         self._page.say("At once: Alice's TCP h1 -> h2, and h3 -> h2 with 20 Mbit/s of UDP, which never gives way.")
         text = f"the reserved flow gets {mine:.1f} Mbit/s of user data (at least {least:.1f} of {RESERVED})"
         self._page.check(mine >= least, text)
-        self._page.check(abs(others - rest) <= 0.25 * rest, f"the other gets the rest: {others:.1f} Mbit/s (of {rest:.0f})")
+        self._page.check(
+            abs(others - rest) <= 0.25 * rest, f"the other gets the rest: {others:.1f} Mbit/s (of {rest:.0f})"
+        )
 
     def leave(self, daemon: scene.Daemon) -> None:
         """The daemon ends, then cleanup; `self.before` is how the switch was before ovspane came."""
         running = evidence.flows()
         status = daemon.end()
         self._page.check(status == 0, f"SIGTERM: the daemon ended cleanly (exit status {status})")
-        self._page.check(evidence.flows() == running, f"its {len(running)} flows stay: accepted requests outlive a restart")
+        self._page.check(
+            evidence.flows() == running, f"its {len(running)} flows stay: accepted requests outlive a restart"
+        )
         self._page.show([evidence.tool(*scene.OVSPANE, "cleanup", "--config", str(scene.CONFIG)).strip()])
         meters = [number for number in evidence.meters() if number > evidence.METER_BASE]
         nothing = not evidence.flows() and not evidence.our_queues() and not meters
@@ -207,5 +226,7 @@ class Play:
         differs = [name for name, was in self.before.items() if after[name] != was]
         text = "the switch is as it was before ovspane came, with the other owner's flow, meter and QoS"
         self._page.check(not differs, text if not differs else f"{text}: but its {', '.join(differs)} differ")
-        self._page.show(f"{name}: {line}" for name in differs for line in sorted(set(after[name]) ^ set(self.before[name])))
+        self._page.show(
+            f"{name}: {line}" for name in differs for line in sorted(set(after[name]) ^ set(self.before[name]))
+        )
         self._pings("h3", SERVER, True, "and it goes on switching")

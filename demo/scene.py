@@ -1,7 +1,7 @@
 """The scene: three hosts on a bridge, somebody else's rules on the same switch, the daemon, and who speaks.
 
-Above: scenario, __main__. Below: evidence (tools), the `ovspane` command. Must be in a sandbox: it takes the names br0, v1 to v3,
-h1 to h3 and the default paths. The sandbox removes all of it, whatever happens.
+Must be in a sandbox: it takes the names br0, v1 to v3, h1 to h3 and the default paths. The sandbox removes all of it,
+whatever happens.
 
     h1 (Alice, 10.0.0.1) --v1-+
     h2 (server, 10.0.0.2) -v2-+- br0, standalone: a learning switch      v2 sends at most 20 Mbit/s
@@ -77,7 +77,8 @@ def make_network() -> None:
 
 
 def make_foreign() -> list[str]:
-    """What somebody else has on the same switch: a flow, a meter, and a QoS row with a queue on v3. What was made, in words."""
+    """What somebody else has on the same switch: a flow, a meter, and a QoS row with a queue on v3. What was made,
+    in words."""
     flow = "cookie=0xf0e1,priority=7,udp,nw_src=10.0.0.3,tp_dst=9,actions=drop"
     meter = "meter=7,kbps,band=type=drop,rate=5000"
     tool("ovs-ofctl", "-O", "OpenFlow14", "add-flow", BRIDGE, flow)
@@ -159,8 +160,8 @@ def can_be_alice() -> bool:
 def speak(uid: int, *statements: str) -> str:
     """`ovspane send STATEMENT…` in a process of account `uid`; what it prints.
 
-    The process is a fork and not an exec: .venv may lie where Alice must not read (/root), and the kernel tells the daemon
-    the account of the process, whatever it runs.
+    The process is a fork and not an exec: .venv may lie where Alice must not read (/root), and the kernel tells the
+    daemon the account of the process, whatever it runs.
     """
     from ovspane.cli import main
 

@@ -1,7 +1,7 @@
-"""The overlap index for other compiled rooms, which cimport it: by handles, words and counts, without Python objects between.
+"""The overlap index for other compiled rooms, which cimport it: by handles, words and counts, without Python objects
+between.
 
-Above: _fastaccess. Below: _fastmatch_words, _fastmatch_group, _fasthandles. `walk` leaves its results in `found` until the next query; `trim`
-gives a large buffer back afterwards.
+`walk` leaves its results in `found` until the next query; `trim` gives a large buffer back afterwards.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

@@ -1,8 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The overlap index: which of many ternary matches meet a given one. Compiled; `_fastmatch_py` is its plain twin.
 
-Above: ovspane.packets.overlap, the only importer, and compiled rooms (_fastmatch.pxd). Below: _fastmatch_group (the groups and their probes),
-_fastmatch_words, _fasthandles. The typed interface is in _fastmatch.pyi.
+The typed interface is in _fastmatch.pyi.
 
 Quantised tuple space (engine.md, section 4): matches are grouped by their mask with prefix lengths floored to a few
 levels and other fields floored to all or nothing. All members of a group, and so all that can meet a query, agree with
@@ -16,8 +15,8 @@ probe costs to build, the least used one gives way. Empty groups are freed, shru
 disjoint from the hull of all matches ends at once: that is what indexes of disjoint shares answer most of the time.
 
 Invariants: the slots 0 .. used-1 of a group are dense (a removal moves the last one into the gap); `handles` has the
-group and slot of each handle; every probe links every slot of its group; value & ~mask == 0 in each match; `hull` covers
-each (it may be wider than need be after removals). The GIL is held throughout: a query may build a probe.
+group and slot of each handle; every probe links every slot of its group; value & ~mask == 0 in each match; `hull`
+covers each (it may be wider than need be after removals). The GIL is held throughout: a query may build a probe.
 """
 
 cimport cython

@@ -1,7 +1,7 @@
-"""A group of the overlap index: the matches with one floored mask, and the hashes over common bits (probes) that find among them.
+"""A group of the overlap index: the matches with one floored mask, and the hashes over common bits (probes) that find
+among them.
 
-Above: _fastmatch, whose docstring has the idea, the bounds and the invariants. Below: _fastmatch_words. Inline functions only.
-Invariants: the slots 0 .. used-1 are dense; every probe links every slot.
+Inline functions only. Invariants: the slots 0 .. used-1 are dense; every probe links every slot.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

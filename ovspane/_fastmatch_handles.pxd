@@ -1,7 +1,7 @@
 """A hash map from handles (integers from 0 to 2**63-1) to two small numbers, for the compiled rooms.
 
-Above: _fastmatch (handle -> group and slot), _fastcompile (request -> its first entry). Below: nothing. Inline functions only.
-Open addressing with linear probing; a removal closes its gap, so nothing lingers. A pointer to a place holds until the map changes.
+Inline functions only. Open addressing with linear probing; a removal closes its gap, so nothing lingers. A pointer to a
+place holds until the map changes.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

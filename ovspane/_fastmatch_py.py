@@ -1,8 +1,7 @@
 """The plain-Python twin of the compiled overlap index `_fastmatch`: the same interface, some hundred times slower.
 
-Above: ovspane.packets.overlap picks one of the two; the tests hold both to the same cases. Below: nothing. For machines
-without a compiler, and as the reference the compiled one is tested against. The interface with its errors is
-documented in _fastmatch.pyi.
+For machines without a compiler, and as the reference the compiled one is tested against. The interface with its errors
+is documented in _fastmatch.pyi.
 """
 
 from __future__ import annotations
@@ -70,7 +69,9 @@ class MatchIndex:
         _check(value, mask)
         return (item for item in self._matches.items() if not (item[1][0] ^ value) & item[1][1] & mask)
 
-    def overlapping(self, value: int, mask: int, skip: bytes | bytearray | None = None, limit: int | None = None) -> list[int]:
+    def overlapping(
+        self, value: int, mask: int, skip: bytes | bytearray | None = None, limit: int | None = None
+    ) -> list[int]:
         if limit is not None and limit < 0:
             raise ValueError("limit is negative")
         flags = b"" if skip is None else memoryview(skip)

@@ -1,7 +1,7 @@
 """Matches as words, for the compiled rooms: packing, hashing, flooring and comparing them.
 
-Above: _fastmatch, _fastmatch_group, and what is compiled with them. Below: nothing. Inline functions only, so there is no module of
-this name. A match is WORDS words of value, then WORDS of mask (match.LAYOUT); value & ~mask == 0.
+Inline functions only, so there is no module of this name. A match is WORDS words of value, then WORDS of mask
+(match.LAYOUT); value & ~mask == 0.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

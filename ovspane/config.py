@@ -1,7 +1,7 @@
 """Settings of the daemon: typed, from a TOML file and the command line. Read once, at the start.
 
-Above: daemon, cli. Below: lang (rates). An unknown key or a value of the wrong kind is an error with its name, never ignored:
-a setting that is silently not in force is worse than a daemon that does not start.
+An unknown key or a value of the wrong kind is an error with its name, never ignored: a setting that is silently not in
+force is worse than a daemon that does not start.
 
     socket = "/run/ovspane/ovspane.sock"   # where clients connect
     socket_mode = "0666"                   # who may do what is decided by the share tree
@@ -17,7 +17,7 @@ a setting that is silently not in force is worse than a daemon that does not sta
     enforcement = "strict"                 # or "best-effort": accept reservations that no port can enforce
     first_table = 100                      # our OpenFlow tables: first_table .. first_table + 43
     meter_base = 1000000                   # our meters: from meter_base + 1 on
-    adopt = ["eth1"]                       # ports whose QoS row of another owner ours may stand in for, while it is needed
+    adopt = ["eth1"]                       # ports whose QoS row of another owner ours may stand in for meanwhile
     [ports]
     eth1 = "100Mb"                         # what a port can send, where the link speed does not tell
     [police]
@@ -25,15 +25,16 @@ a setting that is silently not in force is worse than a daemon that does not sta
     [network]
     placement = "everywhere"               # "paths": each rule only on the bridges that its packets enter or cross
     reservable = 75                        # what may be reserved of a port's speed, in percent
-    flood_tree = false                     # keep what floods off redundant links, and steer reservations over them; needs
-                                           # placement = "paths"
+    flood_tree = false                     # keep what floods off redundant links, and steer reservations over them;
+                                           # needs placement = "paths"
     paths = 4                              # how many paths are tried for a reservation where links are redundant
     [topology]
     lldp = true                            # probe links with LLDP frames
     snoop = true                           # learn hosts' addresses from their ARP, neighbour discovery and DHCP
     interval = 2                           # seconds between probes
     host_age = 300                         # seconds after which a host that is not seen any more is forgotten
-    secret = ""                            # daemons with the same one find links between their hosts; with db they have one in it
+    secret = ""                            # daemons with the same one find links between their hosts; with db they
+                                           # have one in it
     name = ""                              # this host's name to them; unset: the system's
     [hosts]
     "52:54:00:12:34:56" = { port = "br0:eth1", addresses = ["192.0.2.7"] }  # what is said here wins over what is seen
@@ -49,7 +50,7 @@ a setting that is silently not in force is worse than a daemon that does not sta
     key = "/etc/ovspane/key.pem"
     authority = "/etc/ovspane/clients.pem"
     [db_tls]
-    certificate = "/etc/ovspane/cert.pem"  # ours, its key, and the authority that signs the members' of `db`, for ssl: (PEM)
+    certificate = "/etc/ovspane/cert.pem"  # for ssl: ours, its key, the authority that signs the members' of `db` (PEM)
     key = "/etc/ovspane/key.pem"
     authority = "/etc/ovspane/members.pem"
 """
@@ -266,7 +267,9 @@ def _check(settings: Settings) -> None:
     if settings.network.placement not in ("everywhere", "paths"):
         raise ConfigError('network.placement must be "everywhere" or "paths"')
     if settings.network.flood_tree and settings.network.placement != "paths":
-        raise ConfigError('network.flood_tree needs network.placement = "paths": only then rules follow the ways of packets')
+        raise ConfigError(
+            'network.flood_tree needs network.placement = "paths": only then rules follow the ways of packets'
+        )
     if not 1 <= settings.network.paths <= 64:
         raise ConfigError("network.paths must be from 1 to 64")
     if not 1 <= settings.network.reservable <= 100:

@@ -1,13 +1,10 @@
 """The flows and meters of one bridge over a persistent OpenFlow session: read back what is ours, push the difference.
 
-Above: reconcile (flows and meters), accounting (counters), probe (packet-out). Below: ofsession, openflow (bytes),
-network.values.
-
 How a push works (OpenFlow 1.4.1 section 7.3.9, and what Open vSwitch 3.1 was seen to do): OPEN, every flow-mod,
 BARRIER, and only when no error came back for any of them COMMIT, else DISCARD. Open vSwitch reports a flow-mod that it
 cannot stage but commits the rest when asked to, so the barrier between is what makes a bundle all or nothing. A failure
-during COMMIT is rolled back by the switch itself. A push of one flow-mod is all or nothing anyway: it goes without a bundle, in one
-round trip instead of two.
+during COMMIT is rolled back by the switch itself. A push of one flow-mod is all or nothing anyway: it goes without a
+bundle, in one round trip instead of two.
 
 Invariants:
 * only flows with our cookie are read, changed or deleted (but an add replaces any flow of the same table, priority and
@@ -147,8 +144,9 @@ class BridgeSession(OpenFlowSession):
         return found
 
     async def dump(self, expected: Mapping[FlowKey, FlowRule] | None = None) -> dict[FlowKey, FlowRule]:
-        """Every flow with our cookie. One that does what we never write has openflow.FOREIGN instructions or an OpaqueMatch, so it
-        equals no rule of ours. The `expected` ones are recognised by their bytes, which is 20 times as fast. Raises SessionError.
+        """Every flow with our cookie. One that does what we never write has openflow.FOREIGN instructions or an
+        OpaqueMatch, so it equals no rule of ours. The `expected` ones are recognised by their bytes, which is 20 times
+        as fast. Raises SessionError.
         """
         expected = expected or {}
         async with self._operation():
@@ -214,12 +212,13 @@ class BridgeSession(OpenFlowSession):
         """How many flows, of whomever, name the meter. Raises RequestRefused (it is not there), SessionError."""
         async with self._operation():
             parts = await self._ask(*ofwatch.meter_users_request(meter))
-            return {m: n for part in parts for m, n in self._parsed(ofwatch.parse_meter_users, part).items()}.get(meter, 0)
+            return {m: n for part in parts for m, n in self._parsed(ofwatch.parse_meter_users, part).items()}.get(
+                meter, 0
+            )
 
-    async def watch(
-        self, spots: Iterable[tuple[int, Match]], on_updates: Callable[[list[FlowUpdate]], None]
-    ) -> None:
-        """Be told, from now on, of changes that others make to flows of these tables inside these matches; our own are not told.
+    async def watch(self, spots: Iterable[tuple[int, Match]], on_updates: Callable[[list[FlowUpdate]], None]) -> None:
+        """Be told, from now on, of changes that others make to flows of these tables inside these matches; our own are
+        not told.
 
         Raises RequestRefused (Open vSwitch before 2.16 has no flow monitor in OpenFlow 1.4), SessionError.
         """
@@ -277,8 +276,8 @@ class BridgeSession(OpenFlowSession):
             raise PushError([(rule, problem)], f"{self.mgmt_path.stem}: flow refused", 0)
 
     def _bundles(self, adds: list[FlowRule], deletes: list[FlowRule]) -> Iterator[_Bundle]:
-        """Every add before the first delete, BUNDLE_LIMIT in each. Deletes go by ascending priority: the classifier of ovs-vswitchd
-        takes quadratic time for the opposite order."""
+        """Every add before the first delete, BUNDLE_LIMIT in each. Deletes go by ascending priority: the classifier
+        of ovs-vswitchd takes quadratic time for the opposite order."""
         if deletes:
             kept = {rule.key for rule in adds}
             deletes = sorted((rule for rule in deletes if rule.key not in kept), key=lambda rule: rule.priority)
@@ -286,7 +285,11 @@ class BridgeSession(OpenFlowSession):
             end = start + BUNDLE_LIMIT
             self._bundle_id = self._bundle_id % 0xFFFFFFF0 + 1
             few = [adds[start:end], deletes[max(0, start - len(adds)) : max(0, end - len(adds))]]
-            work = [(command, rules) for command, rules in zip((openflow.ADD, openflow.DELETE_STRICT), few, strict=True) if rules]
+            work = [
+                (command, rules)
+                for command, rules in zip((openflow.ADD, openflow.DELETE_STRICT), few, strict=True)
+                if rules
+            ]
             yield _Bundle(self._bundle_id, self._next_xid(len(few[0]) + len(few[1])), work)
 
     async def _push_bundle(self, bundle: _Bundle, committed: int) -> None:
@@ -318,16 +321,22 @@ class BridgeSession(OpenFlowSession):
         if not self._errors:
             return []
         rules = bundle.rules
-        return [(rules[xid - bundle.first], error) for xid, error in self._errors.items() if 0 <= xid - bundle.first < len(rules)]
+        return [
+            (rules[xid - bundle.first], error)
+            for xid, error in self._errors.items()
+            if 0 <= xid - bundle.first < len(rules)
+        ]
 
     async def _stage(self, bundle: _Bundle) -> SwitchError | None:
-        """Open the bundle and put all messages in, each slice encoded while the switch takes the one before; then every error has
-        come. Gives that of the opening, if any. Raises _Unsayable."""
+        """Open the bundle and put all messages in, each slice encoded while the switch takes the one before; then
+        every error has come. Gives that of the opening, if any. Raises _Unsayable."""
         opening = self._next_xid()
         kind, body = openflow.bundle_control(openflow.BUNDLE_OPEN, bundle.id)
         unsent = openflow.message(kind, opening, body)
         xid = bundle.first
-        slices = [(command, rules[at : at + _SLICE]) for command, rules in bundle.work for at in range(0, len(rules), _SLICE)]
+        slices = [
+            (command, rules[at : at + _SLICE]) for command, rules in bundle.work for at in range(0, len(rules), _SLICE)
+        ]
         for number, (command, few) in enumerate(slices, 1):
             try:
                 messages = flowbytes.bundle_adds(command, few, bundle.id, xid)
@@ -356,8 +365,8 @@ class BridgeSession(OpenFlowSession):
     async def set_meters(
         self, add_or_modify: Iterable[Meter], delete: Iterable[int] = (), *, there: Collection[int] | None = None
     ) -> None:
-        """Make these meters exist with these rates, and those not. `there`: the ids of the meters that the switch has; where that
-        is not known, or not so, they are read.
+        """Make these meters exist with these rates, and those not. `there`: the ids of the meters that the switch has;
+        where that is not known, or not so, they are read.
 
         Meters cannot ride in bundles: set them before the flows that name them (which are refused otherwise), and
         delete them after those flows are gone (the switch deletes flows that still name one).

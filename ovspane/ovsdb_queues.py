@@ -1,15 +1,16 @@
 """QoS and Queue rows: what a host's ports have of ours, what they shall have, and the difference in one transaction.
 
-Above: queueing, reconcile, doctor. Below: queue_plan, ovsdb. What the kernel makes of the rows is tc's to tell.
+What the kernel makes of the rows is tc's to tell.
 
-`QueueSync` reads the actual rows, runs the plan (queue_plan) as one transaction and waits until ovs-vswitchd has applied it, so
-that flows may name the queues afterwards.
+`QueueSync` reads the actual rows, runs the plan (queue_plan) as one transaction and waits until ovs-vswitchd has
+applied it, so that flows may name the queues afterwards.
 
 Invariants: only rows with external_ids:ovspane="1" are changed or deleted; a port with a QoS row of somebody else, or a
-queue id of somebody else in our row, is refused and left alone. Where the configuration says to adopt such a port, our QoS row
-stands in for the other one, which is not changed and comes back when ours goes. A port has a QoS row of ours iff it has a queue of
-ours, and then a default queue 0 with a real minimum rate: HTB lends spare capacity in the ratio of the rates, and Open
-vSwitch gives a default class without one 12 kbit/s, so everyone without a reservation would starve.
+queue id of somebody else in our row, is refused and left alone. Where the configuration says to adopt such a port, our
+QoS row stands in for the other one, which is not changed and comes back when ours goes. A port has a QoS row of ours
+iff it has a queue of ours, and then a default queue 0 with a real minimum rate: HTB lends spare capacity in the ratio
+of the rates, and Open vSwitch gives a default class without one 12 kbit/s, so everyone without a reservation would
+starve.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class QueueSync:
     def __init__(
         self, db: SwitchDb, manages: Callable[[str], bool] = lambda bridge: True, adopt: Collection[str] = ()
     ) -> None:
-        """`manages` says of a bridge's name whether it is ours to program; rows of other bridges stay as they are. `adopt`: as
-        for `plan`."""
+        """`manages` says of a bridge's name whether it is ours to program; rows of other bridges stay as they are.
+        `adopt`: as for `plan`."""
         self._db = db
         self._manages = manages
         self._adopt = adopt
@@ -95,7 +96,8 @@ class QueueSync:
         *,
         seconds: float = 10.0,
     ) -> SyncResult | None:
-        """`sync` for a few queues, at the cost of these few: see plan_change. None: nothing was done, `sync` has to do it.
+        """`sync` for a few queues, at the cost of these few: see plan_change. None: nothing was done, `sync` has to do
+        it.
 
         Raises OvsdbError."""
         made: QosPlan | None = None
@@ -110,7 +112,9 @@ class QueueSync:
         done = await self._apply(build, lambda: made or QosPlan((), {}), seconds)
         return done if made is not None else None
 
-    async def _apply(self, build: Callable[[Transaction], None], made: Callable[[], QosPlan], seconds: float) -> SyncResult:
+    async def _apply(
+        self, build: Callable[[Transaction], None], made: Callable[[], QosPlan], seconds: float
+    ) -> SyncResult:
         done = await self._db.apply(build, seconds=seconds)
         ports = frozenset(operation.port for operation in made().operations)
         return SyncResult(done.changed, done.applied, len(made().operations), made().refused, ports)
@@ -126,8 +130,8 @@ class QueueSync:
         }
 
     async def again(self, port: str, *, anew: bool = False, seconds: float = 10.0) -> None:
-        """Makes ovs-vswitchd set our queues of a port once more, as it does at every change of its configuration: the kernel
-        lost them. `anew`: also the qdisc is not what it was, so our rows go, and come back with the next `sync`.
+        """Makes ovs-vswitchd set our queues of a port once more, as it does at every change of its configuration: the
+        kernel lost them. `anew`: also the qdisc is not what it was, so our rows go, and come back with the next `sync`.
 
         Raises OvsdbError."""
 
@@ -145,17 +149,21 @@ class QueueSync:
         await self._db.apply(build, seconds=seconds)
 
     def classes(self, port: str) -> dict[int, tuple[int, int]] | None:
-        """What our rows of a port say that has HTB: queue id -> (min-rate, max-rate), bit/s; None while ovs-vswitchd has still
-        to apply them."""
+        """What our rows of a port say that has HTB: queue id -> (min-rate, max-rate), bit/s; None while ovs-vswitchd
+        has still to apply them."""
         if not self._db.connected or self._db.cur_cfg < self._db.next_cfg:
             return None
         bridge = next((b for b in self._db.bridges().values() if port in b.ports and self._manages(b.name)), None)
-        if bridge is None or any(enforceable(interface, bridge) is not None for interface in bridge.ports[port].interfaces):
+        if bridge is None or any(
+            enforceable(interface, bridge) is not None for interface in bridge.ports[port].interfaces
+        ):
             return {}
         has = self._port_qos(bridge.name, bridge.ports[port])
         if not has.ours:
             return {}
-        return {n: (held.value.min_rate, held.value.max_rate) for n, held in has.queues.items() if held.value is not None}
+        return {
+            n: (held.value.min_rate, held.value.max_rate) for n, held in has.queues.items() if held.value is not None
+        }
 
     async def collect(self, everything: bool = False, *, seconds: float = 10.0) -> int:
         """Deletes our rows that nothing refers to (ovsdb-server never does: they are root rows); `everything`: all of
@@ -323,4 +331,3 @@ def _held(row: Any) -> QueueRow:
 
 def _integer(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() else None
-

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Continuous integration judges a change, so it must not depend on luck: the same cases each time. Elsewhere every run looks
-# at new ones, and what it finds becomes an example.
+# Continuous integration judges a change, so it must not depend on luck: the same cases each time. Elsewhere every run
+# looks at new ones, and what it finds becomes an example.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("here", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")

@@ -29,7 +29,8 @@ _FROM = re.compile(r"^\.\. from:: (\w+)(?: (\w+))?$", re.M)
 
 
 def source(page: str) -> str:
-    """The whole reStructuredText of a page, with the parts that come from the code. Raises KeyError for an unknown part."""
+    """The whole reStructuredText of a page, with the parts that come from the code. Raises KeyError for an unknown
+    part."""
     text = (SOURCES / f"{page}.rst").read_text(encoding="utf-8")
     return _FROM.sub(lambda found: PARTS[found[1]](found[2] or ""), text)
 
@@ -82,7 +83,10 @@ def rendered(page: str) -> Iterator[tuple[str, str]]:
     # Level 2: a warning of docutils is an error here.
     common = {"halt_level": 2, "input_encoding": "unicode", "output_encoding": "unicode", "smart_quotes": False}
     for writer, ending in (("manpage", ""), ("html5", ".html")):
-        yield page + ending, str(publish_string(text, source_path=f"man/{page}.rst", writer=writer, settings_overrides=common))
+        yield (
+            page + ending,
+            str(publish_string(text, source_path=f"man/{page}.rst", writer=writer, settings_overrides=common)),
+        )
     yield f"{page}.txt", text
 
 

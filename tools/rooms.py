@@ -1,11 +1,12 @@
 """The rooms of ovspane: which module is in which, and who imports whom, read from the sources.
 
-    python -m tools.rooms            modules at the top level, rooms, floors, arrows, and the length of files and functions
+    python -m tools.rooms            modules at the top level, rooms, floors, arrows, and the length of files and
+                                     functions
     python -m tools.rooms --arrows   each room with the rooms that it imports, from the top floor down
 
-A room is a package below ovspane/, a folder below ovspane/policy/, or a module at the top level. tests/unit/test_layers.py holds
-the rooms against its table. Imports are those of the whole module, inside functions and under TYPE_CHECKING too, and `cimport`s
-of Cython sources. Nothing is imported or run.
+A room is a package below ovspane/, a folder below ovspane/policy/, or a module at the top level.
+tests/unit/test_layers.py holds the rooms against its table. Imports are those of the whole module, inside functions and
+under TYPE_CHECKING too, and `cimport`s of Cython sources. Nothing is imported or run.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def dotted_name(path: Path, package: Path = PACKAGE) -> str:
 
 
 def room_of(module: str) -> str:
-    """The room of a dotted module name: "policy.state", "network", "config"; "" for the package itself."""
+    """The room of a dotted module name: "policy.state.state", "network", "config"; "" for the package itself."""
     parts = module.split(".")[1:]
     if not parts:
         return ""
@@ -87,8 +88,8 @@ def arrows(package: Path = PACKAGE) -> dict[str, set[str]]:
 
 
 def floors(graph: Mapping[str, set[str]]) -> dict[str, int]:
-    """Room -> its floor: 1 for those that import no other, else one more than the highest that it imports. Raises ValueError
-    where rooms import each other in a circle."""
+    """Room -> its floor: 1 for those that import no other, else one more than the highest that it imports. Raises
+    ValueError where rooms import each other in a circle."""
     under: list[str] = []
 
     @cache
@@ -133,7 +134,9 @@ def figures(package: Path = PACKAGE) -> Iterator[str]:
     graph = arrows(package)
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in package.rglob("*.py")}
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in trees}
-    top = sorted({path.name.split(".")[0] for path in package.iterdir() if path.suffix in (".py", ".pyx")} - {"__init__"})
+    top = sorted(
+        {path.name.split(".")[0] for path in package.iterdir() if path.suffix in (".py", ".pyx")} - {"__init__"}
+    )
     yield f"modules at the top level: {len(top)} ({', '.join(top)})"
     yield f"rooms: {len(graph)}; floors: {max(floors(graph).values())}; arrows: {sum(map(len, graph.values()))}"
     long = sorted((path for path in lengths if lengths[path] > 400), key=lambda path: -lengths[path])

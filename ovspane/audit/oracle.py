@@ -1,7 +1,5 @@
 """The policy as the daemon tells it (ListShares, ListRequests, Show of users, in JSON), and what it says of a packet.
 
-Above: comparison. Below: policy.tree and policy.semantics: the slow evaluator, never the compiler that is to be checked.
-
 The picture is that of the instant of ListRequests. It must be asked as root: others see a part of the requests only.
 """
 
@@ -32,10 +30,10 @@ class OracleUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ExpectedVerdict:
-    """What shall become of a packet. `queues`, `limits`: the slots of the requests any of which may give it its queue and its
-    meter, with the rate (bit/s); empty: none. `by`: the requests that speak of it; `elsewhere`: those that do so on other bridges
-    only, or before it comes here. `outputs`: of those queues, the OpenFlow port by which the packet is sent; else the bridge
-    chooses."""
+    """What shall become of a packet. `queues`, `limits`: the slots of the requests any of which may give it its
+    queue and its meter, with the rate (bit/s); empty: none. `by`: the requests that speak of it; `elsewhere`: those
+    that do so on other bridges only, or before it comes here. `outputs`: of those queues, the OpenFlow port by which
+    the packet is sent; else the bridge chooses."""
 
     passes: bool
     queues: dict[int, int]
@@ -47,8 +45,9 @@ class ExpectedVerdict:
 
 @dataclass(frozen=True, slots=True)
 class PolicyOracle:
-    """`index` finds the requests that may speak of a packet, so that each packet need not be held against all of them. `paths`: by
-    which their packets are sent (`policy.room`), of those reservations of which that is so."""
+    """`index` finds the requests that may speak of a packet, so that each packet need not be held against all of
+    them. `paths`: by which their packets are sent (`policy.state.capacity`), of those reservations of which that is
+    so."""
 
     tree: PolicyTree
     locations: Locations
@@ -138,7 +137,9 @@ def _request(item: Item, allows: dict[str, bool]) -> ActiveRequest:
     kind = Kind(item["kind"])
     may = allows[str(item["share"])] if kind is Kind.RESERVE else kind is Kind.ALLOW
     group = flowgroup(str(item["flowgroup"]))
-    return ActiveRequest(int(item["id"]), str(item["share"]), kind, group, int(item.get("rate", 0)), may, int(item.get("slot", 0)))
+    return ActiveRequest(
+        int(item["id"]), str(item["share"]), kind, group, int(item.get("rate", 0)), may, int(item.get("slot", 0))
+    )
 
 
 def flowgroup(text: str) -> Flowgroup:

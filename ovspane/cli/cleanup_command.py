@@ -1,7 +1,7 @@
 """`ovspane cleanup`: remove all flows, meters and queues of ours from the bridges, and nothing else (ovspane(8)).
 
-Above: cli.main. Below: daemon. The durable state stays: a daemon that starts again installs everything again.
-Exit status: 0 done, 1 not reached, 2 bad settings.
+The durable state stays: a daemon that starts again installs everything again. Exit status: 0 done, 1 not reached, 2 bad
+settings.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A blocking client of the daemon's Unix socket: pipelined statements out, answers and notices in.
 
-Above: the commands send, shell, show. Below: lang.splitter (what one statement is), the wire protocol of ovspane(7),
-section 2. A thread reads while the caller writes, so that neither side waits on a full socket buffer.
+A thread reads while the caller writes, so that neither side waits on a full socket buffer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`ovspane cluster`: this host's member of the database that many hosts share (ovspane(8)).
 
-Above: cli.main. Below: store.member. Exit status: 0 done, 1 not done, 2 bad usage; `status` gives 1 when there is no leader.
+Exit status: 0 done, 1 not done, 2 bad usage; `status` gives 1 when there is no leader.
 """
 
 from __future__ import annotations
@@ -35,14 +35,20 @@ def add_parser(subparsers: Any) -> None:
     create = action("create", "make a new cluster with this host as its first member", _create)
     join = action("join", "make this host a member of a cluster that there is", _join)
     for one in (create, join):
-        one.add_argument("local", metavar="ADDRESS", help=f"tcp:IP[:{RAFT_PORT}] or ssl:…, where this member hears the others")
-        one.add_argument("--listen", metavar="ADDRESS", help=f"where it hears daemons; default: the same IP, port {PORT}")
+        one.add_argument(
+            "local", metavar="ADDRESS", help=f"tcp:IP[:{RAFT_PORT}] or ssl:…, where this member hears the others"
+        )
+        one.add_argument(
+            "--listen", metavar="ADDRESS", help=f"where it hears daemons; default: the same IP, port {PORT}"
+        )
         one.add_argument("--certificate", default="", metavar="FILE", help="of this member, for ssl: (PEM)")
         one.add_argument("--key", default="", metavar="FILE", help="of the certificate (PEM)")
         one.add_argument("--authority", default="", metavar="FILE", help="that signs the others' certificates (PEM)")
     timer = f"silence after which a leader is replaced ({ELECTION_MS})"
     create.add_argument("--election-timer", type=int, default=ELECTION_MS, metavar="MS", help=timer)
-    create.add_argument("--from", dest="contents", type=Path, metavar="FILE", help="contents: a database of one host, or a backup")
+    create.add_argument(
+        "--from", dest="contents", type=Path, metavar="FILE", help="contents: a database of one host, or a backup"
+    )
     join.add_argument("remotes", nargs="+", metavar="MEMBER", help="where members of the cluster hear each other")
     action("run", "run the member's ovsdb-server in the foreground (what ovspane-db.service does)", _serve)
     action("status", "what the member says of the cluster, and which daemons use it", _status)
@@ -70,7 +76,11 @@ def run(args: argparse.Namespace) -> int:
 def _with_port(address: str, port: int) -> str:
     """tcp:IP as tcp:IP:PORT."""
     host = address.partition(":")[2]
-    return address if host.rpartition("]")[2].startswith(":") or (host.count(":") == 1 and "]" not in host) else f"{address}:{port}"
+    return (
+        address
+        if host.rpartition("]")[2].startswith(":") or (host.count(":") == 1 and "]" not in host)
+        else f"{address}:{port}"
+    )
 
 
 def _serving(args: argparse.Namespace) -> Serving:

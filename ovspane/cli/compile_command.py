@@ -1,11 +1,9 @@
 """`ovspane compile FILE`: the flows that statements come to at an instant, without a daemon or a switch.
 
-Above: cli.main. Below: replay (says the statements on a manual clock), network.placement (the flows), network.text.
-
-Exit status: 0 the tables were printed (what was refused is said on standard error); 2 the file cannot be read or has a line
-that is no statement, and nothing was printed. The ovs-ofctl form loads as it is; flows, meters and queues have the numbers
-that a daemon with its default settings would give them. The entry flow comes last, so a switch that is forwarding while the
-file is loaded sends no packet into half a pipeline.
+Exit status: 0 the tables were printed (what was refused is said on standard error); 2 the file cannot be read or has a
+line that is no statement, and nothing was printed. The ovs-ofctl form loads as it is; flows, meters and queues have the
+numbers that a daemon with its default settings would give them. The entry flow comes last, so a switch that is
+forwarding while the file is loaded sends no packet into half a pipeline.
 """
 
 from __future__ import annotations
@@ -59,19 +57,24 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "compile",
         help="print the flows that statements come to, without a daemon or a switch",
-        description="Say the statements of a file on a manual clock that starts at 0 (Tick n moves it by n seconds), and "
+        description="Say the statements of a file on a manual clock that starts at 0 (Tick n moves it by n "
+        "seconds), and "
         "print the tables. The file is a trace (see ovspane replay), or statements, each on a new line as `SPEAKER : "
         "STATEMENT.` or as `STATEMENT.`, which root speaks.",
-        epilog="Exit status: 0 printed, 2 the file is unreadable or a line is no statement. Refusals go to standard error.",
+        epilog="Exit status: 0 printed, 2 the file is unreadable or a line is no statement. Refusals go to "
+        "standard error.",
     )
     parser.add_argument("file", metavar="FILE", help="the statements; - is standard input")
     parser.add_argument(
         "--at",
         metavar="SECONDS",
         type=_seconds,
-        help="the instant, in seconds on the file's clock (when it ends); statements after a Tick beyond it are not said",
+        help="the instant, in seconds on the file's clock (when it ends); statements after a Tick beyond it are "
+        "not said",
     )
-    parser.add_argument("--stage", choices=STAGES, help="only the flows of one stage; pipeline: those between the stages")
+    parser.add_argument(
+        "--stage", choices=STAGES, help="only the flows of one stage; pipeline: those between the stages"
+    )
     parser.add_argument(
         "--hiding",
         action="store_true",
@@ -177,7 +180,11 @@ class Compiled:
         until = None if at is None else at * 1000
         for spoken in self._spoken:
             statement = self._parsed(spoken)
-            if isinstance(statement, Tick) and until is not None and self._replay.now + statement.seconds * 1000 > until:
+            if (
+                isinstance(statement, Tick)
+                and until is not None
+                and self._replay.now + statement.seconds * 1000 > until
+            ):
                 break
             self._say(spoken)
         if until is not None and until > self._replay.now:
@@ -228,9 +235,12 @@ class Compiled:
         return {self._pipeline.limit: "limit", self._pipeline.queue: "queue"}.get(rule.table, "access")
 
     def flows(self, stage: str | None) -> list[FlowRule]:
-        """The flows of a stage (None: all) in the order of the pipeline, highest priority first, the entry flow last."""
+        """The flows of a stage (None: all) in the order of the pipeline, highest priority first, the entry flow
+        last."""
         chosen = [rule for rule in self.plan.flows.values() if stage in (None, self.stage(rule))]
-        return sorted(chosen, key=lambda rule: (rule.table == 0, rule.table, -rule.priority, rule.match.value, rule.match.mask))
+        return sorted(
+            chosen, key=lambda rule: (rule.table == 0, rule.table, -rule.priority, rule.match.value, rule.match.mask)
+        )
 
     def requests(self) -> list[Request]:
         """The requests in effect, by id."""
@@ -246,7 +256,10 @@ class Compiled:
         """(request, meter) of the meters that the stage's flows name."""
         if stage not in (None, "limit"):
             return []
-        return [(self._owners[number - self._pipeline.meter_base], meter) for number, meter in sorted(self.plan.meters.items())]
+        return [
+            (self._owners[number - self._pipeline.meter_base], meter)
+            for number, meter in sorted(self.plan.meters.items())
+        ]
 
     def queues(self, stage: str | None) -> list[Guarantee]:
         """The queues that the stage's flows name."""
@@ -259,8 +272,14 @@ class Compiled:
 def ofctl_lines(compiled: Compiled, stage: str | None) -> Iterator[str]:
     """The form that `ovs-ofctl -O OpenFlow14 add-flows` reads; `#` begins a comment."""
     flows = compiled.flows(stage)
-    yield f"# ovspane: {len(flows)} flows at {time_text(compiled.now)}. Load: ovs-ofctl -O OpenFlow14 add-flows BRIDGE FILE"
-    yield "# A packet that may pass comes back to table 0 with bit 0 of reg15 set; the bridge's own flows forward it there."
+    yield (
+        f"# ovspane: {len(flows)} flows at {time_text(compiled.now)}. Load: ovs-ofctl -O OpenFlow14 add-flows "
+        "BRIDGE FILE"
+    )
+    yield (
+        "# A packet that may pass comes back to table 0 with bit 0 of reg15 set; the bridge's own flows "
+        "forward it there."
+    )
     for request in compiled.requests():
         yield f"# request {request.id} {asked(request)}"
         if hiders := compiled.hidden_by(request):
@@ -285,7 +304,8 @@ def asked(request: Request) -> str:
 
 
 def document(compiled: Compiled, stage: str | None) -> dict[str, Any]:
-    """The json form: tables with their rules, and what the rules name. Rates in bit/s, bursts in bits, instants in seconds."""
+    """The json form: tables with their rules, and what the rules name. Rates in bit/s, bursts in bits, instants in
+    seconds."""
     tables: dict[int, dict[str, Any]] = {}
     for rule in compiled.flows(stage):
         tables.setdefault(rule.table, {"table": rule.table, "rules": []})["rules"].append(

@@ -1,6 +1,6 @@
 """`ovspane daemon`: serve applications and keep the bridges as the policy says (ovspane(8)).
 
-Above: cli.main. Below: daemon, config. Exit status: 0 ended by SIGTERM or SIGINT, 1 could not start or failed, 2 bad settings.
+Exit status: 0 ended by SIGTERM or SIGINT, 1 could not start or failed, 2 bad settings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from ovspane.config import ConfigError, Settings, load
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The options that daemon and cleanup share; each overrides the setting of the same name in the file."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML; see ovspane(8)")
-    parser.add_argument("--ovsdb", metavar="REMOTE", help="the host's Open_vSwitch database (unix:/var/run/openvswitch/db.sock)")
+    parser.add_argument(
+        "--ovsdb", metavar="REMOTE", help="the host's Open_vSwitch database (unix:/var/run/openvswitch/db.sock)"
+    )
     parser.add_argument("--rundir", metavar="DIR", help="where the bridges' .mgmt sockets are (/var/run/openvswitch)")
     parser.add_argument(
         "--bridge", action="append", metavar="NAME", dest="bridges", help="a bridge to manage; repeatable (all)"
@@ -40,7 +42,9 @@ def add_parser(subparsers: Any) -> None:
     add_settings(parser)
     parser.add_argument("--socket", metavar="PATH", help="where clients connect (/run/ovspane/ovspane.sock)")
     parser.add_argument("--state-dir", metavar="DIR", help="durable state (/var/lib/ovspane)")
-    parser.add_argument("--db", metavar="REMOTE", help="an ovsdb-server with the database OVSPane, instead of a private one")
+    parser.add_argument(
+        "--db", metavar="REMOTE", help="an ovsdb-server with the database OVSPane, instead of a private one"
+    )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     parser.set_defaults(run=run)
 

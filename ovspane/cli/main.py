@@ -1,8 +1,4 @@
-"""The command `ovspane`: one module for each subcommand, loaded when it is there.
-
-Above: the shell, systemd. Below: the command modules, each with `add_parser(subparsers)`, which sets the default
-`run(options) -> int`.
-"""
+"""The command `ovspane`: one module for each subcommand, loaded when it is there."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""`ovspane probe`: send packets at the edges of verdicts through the bridges and say where the switch differs from the policy.
+"""`ovspane probe`: send packets at the edges of verdicts through the bridges and say where the switch differs from the
+policy.
 
-Above: cli.main. Below: probe (the work), client (the policy, as root). Needs root: it opens the bridges' management sockets.
-Exit status: 0 all as expected, 1 something differs, 2 not possible (usage, no daemon, no switch).
+Needs root: it opens the bridges' management sockets. Exit status: 0 all as expected, 1 something differs, 2 not
+possible (usage, no daemon, no switch).
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "probe",
         help="send packets through the bridges and compare what becomes of them with the policy",
-        description="Send packets at the edges of verdicts (inside, at each border, just outside) through the flows of the "
-        "bridges, and say what became of each beside what the policy says. Nothing is changed, and no packet reaches a host, "
+        description="Send packets at the edges of verdicts (inside, at each border, just outside) through the "
+        "flows of the "
+        "bridges, and say what became of each beside what the policy says. Nothing is changed, and no packet "
+        "reaches a host, "
         "unless --deliver is given. Needs root.",
         epilog="Exit status: 0 all as expected, 1 something differs, 2 not possible: usage, no daemon, no switch.",
     )
@@ -46,8 +49,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--socket", default=default_socket(), metavar="PATH", help="the daemon's socket (%(default)s)")
     parser.add_argument("--rate", type=_rate, default=500, metavar="N", help="packets a second (%(default)s)")
     parser.add_argument("--most", type=_number, default=2000, metavar="N", help="packets on each bridge (%(default)s)")
-    parser.add_argument("--in-port", default="", metavar="NAME", help="the port that they come in by (where one must come, else "
-                        "the first that is up)")  # fmt: skip
+    parser.add_argument(
+        "--in-port",
+        default="",
+        metavar="NAME",
+        help="the port that they come in by (where one must come, else the first that is up)",
+    )
     parser.add_argument("--deliver", action="store_true", help="let what passes go on to the hosts")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.set_defaults(run=run)
@@ -111,7 +118,9 @@ def _campaign(options: argparse.Namespace) -> Campaign:
     try:
         group = flowgroup(options.what) if options.what and request is None else None
     except SyntaxFault as fault:
-        raise CannotProbe(f"{options.what}: neither a request's number nor a flowgroup: expected {fault.expected}") from fault
+        raise CannotProbe(
+            f"{options.what}: neither a request's number nor a flowgroup: expected {fault.expected}"
+        ) from fault
     except Contradiction as nothing:
         raise CannotProbe(f"{options.what}: {nothing}") from nothing
     return Campaign(
@@ -148,7 +157,9 @@ def _expected_text(row: ProbeResult, meter_base: int) -> str:
     words = ["pass" if expected.passes else "drop"]
     words += [f"queue {' or '.join(map(str, sorted(expected.queues)))}"] if expected.queues else []
     words += [f"by port {' or '.join(map(str, sorted(set(expected.outputs.values()))))}"] if expected.outputs else []
-    words += [f"meter {' or '.join(str(meter_base + slot) for slot in sorted(expected.limits))}"] if expected.limits else []
+    words += (
+        [f"meter {' or '.join(str(meter_base + slot) for slot in sorted(expected.limits))}"] if expected.limits else []
+    )
     return " ".join(words)
 
 
@@ -173,7 +184,9 @@ def table(report: ProbeReport) -> list[str]:
     for row, line in zip(report.rows, cells, strict=True):
         tail = "" if not row.differences else "  DIFFERS"
         note = f"  ({row.note})" if row.note else ""
-        lines.append(("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + tail + note).rstrip())
+        lines.append(
+            ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + tail + note).rstrip()
+        )
         lines += [f"    {difference}" for difference in row.differences]
         if row.differences and row.by:
             lines.append(f"    by {row.by}")
@@ -184,7 +197,9 @@ def table(report: ProbeReport) -> list[str]:
 def summary(report: ProbeReport) -> str:
     """How many probes there were, how many differ, and what was left out."""
     wrong = report.differences
-    text = f"{len(report.rows)} probes on {', '.join(report.bridges)}: {f'{wrong} differ' if wrong else 'all as expected'}"
+    text = (
+        f"{len(report.rows)} probes on {', '.join(report.bridges)}: {f'{wrong} differ' if wrong else 'all as expected'}"
+    )
     choice = report.choice
     if len(choice.packets) < choice.of_packets:
         text += f"; {len(choice.packets)} of {choice.of_packets} packets were tried"
@@ -211,7 +226,13 @@ def document(report: ProbeReport) -> dict[str, Any]:
                     "requests": list(row.expected.by),
                     "elsewhere": list(row.expected.elsewhere),
                 },
-                "seen": {"passes": row.passed, "queue": row.queue, "meters": list(row.meters), "by": row.by, "out": row.out},
+                "seen": {
+                    "passes": row.passed,
+                    "queue": row.queue,
+                    "meters": list(row.meters),
+                    "by": row.by,
+                    "out": row.out,
+                },
                 "note": row.note,
                 "differences": list(row.differences),
             }

@@ -1,7 +1,6 @@
 """`ovspane replay FILE …`: play written traces and print what differs (ovspane(7), section 9).
 
-Above: cli.main. Below: replay. Exit status: 0 all as expected, 1 something differs, 2 a file that is no trace or
-cannot be read.
+Exit status: 0 all as expected, 1 something differs, 2 a file that is no trace or cannot be read.
 """
 
 from __future__ import annotations

@@ -69,7 +69,8 @@ def from_stdin() -> Iterator[Batch]:
 
 
 def converse(client: Client, source: Iterator[Batch]) -> int:
-    """Send all, print each answer as it comes; return the exit status. Raises ConnectionLost, and what `source` does."""
+    """Send all, print each answer as it comes; return the exit status. Raises ConnectionLost, and what `source`
+    does."""
     due: queue.Queue[bool] = queue.Queue()  # True: one more answer; False: no more
     worst = Code.OK
     lost: list[ConnectionLost] = []

@@ -1,8 +1,7 @@
 """`ovspane shell`: a conversation with the daemon, with prompt, completion, history, help and notices.
 
-Above: cli.main. Below: client, lang.completion, lang.verbs. On a terminal it asks with `NAME> `; with other input it prints
-replies only, so that a script can be piped in. `help [VERB]`, `quit` and `!COMMAND` (for /bin/sh) are the shell's own words, not
-the language's.
+On a terminal it asks with `NAME> `; with other input it prints replies only, so that a script can be piped in. `help
+[VERB]`, `quit` and `!COMMAND` (for /bin/sh) are the shell's own words, not the language's.
 """
 
 from __future__ import annotations
@@ -127,10 +126,12 @@ class Shell:
             yield line.rstrip("\n")
 
     def _own_word(self, line: str) -> str:
-        """help, quit, exit or ! if the line is one of them, with or without a dot. Prints help, runs the command after !."""
+        """help, quit, exit or ! if the line is one of them, with or without a dot. Prints help, runs the command
+        after !."""
         if line.lstrip().startswith("!"):
             sys.stdout.flush()
-            given = None if self._interactive else subprocess.DEVNULL  # a command must not read the script that it stands in
+            # a command must not read the script that it stands in
+            given = None if self._interactive else subprocess.DEVNULL
             with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C ends the command, not the shell
                 subprocess.run(["/bin/sh", "-c", line.lstrip()[1:]], stdin=given, check=False)
             return "!"

@@ -1,6 +1,6 @@
 """`ovspane show`: the tree of shares with their use now.
 
-Above: cli.main. Below: client; the items of `ListShares.` in JSON. The drawing is a pure function of the items.
+The drawing is a pure function of the items.
 """
 
 from __future__ import annotations

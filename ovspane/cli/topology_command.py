@@ -1,6 +1,7 @@
-"""`ovspane topology`: bridges, ports, links and hosts as the daemon knows them, as text, JSON, a Graphviz graph or a picture.
+"""`ovspane topology`: bridges, ports, links and hosts as the daemon knows them, as text, JSON, a Graphviz graph or a
+picture.
 
-Above: cli.main. Below: client; the items of `ListTopology.` in JSON; topology_picture. Drawings are pure functions of the items.
+Drawings are pure functions of the items.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "topology",
         help="show the network: bridges, ports, links, hosts",
-        description="Show the network as the daemon knows it: bridges, ports, links and hosts, and how each was learned.",
+        description="Show the network as the daemon knows it: bridges, ports, links and hosts, and how each was "
+        "learned.",
     )
     parser.add_argument("--socket", default=default_socket(), metavar="PATH", help="the daemon's socket (%(default)s)")
     parser.add_argument(
-        "--format", choices=("text", "json", "dot", "svg"), default="text", help="dot: a graph for Graphviz; svg: a picture"
+        "--format",
+        choices=("text", "json", "dot", "svg"),
+        default="text",
+        help="dot: a graph for Graphviz; svg: a picture",
     )
     parser.set_defaults(run=run)
 
@@ -57,7 +62,11 @@ def _graphviz(graph: str) -> str | None:
         return None
     try:
         done = subprocess.run(
-            [program, "-Tsvg", "-Kneato", "-Goverlap=false"], input=graph, capture_output=True, text=True, timeout=DOT_SECONDS
+            [program, "-Tsvg", "-Kneato", "-Goverlap=false"],
+            input=graph,
+            capture_output=True,
+            text=True,
+            timeout=DOT_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -77,8 +86,10 @@ def draw(items: list[Item]) -> list[str]:
                 there.setdefault(item["at"], []).append(_host(item))
     lines: list[str] = []
     for bridge in (item for item in items if item["kind"] == "bridge"):
-        lines.append(f"{bridge['name']}  {f'datapath {identity}' if (identity := bridge['datapath_id']) else ''}".rstrip()
-                     + (f"  on {bridge['host']} ({bridge['origin']})" if bridge["host"] else ""))  # fmt: skip
+        lines.append(
+            f"{bridge['name']}  {f'datapath {identity}' if (identity := bridge['datapath_id']) else ''}".rstrip()
+            + (f"  on {bridge['host']} ({bridge['origin']})" if bridge["host"] else "")
+        )
         lines += _ports([item for item in items if item["kind"] == "port" and item["bridge"] == bridge["name"]], there)
     known = {item["name"] for item in items if item["kind"] == "port"}
     for place, texts in there.items():

@@ -1,6 +1,6 @@
 """The network as a graph for Graphviz, and as a picture without it. Pure functions of the items of `ListTopology.`
 
-Above: topology_command. Below: units. Names come from the network, so each is quoted for where it goes.
+Names come from the network, so each is quoted for where it goes.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def svg(items: list[Item]) -> str:
     places = {name: _around((middle, middle), radius, index / len(names)) for index, name in enumerate(names)}
     size = 2 * middle
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{size:.0f}" height="{size:.0f}" viewBox="0 0 {size:.0f} {size:.0f}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{size:.0f}" height="{size:.0f}" viewBox="0 0 '
+        f'{size:.0f} {size:.0f}">',
         f"<style>{_STYLE}</style>",
     ]
     for link in _of(items, "link"):
@@ -127,7 +128,8 @@ def _line(a: Point, b: Point, kind: str, title: str, label: str) -> Iterator[str
 def _box(at: Point, kind: str, text: str, more: str) -> Iterator[str]:
     wide = max(WIDE, 7 * len(text) + 8)
     yield (
-        f'<rect class="{kind}" x="{at[0] - wide / 2:.1f}" y="{at[1] - HIGH / 2:.1f}" width="{wide}" height="{HIGH}" rx="5">'
+        f'<rect class="{kind}" x="{at[0] - wide / 2:.1f}" y="{at[1] - HIGH / 2:.1f}" width="{wide}" '
+        f'height="{HIGH}" rx="5">'
         f"<title>{escape(f'{text} {more}'.strip())}</title></rect>"
     )
     first = at[1] - (6 if more else 0)

@@ -1,7 +1,8 @@
-"""`ovspane verify`: prove that the installed tables of all bridges do with every packet of the known hosts what the policy says.
+"""`ovspane verify`: prove that the installed tables of all bridges do with every packet of the known hosts what the
+policy says.
 
-Above: cli.main. Below: verify (the work), client (the policy and the network, as root). Needs root: it opens the bridges'
-management sockets. Exit status: 0 it holds, 1 something is wrong, 2 not possible (usage, no daemon, no switch, no hosts).
+Needs root: it opens the bridges' management sockets. Exit status: 0 it holds, 1 something is wrong, 2 not possible
+(usage, no daemon, no switch, no hosts).
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "verify",
         help="prove of all packets of the known hosts that the installed flows treat them as the policy says",
-        description="Read the flow tables of all bridges and prove, for all packets of the known hosts: none goes in a circle, "
-        "none is lost or dropped that is not denied, none passes that is, and each is in the queue and passes the meter that it "
+        description="Read the flow tables of all bridges and prove, for all packets of the known hosts: none "
+        "goes in a circle, "
+        "none is lost or dropped that is not denied, none passes that is, and each is in the queue and passes "
+        "the meter that it "
         "should. Nothing is sent and nothing changed. Needs root.",
-        epilog="Exit status: 0 it holds, 1 something is wrong, 2 not possible: usage, no daemon, no switch, no host known.",
+        epilog="Exit status: 0 it holds, 1 something is wrong, 2 not possible: usage, no daemon, no switch, no "
+        "host known.",
     )
     add_settings(parser)
     parser.add_argument("--socket", default=default_socket(), metavar="PATH", help="the daemon's socket (%(default)s)")
@@ -54,7 +58,11 @@ def run(options: argparse.Namespace) -> int:
         return _impossible("the requests overlap in so many ways that there is no answer in time")
     except (SessionError, ControlUnavailable, OSError) as problem:
         return _impossible(f"{problem}; is Open vSwitch running, and are you root?")
-    print(json.dumps(document(report), ensure_ascii=False, indent=1) if options.format == "json" else "\n".join(lines(report)))
+    print(
+        json.dumps(document(report), ensure_ascii=False, indent=1)
+        if options.format == "json"
+        else "\n".join(lines(report))
+    )
     return WRONG if report.findings else HOLDS
 
 
@@ -76,7 +84,8 @@ def _verify(options: argparse.Namespace) -> VerifyReport:
 
 
 def lines(report: VerifyReport) -> list[str]:
-    """A line for each thing that is wrong, a packet for which it is so below it; what was taken for granted; a summary."""
+    """A line for each thing that is wrong, a packet for which it is so below it; what was taken for granted; a
+    summary."""
     found = [
         line
         for finding in report.findings
@@ -96,7 +105,8 @@ def document(report: VerifyReport) -> dict[str, Any]:
     return {
         "holds": not report.findings,
         "findings": [
-            {"kind": one.kind, "text": one.text, "packet": one.packet, "requests": list(one.requests)} for one in report.findings
+            {"kind": one.kind, "text": one.text, "packet": one.packet, "requests": list(one.requests)}
+            for one in report.findings
         ],
         "bridges": list(report.bridges),
         "hosts": report.hosts,

@@ -1,12 +1,11 @@
 """Garbage collection without long pauses: the policy that is resident is not searched again and again.
 
-Above: the daemon. Below: the gc module.
-
-A full collection looks at every container there is: some 150 ms with 100 000 requests resident, in which nobody is served. What
-lives long here (requests, matches, rules) has no cycles and is freed by its reference counts; what has cycles (exceptions,
-tasks, connections) dies young. So the oldest generation is never collected by itself. `tend`, called now and then, collects it
-while it is small, and else sets it aside (gc.freeze): then it is the policy that grew. A cycle that was alive at that moment
-and dies later stays; at most those of the few moments at which the policy had grown that much.
+A full collection looks at every container there is: some 150 ms with 100 000 requests resident, in which nobody is
+served. What lives long here (requests, matches, rules) has no cycles and is freed by its reference counts; what has
+cycles (exceptions, tasks, connections) dies young. So the oldest generation is never collected by itself. `tend`,
+called now and then, collects it while it is small, and else sets it aside (gc.freeze): then it is the policy that grew.
+A cycle that was alive at that moment and dies later stays; at most those of the few moments at which the policy had
+grown that much.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
                                         v
                               reconcile -> bridge (OpenFlow), ovsdb_queues (OVSDB)
 
-Life: take the state directory and start the store -> load the state, ending what is over -> connect to the host's OVSDB -> serve;
-the switches are brought to the plan by the difference, so a restart changes no flow that is right already. SIGTERM and SIGINT end
-it cleanly; flows, meters and queues stay in place.
+Life: take the state directory and start the store -> load the state, ending what is over -> connect to the host's OVSDB
+-> serve; the switches are brought to the plan by the difference, so a restart changes no flow that is right already.
+SIGTERM and SIGINT end it cleanly; flows, meters and queues stay in place.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ log = logging.getLogger(__name__)
 LAST_PUSH = 2.0
 #: between looks at what the network can hold (seconds)
 ROOM_PAUSE = 0.1
-#: statements are served before the switch is reached, but wait this long for it, so that admission knows its ports (seconds)
+#: statements are served before the switch is reached, but wait this long for it, so that admission knows its ports
+#: (seconds)
 FIRST_LOOK = 1.0
 #: how long a commit may take before its statements are refused (seconds), all who ask wait for it meanwhile
 STORE_SECONDS = 5.0
@@ -74,7 +75,7 @@ class PartFailed(Exception):
     """A task of the daemon ended by a defect, so the daemon ended; systemd starts it again."""
 
 
-#: begins the status of a request that has no flow of its own (policy.hiding)
+#: begins the status of a request that has no flow of its own (policy.compiler.hiding)
 HIDDEN = "hidden by"
 
 
@@ -338,10 +339,13 @@ class Daemon:
 
     def _on_reload(self) -> None:
         compiler = self._service.runtime.compiler
-        self._reconciler.reset(compiler.table, compiler.stages, self._room.steering() if self._room is not None else None)
+        self._reconciler.reset(
+            compiler.table, compiler.stages, self._room.steering() if self._room is not None else None
+        )
 
     def _note_hidden(self, number: int) -> None:
-        """The status of a request that may have no flow of its own any more, or lie below another one, or have no rules now."""
+        """The status of a request that may have no flow of its own any more, or lie below another one, or have no
+        rules now."""
         status = self._service.state.status
         if self._reconciler.hider(number):
             self._status(number, HIDDEN)
@@ -376,11 +380,17 @@ class Daemon:
             return reply
         if self._settings.enforcement == "best-effort":
             return replace(reply, fields={**reply.fields, "note": _added(reply.fields.get("note"), "unenforced")})
-        return no("unenforceable", f'{reason}; enforcement = "best-effort" in the configuration would accept it all the same')
+        return no(
+            "unenforceable", f'{reason}; enforcement = "best-effort" in the configuration would accept it all the same'
+        )
 
     def _tell_switch(self, event: Event) -> None:
         if event.change is EventKind.CONNECTED:
-            log.info("connected to %s, Open vSwitch %s", self._settings.ovsdb, self._switch.ovs_version or "of unknown version")
+            log.info(
+                "connected to %s, Open vSwitch %s",
+                self._settings.ovsdb,
+                self._switch.ovs_version or "of unknown version",
+            )
         elif event.change is EventKind.DISCONNECTED:
             log.warning("the connection to %s is lost; flows stay, repairing when it is back", self._settings.ovsdb)
 

@@ -1,7 +1,7 @@
 """Sets of packets as a match without other matches: what a flow table makes of a match, flow by flow. Pure.
 
-Above: walk, verify. Below: algebra (is anything left?), match. A difference is kept, not worked out: `a - b - c` is one region,
-where its disjoint ternary pieces might be hundreds. Whether a region has a packet at all is asked of the engine when it is made.
+A difference is kept, not worked out: `a - b - c` is one region, where its disjoint ternary pieces might be hundreds.
+Whether a region has a packet at all is asked of the engine when it is made.
 
 Invariants: a Region that these functions return has at least one packet; each of its `minus` overlaps its match.
 Every function raises BudgetSpent where the engine finds no answer in its budget.

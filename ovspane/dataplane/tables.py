@@ -1,14 +1,13 @@
 """The flow tables of one bridge, as sets of packets go through them: lookup, actions, what NORMAL does. Pure.
 
-Above: walk (from bridge to bridge), oftables (makes Flows of what a switch says). Below: regions, overlap.
+Sources: OpenFlow 1.4.1 section 5 (lookup by priority, instructions), ovs-actions(7) (resubmit, conjunction, NORMAL),
+Open vSwitch lib/classifier.c for conjunctions: the hard match of the highest priority is found first, then the complete
+conjunctions above it, from the highest priority down; for the first of them the table is looked up again with its
+conj_id and without clauses, and if that finds anything at all it is the answer. Where conjunctions of one priority
+overlap, any may be meant; here it is the lowest number.
 
-Sources: OpenFlow 1.4.1 section 5 (lookup by priority, instructions), ovs-actions(7) (resubmit, conjunction, NORMAL), Open vSwitch
-lib/classifier.c for conjunctions: the hard match of the highest priority is found first, then the complete conjunctions above it,
-from the highest priority down; for the first of them the table is looked up again with its conj_id and without clauses, and if that
-finds anything at all it is the answer. Where conjunctions of one priority overlap, any may be meant; here it is the lowest number.
-
-The registers, the conj_id and the port that a packet came in by are known numbers at each step, so only headers are in the sets. A
-flow that matches anything else is a doubt, not an answer.
+The registers, the conj_id and the port that a packet came in by are known numbers at each step, so only headers are in
+the sets. A flow that matches anything else is a doubt, not an answer.
 """
 
 from __future__ import annotations
@@ -87,8 +86,8 @@ Action = Output | SetQueue | SetRegister | Resubmit | ApplyMeter | Clause | Punt
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A flow as the switch has it. `match` is of headers; `in_port`, `registers` (number, value, mask) and `conj_id` are beside it.
-    `beyond`: what else it matches, that is not understood here."""
+    """A flow as the switch has it. `match` is of headers; `in_port`, `registers` (number, value, mask) and `conj_id`
+    are beside it. `beyond`: what else it matches, that is not understood here."""
 
     table: int
     priority: int
@@ -127,8 +126,8 @@ class Out:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of what came in, and what becomes of it. `flow`: the last that it met. `why`: without outputs, the reason; None: it
-    went to a controller. `doubts`: what was not understood on its way."""
+    """A part of what came in, and what becomes of it. `flow`: the last that it met. `why`: without outputs, the
+    reason; None: it went to a controller. `doubts`: what was not understood on its way."""
 
     packets: Region
     outputs: tuple[Out, ...] = ()
@@ -155,7 +154,9 @@ _Step = tuple[_State, Part]
 class BridgeTables:
     """One bridge. `learnt`: (VLAN, MAC) -> port, of its learning table."""
 
-    def __init__(self, flows: Iterable[Flow], ports: Iterable[PortState], learnt: Mapping[tuple[int, int], int]) -> None:
+    def __init__(
+        self, flows: Iterable[Flow], ports: Iterable[PortState], learnt: Mapping[tuple[int, int], int]
+    ) -> None:
         by_table: dict[int, list[Flow]] = {}
         for flow in flows:
             by_table.setdefault(flow.table, []).append(flow)
@@ -165,7 +166,8 @@ class BridgeTables:
         self._learnt = [(_address(*who), port) for who, port in sorted(learnt.items())]
 
     def forward(self, into: int, packets: Region) -> Iterator[Part]:
-        """What becomes of packets that come in by a port. The parts are disjoint and together all of them. Raises BudgetSpent."""
+        """What becomes of packets that come in by a port. The parts are disjoint and together all of them. Raises
+        BudgetSpent."""
         for _, part in self._table(0, _State(into), Part(packets, why="no flow matches")):
             yield part
 
@@ -247,7 +249,8 @@ class BridgeTables:
         return part if part.outputs else replace(part, why="flooded to no port")
 
     def _normal(self, state: _State, part: Part) -> Iterator[Part]:
-        """As a learning switch (ovs-actions(7), NORMAL): to the port where the destination was learnt, or to all that flood."""
+        """As a learning switch (ovs-actions(7), NORMAL): to the port where the destination was learnt, or to all
+        that flood."""
         if (group := inside(part.packets, BRIDGE_GROUP)) is not None:
             yield replace(part, packets=group, why="NORMAL drops bridge protocols")
         left = outside(part.packets, BRIDGE_GROUP)
@@ -296,7 +299,9 @@ class _Table:
         near = [flow for flow in near if _agrees(flow, into, registers)]
         yield from self._first(packets, near, 0, ())
 
-    def _first(self, packets: Region, near: list[Flow], conj_id: int, doubts: tuple[tuple[str, Flow], ...]) -> Iterator[_Hit]:
+    def _first(
+        self, packets: Region, near: list[Flow], conj_id: int, doubts: tuple[tuple[str, Flow], ...]
+    ) -> Iterator[_Hit]:
         left = [packets]
         for _, level in groupby(near, key=lambda flow: flow.priority):
             soft: dict[tuple[int, int], dict[int, list[Match]]] = {}

@@ -1,14 +1,16 @@
-"""Sets of packets walked through the flow tables of all bridges, from where they enter until they leave or are lost. Pure.
+"""Sets of packets walked through the flow tables of all bridges, from where they enter until they leave or are lost.
+Pure.
 
-Above: verify (what the ends should be). Below: tables (one bridge), regions. It reads tables as they are, whoever made them, and
-knows nothing of policy or of placement: what it says of a network is what the switches do, for all packets of a set.
+It reads tables as they are, whoever made them, and knows nothing of policy or of placement: what it says of a network
+is what the switches do, for all packets of a set.
 
-A set comes to a bridge by a port and the bridge's tables split it: each part has the ports that it leaves by, with the queue and
-the meters that it passed. Over a link it comes to the next bridge; at a port without one it is at its end. What comes to a bridge
-a second time is not followed any further: it is a loop if it comes back to where it was, a duplicate if two copies met.
+A set comes to a bridge by a port and the bridge's tables split it: each part has the ports that it leaves by, with the
+queue and the meters that it passed. Over a link it comes to the next bridge; at a port without one it is at its end.
+What comes to a bridge a second time is not followed any further: it is a loop if it comes back to where it was, a
+duplicate if two copies met.
 
-Invariant: for each packet of the set, what is said of the regions that it is in is what a walk of that packet alone would say, in
-the same order (tests/property/dataplane/test_walk.py).
+Invariant: for each packet of the set, what is said of the regions that it is in is what a walk of that packet alone
+would say, in the same order (tests/property/dataplane/test_walk.py).
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Packets that a bridge sends nowhere, or to where nobody takes them. `flow`: the last that they met; `into`: the port that
-    they came in by; `hops`: the bridges before, and this one if it sent them."""
+    """Packets that a bridge sends nowhere, or to where nobody takes them. `flow`: the last that they met; `into`:
+    the port that they came in by; `hops`: the bridges before, and this one if it sent them."""
 
     packets: Region
     bridge: str
@@ -110,7 +112,8 @@ class _Copy:
 
 
 def walk(fabric: Fabric, entry: Spot, packets: Region) -> Trace:
-    """What becomes of these packets when they come in by that port. Raises BudgetSpent, KeyError for a bridge that is not there."""
+    """What becomes of these packets when they come in by that port. Raises BudgetSpent, KeyError for a bridge that
+    is not there."""
     trace = Trace()
     waiting = deque([_Copy(packets, *entry)])
     seen: dict[str, list[Region]] = {}
@@ -141,7 +144,9 @@ def _leave(fabric: Fabric, copy: _Copy, part: Part, trace: Trace) -> Iterator[_C
     trace.doubts += [Doubt(part.packets, copy.bridge, why, flow) for why, flow in part.doubts]
     if not part.outputs:
         if part.why is not None:
-            trace.losses.append(Loss(part.packets, copy.bridge, copy.into, part.why, part.flow, copy.hops, copy.flooded))
+            trace.losses.append(
+                Loss(part.packets, copy.bridge, copy.into, part.why, part.flow, copy.hops, copy.flooded)
+            )
         return
     ports = fabric.bridges[copy.bridge].ports
     for out in part.outputs:

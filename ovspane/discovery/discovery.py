@@ -1,10 +1,10 @@
-"""Keeps the network model true: facts of the database at once, of the kernel soon, of learning tables and packets as they come.
+"""Keeps the network model true: facts of the database at once, of the kernel soon, of learning tables and packets as
+they come.
 
-Above: daemon. Below: local, kernel, fdb, ear, probing, network.topology.
-
-An attachment that is late is better than a wrong one: what is seen at a port counts only SETTLE ms after the port came up, since a
-link to another bridge may not be known sooner; all MAC addresses behind it would seem to be attached there. For the same reason it
-does not count for UNLINKED ms after a link ceased to be heard of at a port that stayed up: frames may only be late on a busy host.
+An attachment that is late is better than a wrong one: what is seen at a port counts only SETTLE ms after the port came
+up, since a link to another bridge may not be known sooner; all MAC addresses behind it would seem to be attached there.
+For the same reason it does not count for UNLINKED ms after a link ceased to be heard of at a port that stayed up:
+frames may only be late on a busy host.
 
 Invariant: nothing here fails for what the network says; a bridge that does not answer is tried again.
 """
@@ -63,7 +63,8 @@ TOLD = 20
 
 @dataclass(frozen=True, slots=True)
 class DiscoverySettings:
-    """What to look at, and how. `bridges` empty: all; `interval` in seconds; `key` signs probes; `host`: our name to others."""
+    """What to look at, and how. `bridges` empty: all; `interval` in seconds; `key` signs probes; `host`: our name to
+    others."""
 
     rundir: Path
     pipeline: Pipeline = field(default_factory=Pipeline)
@@ -86,7 +87,9 @@ class Discovery:
         self._switch = switch
         self._look = look
         self._offset = time.time_ns() // 1_000_000 - time.monotonic_ns() // 1_000_000
-        self._probes = LinkProbes(network, look.host, look.key or secrets.token_bytes(32), max(1, round(4 * look.interval)))
+        self._probes = LinkProbes(
+            network, look.host, look.key or secrets.token_bytes(32), max(1, round(4 * look.interval))
+        )
         self._controller = secrets.randbelow(0xFFFF) + 1
         self._rows: dict[str, BridgeRow] = {}
         self._ports: dict[PortId, LocalPort] = {}
@@ -164,7 +167,9 @@ class Discovery:
         came = up - self._up_since.keys()
         self._up_since = {port: self._up_since.get(port, now) for port in up}
         with self.network.change():
-            for name in [bridge.name for bridge in self.network.bridges.values() if not bridge.host and bridge.name not in rows]:
+            for name in [
+                bridge.name for bridge in self.network.bridges.values() if not bridge.host and bridge.name not in rows
+            ]:
                 self.network.lose_bridge(name)
             for port in [port for port in self.network.ports if port.bridge in rows and port not in ports]:
                 self.network.lose_port(port)
@@ -286,7 +291,9 @@ class Discovery:
         pause = RETRY[0]
         refused = False
         while True:
-            ear = PacketSession(self._look.rundir / f"{name}.mgmt", self._look.pipeline, self._controller, partial(self._packet, name))
+            ear = PacketSession(
+                self._look.rundir / f"{name}.mgmt", self._look.pipeline, self._controller, partial(self._packet, name)
+            )
             try:
                 async with ear:
                     await ear.listen()
@@ -340,7 +347,9 @@ class Discovery:
     async def _send(self, name: str, ear: PacketSession) -> None:
         row = self._rows.get(name)
         if row is not None:
-            frames = list(self._probes.frames(row, [local for port, local in self._ports.items() if port.bridge == name]))
+            frames = list(
+                self._probes.frames(row, [local for port, local in self._ports.items() if port.bridge == name])
+            )
             for first in range(0, len(frames), SLICE):
                 await ear.send(frames[first : first + SLICE])
 

@@ -1,6 +1,6 @@
 """The MAC addresses that a bridge has learnt: the text of `fdb/show`.
 
-Above: discovery. Below: unixctl. Source: ovs-vswitchd(8), fdb/show; ofproto-dpif.c prints a line `port VLAN MAC age` for each.
+Source: ovs-vswitchd(8), fdb/show; ofproto-dpif.c prints a line `port VLAN MAC age` for each.
 """
 
 from __future__ import annotations

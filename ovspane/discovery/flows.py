@@ -1,15 +1,15 @@
-"""The OpenFlow of discovery: flows that send us our probes, and copies of what hosts say of themselves; meters; packet-out. Bytes.
-
-Above: ear. Below: openflow, network.placement (where our tables and meters are).
+"""The OpenFlow of discovery: flows that send us our probes, and copies of what hosts say of themselves; meters;
+packet-out. Bytes.
 
     first access table   our LLDP (our group address): to us, and no further
     exit table           at ports that lead to another bridge: as without us
                          ARP, neighbour discovery to groups, DHCP to everybody: a copy to us, then as without us
 
-A packet is copied after the policy has let it pass, and then goes on as the pipeline's own exit flow lets it go. The copy passes a
-meter of its own, inside of the action that makes it (Open vSwitch translates it to clone(meter,userspace)): when there are too
-many, copies are lost, never packets. Each of the matches fails for a unicast packet at its Ethernet header already, so that a
-datapath flow of such a packet does not have to match more than before (staged lookup, Open vSwitch lib/classifier.h).
+A packet is copied after the policy has let it pass, and then goes on as the pipeline's own exit flow lets it go. The
+copy passes a meter of its own, inside of the action that makes it (Open vSwitch translates it to
+clone(meter,userspace)): when there are too many, copies are lost, never packets. Each of the matches fails for a
+unicast packet at its Ethernet header already, so that a datapath flow of such a packet does not have to match more than
+before (staged lookup, Open vSwitch lib/classifier.h).
 
 All carry the cookie "ptop" and end by themselves LIFETIME seconds after we do; the rest of ovspane does not know them.
 Sources: OpenFlow 1.4.1 sections 7.2.3.7 (OXM), 7.3.4.1, 7.3.4.4; Open vSwitch ofp-actions.c: NXAST_CONTROLLER2.
@@ -48,7 +48,7 @@ def _type(ethertype: int) -> bytes:
     return _oxm(5, struct.pack("!H", ethertype))
 
 
-#: a packet of `ovspane probe` has its token there (probe.messages): it is nobody's word
+#: a packet of `ovspane probe` has its token there (audit.probe.messages): it is nobody's word
 _NO_TOKEN = struct.pack("!HBBI", 1, 14 << 1, 4, 0)
 _ETH_DST, _IP_PROTO, _UDP_SRC, _UDP_DST, _ICMPV6_TYPE = 3, 10, 15, 16, 29
 _GROUPS = _oxm(_ETH_DST, bytes.fromhex("333300000000"), bytes.fromhex("ffff00000000"))  # RFC 2464 section 7
@@ -85,7 +85,9 @@ def _flow(command: int, table: int, priority: int, match: bytes, instructions: b
         *(NO_BUFFER, openflow.ANY_PORT, openflow.ANY_GROUP, 0, 0),
     )
     length = 4 + len(match)
-    return openflow.FLOW_MOD, body + (struct.pack("!HH", 1, length) + match).ljust((length + 7) // 8 * 8, b"\0") + instructions
+    return openflow.FLOW_MOD, body + (struct.pack("!HH", 1, length) + match).ljust(
+        (length + 7) // 8 * 8, b"\0"
+    ) + instructions
 
 
 def _doing(actions: bytes, pipeline_exit: bool) -> bytes:
@@ -97,13 +99,17 @@ def _doing(actions: bytes, pipeline_exit: bool) -> bytes:
 
 def punt(pipeline: Pipeline, controller: int) -> Request:
     """Our probes come to us, and go no further."""
-    return _flow(openflow.ADD, pipeline.first, _HIGHEST, _OUR_LLDP, _doing(_to_us(controller, meters(pipeline)[1]), False))
+    return _flow(
+        openflow.ADD, pipeline.first, _HIGHEST, _OUR_LLDP, _doing(_to_us(controller, meters(pipeline)[1]), False)
+    )
 
 
 def copies(pipeline: Pipeline, controller: int) -> Iterator[Request]:
     """Copies of what hosts say of themselves come to us."""
     for match in _TOLD:
-        yield _flow(openflow.ADD, pipeline.exit, _COPY, _NO_TOKEN + match, _doing(_to_us(controller, meters(pipeline)[0]), True))
+        yield _flow(
+            openflow.ADD, pipeline.exit, _COPY, _NO_TOKEN + match, _doing(_to_us(controller, meters(pipeline)[0]), True)
+        )
 
 
 def _at(port: int) -> bytes:
@@ -121,7 +127,10 @@ def not_past(pipeline: Pipeline, port: int) -> Request:
 
 def remove(pipeline: Pipeline) -> list[Request]:
     """Take all of it away."""
-    return [openflow.delete_by_cookie(DISCOVERY_TAG, COOKIE_MASK), *(openflow.meter_delete(number) for number in meters(pipeline))]
+    return [
+        openflow.delete_by_cookie(DISCOVERY_TAG, COOKIE_MASK),
+        *(openflow.meter_delete(number) for number in meters(pipeline)),
+    ]
 
 
 def send(frame: bytes, port: int) -> Request:

@@ -1,9 +1,10 @@
 """What this network namespace's kernel knows, by netlink: which devices are veth peers, speeds, addresses, neighbours.
 
-Above: discovery. Below: the kernel (pyroute2). It blocks: call it in a thread. Devices are told apart by name and index, since
-ovs-vswitchd may live in another network namespace than we; what is not the same device says nothing.
+It blocks: call it in a thread. Devices are told apart by name and index, since ovs-vswitchd may live in another network
+namespace than we; what is not the same device says nothing.
 
-A veth peer in another namespace has no name here (rtnetlink(7): IFLA_LINK with IFLA_LINK_NETNSID), so it is no link that we see.
+A veth peer in another namespace has no name here (rtnetlink(7): IFLA_LINK with IFLA_LINK_NETNSID), so it is no link
+that we see.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _AF_INET, _AF_INET6 = 2, 10
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """Of the devices asked for. `peers`: device -> its veth peer; `speeds` in bit/s; `addresses`: device -> (MAC, its own IP
-    addresses); `neighbours`: (MAC, IP) that the kernel talks to by them."""
+    """Of the devices asked for. `peers`: device -> its veth peer; `speeds` in bit/s; `addresses`: device -> (MAC,
+    its own IP addresses); `neighbours`: (MAC, IP) that the kernel talks to by them."""
 
     peers: Mapping[str, str] = field(default_factory=dict)
     speeds: Mapping[str, int] = field(default_factory=dict)
@@ -30,12 +31,13 @@ class KernelFacts:
 
 
 def read_kernel(devices: Mapping[str, int], own: frozenset[str], physical: frozenset[str]) -> KernelFacts:
-    """Facts of these devices (name -> index). `own`: those through which this host itself speaks, whose addresses and neighbours
-    are wanted; `physical`: those whose speed is. Raises OSError when the kernel refuses."""
+    """Facts of these devices (name -> index). `own`: those through which this host itself speaks, whose addresses
+    and neighbours are wanted; `physical`: those whose speed is. Raises OSError when the kernel refuses."""
     from pyroute2 import IPRoute  # slow to import, and of no use to those who do not look
     from pyroute2.netlink.exceptions import NetlinkError
 
-    logging.getLogger("pyroute2").setLevel(logging.ERROR)  # it logs each attribute of each message, and its import sets the level
+    # it logs each attribute of each message, and its import sets the level
+    logging.getLogger("pyroute2").setLevel(logging.ERROR)
     try:
         with IPRoute() as netlink:
             names, macs, peers = {}, {}, {}

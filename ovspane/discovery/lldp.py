@@ -1,11 +1,12 @@
-"""Our probes on links: LLDP frames that say which port of which bridge sent them, and prove that it was us. Bytes; no I/O.
+"""Our probes on links: LLDP frames that say which port of which bridge sent them, and prove that it was us. Bytes; no
+I/O.
 
-Above: ear, discovery. Below: nothing. Source: IEEE 802.1AB-2016, clause 8 (frame), 9 (TLVs).
+Source: IEEE 802.1AB-2016, clause 8 (frame), 9 (TLVs).
 
-The frame goes to a group address of our own instead of LLDP's: that one is not forwarded by switches between two hosts, and what
-others send to it is none of our business. The last TLV has the time and a keyed digest (HMAC-SHA-256, cut to 16 bytes: RFC 2104
-section 5) of all that it says; without the key a host cannot make up a link. It can carry our frames from one of its ports to
-another, as any cable can.
+The frame goes to a group address of our own instead of LLDP's: that one is not forwarded by switches between two hosts,
+and what others send to it is none of our business. The last TLV has the time and a keyed digest (HMAC-SHA-256, cut to
+16 bytes: RFC 2104 section 5) of all that it says; without the key a host cannot make up a link. It can carry our frames
+from one of its ports to another, as any cable can.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class NotOurs(Exception):
 
 
 class Probe(NamedTuple):
-    """What a frame says: it was sent by `port` of `bridge` with that datapath id on `host`, as the `round`-th at `time` (ms)."""
+    """What a frame says: it was sent by `port` of `bridge` with that datapath id on `host`, as the `round`-th at
+    `time` (ms)."""
 
     datapath_id: int
     host: str

@@ -1,7 +1,4 @@
-"""The host's Open_vSwitch database as facts of the network: bridges, ports, links by patch ports and tunnels. Pure.
-
-Above: discovery. Below: ovsdb (values), network.model.
-"""
+"""The host's Open_vSwitch database as facts of the network: bridges, ports, links by patch ports and tunnels. Pure."""
 
 from __future__ import annotations
 
@@ -55,7 +52,9 @@ def _up(interface: InterfaceRow) -> bool:
 
 def _speed(row: PortRow) -> int:
     """A bond is as fast as its members that are up; a patch port and what is unknown or nonsense: 0."""
-    return sum(one.link_speed or 0 for one in row.interfaces if _up(one) and one.type != PATCH and (one.link_speed or 0) > 0)
+    return sum(
+        one.link_speed or 0 for one in row.interfaces if _up(one) and one.type != PATCH and (one.link_speed or 0) > 0
+    )
 
 
 def links_of(ports: Iterable[LocalPort], peers: Mapping[str, str]) -> dict[LinkKey, str]:

@@ -1,6 +1,7 @@
-"""One bridge's OpenFlow session for discovery: the flows that bring packets to us, the packets, and our probes out of its ports.
+"""One bridge's OpenFlow session for discovery: the flows that bring packets to us, the packets, and our probes out of
+its ports.
 
-Above: discovery. Below: flows, lldp, snoop, ofsession. It is a session of its own, so that pushing flows never waits for it.
+It is a session of its own, so that pushing flows never waits for it.
 
 Invariants: what cannot be read is counted, never raised; the flows are renewed well before they end by themselves.
 """
@@ -30,7 +31,12 @@ class PacketSession(OpenFlowSession):
     """`on_packet` gets each packet of ours; it must not raise."""
 
     def __init__(
-        self, path: Path, pipeline: Pipeline, controller: int, on_packet: Callable[[PacketIn], None], timeout: float = 5.0
+        self,
+        path: Path,
+        pipeline: Pipeline,
+        controller: int,
+        on_packet: Callable[[PacketIn], None],
+        timeout: float = 5.0,
     ) -> None:
         super().__init__(path, timeout=timeout)
         self._pipeline = pipeline
@@ -51,7 +57,8 @@ class PacketSession(OpenFlowSession):
             self._on_packet(packet)
 
     async def _all(self, requests: Iterable[Request]) -> None:
-        """Send, and wait until the switch has done it all. Raises RequestRefused for the first that it did not, SessionError."""
+        """Send, and wait until the switch has done it all. Raises RequestRefused for the first that it did not,
+        SessionError."""
         async with self._operation():
             sent = [await self._send(*request) for request in requests]
             await self._ask(openflow.BARRIER_REQUEST)

@@ -1,9 +1,8 @@
 """Links by probes: the frames of each round, and what those that come back say.
 
-Above: discovery. Below: lldp, network.topology.
-
-A frame that came through a bridge which did not take it in yet (it had just come, or another daemon has it) makes a link of what is
-none. Such a link is gone as soon as frames of the same port arrive elsewhere without arriving there: two rounds later.
+A frame that came through a bridge which did not take it in yet (it had just come, or another daemon has it) makes a
+link of what is none. Such a link is gone as soon as frames of the same port arrive elsewhere without arriving there:
+two rounds later.
 """
 
 from __future__ import annotations
@@ -23,7 +22,9 @@ log = logging.getLogger(__name__)
 #: ports of these kinds are not probed: of patch ports both ends are known, behind internal ones is this host
 _UNPROBED = (PATCH, "internal")
 #: what comes out of ports of these kinds went into the other end
-_TUNNELS = frozenset({"vxlan", "geneve", "gre", "ip6gre", "erspan", "ip6erspan", "stt", "lisp", "gtpu", "bareudp", "srv6"})
+_TUNNELS = frozenset(
+    {"vxlan", "geneve", "gre", "ip6gre", "erspan", "ip6erspan", "stt", "lisp", "gtpu", "bareudp", "srv6"}
+)
 #: rounds after which a port that hears nothing any more is no neighbour, while others hear the same sender
 MISSED = 2
 

@@ -1,16 +1,18 @@
-"""The network of many hosts: tells the other daemons of the database what this one knows of its own bridges, and takes in theirs.
+"""The network of many hosts: tells the other daemons of the database what this one knows of its own bridges, and takes
+in theirs.
 
-Above: daemon. Below: store.cluster (`post`, the copy), network.published (columns, what becomes of others').
+    what changes here -> rows that differ from those in the copy -> one transaction, at most every PAUSE, never in a
+    statement's way rows of others in the copy -> Network.see_* and keep_host, with origin SHARED, under the names
+    HOST/BRIDGE
 
-    what changes here -> rows that differ from those in the copy -> one transaction, at most every PAUSE, never in a statement's way
-    rows of others in the copy -> Network.see_* and keep_host, with origin SHARED, under the names HOST/BRIDGE
+Each daemon writes only rows of its own (column `daemon`), so writers never race. A daemon that is gone keeps its rows,
+as its flows stay, until it comes back, `ovspane cluster forget` removes it, or nobody heard of it for RETIRE. But only
+one that is there counts as programming its bridges (`Bridge.programmed`): others hear of it at least every BEAT; after
+SILENCE it does not count. One that comes back soon takes the addresses of its hosts from its rows, so that a restart
+moves no rule.
 
-Each daemon writes only rows of its own (column `daemon`), so writers never race. A daemon that is gone keeps its rows, as its flows
-stay, until it comes back, `ovspane cluster forget` removes it, or nobody heard of it for RETIRE. But only one that is there counts
-as programming its bridges (`Bridge.programmed`): others hear of it at least every BEAT; after SILENCE it does not count. One that
-comes back soon takes the addresses of its hosts from its rows, so that a restart moves no rule.
-
-Invariants: what others wrote never ends this task; after a time without changes own rows say what the network says of our bridges.
+Invariants: what others wrote never ends this task; after a time without changes own rows say what the network says of
+our bridges.
 """
 
 from __future__ import annotations
@@ -64,11 +66,16 @@ class _Peer:
 
 
 class SharedTopology:
-    """`run` until cancelled. `host`: our name; `programs(bridge)`: whether we program a bridge of ours by paths, None: not known
-    yet; `now`: the network's clock (ms)."""
+    """`run` until cancelled. `host`: our name; `programs(bridge)`: whether we program a bridge of ours by paths,
+    None: not known yet; `now`: the network's clock (ms)."""
 
     def __init__(
-        self, store: ClusterStore, network: Network, host: str, programs: Callable[[str], bool | None], now: Callable[[], int]
+        self,
+        store: ClusterStore,
+        network: Network,
+        host: str,
+        programs: Callable[[str], bool | None],
+        now: Callable[[], int],
     ) -> None:
         self._store = store
         self._network = network
@@ -88,7 +95,8 @@ class SharedTopology:
         self._synced = False
         self._beat = self._started = self._quiet_since = 0.0
         self._sweep = SWEEP * random.random()
-        self._unused: dict[str, str] = {}  # versions of ports of ours that are not there any more, as they were at the last sweep
+        # versions of ports of ours that are not there any more, as they were at the last sweep
+        self._unused: dict[str, str] = {}
         #: transactions, and rows written in them
         self.posts = self.rows = 0
 
@@ -226,7 +234,11 @@ class SharedTopology:
             if len(puts) + len(deletes) >= MOST:
                 break
             has = records.get(key)
-            if has is not None and has.columns["daemon"] != self._store.name and self._taken(key, str(has.columns["daemon"])):
+            if (
+                has is not None
+                and has.columns["daemon"] != self._store.name
+                and self._taken(key, str(has.columns["daemon"]))
+            ):
                 done.add(key)
                 continue
             try:
@@ -246,7 +258,9 @@ class SharedTopology:
                 if has is None and key[0] == ATTACHMENT:
                     told += 1
                     if told > TOLD:
-                        self._complain("hosts", f"more than {TOLD} hosts at our ports: the other daemons are not told of all")
+                        self._complain(
+                            "hosts", f"more than {TOLD} hosts at our ports: the other daemons are not told of all"
+                        )
                         done.add(key)
                         continue
                 puts.append(wanted)
@@ -339,7 +353,9 @@ class SharedTopology:
             if told.bridge.host == self._host:
                 raise ValueError("it has our host's name")
             if told.problems:
-                self._complain(f"{BRIDGE} {record.key}", f"of bridge {record.key} not used: {'; '.join(told.problems)[:300]}")
+                self._complain(
+                    f"{BRIDGE} {record.key}", f"of bridge {record.key} not used: {'; '.join(told.problems)[:300]}"
+                )
             self._owner[record.key] = owner
             programmed = told.bridge.programmed and owner in self._peers and self._peers[owner].live
             self._others.put_bridge(replace(told, bridge=replace(told.bridge, programmed=programmed)), self._now())
@@ -362,7 +378,8 @@ class SharedTopology:
         loop = asyncio.get_running_loop()
         peer = self._peers.get(name)
         if peer is None:
-            # At our start: by its clock and ours, which may differ a little. Later a row that is new to us is one that just came.
+            # At our start: by its clock and ours, which may differ a little. Later a row that is new to us is one that
+            # just came.
             late = abs(self._now() - int(str(record.columns["heard_ms"]))) / 1000 > SILENCE
             self._peers[name] = _Peer(loop.time(), not late)
             return
@@ -378,8 +395,10 @@ class SharedTopology:
             self._quiet_since = now
             return
         gone = [
-            name for name, peer in self._peers.items() if peer.live and now - max(peer.heard, self._quiet_since) > SILENCE
-        ]  # fmt: skip
+            name
+            for name, peer in self._peers.items()
+            if peer.live and now - max(peer.heard, self._quiet_since) > SILENCE
+        ]
         for name in gone:
             self._peers[name].live = False
             log.warning("topology: the daemon %s is not heard of any more; its bridges count as not programmed", name)
@@ -406,7 +425,9 @@ class SharedTopology:
         for name in silent:
             heard = int(str(records[DAEMON, name].columns["heard_ms"]))
             if heard and now - heard > RETIRE:
-                log.info("topology: the daemon %s is not heard of for %d days: removed", name, (now - heard) // 86_400_000)
+                log.info(
+                    "topology: the daemon %s is not heard of for %d days: removed", name, (now - heard) // 86_400_000
+                )
                 await self._remove(name)
 
     async def _remove(self, name: str) -> None:
@@ -419,9 +440,11 @@ class SharedTopology:
             await self._store.post([], gone[first : first + MOST])
 
     async def _tidy(self) -> None:
-        """Delete versions (policy.sharing) of ports of ours that are not there any more. Raises StoreError, LostRace.
+        """Delete versions (policy.concurrency) of ports of ours that are not there any more. Raises StoreError,
+        LostRace.
 
-        One that did not change between two sweeps was heard of by all, so nobody judges by it as one that was never there.
+        One that did not change between two sweeps was heard of by all, so nobody judges by it as one that was never
+        there.
         """
         records = self._store.replica.records
         bridges = {f"{self._host}/{name}": name for name, one in self._network.bridges.items() if not one.host}
@@ -438,8 +461,8 @@ class SharedTopology:
 
 
 async def probe_secret(store: ClusterStore) -> bytes:
-    """With what the daemons of one database sign their probes, where the configuration has nothing: made by the first of them.
-    Raises StoreError."""
+    """With what the daemons of one database sign their probes, where the configuration has nothing: made by the
+    first of them. Raises StoreError."""
     for _ in range(10):
         record = store.replica.records.get(_SECRET)
         if record is not None:

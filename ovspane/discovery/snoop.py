@@ -1,9 +1,9 @@
 """What ARP, neighbour discovery and DHCP say about their sender: its MAC address and IP addresses. Bytes; no I/O.
 
-Above: ear. Below: nothing. Sources: RFC 826 (ARP), RFC 4861 sections 4.3, 4.4 and RFC 4862 section 5.4 (IPv6), RFC 2131 (DHCP).
+Sources: RFC 826 (ARP), RFC 4861 sections 4.3, 4.4 and RFC 4862 section 5.4 (IPv6), RFC 2131 (DHCP).
 
-A host's word is taken for its own address only: what says that another MAC address has it is ignored, and whatever is not well
-formed is too. Whether the word is believed is the network model's decision.
+A host's word is taken for its own address only: what says that another MAC address has it is ignored, and whatever is
+not well formed is too. Whether the word is believed is the network model's decision.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """What the kernel's HTB has, read by netlink (pyroute2), and in what it differs from our rows.
 
-Above: queueing (status), doctor, tests. Below: the kernel. Open vSwitch tells nobody when the kernel has another rate than the row
-says: it wraps and clamps what it cannot represent (lib/netdev-linux.c), `tc` of an administrator changes classes behind its back,
-and a qdisc that could not be made is a line in its log. So we look.
+Open vSwitch tells nobody when the kernel has another rate than the row says: it wraps and clamps what it cannot
+represent (lib/netdev-linux.c), `tc` of an administrator changes classes behind its back, and a qdisc that could not be
+made is a line in its log. So we look.
 
-Reading costs some 0.1 ms a class, so `TcWatch` reads in a thread, only ports that changed or that it is asked to look at, and
-rests ten times as long as the reading took: at most a tenth of one processor, however many queues there are.
+Reading costs some 0.1 ms a class, so `TcWatch` reads in a thread, only ports that changed or that it is asked to look
+at, and rests ten times as long as the reading took: at most a tenth of one processor, however many queues there are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ovspane.lang.units import rate_text
 
 log = logging.getLogger(__name__)
 
-#: seconds between a change and the look at it, so that many changes are one look; and before a look that could not be had is
+#: seconds between a change and the look at it, so that many changes are one look; and before a look that could not be
+#: had is
 #: tried again
 GATHER, AGAIN = 0.05, 0.25
 #: how long it rests, in times the last reading took
@@ -46,7 +47,12 @@ def read_tc(device: str) -> dict[int, tuple[int, int]]:
             for message in netlink.get_classes(index):
                 options = message.get_attr("TCA_OPTIONS")
                 major, minor = divmod(message["handle"], 1 << 16)
-                if major != _HTB_MAJOR or options is None or message.get_attr("TCA_KIND") != "htb" or minor == _HTB_ROOT:
+                if (
+                    major != _HTB_MAJOR
+                    or options is None
+                    or message.get_attr("TCA_KIND") != "htb"
+                    or minor == _HTB_ROOT
+                ):
                     continue
                 parameters = options.get_attr("TCA_HTB_PARMS")
                 wide = [options.get_attr(name) for name in ("TCA_HTB_RATE64", "TCA_HTB_CEIL64")]
@@ -58,8 +64,8 @@ def read_tc(device: str) -> dict[int, tuple[int, int]]:
 
 
 def differences(rows: Mapping[int, tuple[int, int]], kernel: Mapping[int, tuple[int, int]]) -> dict[int, str]:
-    """In what the kernel's classes differ from the rows of a port, both queue id -> (rate, ceil) in bit/s: queue id -> what is
-    wrong. The kernel counts bytes a second, so up to 7 bit/s are lost in rounding."""
+    """In what the kernel's classes differ from the rows of a port, both queue id -> (rate, ceil) in bit/s: queue id
+    -> what is wrong. The kernel counts bytes a second, so up to 7 bit/s are lost in rounding."""
     found = {}
     for number, (rate, ceiling) in rows.items():
         has = kernel.get(number)
@@ -73,11 +79,14 @@ def differences(rows: Mapping[int, tuple[int, int]], kernel: Mapping[int, tuple[
 
 
 class TcWatch:
-    """Compares ports with what the kernel has. `rows(port)`: our queues there, queue id -> (rate, ceil), None while that is about
-    to change; `on_look(port, queue ids)`: a look at the port found or ended trouble; of these queues `trouble` is another now."""
+    """Compares ports with what the kernel has. `rows(port)`: our queues there, queue id -> (rate, ceil), None while
+    that is about to change; `on_look(port, queue ids)`: a look at the port found or ended trouble; of these queues
+    `trouble` is another now."""
 
     def __init__(
-        self, rows: Callable[[str], Mapping[int, tuple[int, int]] | None], on_look: Callable[[str, frozenset[int]], None]
+        self,
+        rows: Callable[[str], Mapping[int, tuple[int, int]] | None],
+        on_look: Callable[[str, frozenset[int]], None],
     ) -> None:
         self._rows = rows
         self._on_look = on_look

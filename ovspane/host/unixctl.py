@@ -1,7 +1,7 @@
 """ovs-vswitchd's control socket: the commands of ovs-appctl(8) without a process for each.
 
-Above: probe (ofproto/trace), discovery (fdb/show). Below: nothing of ours. It blocks: call it in a thread where a loop runs.
-Source: ovs-vswitchd(8), and lib/unixctl.c for the JSON-RPC that it speaks.
+It blocks: call it in a thread where a loop runs. Source: ovs-vswitchd(8), and lib/unixctl.c for the JSON-RPC that it
+speaks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What may come next in a statement: a walk along the synopses of the table of verbs. Pure.
 
-Above: the shell. Below: verbs, splitter, tokens' words. It is lenient: what it cannot follow gets no candidates.
+It is lenient: what it cannot follow gets no candidates.
 """
 
 from __future__ import annotations

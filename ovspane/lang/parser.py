@@ -1,6 +1,5 @@
 """Text to statements: the door of the language. Pure; linear time; nests nowhere but in Check, once.
 
-Above: sessions, the store, replay, the command line. Below: verbs (the table it dispatches on), productions, tokens.
 Names that callers need (`Splitter`, `Piece`, `SyntaxFault`, `Contradiction`) can be had from here.
 """
 

@@ -1,7 +1,5 @@
 """The flowgroup production: predicates over header fields to a Flowgroup value. Pure.
 
-Above: productions, parser. Below: values, tokens, flowgroup.
-
 Several predicates on one field intersect. A predicate on an address, transport, port or DSCP says that the packet is
 IP, even when its set is the whole range; a port says TCP, UDP or SCTP; the *names* ICMP and ICMPv6 say IPv4 and IPv6
 (the numbers 1 and 58 do not). `user` and `srcUser` are one field.

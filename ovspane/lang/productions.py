@@ -1,6 +1,5 @@
 """The productions of the grammar: from the tokens after the verb to a statement value. Pure.
 
-Above: verbs names one production for each verb; parser calls it. Below: predicates, values, tokens, statements.
 Each production takes (cursor, verb), reads up to but not including the final `.`, and raises SyntaxFault.
 """
 

@@ -1,7 +1,4 @@
-"""Statements back to text, canonically: `parse(render(s)) == s` for every statement that `parse` can give. Pure.
-
-Above: the store, logs and listings. Below: statements, flowgroup, units.
-"""
+"""Statements back to text, canonically: `parse(render(s)) == s` for every statement that `parse` can give. Pure."""
 
 from __future__ import annotations
 

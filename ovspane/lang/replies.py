@@ -1,7 +1,4 @@
-"""Replies and notices: values, and their text and JSON forms (ovspane(7), section 2). Pure.
-
-Above: admission and sessions make them; the shell and `ovspane send` print them. Below: nothing.
-"""
+"""Replies and notices: values, and their text and JSON forms (ovspane(7), section 2). Pure."""
 
 from __future__ import annotations
 
@@ -64,7 +61,8 @@ class Reply:
             case Code.OK:
                 out |= self.fields
                 if self.lines is not None:
-                    # One by one: the whole in one piece is C code that lets no other thread run, for 0.3 s at 100 000 items.
+                    # One by one: the whole in one piece is C code that lets no other thread run, for 0.3 s at 100 000
+                    # items.
                     items = ", ".join(_encode(item) for item in (self.lines if self.items is None else self.items))
                     return f'{_encode(out)[:-1]}, "items": [{items}]}}\n'
         return _encode(out) + "\n"

@@ -1,7 +1,5 @@
 """A byte stream to statements, incrementally, in bounded memory: what a session feeds its socket's data to. Pure.
 
-Above: server sessions, replay, `ovspane send`. Below: tokens (the rules of dots, strings and comments are its rules).
-
 Invariants: any chunking of a stream gives the same pieces (but for a dot after a whole number at the very end of what
 came: see `settle`); at most MAX_STATEMENT bytes are kept; after a fault the next piece begins after the next `.` that
 would end a statement.

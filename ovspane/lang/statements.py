@@ -1,6 +1,5 @@
 """What can be said: one frozen dataclass per statement of the language (ovspane(7), section 3). Pure values.
 
-Above: the parser makes them; admission, sessions and the shell read them. Below: flowgroup.
 Rates are integer bit/s, volumes integer bits, sizes integer bytes, times integer milliseconds.
 """
 

@@ -1,7 +1,5 @@
 """Text to tokens, and the cursor that productions read them with. Pure; linear in the length of the text.
 
-Above: values, predicates and productions read tokens; splitter cuts a stream by the same rules. Below: nothing.
-
 Tokens are words, strings and symbols. A word is a run of letters, digits, `_`, `$`, `-` and `:` that does not begin
 with `-`: names, keywords, numbers with their unit, addresses, port ranges, the date of a time.
 
@@ -23,9 +21,9 @@ import re
 MAX_STATEMENT = 64 * 1024  # bytes
 MAX_NAME = 63  # characters
 
-# No run is ever read again in another way, which keeps the scan linear on hostile input; possessive quantifiers of groups
-# are not used, since Python before 3.11.4 gets them wrong (github.com/python/cpython/issues/101955). For
-# the same reason a comment that is not closed ends the scan (it is `bad`) instead of being read as two symbols.
+# No run is ever read again in another way, which keeps the scan linear on hostile input; possessive quantifiers of
+# groups are not used, since Python before 3.11.4 gets them wrong (github.com/python/cpython/issues/101955). For the
+# same reason a comment that is not closed ends the scan (it is `bad`) instead of being read as two symbols.
 _TOKEN = re.compile(
     r"""
       (?P<blank>   ^[ \t\r\f\v]*+\#[^\n]*+ | [ \t\r\f\v]++ | \n++ | //[^\n]*+ | /\*[^*]*\*+(?:[^*/][^*]*\*+)*/ )

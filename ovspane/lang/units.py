@@ -1,6 +1,6 @@
 """Rates, volumes and times as text: exact, short, and readable by the parser again. Pure.
 
-Above: lang.render, policy's reasons, the command line. Below: nothing. Units: bit/s, bits, milliseconds.
+Units: bit/s, bits, milliseconds.
 """
 
 from __future__ import annotations

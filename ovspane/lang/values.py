@@ -1,7 +1,7 @@
 """Readers of the small things of the grammar: times, rates, volumes, sizes, integers, addresses, ports, MACs. Pure.
 
-Above: predicates, productions. Below: tokens, flowgroup. Every reader takes a Cursor and raises SyntaxFault.
-Rates are integer bit/s, volumes bits, sizes bytes (all rounded down to a whole unit), times milliseconds.
+Every reader takes a Cursor and raises SyntaxFault. Rates are integer bit/s, volumes bits, sizes bytes (all rounded down
+to a whole unit), times milliseconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """The one table of verbs: the parser, help, completion, the bash completion and ovspane(7) are all made from it. Pure.
 
-Above: parser (dispatches on it), completion (walks the synopses), the shell, the manual page. Below: productions.
-
 A synopsis is `words, slots and [optional | alternatives]`; slots are upper case and name what stands there (`SLOTS`).
 It leaves out the final `.`. Each example is a whole statement that parses.
 """
@@ -262,7 +260,9 @@ VERBS: tuple[Verb, ...] = (
         p.of_name(st.As, "a principal's name"),
     ),
     Verb("Format", "system", "Format FORMAT", "choose text or JSON replies", "Format json.", p.set_format),
-    Verb("Subscribe", "system", "Subscribe", "get notices on this connection", "Subscribe.", p.of_nothing(st.Subscribe)),
+    Verb(
+        "Subscribe", "system", "Subscribe", "get notices on this connection", "Subscribe.", p.of_nothing(st.Subscribe)
+    ),
     Verb("Unsubscribe", "system", "Unsubscribe", "get no more notices", "Unsubscribe.", p.of_nothing(st.Unsubscribe)),
     Verb("Tick", "system", "Tick SECONDS", "move the manual clock of a replay", "Tick 60.", p.tick),
 )
@@ -292,7 +292,8 @@ def help_text(name: str = "") -> str:
 
 
 def manual() -> str:
-    """The reference of the verbs in ovspane(7), in reStructuredText: definition lists under a heading for each group."""
+    """The reference of the verbs in ovspane(7), in reStructuredText: definition lists under a heading for each
+    group."""
     lines: list[str] = []
     for group in GROUPS:
         lines += _heading(group.capitalize())

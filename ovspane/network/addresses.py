@@ -1,7 +1,4 @@
-"""The addresses that a match names on its two sides, and those of hosts, in one form. Pure.
-
-Above: ways, spread, room. Below: match, model.
-"""
+"""The addresses that a match names on its two sides, and those of hosts, in one form. Pure."""
 
 from __future__ import annotations
 

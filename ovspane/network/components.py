@@ -1,11 +1,12 @@
 """Which bridges links join, kept while links come and go; and by which ports packets leave on simple paths. Pure.
 
-Above: ways. Below: model. A part is all bridges that links join. Where links are redundant most of those that come and go leave the
-parts as they are, and that is found out without looking at all: a link that came joins nothing new if it lies within a part, and
-one that went parts nothing if a search from one of its ends meets the other.
+A part is all bridges that links join. Where links are redundant most of those that come and go leave the parts as they
+are, and that is found out without looking at all: a link that came joins nothing new if it lies within a part, and one
+that went parts nothing if a search from one of its ends meets the other.
 
-Blocks (biconnected components) are of one moment, and made when somebody asks: in a block each link lies on a simple path between
-any two of its bridges. In their graph each link is a node between its two bridges, since two bridges may have several links.
+Blocks (biconnected components) are of one moment, and made when somebody asks: in a block each link lies on a simple
+path between any two of its bridges. In their graph each link is a node between its two bridges, since two bridges may
+have several links.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _Node = str | LinkKey
 
 
 class Components:
-    """The bridges and the links between them. Links may name bridges that are not there: they join them all the same."""
+    """The bridges and the links between them. Links may name bridges that are not there: they join them all the
+    same."""
 
     def __init__(self) -> None:
         self._beside: dict[str, dict[LinkKey, str]] = {}
@@ -101,7 +103,8 @@ class Blocks:
         self._leaving: dict[tuple[str, str], frozenset[PortId]] = {}
 
     def leaving(self, start: str, end: str) -> frozenset[PortId]:
-        """The ports by which packets leave bridges on simple paths from one bridge to another that it is joined with."""
+        """The ports by which packets leave bridges on simple paths from one bridge to another that it is joined
+        with."""
         found = self._leaving.get((start, end))
         if found is None:
             found = self._leaving[start, end] = frozenset(self._ports(start, end))

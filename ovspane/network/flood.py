@@ -1,18 +1,16 @@
 """The flood tree: which ports must not flood, so that a network with redundant links has no loop. Pure.
 
-Above: topology. Below: model.
+A port with OFPPC_NO_FLOOD (OpenFlow 1.0 section 5.2.1; Open vSwitch honours it in NORMAL and FLOOD) sends no flooded
+packet but takes in what comes, and explicit output through it goes on; so a link is out of the tree when *both* its
+ends do not flood. What hears each other on one segment (two ports on a wire, more behind a switch that is not ours) is
+one node of the tree, as is each bridge; a port joins its bridge and its segment.
 
-A port with OFPPC_NO_FLOOD (OpenFlow 1.0 section 5.2.1; Open vSwitch honours it in NORMAL and FLOOD) sends no flooded packet but
-takes in what comes, and explicit output through it goes on; so a link is out of the tree when *both* its ends do not flood.
-What hears each other on one segment (two ports on a wire, more behind a switch that is not ours) is one node of the tree, as is
-each bridge; a port joins its bridge and its segment.
+A port that somebody else keeps from flooding is `quiet`: what it takes in still goes on, so its wire is a one-way
+street, taken when nothing else joins its bridges.
 
-A port that somebody else keeps from flooding is `quiet`: what it takes in still goes on, so its wire is a one-way street, taken
-when nothing else joins its bridges.
-
-Invariants: the ports that flood form a forest, which joins all bridges that links join; the same network (and `quiet`, `late`) has
-the same one, and a link that goes or comes changes it by at most one other (the ports have one total order, as in Kruskal's
-algorithm).
+Invariants: the ports that flood form a forest, which joins all bridges that links join; the same network (and `quiet`,
+`late`) has the same one, and a link that goes or comes changes it by at most one other (the ports have one total order,
+as in Kruskal's algorithm).
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ from ovspane.network.model import LinkKey, PortId
 
 @dataclass(frozen=True, slots=True)
 class FloodTree:
-    """`no_flood`: the ports that must not flood. `unsafe`: ports through which packets go in circles all the same, since a shared
-    segment goes on flooding into them: nothing but blocking them helps (STP)."""
+    """`no_flood`: the ports that must not flood. `unsafe`: ports through which packets go in circles all the same,
+    since a shared segment goes on flooding into them: nothing but blocking them helps (STP)."""
 
     no_flood: frozenset[PortId]
     unsafe: frozenset[PortId] = frozenset()
@@ -42,9 +40,9 @@ def flood_tree(
     late: Collection[PortId] = (),
     last: Collection[PortId] = (),
 ) -> FloodTree:
-    """The flood tree of these bridges and links. `quiet`: ports that do not flood whatever we say; they are not in the answer.
-    `late`: ports whose wires are taken only when the others do not join all, so that a link that comes changes nothing; `last`:
-    those that are taken only when these do not either."""
+    """The flood tree of these bridges and links. `quiet`: ports that do not flood whatever we say; they are not in
+    the answer. `late`: ports whose wires are taken only when the others do not join all, so that a link that comes
+    changes nothing; `last`: those that are taken only when these do not either."""
     joined = nx.Graph()
     joined.add_edges_from(sorted(links))
     segments = [sorted(ports, key=lambda port: (port in quiet, port)) for ports in nx.connected_components(joined)]

@@ -1,14 +1,15 @@
-"""Where hosts are attached and which addresses are whose, out of sightings that come late, contradict each other, or lie. Pure.
-
-Above: topology. Below: model.
+"""Where hosts are attached and which addresses are whose, out of sightings that come late, contradict each other, or
+lie. Pure.
 
 Invariants:
 * an address belongs to one MAC at a time, a MAC is attached to one port at a time;
-* what was learned from a higher origin is never moved or taken by a lower one: the claim is a `Conflict`, which says so;
-* of equal origin, an address stays with the first until its own claim is `host_age` old; a MAC moves, but a sighting older than
-  the last one where it is moves nothing, and the third change of port within `damp` is not followed (two hosts with one MAC, or
-  somebody who makes believe);
-* what another daemon says of its hosts (`keep`) counts as seen there when it was said, and does not age until it is taken back;
+* what was learned from a higher origin is never moved or taken by a lower one: the claim is a `Conflict`, which says
+    so;
+* of equal origin, an address stays with the first until its own claim is `host_age` old; a MAC moves, but a sighting
+  older than the last one where it is moves nothing, and the third change of port within `damp` is not followed (two
+  hosts with one MAC, or somebody who makes believe);
+* what another daemon says of its hosts (`keep`) counts as seen there when it was said, and does not age until it is
+    taken back;
 * nothing that packets say makes this grow beyond `HostLimits`.
 """
 
@@ -78,7 +79,8 @@ def usable_mac(mac: str) -> str | None:
 
 
 def usable_address(address: str) -> str | None:
-    """The IP address in the usual form; None for what no host has alone: unspecified, multicast, broadcast, loopback."""
+    """The IP address in the usual form; None for what no host has alone: unspecified, multicast, broadcast,
+    loopback."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -1,8 +1,7 @@
 """The network as lines and items of a listing (`ListTopology`), and the items as what they say. Pure.
 
-Above: daemon; `ovspane topology` draws the items, `ovspane probe` reads them. Below: topology, units. Bridges first, then ports,
-links, hosts, conflicts, each by name. It is a generator that the network may change under: what came after it began may be missing,
-and what went.
+Bridges first, then ports, links, hosts, conflicts, each by name. It is a generator that the network may change under:
+what came after it began may be missing, and what went.
 """
 
 from __future__ import annotations
@@ -45,23 +44,42 @@ def _age(since: int | None, now: int) -> float:
 
 def _bridge(bridge: Bridge) -> ListingRow:
     identity = "" if bridge.datapath_id is None else f"{bridge.datapath_id:016x}"
-    line = f"bridge {bridge.name} dpid={identity or 'unknown'}{f' host={bridge.host}' if bridge.host else ''} {bridge.origin}"
+    line = (
+        f"bridge {bridge.name} dpid={identity or 'unknown'}{f' host={bridge.host}' if bridge.host else ''} "
+        f"{bridge.origin}"
+    )
     return ListingRow(
         line,
         {
-            "kind": "bridge", "name": bridge.name, "datapath_id": identity, "host": bridge.host, "origin": str(bridge.origin),
-            "programmed": bridge.programmed, "stp": bridge.stp,
+            "kind": "bridge",
+            "name": bridge.name,
+            "datapath_id": identity,
+            "host": bridge.host,
+            "origin": str(bridge.origin),
+            "programmed": bridge.programmed,
+            "stp": bridge.stp,
         },
-    )  # fmt: skip
+    )
 
 
 def _port(port: Port) -> ListingRow:
     speed = rate_text(port.speed) if port.speed else "unknown"
-    line = f"port {port.id} number={port.number or '-'} {'up' if port.up else 'down'} speed={speed} type={port.kind or 'system'}"
+    line = (
+        f"port {port.id} number={port.number or '-'} {'up' if port.up else 'down'} speed={speed} "
+        f"type={port.kind or 'system'}"
+    )
     item: dict[str, Value] = {
-        "kind": "port", "name": str(port.id), "bridge": port.id.bridge, "port": port.id.port, "number": port.number,
-        "up": port.up, "speed": port.speed, "type": port.kind or "system", "origin": str(port.origin), "vlan": port.vlan,
-    }  # fmt: skip
+        "kind": "port",
+        "name": str(port.id),
+        "bridge": port.id.bridge,
+        "port": port.id.port,
+        "number": port.number,
+        "up": port.up,
+        "speed": port.speed,
+        "type": port.kind or "system",
+        "origin": str(port.origin),
+        "vlan": port.vlan,
+    }
     return ListingRow(f"{line} {port.origin}", item)
 
 
@@ -83,7 +101,9 @@ def _host(host: Host, last: int | None, now: int) -> ListingRow:
         "kind": "host", "mac": host.mac, "at": str(host.port) if host.port else "", "addresses": addresses,
         "origin": str(host.origin), "age": age, "idle": idle, "damped": host.damped,
     }  # fmt: skip
-    line = f"host {host.mac} at {host.port or 'no port'} {addresses or '-'} {host.origin} age={age:.0f}s idle={idle:.0f}s"
+    line = (
+        f"host {host.mac} at {host.port or 'no port'} {addresses or '-'} {host.origin} age={age:.0f}s idle={idle:.0f}s"
+    )
     return ListingRow(line + (" held: it is seen at several ports in turn" if host.damped else ""), item)
 
 

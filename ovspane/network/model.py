@@ -1,9 +1,7 @@
 """What a network is made of, as values: bridges, ports, links, hosts, and who claims what is another's. Pure.
 
-Above: topology (keeps them), paths, flood, listing, discovery (makes them). Below: nothing.
-
-Each value says where it was learned (`Origin`); what is higher wins. Times are milliseconds since the epoch, speeds bit/s with 0
-for unknown. A value is replaced when something about it changes, not when it is merely seen again.
+Each value says where it was learned (`Origin`); what is higher wins. Times are milliseconds since the epoch, speeds
+bit/s with 0 for unknown. A value is replaced when something about it changes, not when it is merely seen again.
 """
 
 from __future__ import annotations
@@ -46,8 +44,8 @@ class PortId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A switch. `host`: whose it is, "" for this host's. `stp`: it runs (R)STP, so its ports may be blocked for all packets.
-    `programmed`: a daemon of that other host says that it programs it by paths, and is there."""
+    """A switch. `host`: whose it is, "" for this host's. `stp`: it runs (R)STP, so its ports may be blocked for all
+    packets. `programmed`: a daemon of that other host says that it programs it by paths, and is there."""
 
     name: str
     datapath_id: int | None = None
@@ -63,8 +61,9 @@ class Bridge:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port of a bridge. `number`: its OpenFlow port; `kind`: Open vSwitch's interface type, "" for a device of the system.
-    `vlan`: NORMAL does more there than to send (VLAN tags, a choice among a bond's members), so explicit output is not the same."""
+    """A port of a bridge. `number`: its OpenFlow port; `kind`: Open vSwitch's interface type, "" for a device of the
+    system. `vlan`: NORMAL does more there than to send (VLAN tags, a choice among a bond's members), so explicit
+    output is not the same."""
 
     id: PortId
     number: int | None = None
@@ -91,7 +90,8 @@ def link_key(a: PortId, b: PortId) -> LinkKey:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Two ports that hear each other, both up. `medium`: patch, veth, tunnel, wire; `speed`: the slower end's, 0 if unknown."""
+    """Two ports that hear each other, both up. `medium`: patch, veth, tunnel, wire; `speed`: the slower end's, 0 if
+    unknown."""
 
     ends: LinkKey
     medium: str = "wire"
@@ -109,8 +109,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A MAC address, where it is attached (None: configured, and not seen yet), and its addresses. `origin` is the attachment's,
-    `since` when it came there. `damped`: it is seen at several ports in turn, and held where it is until that ends."""
+    """A MAC address, where it is attached (None: configured, and not seen yet), and its addresses. `origin` is the
+    attachment's, `since` when it came there. `damped`: it is seen at several ports in turn, and held where it is
+    until that ends."""
 
     mac: str
     port: PortId | None
@@ -126,7 +127,8 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """An address (MAC, IPv4 or IPv6) that `claimant` claims at `port`, while it is `holder`'s, at `held`. The holder keeps it."""
+    """An address (MAC, IPv4 or IPv6) that `claimant` claims at `port`, while it is `holder`'s, at `held`. The holder
+    keeps it."""
 
     subject: str
     holder: str

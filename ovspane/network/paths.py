@@ -1,19 +1,22 @@
 """Paths between bridges: the shortest, and the next ones, without links that are to be left out. Pure.
 
-Above: topology, placement. Below: model. Length is the number of links. Among paths of one length the order is that of the ports'
-names, so every daemon that knows the same network finds the same ones. Two bridges may have several links; paths differ by them.
+Length is the number of links. Among paths of one length the order is that of the ports' names, so every daemon that
+knows the same network finds the same ones. Two bridges may have several links; paths differ by them.
 
-How. The paths are a set that is cut in parts, as Yen's and Lawler's algorithms do: a part is all paths that begin with the same
-hops (the root) and go on by none of some others. When the best path of a part is taken, what is left of it is one part for each
-bridge from the root's end on, where the path is left. A heap has the best of each part. Where links are redundant there are many
-shortest paths, and each is found without a search: down the distances to the end, which are known once for each end. Only where
-that meets its own root does it take a search around the root: one for a part at most.
+How. The paths are a set that is cut in parts, as Yen's and Lawler's algorithms do: a part is all paths that begin with
+the same hops (the root) and go on by none of some others. When the best path of a part is taken, what is left of it is
+one part for each bridge from the root's end on, where the path is left. A heap has the best of each part. Where links
+are redundant there are many shortest paths, and each is found without a search: down the distances to the end, which
+are known once for each end. Only where that meets its own root does it take a search around the root: one for a part at
+most.
 
-`apart` gives the same paths in an order for those who choose one of a few: of one length those come first that have the fewest
-links in common with the ones before, so that another one is left when a link fails or is full; and the first one depends on the two
-bridges, so that all pairs of bridges together use all links. In a fat-tree the first by name would be the same few for everybody.
+`apart` gives the same paths in an order for those who choose one of a few: of one length those come first that have the
+fewest links in common with the ones before, so that another one is left when a link fails or is full; and the first one
+depends on the two bridges, so that all pairs of bridges together use all links. In a fat-tree the first by name would
+be the same few for everybody.
 
-Invariant: each path without a bridge twice comes once, by length and then by name; the work for the next one is polynomial.
+Invariant: each path without a bridge twice comes once, by length and then by name; the work for the next one is
+polynomial.
 """
 
 from __future__ import annotations
@@ -134,8 +137,8 @@ class Graph:
         return [Path(hops) for hops in found]
 
     def _diverse(self, between: _Steps, start: str, end: str, width: int) -> Iterator[_Hops]:
-        """Shortest paths, each the one that has the fewest links in common with those before; ends before one comes again.
-        `between`: the hops of all of them, of which up to `width` are looked at on each bridge."""
+        """Shortest paths, each the one that has the fewest links in common with those before; ends before one comes
+        again. `between`: the hops of all of them, of which up to `width` are looked at on each bridge."""
         seed = _mark(f"{start} {end}")
         farther: dict[str, list[Hop]] = {}  # farthest bridges first
         queue = deque([start])
@@ -166,8 +169,8 @@ class Graph:
 
 
 class _Part(NamedTuple):
-    """All paths that begin with `hops[:root]` and do not go on by one of the `closed` hops. `hops`: the best of them; or, where
-    `sure` is false, the root only, and `length` is the least that the best may have."""
+    """All paths that begin with `hops[:root]` and do not go on by one of the `closed` hops. `hops`: the best of
+    them; or, where `sure` is false, the root only, and `length` is the least that the best may have."""
 
     length: int
     sure: bool  # of one length those that are not sure come first: the best may be among them
@@ -178,7 +181,8 @@ class _Part(NamedTuple):
 
 
 class _Search:
-    """One search from a bridge to another. `distances`: the number of links to the end, of the bridges from which it is reached."""
+    """One search from a bridge to another. `distances`: the number of links to the end, of the bridges from which it
+    is reached."""
 
     def __init__(self, steps: _Steps, start: str, end: str, distances: Mapping[str, int]) -> None:
         self._steps = steps
@@ -256,8 +260,8 @@ class _Search:
 
 
 def _between(steps: _Steps, start: str, end: str) -> dict[str, list[Hop]]:
-    """The hops of all shortest paths from one bridge to another one, none if there is no path. It is searched from both ends, so
-    that it takes little time in a large network."""
+    """The hops of all shortest paths from one bridge to another one, none if there is no path. It is searched from
+    both ends, so that it takes little time in a large network."""
     came: dict[str, list[Hop]] = {start: []}  # the last hops of all shortest ways from the start to a bridge
     left: dict[str, list[Hop]] = {end: []}  # the same from the end: the other way round
     fronts = [start], [end]
@@ -294,7 +298,8 @@ def _back(bridges: Collection[str], came: Mapping[str, list[Hop]]) -> Iterator[H
 
 
 def _least_used(farther: Mapping[str, list[Hop]], start: str, end: str, used: Mapping[int, int]) -> _Hops:
-    """Of the shortest paths the one with the least use (by the identity of hops); of several the first by the order of the hops."""
+    """Of the shortest paths the one with the least use (by the identity of hops); of several the first by the order
+    of the hops."""
     costs = {end: 0}
     best: dict[str, Hop] = {}
     for at, hops in reversed(list(farther.items())):

@@ -1,11 +1,10 @@
-"""What a daemon tells the others of its own bridges, as columns of the shared database; and what it makes of theirs. Pure.
+"""What a daemon tells the others of its own bridges, as columns of the shared database; and what it makes of theirs.
+Pure.
 
-Above: shared_topology. Below: model, hosts (what an address is), topology.
-
-On the wire everything has its name for all hosts (HOST/BRIDGE:PORT, `model.canonical`). A bridge is one row with its ports and the
-links at them that its daemon knows at first hand; a host at one of its edge ports is a row of its own, so that one that moves
-costs no more than itself. What is read is input: a row that is no good is refused as a whole (ValueError), a port or link in it
-that is none is left out.
+On the wire everything has its name for all hosts (HOST/BRIDGE:PORT, `model.canonical`). A bridge is one row with its
+ports and the links at them that its daemon knows at first hand; a host at one of its edge ports is a row of its own, so
+that one that moves costs no more than itself. What is read is input: a row that is no good is refused as a whole
+(ValueError), a port or link in it that is none is left out.
 """
 
 from __future__ import annotations
@@ -16,7 +15,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ovspane.network.hosts import usable_address, usable_mac
-from ovspane.network.model import Bridge, Host, Link, LinkKey, NetworkDelta, Origin, Port, PortId, canonical, known_as, link_key
+from ovspane.network.model import (
+    Bridge,
+    Host,
+    Link,
+    LinkKey,
+    NetworkDelta,
+    Origin,
+    Port,
+    PortId,
+    canonical,
+    known_as,
+    link_key,
+)
 from ovspane.network.topology import Network
 
 Columns = dict[str, Any]
@@ -53,12 +64,19 @@ def bridge_columns(network: Network, bridge: Bridge, host: str, programmed: bool
     """The row of a bridge of our own."""
     ports = [port for port in network.ports.values() if port.id.bridge == bridge.name]
     links = {link.ends: link for port in ports for link in network.links_at(port.id)}
-    told = (_link_text(link, medium, host) for link in links.values() if (medium := network.first_hand(link.ends)) is not None)
+    told = (
+        _link_text(link, medium, host)
+        for link in links.values()
+        if (medium := network.first_hand(link.ends)) is not None
+    )
     return {
         "datapath_id": "" if bridge.datapath_id is None else f"{bridge.datapath_id:x}",
         "programmed": programmed,
         "stp": bridge.stp,
-        "ports": {port.id.port: _text([port.number or 0, int(port.up), port.speed, port.kind, int(port.vlan)]) for port in ports},
+        "ports": {
+            port.id.port: _text([port.number or 0, int(port.up), port.speed, port.kind, int(port.vlan)])
+            for port in ports
+        },
         "links": sorted(told),
     }
 
@@ -164,8 +182,8 @@ def read_host(columns: Mapping[str, Any]) -> SharedHost:
 
 @dataclass(slots=True)
 class RemoteTopology:
-    """Keeps a network at what other daemons tell. `host`: our own name. Times in ms, as the network's. `again`: rows of hosts to be
-    offered once more, since what stood in their way may be gone; whoever looks takes them."""
+    """Keeps a network at what other daemons tell. `host`: our own name. Times in ms, as the network's. `again`: rows
+    of hosts to be offered once more, since what stood in their way may be gone; whoever looks takes them."""
 
     network: Network
     host: str

@@ -1,8 +1,8 @@
-"""The network as we know it: bridges, ports, links, hosts, where each was learned; questions about it, and what changed. Pure.
+"""The network as we know it: bridges, ports, links, hosts, where each was learned; questions about it, and what
+changed. Pure.
 
-Above: discovery (tells what it finds), the daemon, placement (listens). Below: model, hosts, paths, flood.
-
-    network.listen(callback)            callback(deltas) after each change: what came, changed, went; a group of changes is one call
+    network.listen(callback)            callback(deltas) after each change: what came, changed, went; a group of changes
+                                        is one call
     network.attachment("10.0.0.1")      the port where an address or MAC is attached, None if that is not known
     network.paths("s1", "s3", 4)        the shortest paths, the shortest first; `avoid` leaves links out
     network.flood_tree()                which ports must not flood, so that no packet goes in circles
@@ -11,7 +11,8 @@ Invariants:
 * a link is there while somebody claims it and both its ports are there and up; its origin is the highest claim's;
 * hosts are attached at edge ports: a port that turns out to lead to another bridge has none (but configured ones);
 * a bridge takes its ports with it, a port its links and hosts;
-* the same facts give the same network, whatever their order, but for hosts that contradict each other (there the first wins).
+* the same facts give the same network, whatever their order, but for hosts that contradict each other (there the first
+  wins).
 """
 
 from __future__ import annotations
@@ -23,7 +24,19 @@ from types import MappingProxyType
 
 from ovspane.network.flood import FloodTree, flood_tree
 from ovspane.network.hosts import HostLimits, HostTable, usable_address, usable_mac
-from ovspane.network.model import Bridge, Conflict, Host, Link, LinkKey, NetworkDelta, Origin, Port, PortId, Thing, link_key
+from ovspane.network.model import (
+    Bridge,
+    Conflict,
+    Host,
+    Link,
+    LinkKey,
+    NetworkDelta,
+    Origin,
+    Port,
+    PortId,
+    Thing,
+    link_key,
+)
 from ovspane.network.paths import Graph, Path
 
 Listener = Callable[[tuple[NetworkDelta, ...]], None]
@@ -158,7 +171,8 @@ class Network:
         return next(iter(self.paths(start, end, 1, avoid)), None)
 
     def paths(self, start: str, end: str, most: int, avoid: Collection[LinkKey] = ()) -> list[Path]:
-        """Up to `most` paths between two bridges without a bridge twice, the shortest first, the same ones for the same network."""
+        """Up to `most` paths between two bridges without a bridge twice, the shortest first, the same ones for the
+        same network."""
         if self._graph is None:
             self._graph = Graph(self._bridges, self._links.values())
         return self._graph.paths(start, end, most, avoid)
@@ -201,7 +215,8 @@ class Network:
                 self._hosts.detach(port.id)
             for key in sorted(self._claimed_at.get(port.id, ())):
                 if before is not None and not port.up:
-                    self._claims[key].pop(Origin.PROBE, None)  # what was probed has to be probed again when it is back up
+                    # what was probed has to be probed again when it is back up
+                    self._claims[key].pop(Origin.PROBE, None)
                     self._reclaimed.add(key)
                 self._judge_link(key)
 
@@ -221,7 +236,8 @@ class Network:
     # --- links
 
     def see_link(self, a: PortId, b: PortId, medium: str, origin: Origin, now: int) -> None:
-        """Somebody says that two ports are linked; it is a link as soon as both are there and up. Raises ValueError if a is b."""
+        """Somebody says that two ports are linked; it is a link as soon as both are there and up. Raises ValueError
+        if a is b."""
         key = link_key(a, b)
         with self.change():
             claims = self._claims.setdefault(key, {})
@@ -310,8 +326,8 @@ class Network:
         origin: Origin = Origin.OBSERVED,
         seen: int | None = None,
     ) -> None:
-        """A host is at a port; `seen` (ms): when at the earliest (now). Ignored: what no host has, ports that are not there, down,
-        or lead to another bridge."""
+        """A host is at a port; `seen` (ms): when at the earliest (now). Ignored: what no host has, ports that are
+        not there, down, or lead to another bridge."""
         known = usable_mac(mac)
         there = self._ports.get(port)
         if known is None or there is None or not there.up or not self.is_edge(port):
@@ -320,9 +336,11 @@ class Network:
         with self.change():
             self._hosts.see(known, port, valid, origin, now if seen is None else seen, now)
 
-    def keep_host(self, mac: str, port: PortId, now: int, *, addresses: Iterable[str], origin: Origin, seen: int) -> None:
-        """Another daemon says that a host is at its port, since `seen` (ms), with just these addresses; until `release_host`.
-        Ignored is what `see_host` ignores."""
+    def keep_host(
+        self, mac: str, port: PortId, now: int, *, addresses: Iterable[str], origin: Origin, seen: int
+    ) -> None:
+        """Another daemon says that a host is at its port, since `seen` (ms), with just these addresses; until
+        `release_host`. Ignored is what `see_host` ignores."""
         there = self._ports.get(port)
         if there is not None and there.up and self.is_edge(port):
             with self.change():
@@ -349,10 +367,14 @@ class Network:
                     del self._claims[key][Origin.PROBE]
                     self._reclaimed.add(key)
                     self._judge_link(key)
-            for port in [port for port in self._ports.values() if port.origin is Origin.PROBE and self.is_edge(port.id)]:
+            for port in [
+                port for port in self._ports.values() if port.origin is Origin.PROBE and self.is_edge(port.id)
+            ]:
                 self.lose_port(port.id)
             inhabited = {port.bridge for port in self._ports}
-            for bridge in [one for one in self._bridges.values() if one.origin is Origin.PROBE and one.name not in inhabited]:
+            for bridge in [
+                one for one in self._bridges.values() if one.origin is Origin.PROBE and one.name not in inhabited
+            ]:
                 self.lose_bridge(bridge.name)
             self._hosts.age(now)
 

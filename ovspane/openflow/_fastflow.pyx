@@ -1,12 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""Flows to bytes and back by the ten thousand, in C. The plain twin is _fastflow_py; the typed interface is in _fastflow.pyi.
+"""Flows to bytes and back by the ten thousand, in C. The plain twin is _fastflow_py; the typed interface is in
+_fastflow.pyi.
 
-Above: flowbytes, which picks one of the two. Below: openflow, oxm: all that is unusual (ports of entry, foreign fields, numbers
-out of range) is left to them, so that there is one place that knows it, and one that refuses it.
-
-A match is a template of its shape (oxm.plan: what depends on the mask, EtherType, protocol and mark) into which the values are
-copied. Instructions are encoded once and found again by their fields, whichever these are.
-Invariant: both twins give the same bytes and the same flows (tests/unit/openflow/test_bulk.py).
+A match is a template of its shape (oxm.plan: what depends on the mask, EtherType, protocol and mark) into which the
+values are copied. Instructions are encoded once and found again by their fields, whichever these are. Invariant: both
+twins give the same bytes and the same flows (tests/unit/openflow/test_bulk.py).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

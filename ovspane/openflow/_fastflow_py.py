@@ -1,6 +1,6 @@
 """The plain twin of _fastflow: the same functions where the extension is not built, and the oracle of its tests.
 
-Above: flowbytes. Below: openflow, oxm. The interface is described in _fastflow.pyi.
+The interface is described in _fastflow.pyi.
 """
 
 from __future__ import annotations

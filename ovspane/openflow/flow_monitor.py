@@ -1,10 +1,10 @@
 """The codec of what tells of others' doings on a bridge: flow monitoring, flows per table, users of a meter.
 
-Above: flowpush asks, bridge judges. Below: openflow, oxm, network.values. No I/O.
+No I/O.
 
-Sources: OpenFlow 1.4.1 sections 7.3.5.18 (flow monitoring), 7.3.5.4 (table statistics), 7.3.5.13 (meter statistics). Open vSwitch
-answers them under OpenFlow 1.4 since 2.16. A flow monitor cannot filter by cookie, so it is asked for table by table. Changes
-that come from the monitoring session itself are told as one ABBREV update a bundle.
+Sources: OpenFlow 1.4.1 sections 7.3.5.18 (flow monitoring), 7.3.5.4 (table statistics), 7.3.5.13 (meter statistics).
+Open vSwitch answers them under OpenFlow 1.4 since 2.16. A flow monitor cannot filter by cookie, so it is asked for
+table by table. Changes that come from the monitoring session itself are told as one ABBREV update a bundle.
 
 Invariant: what cannot be read raises OpenFlowError and nothing else.
 """
@@ -44,8 +44,8 @@ def monitor_request(spots: Iterable[tuple[int, Match]]) -> Request:
 
 
 class FlowUpdate(NamedTuple):
-    """What happened to a flow: ADDED, REMOVED (`rule`: as it was) or MODIFIED. PAUSED, RESUMED: no rule; updates are missing
-    between the two, so all is to be read back."""
+    """What happened to a flow: ADDED, REMOVED (`rule`: as it was) or MODIFIED. PAUSED, RESUMED: no rule; updates are
+    missing between the two, so all is to be read back."""
 
     event: int
     rule: FlowRule | None

@@ -1,6 +1,6 @@
 """The OpenFlow 1.4 codec, struct-packed, for just what we use.
 
-Above: flowpush sends and reads these bytes; probe sends packets out. Below: oxm (matches), network.values. No I/O.
+No I/O.
 
 Sources: OpenFlow 1.4.1 (section numbers below), ovs-actions(7) and Open vSwitch include/openflow/nicira-ext.h for the
 two Nicira actions. Integers are big-endian on the wire; rates in our values are bit/s, on the wire kbit/s.
@@ -20,7 +20,15 @@ from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
-from ovspane.openflow.oxm import MARK_BIT, MARK_HEADER, OpenFlowError, decode_match, encode_match, narrow_port, wide_port
+from ovspane.openflow.oxm import (
+    MARK_BIT,
+    MARK_HEADER,
+    OpenFlowError,
+    decode_match,
+    encode_match,
+    narrow_port,
+    wide_port,
+)
 from ovspane.packets.match import ANY, Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, FlowRule, Instructions, Meter
 
@@ -358,7 +366,8 @@ def parse_multipart(body: bytes) -> tuple[int, bool, bytes]:
 def flow_stats_request(
     cookie: int = COOKIE_TAG, cookie_mask: int = COOKIE_MASK, table: int = ALL_TABLES, match: Match = ANY
 ) -> Request:
-    """Ask for the flows of one table or all whose cookie equals `cookie` under `cookie_mask`, and whose match is inside `match`."""
+    """Ask for the flows of one table or all whose cookie equals `cookie` under `cookie_mask`, and whose match is
+    inside `match`."""
     body = struct.pack("!B3xII4xQQ", table, ANY_PORT, ANY_GROUP, cookie, cookie_mask)
     return multipart_request(FLOW_STATS, body + encode_match(match))
 

@@ -1,6 +1,6 @@
 """`Match` <-> OXM: the match of an OpenFlow message, in Open vSwitch's own order, so that a dump equals what was sent.
 
-Above: openflow. Below: match. Pure; no I/O.
+Pure; no I/O.
 
 Sources: OpenFlow 1.4.1 section 7.2.3 (header = class 16 bits, field 7, has-mask 1, length 8; prerequisites before
 dependants), ovs-fields(7) for what may be masked, Open vSwitch lib/nx-match.c `nx_put_raw` for the order.

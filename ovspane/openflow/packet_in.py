@@ -1,9 +1,10 @@
 """Packets that a switch sends to us over OpenFlow 1.4: asking for them, and PACKET_IN. Bytes; no I/O.
 
-Above: probe, discovery. Below: openflow, oxm. A connection over a bridge's management socket gets no packets until it asks, and
-then only those that a flow sends to its controller id, so connections do not disturb each other.
+A connection over a bridge's management socket gets no packets until it asks, and then only those that a flow sends to
+its controller id, so connections do not disturb each other.
 
-Sources: OpenFlow 1.4.1 sections 7.3.2 (SET_CONFIG), 7.4.1 (PACKET_IN); Open vSwitch nicira-ext.h: NXT_SET_CONTROLLER_ID.
+Sources: OpenFlow 1.4.1 sections 7.3.2 (SET_CONFIG), 7.4.1 (PACKET_IN); Open vSwitch nicira-ext.h:
+NXT_SET_CONTROLLER_ID.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ def listen(controller: int) -> list[Request]:
     """Have this connection hear what is sent to the controller id (1..65535), and nothing that goes to others."""
     return [
         (EXPERIMENTER, struct.pack("!II6xH", _NICIRA, 20, controller)),
-        (SET_CONFIG, struct.pack("!HH", 0, WHOLE_FRAME)),  # 0, the default of such a connection, means: no packets at all
+        # 0, the default of such a connection, means: no packets at all
+        (SET_CONFIG, struct.pack("!HH", 0, WHOLE_FRAME)),
     ]
 
 
 class PacketIn(NamedTuple):
-    """A packet that the switch sent us: its registers and in_port by OXM header, the frame, the cookie of the flow that did it."""
+    """A packet that the switch sent us: its registers and in_port by OXM header, the frame, the cookie of the flow
+    that did it."""
 
     registers: dict[int, int]
     marked: bool

@@ -1,16 +1,14 @@
 """OpenFlow 1.0, for the one thing that later versions do not have: ports that do not flood (OFPPC_NO_FLOOD).
 
-Above: flooding. Below: openflow (frames, errors), ofsession (the wire).
-
     async with PortSession(rundir / "br0.mgmt", on_change) as session:
         session.ports[1].no_flood
         await session.configure({1: Bits(on=NO_FLOOD), 2: Bits(off=NO_FLOOD)})
 
-Sources: OpenFlow 1.0.0 section 5.2.1 (ports), 5.3.1 to 5.3.3, 5.4.3; Open vSwitch's nicira-ext.h for NXT_SET_ASYNC_CONFIG, and its
-OFPST_PORT_DESC for version 1.0, which has no limit of 1364 ports as a features reply has.
+Sources: OpenFlow 1.0.0 section 5.2.1 (ports), 5.3.1 to 5.3.3, 5.4.3; Open vSwitch's nicira-ext.h for
+NXT_SET_ASYNC_CONFIG, and its OFPST_PORT_DESC for version 1.0, which has no limit of 1364 ports as a features reply has.
 
-Invariants: `ports` is what the switch said last (its port-status messages are asked for), and what it confirmed of ours; packets
-are not asked for; what cannot be read ends the session.
+Invariants: `ports` is what the switch said last (its port-status messages are asked for), and what it confirmed of
+ours; packets are not asked for; what cannot be read ends the session.
 """
 
 from __future__ import annotations
@@ -42,7 +40,8 @@ LINK_DOWN = 1 << 0  # OFPPS_*
 ADDED, DELETED, MODIFIED = 0, 1, 2
 
 _NICIRA, _SET_ASYNC_CONFIG = 0x2320, 19
-_LATER_TYPE = {3: 5, 4: 7, 5: 9}  # types of errors have other numbers in later versions, which is how SwitchError names them
+# types of errors have other numbers in later versions, which is how SwitchError names them
+_LATER_TYPE = {3: 5, 4: 7, 5: 9}
 _PORT = Struct("!H6s16sII16x")
 _PORT_MOD = Struct("!H6sIII4x")
 _STATS = Struct("!HH")
@@ -106,8 +105,8 @@ def port_mod(port: PhysicalPort, bits: PortBits) -> bytes:
 
 
 def hear_ports() -> list[tuple[int, bytes]]:
-    """Messages that ask for port-status messages and for no others: a connection to a management socket gets none before it has
-    set a length of packets (ofproto/connmgr.c), and then all kinds."""
+    """Messages that ask for port-status messages and for no others: a connection to a management socket gets none
+    before it has set a length of packets (ofproto/connmgr.c), and then all kinds."""
     masks = struct.pack("!6I", 0, 0, 7, 7, 0, 0)  # packet-in, port-status, flow-removed: as master and as slave
     return [(VENDOR, struct.pack("!II", _NICIRA, _SET_ASYNC_CONFIG) + masks), (SET_CONFIG, struct.pack("!HH", 0, 128))]
 
@@ -115,8 +114,8 @@ def hear_ports() -> list[tuple[int, bytes]]:
 class PortSession:
     """One OpenFlow 1.0 session with a bridge over its management socket. One use, as ofsession.Session.
 
-    `on_change(before, after)` hears what becomes of ports but for what we set ourselves; None: not there. `closed` is done at the
-    end.
+    `on_change(before, after)` hears what becomes of ports but for what we set ourselves; None: not there. `closed` is
+    done at the end.
     """
 
     def __init__(
@@ -151,7 +150,8 @@ class PortSession:
         self._wire.end(None)
 
     async def connect(self) -> None:
-        """Connect and learn all ports. Raises VersionError where the bridge's `protocols` lacks OpenFlow10, SessionError."""
+        """Connect and learn all ports. Raises VersionError where the bridge's `protocols` lacks OpenFlow10,
+        SessionError."""
         try:
             async with asyncio.timeout(self.timeout):
                 await asyncio.get_running_loop().create_unix_connection(lambda: self._wire, str(self.path))
@@ -179,9 +179,11 @@ class PortSession:
             raise VersionError(f"{self.path}: the bridge's `protocols` lacks OpenFlow10")
 
     async def configure(self, wanted: Mapping[int, PortBits]) -> None:
-        """Change the bits of these ports; returns when it is so. Ports that are not there, or are so already, are passed over.
+        """Change the bits of these ports; returns when it is so. Ports that are not there, or are so already, are
+        passed over.
 
-        Raises RequestRefused for the first port that the switch refuses (all others are done), SessionError when the session is over.
+        Raises RequestRefused for the first port that the switch refuses (all others are done), SessionError when the
+        session is over.
         """
         self._errors.clear()
         sent: dict[int, tuple[int, PortBits]] = {}

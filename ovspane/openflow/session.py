@@ -1,7 +1,5 @@
 """An OpenFlow 1.4 session over a Unix socket: hello, transaction ids, replies, echo, timeouts. Knows no flows.
 
-Above: flowpush, discovery; ofports has the Wire only. Below: openflow (bytes).
-
 Invariants:
 * the event loop reads whatever the switch says while we write, so neither side can block the other for ever (with 100
   unread replies ovs-vswitchd stops reading);
@@ -29,7 +27,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _SLICE = 1000  # messages in one write, before other tasks get their turn
-#: what a switch that means ill, or is broken, may make us hold (bytes): parts of one reply; answers to its echo requests that it
+#: what a switch that means ill, or is broken, may make us hold (bytes): parts of one reply; answers to its echo
+#: requests that it
 #: does not take
 REPLY_LIMIT = 1 << 28
 UNTAKEN_LIMIT = 1 << 24
@@ -39,7 +38,8 @@ _ERROR_DATA = 64  # of the message at fault; a switch must send at least that mu
 
 
 class SessionError(Exception):
-    """The session cannot do what was asked; unless it says otherwise (PushError, MeterError, RequestRefused) it is over."""
+    """The session cannot do what was asked; unless it says otherwise (PushError, MeterError, RequestRefused) it is
+    over."""
 
 
 class VersionError(SessionError):
@@ -299,8 +299,9 @@ class OpenFlowSession:
         return xid
 
     async def _ask(self, kind: int, body: bytes = b"", *, after: bytes = b"") -> list[bytes]:
-        """Send one request and wait for its reply (all parts); `after`: messages that go before it, in the same write (each costs
-        a system call, and may wake the switch for itself). Raises RequestRefused, SessionError, TimeoutError."""
+        """Send one request and wait for its reply (all parts); `after`: messages that go before it, in the same
+        write (each costs a system call, and may wake the switch for itself). Raises RequestRefused, SessionError,
+        TimeoutError."""
         if self.closed.done():
             raise SessionError(f"{self.mgmt_path}: connection lost")
         xid = self._next_xid()

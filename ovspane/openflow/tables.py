@@ -1,11 +1,12 @@
-"""What a switch says of its flows and ports, as the values that the walk understands (network.tables). Bytes to values; no I/O.
+"""What a switch says of its flows and ports, as the values that the walk understands (dataplane.tables). Bytes to
+values; no I/O.
 
-Above: verify. Below: oxm, openflow, network.tables. `openflow` reads flows of ours and takes anything else for foreign; here every
-flow counts, whosever it is, so all actions are told apart. What is not understood becomes `Unknown`, or `beyond` of a match: the
-walk then says that it is in doubt, where packets come there.
+`openflow` reads flows of ours and takes anything else for foreign; here every flow counts, whosever it is, so all
+actions are told apart. What is not understood becomes `Unknown`, or `beyond` of a match: the walk then says that it is
+in doubt, where packets come there.
 
-Sources: OpenFlow 1.4.1 (7.2.3.7, 7.2.4, 7.2.5, 7.3.5.2), OpenFlow 1.0.1 (5.2.1: only that version's ports tell of NO_FLOOD
-and of spanning tree), Open vSwitch ofp-actions.c and nx-match.c for Nicira's actions and registers.
+Sources: OpenFlow 1.4.1 (7.2.3.7, 7.2.4, 7.2.5, 7.3.5.2), OpenFlow 1.0.1 (5.2.1: only that version's ports tell of
+NO_FLOOD and of spanning tree), Open vSwitch ofp-actions.c and nx-match.c for Nicira's actions and registers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _GOTO_TABLE, _APPLY_ACTIONS, _METER = 1, 4, 6
 _OUTPUT, _SET_QUEUE, _EXPERIMENTER = 0, 21, 0xFFFF
 _NICIRA = 0x2320
 _RESUBMIT, _REG_LOAD, _RESUBMIT_TABLE, _CONTROLLER, _CONJUNCTION, _CONTROLLER2 = 1, 7, 14, 20, 34, 37
-#: OXM fields of OPENFLOW_BASIC that Open vSwitch keeps where the transport's ports are: the types and codes of ICMP (lib/flow.h)
+#: OXM fields of OPENFLOW_BASIC that Open vSwitch keeps where the transport's ports are: the types and codes of ICMP
+#: (lib/flow.h)
 _ICMP = {19: "tp_src", 20: "tp_dst", 29: "tp_src", 30: "tp_dst"}
 _CONJ_ID = 37
 _ELEMENT = Struct("!HH")
@@ -177,7 +179,11 @@ _LINK_DOWN, _STP_MASK, _STP_LEARN, _STP_BLOCK = 1 << 0, 3 << 8, 1 << 8, 3 << 8
 
 
 def port(number: int, name: str, config: int, state: int) -> PortState:
-    """The port with these OFPPC_* and OFPPS_* bits of OpenFlow 1.0. One that spanning tree has only begun to listen on looks like
-    one without spanning tree: it is taken for open."""
-    shut = config & (_PORT_DOWN | _NO_RECV | _NO_FWD) or state & _LINK_DOWN or state & _STP_MASK in (_STP_LEARN, _STP_BLOCK)
+    """The port with these OFPPC_* and OFPPS_* bits of OpenFlow 1.0. One that spanning tree has only begun to listen
+    on looks like one without spanning tree: it is taken for open."""
+    shut = (
+        config & (_PORT_DOWN | _NO_RECV | _NO_FWD)
+        or state & _LINK_DOWN
+        or state & _STP_MASK in (_STP_LEARN, _STP_BLOCK)
+    )
     return PortState(number, name, not shut, not config & _NO_FLOOD)

@@ -1,7 +1,5 @@
 """JSON-RPC 1.0 over a byte stream, as ovsdb-server speaks it (RFC 7047 section 4): framing and one connection.
 
-Above: store.database (our own database), ovsdb (the framer only). Below: asyncio and the standard library.
-
 Invariants: every call ends exactly once, with its result, with CallError, or with ConnectionError when the stream is
 lost. Messages follow each other without a separator, so the framer finds their ends itself, decoding nothing twice.
 """

@@ -1,9 +1,8 @@
-"""One daemon a bridge: a lock for each in the host's OVSDB, which the server takes back when its holder's connection ends.
+"""One daemon a bridge: a lock for each in the host's OVSDB, which the server takes back when its holder's connection
+ends.
 
-Above: reconcile. Below: store.jsonrpc.
-
-RFC 7047 section 4.1.8; ovs-vswitchd keeps a second ovs-vswitchd off in the same way. Nothing stays behind when a daemon is killed,
-and who waits gets the lock when it becomes free. The locks are advisory: they keep ovspane off ovspane.
+RFC 7047 section 4.1.8; ovs-vswitchd keeps a second ovs-vswitchd off in the same way. Nothing stays behind when a daemon
+is killed, and who waits gets the lock when it becomes free. The locks are advisory: they keep ovspane off ovspane.
 
 When ovsdb-server itself restarts all locks are free: who held one asks again at once, others only after a second.
 """

@@ -1,11 +1,12 @@
-"""Ingress policing: what a port may send into the switch at most, all its traffic together, as the configuration says ([police]).
+"""Ingress policing: what a port may send into the switch at most, all its traffic together, as the configuration says
+([police]).
 
-Above: queueing. Below: ovsdb, ovsdb_queues (which ports the kernel forwards for). The columns ingress_policing_rate and _burst of
-Interface (ovs-vswitchd.conf.db(5)); packets beyond the rate are dropped before any flow sees them, so it costs no meter and holds
-whatever the flows say.
+The columns ingress_policing_rate and _burst of Interface (ovs-vswitchd.conf.db(5)); packets beyond the rate are dropped
+before any flow sees them, so it costs no meter and holds whatever the flows say.
 
-Invariants: a rate that somebody else set is never overwritten: external_ids:ovspane-police says which rate is ours, and where the
-interface has another one than that, it is theirs. What is asked for no more, and `clean`, set ours back to none.
+Invariants: a rate that somebody else set is never overwritten: external_ids:ovspane-police says which rate is ours, and
+where the interface has another one than that, it is theirs. What is asked for no more, and `clean`, set ours back to
+none.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ovspane.ovsdb.queue_plan import enforceable
 from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, SwitchDb, Transaction
 
 MARK: Final = "ovspane-police"  # external_ids of an interface that we police: the rate that we set, in kbit/s
-BURST_SECONDS: Final = 0.5  # as of a limit's meter (network.placement), for the same reason
+BURST_SECONDS: Final = 0.5  # as of a limit's meter (placement.pipeline), for the same reason
 LEAST_BURST: Final = 25  # kbit: two full-sized Ethernet frames
 
 
@@ -35,8 +36,8 @@ class PolicingChange:
 def policing(
     wanted: Mapping[str, int], interfaces: Iterable[tuple[InterfaceRow, BridgeRow]]
 ) -> tuple[list[PolicingChange], dict[str, str]]:
-    """What to set, that each interface has the rate that is `wanted` for it (bit/s), and where that is not to be had, and why.
-    Rates are rounded up to whole kbit/s."""
+    """What to set, that each interface has the rate that is `wanted` for it (bit/s), and where that is not to be
+    had, and why. Rates are rounded up to whole kbit/s."""
     steps: list[PolicingChange] = []
     refused: dict[str, str] = {}
     for interface, bridge in interfaces:

@@ -1,9 +1,7 @@
 """What a host's ports have of ours and what they shall have, as values, and the difference. Pure.
 
-Above: ovsdb_queues (the rows), enforcing, queueing. Below: network.values, ovsdb (bridges and interfaces as values).
-
-`plan` compares everything; `plan_change` plans a change of a few queues at the cost of these few, where the rest is as it should
-be.
+`plan` compares everything; `plan_change` plans a change of a few queues at the cost of these few, where the rest is as
+it should be.
 """
 
 from __future__ import annotations
@@ -53,8 +51,8 @@ class QueueRow:
 
 @dataclass(frozen=True, slots=True)
 class PortQos:
-    """What a port has. qos None: no QoS row. `speed` as the interface reports it, in bit/s. `former`: the row of another owner
-    for which ours stands in."""
+    """What a port has. qos None: no QoS row. `speed` as the interface reports it, in bit/s. `former`: the row of
+    another owner for which ours stands in."""
 
     bridge: str
     qos: UUID | None = None
@@ -106,7 +104,8 @@ class DropQueue:
 
 @dataclass(frozen=True, slots=True)
 class DropQos:
-    """Take our QoS row from the port and delete it, with those of its queues that are ours; the port gets its former one."""
+    """Take our QoS row from the port and delete it, with those of its queues that are ours; the port gets its former
+    one."""
 
     port: str
     qos: UUID
@@ -175,9 +174,9 @@ def plan(
 ) -> QosPlan:
     """The operations that make `actual` (all ports, by port name) what `desired` (by port or interface name) says.
 
-    `adopt`: ports on which our QoS row may stand in for somebody else's. `speeds` in bit/s, by port or interface name, wins
-    over what the interface reports. Raises ValueError for a queue id that is no queue's: 0 is the default queue, and ids are
-    32 bits.
+    `adopt`: ports on which our QoS row may stand in for somebody else's. `speeds` in bit/s, by port or interface name,
+    wins over what the interface reports. Raises ValueError for a queue id that is no queue's: 0 is the default queue,
+    and ids are 32 bits.
     """
     ports, refused = _by_port(desired, actual)
     operations: list[Operation] = []
@@ -209,11 +208,12 @@ def plan_change(
     ovs_version: str,
     adopt: Collection[str] = (),
 ) -> QosPlan | None:
-    """The operations that make these queues of these ports as `changes` says (None: gone), where all others are as they should be.
+    """The operations that make these queues of these ports as `changes` says (None: gone), where all others are as they
+    should be.
 
-    `actual`: of each port what it has of these queues, and the default one; `reserved`: the sum of the minimum rates (bit/s) of all
-    queues that it shall have then; `refused`: the ports that had no queues from the last plan. The rest as for `plan`, which has
-    to be asked when None is returned: something else than a few queues is to be done.
+    `actual`: of each port what it has of these queues, and the default one; `reserved`: the sum of the minimum rates
+    (bit/s) of all queues that it shall have then; `refused`: the ports that had no queues from the last plan. The rest
+    as for `plan`, which has to be asked when None is returned: something else than a few queues is to be done.
     """
     operations: list[Operation] = []
     still: dict[str, str] = {}
@@ -273,7 +273,8 @@ def _refusal(
 
 
 def _classes(queues: Mapping[int, Queue], speed: int, reserved: int) -> dict[int, HtbClass]:
-    """The classes of these queues, and the default one. Written as Open vSwitch will have them: min <= max <= the port's."""
+    """The classes of these queues, and the default one. Written as Open vSwitch will have them: min <= max <= the
+    port's."""
     classes = {DEFAULT_QUEUE: default_class(speed, reserved)}
     for number, queue in queues.items():
         low = max(queue.min_rate, MIN_RATE)

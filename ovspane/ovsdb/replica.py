@@ -1,7 +1,5 @@
 """A replica of an OVSDB database: python-ovs's IDL, driven by the asyncio loop.
 
-Above: ovsdb (the view of Open_vSwitch). Below: python-ovs; store.jsonrpc for the framing of JSON.
-
 Nothing is polled: what the IDL waits for (descriptors, timers) is given to add_reader, add_writer and call_later after
 each step. Transactions are coroutines; `changed` is called after a step that changed rows or the connection.
 
@@ -159,8 +157,9 @@ class _Waits:
 
 
 def texts(row: Any, column: str) -> dict[str, str]:
-    """A map of texts, as the replica has it. The library's own way makes a value of Python of it, checks that against the schema
-    and makes another one (50 us; with references to 1000 rows 6 ms). Not for a row that the transaction being built has written."""
+    """A map of texts, as the replica has it. The library's own way makes a value of Python of it, checks that
+    against the schema and makes another one (50 us; with references to 1000 rows 6 ms). Not for a row that the
+    transaction being built has written."""
     return {key.value: value.value for key, value in row._data[column].values.items()}
 
 
@@ -205,8 +204,8 @@ class Database:
         return self._idl.tables[table].rows  # type: ignore[no-any-return]
 
     def derived(self, row: Any, make: Callable[[Any], T]) -> T:
-        """`make(row)`, remembered until the row changes: reading columns of the IDL is slow (some 20 us each). `make` may
-        look at the row's own columns only. Not for rows that the transaction being built has written."""
+        """`make(row)`, remembered until the row changes: reading columns of the IDL is slow (some 20 us each).
+        `make` may look at the row's own columns only. Not for rows that the transaction being built has written."""
         known = self._derived.setdefault(row.uuid, {})
         if make not in known:
             known[make] = make(row)

@@ -1,7 +1,5 @@
 """The host's Open_vSwitch database as values: bridges, ports, interfaces; and `apply`, which waits for ovs-vswitchd.
 
-Above: ovsdb_queues, flowpush, reconcile, the topology of network, doctor. Below: ovsdb_replica.
-
 Invariants: the values of one `bridges()` are one snapshot, kept while the connection is lost. Writes touch nothing but
 what their caller names. A restart of ovs-vswitchd leaves no sure trace in the database (it is seen on the OpenFlow
 connection); what is seen here: the connection, and bridges that come, go and change.
@@ -17,7 +15,17 @@ from uuid import UUID
 
 from ovspane.ovsdb.replica import Database, OvsdbError, Transaction
 
-__all__ = ["Applied", "BridgeRow", "Event", "EventKind", "InterfaceRow", "OvsdbError", "PortRow", "SwitchDb", "Transaction"]
+__all__ = [
+    "Applied",
+    "BridgeRow",
+    "Event",
+    "EventKind",
+    "InterfaceRow",
+    "OvsdbError",
+    "PortRow",
+    "SwitchDb",
+    "Transaction",
+]
 
 OPENFLOW10: Final = "OpenFlow10"
 OPENFLOW14: Final = "OpenFlow14"
@@ -69,8 +77,8 @@ _ROOTS: Final = {"Open_vSwitch", "QoS", "Queue"}  # rows that live without being
 
 @dataclass(frozen=True, slots=True)
 class InterfaceRow:
-    """A row of Interface. link_speed in bit/s; ofport None: not there yet; -1: it could not be made. The ingress policing's
-    rate in kbit/s (0: none) and burst in kbit."""
+    """A row of Interface. link_speed in bit/s; ofport None: not there yet; -1: it could not be made. The ingress
+    policing's rate in kbit/s (0: none) and burst in kbit."""
 
     name: str
     type: str
@@ -89,7 +97,8 @@ class InterfaceRow:
 
 @dataclass(frozen=True, slots=True)
 class PortRow:
-    """A row of Port: several interfaces are a bond. `qos` names its QoS row. `vlan`: it has a tag, trunks or a VLAN mode."""
+    """A row of Port: several interfaces are a bond. `qos` names its QoS row. `vlan`: it has a tag, trunks or a VLAN
+    mode."""
 
     name: str
     interfaces: tuple[InterfaceRow, ...]
@@ -100,8 +109,8 @@ class PortRow:
 
 @dataclass(frozen=True, slots=True)
 class BridgeRow:
-    """A row of Bridge. datapath_type "" and "system" are the kernel's; protocols empty: Open vSwitch's default. `stp`: it runs
-    STP or RSTP."""
+    """A row of Bridge. datapath_type "" and "system" are the kernel's; protocols empty: Open vSwitch's default.
+    `stp`: it runs STP or RSTP."""
 
     name: str
     uuid: UUID
@@ -200,8 +209,8 @@ class SwitchDb(Database):
         return Applied(changed=True, applied=done)
 
     async def ensure_protocol(self, bridge: str, protocol: str = OPENFLOW14, *, seconds: float = 10.0) -> bool:
-        """Adds a version of OpenFlow to a bridge whose `protocols` is set without it, and a mark to its external_ids; removes
-        nothing. True: it was added (and ovs-vswitchd drops the bridge's management connections).
+        """Adds a version of OpenFlow to a bridge whose `protocols` is set without it, and a mark to its external_ids;
+        removes nothing. True: it was added (and ovs-vswitchd drops the bridge's management connections).
 
         Raises OvsdbError: no such bridge, or as `transact`."""
 
@@ -218,8 +227,9 @@ class SwitchDb(Database):
         return (await self.apply(add, seconds=seconds)).changed
 
     async def withdraw_protocols(self, bridge: str, *, seconds: float = 10.0) -> frozenset[str]:
-        """Takes the versions that we added out of a bridge's `protocols` if others are left (none would mean Open vSwitch's
-        default, another setting than the administrator's). Gives those that were taken out. Raises OvsdbError."""
+        """Takes the versions that we added out of a bridge's `protocols` if others are left (none would mean Open
+        vSwitch's default, another setting than the administrator's). Gives those that were taken out. Raises
+        OvsdbError."""
         taken: frozenset[str] = frozenset()
 
         def take(_: Transaction) -> None:

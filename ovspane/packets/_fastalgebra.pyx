@@ -1,11 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""Set algebra of ternary matches: is a match inside a union, and what of it is not. Compiled; `_fastalgebra_py` is its twin.
+"""Set algebra of ternary matches: is a match inside a union, and what of it is not. Compiled; `_fastalgebra_py` is its
+twin.
 
-Above: ovspane.packets.algebra, the only importer. Below: _fastalgebra_py (BudgetSpent). The typed interface is in _fastalgebra.pyi.
+The typed interface is in _fastalgebra.pyi.
 
-`uncovered` takes the overlapping match that cares for the fewest bits more, cuts what is outside it into disjoint pieces, and
-asks the same of each piece; each cut fixes a bit, so the recursion is at most 512 deep, and every comparison is counted
-against the budget. Invariant: a piece is never empty, so the first that nothing overlaps is an answer.
+`uncovered` takes the overlapping match that cares for the fewest bits more, cuts what is outside it into disjoint
+pieces, and asks the same of each piece; each cut fixes a bit, so the recursion is at most 512 deep, and every
+comparison is counted against the budget. Invariant: a piece is never empty, so the first that nothing overlaps is an
+answer.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

@@ -1,7 +1,6 @@
 """The plain-Python twin of the compiled set algebra `_fastalgebra`: the same interface, some hundred times slower.
 
-Above: ovspane.packets.algebra picks one of the two; the tests hold both to the same cases. Below: nothing. The interface with
-its errors is documented in _fastalgebra.pyi.
+The interface with its errors is documented in _fastalgebra.pyi.
 """
 
 from __future__ import annotations

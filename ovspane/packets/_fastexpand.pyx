@@ -1,11 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The one match of a flowgroup that has only one, packed in a microsecond. The plain twin is policy.expand itself.
+"""The one match of a flowgroup that has only one, packed in a microsecond. The plain twin is policy.compiler.expand
+itself.
 
-Above: policy.expand, which does without where this is not built; _fastcompile. Below: match. The typed interface is in _fastexpand.pyi.
+The typed interface is in _fastexpand.pyi.
 
 Nearly every flowgroup is one match: each field is a single prefix. Those of IPv4 and those without an IP field are
 packed here; for all others (sets, ranges, IPv6, users) the answer is None, and the general expansion does it.
-Invariant: an answer that is not None equals the only element of the general expansion (tests/property/policy/test_compile.py).
+Invariant: an answer that is not None equals the only element of the general expansion
+(tests/property/policy/test_compile.py).
 """
 
 from libc.stdint cimport uint64_t

@@ -1,11 +1,9 @@
 """Unions of ternary matches as sets of packets: intersection, difference, inclusion, equality. For verification. Pure.
 
-Above: whoever proves that two tables or two lists of matches say the same. Below: _fastalgebra or its plain twin, overlap.
-
-A question about two unions is asked match by match, each beside those only that overlap it (an index finds them), so lists
-that overlap little cost little. Inclusion is co-NP-complete in general: every function that may be hard has a budget of
-comparisons for each match that is asked about (some ten nanoseconds each; a microsecond in the twin), or of cuts, and raises
-BudgetSpent.
+A question about two unions is asked match by match, each beside those only that overlap it (an index finds them), so
+lists that overlap little cost little. Inclusion is co-NP-complete in general: every function that may be hard has a
+budget of comparisons for each match that is asked about (some ten nanoseconds each; a microsecond in the twin), or of
+cuts, and raises BudgetSpent.
 """
 
 from __future__ import annotations
@@ -25,7 +23,18 @@ else:
 #: comparisons: about ten milliseconds, compiled
 BUDGET = 1_000_000
 
-__all__ = ["BUDGET", "BudgetSpent", "difference", "equal", "intersection", "part", "subtract", "union", "within", "witness"]
+__all__ = [
+    "BUDGET",
+    "BudgetSpent",
+    "difference",
+    "equal",
+    "intersection",
+    "part",
+    "subtract",
+    "union",
+    "within",
+    "witness",
+]
 
 
 def subtract(one: Match, other: Match) -> list[Match]:
@@ -51,7 +60,8 @@ def intersection(these: Iterable[Match], those: Sequence[Match]) -> list[Match]:
 
 
 def difference(these: Iterable[Match], those: Sequence[Match], budget: int = BUDGET) -> list[Match]:
-    """Matches whose union is the first union minus the second; disjoint if `these` are. Raises BudgetSpent after `budget` cuts."""
+    """Matches whose union is the first union minus the second; disjoint if `these` are. Raises BudgetSpent after
+    `budget` cuts."""
     near, out = _beside(those), []
     for match in these:
         left = [match]

@@ -1,8 +1,7 @@
 """Which packets to look at: those at the corners of flowgroups, just inside and just outside. Pure.
 
-Above: runner, tests. Below: flowgroup, match. A wrong table differs from the policy on a box of packets whose sides
-are sides of requests; so packets at the corners of all intersections, and one step beyond, find what a few random
-packets would not.
+A wrong table differs from the policy on a box of packets whose sides are sides of requests; so packets at the corners
+of all intersections, and one step beyond, find what a few random packets would not.
 """
 
 from __future__ import annotations

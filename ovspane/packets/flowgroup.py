@@ -1,8 +1,5 @@
 """Flowgroups: sets of packets as a product of one set per header field (ovspane(7), section 4). Pure.
 
-Above: lang (parses them), policy (intersects and compares them), policy.compile (expands them to matches).
-Below: match, intervals.
-
 Invariants of a `Flowgroup` (made by the parser, `normalise`, `intersect` or `resolve`, never by hand):
 * it is not empty: a product with an empty factor is a `Contradiction`;
 * it is normal: what one field implies for another is written into both. A port implies TCP, UDP or SCTP; an address,

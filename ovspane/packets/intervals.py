@@ -1,6 +1,6 @@
 """Sets of integers as sorted, disjoint, non-adjacent closed intervals: what flowgroups are made of. Pure.
 
-Above: flowgroup. Below: nothing. Invariant: the representation is canonical, so equal sets are equal values.
+Invariant: the representation is canonical, so equal sets are equal values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one import point of the overlap index: the compiled engine, or its plain twin where that is not built.
 
-Above: policy.compile and whatever asks which matches meet. Below: _fastmatch, _fastmatch_py.
-The environment variable OVSPANE_PURE=1 chooses the twin. Invariant: both answer alike (tests/unit/packets/test_overlap.py).
+The environment variable OVSPANE_PURE=1 chooses the twin. Invariant: both answer alike
+(tests/unit/packets/test_overlap.py).
 """
 
 from __future__ import annotations

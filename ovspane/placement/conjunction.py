@@ -1,25 +1,26 @@
 """Which rules of a network flow table are said with `conjunction()`: a product of sets as their sum. Pure.
 
-Above: placement. Below: policy.table, match, overlap. A request for 20 hosts x 20 ports x 2 transports is 800 rules; as a
-conjunctive match (ovs-fields(7), "Conjunctive Match Fields") it is 20 + 40 clauses and one flow that acts: 61.
+A request for 20 hosts x 20 ports x 2 transports is 800 rules; as a conjunctive match (ovs-fields(7), "Conjunctive Match
+Fields") it is 20 + 40 clauses and one flow that acts: 61.
 
-Which. The rules of one request with the same stage, index, priority, effect and EtherType, if they are the full product of their
-projections to the dimensions (source, destination, ports, ...), and the sum is smaller than the product. Transport and port are
-one dimension; with ports on both sides each side has its transport, and a packet has only one, so the clauses agree on it.
+Which. The rules of one request with the same stage, index, priority, effect and EtherType, if they are the full product
+of their projections to the dimensions (source, destination, ports, ...), and the sum is smaller than the product.
+Transport and port are one dimension; with ports on both sides each side has its transport, and a packet has only one,
+so the clauses agree on it.
 
-Why that is right. A packet satisfies the clauses iff it is in one of the rules, and Open vSwitch gives a conjunctive match its
-clauses' place among the priorities (lib/classifier.c): a flow of higher priority decides before it, and so does one of the same
-priority, where the table lets either decide (table.py). The manual demands that no packet satisfies two conjunctive matches of
-one table and priority: of two that might, the later one stays a product (`_blocked`) until the other goes. It demands an id that
-is unique in a table: ours are unique among all of ours.
+Why that is right. A packet satisfies the clauses iff it is in one of the rules, and Open vSwitch gives a conjunctive
+match its clauses' place among the priorities (lib/classifier.c): a flow of higher priority decides before it, and so
+does one of the same priority, where the table lets either decide (table.py). The manual demands that no packet
+satisfies two conjunctive matches of one table and priority: of two that might, the later one stays a product
+(`_blocked`) until the other goes. It demands an id that is unique in a table: ours are unique among all of ours.
 
-Ids are made of what they stand for, so that a daemon that starts again finds the same flows; a taken one is passed over.
-Incremental: what a delta touches is looked at per request, all its rules at once: some microseconds a rule, so a request of 4096
-matches costs some ten milliseconds each time that one of its rules changes. A request whose rules are not a product any more is
-single rules again, within the same delta.
+Ids are made of what they stand for, so that a daemon that starts again finds the same flows; a taken one is passed
+over. Incremental: what a delta touches is looked at per request, all its rules at once: some microseconds a rule, so a
+request of 4096 matches costs some ten milliseconds each time that one of its rules changes. A request whose rules are
+not a product any more is single rules again, within the same delta.
 
-Invariants: each rule of the table is said by one conjunction or by itself; conjunctions of one stage, index and priority share
-no packet; ids are in 1 .. 2**32-1 and unique.
+Invariants: each rule of the table is said by one conjunction or by itself; conjunctions of one stage, index and
+priority share no packet; ids are in 1 .. 2**32-1 and unique.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ Choice = tuple[int, int]
 
 #: below so many rules the sum is not smaller: 2 x 4 is 6 clauses and a flow
 FEWEST = 8
-#: bounds of the work for one change: how many of those that met a conjunction are tried again when it goes, and how many
+#: bounds of the work for one change: how many of those that met a conjunction are tried again when it goes, and how
+#: many
 #: neighbours one is compared with before it stays single rules
 RETRIED, MOST_NEAR = 2, 64
 
@@ -55,9 +57,15 @@ _SPORT, _DPORT = _bits("tp_src"), _bits("tp_dst")
 _PLAIN_DIMENSIONS = tuple(
     _bits(*names)
     for names in (
-        ("ipv4_src", "ipv6_src"), ("ipv4_dst", "ipv6_dst"), ("ip_dscp",), ("vlan",), ("eth_src",), ("eth_dst",), ("in_port",)
+        ("ipv4_src", "ipv6_src"),
+        ("ipv4_dst", "ipv6_dst"),
+        ("ip_dscp",),
+        ("vlan",),
+        ("eth_src",),
+        ("eth_dst",),
+        ("in_port",),
     )
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,8 @@ class Product:
     dimensions: tuple[tuple[Choice, ...], ...]
 
     def clauses(self) -> Iterable[tuple[int, Match]]:
-        """(dimension from 0, match). Each has the common part, which is cheaper than in the flow that acts (ovs-fields(7))."""
+        """(dimension from 0, match). Each has the common part, which is cheaper than in the flow that acts
+        (ovs-fields(7))."""
         value, mask = self.common
         for number, choices in enumerate(self.dimensions):
             for one in choices:
@@ -205,8 +214,8 @@ class Conjunctions:
                 change.made.append(self._form(request, kind, product, wanted[kind, product]))
 
     def _retry(self, gone: Conjunction, change: Regrouped) -> None:
-        """Some of those that met one that has gone may be conjunctions now; the next of them that is one stands in the way of the
-        rest. Few are tried, to bound the time; what is left over is single rules until it changes."""
+        """Some of those that met one that has gone may be conjunctions now; the next of them that is one stands in
+        the way of the rest. Few are tried, to bound the time; what is left over is single rules until it changes."""
         left = list(self._blocked.pop(gone.number, ()))
         for at, request in enumerate(left[:RETRIED], start=1):
             known = len(change.made)
@@ -297,8 +306,8 @@ def _projected(matches: list[Match], bits: int) -> tuple[Choice, ...]:
 
 
 def _agreeing(one: tuple[Choice, ...], two: tuple[Choice, ...]) -> int:
-    """How many pairs of a source and a destination port agree on the transport; 0 if one has no transport: a packet's transport
-    would not keep the sides together then."""
+    """How many pairs of a source and a destination port agree on the transport; 0 if one has no transport: a
+    packet's transport would not keep the sides together then."""
     if any(mask & _PROTO != _PROTO for _, mask in (*one, *two)):
         return 0
     counts: dict[int, int] = {}

@@ -1,7 +1,5 @@
 """The values that programming a bridge is made of: FlowRule, Meter, Queue, BridgeState. Pure; no I/O.
 
-Above: placement makes them, reconcile compares them, flowpush and ovsdb_queues realise them. Below: match.
-
 Ownership: every flow of ours carries a cookie whose high 32 bits are COOKIE_TAG; the low 32 bits name the request
 (0: the pipeline itself). Every OVSDB row of ours carries external_ids:ovspane. Nothing without them is ever touched.
 """
@@ -23,7 +21,8 @@ class Instructions:
     """What a flow does with a packet. All unset: drop. Order of effect: meter, register, queue, output, resubmit,
     goto. `output`: an OpenFlow port, by its 16-bit number (Open vSwitch's `ofport`).
 
-    `conjunctions`: (id, dimension from 1, how many dimensions), ascending; a flow with any has nothing else (ovs-actions(7))."""
+    `conjunctions`: (id, dimension from 1, how many dimensions), ascending; a flow with any has nothing else
+    (ovs-actions(7))."""
 
     meter: int | None = None
     set_queue: int | None = None
@@ -54,7 +53,8 @@ class FlowRule:
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """An OpenFlow meter with one drop band. rate in bit/s (programmed as kbit/s, rounded up), burst in bits (as kbit)."""
+    """An OpenFlow meter with one drop band. rate in bit/s (programmed as kbit/s, rounded up), burst in bits (as
+    kbit)."""
 
     id: int
     rate: int
@@ -63,7 +63,8 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """One HTB class: `id` on each port in `ports` (interface names); rates in integer bit/s. max_rate None: the port's speed."""
+    """One HTB class: `id` on each port in `ports` (interface names); rates in integer bit/s. max_rate None: the
+    port's speed."""
 
     id: int
     min_rate: int

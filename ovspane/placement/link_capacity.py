@@ -1,34 +1,33 @@
-"""Room on links over time: a ledger like a share's for each port that packets leave by. Pure; `policy.room.Room`.
+"""Room on links over time: a ledger like a share's for each port that packets leave by. Pure;
+`policy.state.capacity.Room`.
 
-Above: the daemon gives it to the service's runtime. Below: ways, policy.schedule.
+A reservation takes room on each port by which its packets may leave a bridge (`Routing.way`): on the path, where source
+and destination are known. Where links are redundant and we keep the flood tree, it gets one of the shortest paths for
+itself, the first with room for the whole interval, and takes room there only (`Routing.routes`); which one is part of
+the decision (`Request.via`) and stays so while that path is whole. Where links are redundant otherwise, it takes room
+on all ports of all simple paths, since which one packets take is not ours to say. Where the destination is not known,
+on each port of our bridges (and of those of other daemons that share the database) that could carry it: it may leave by
+any of them; a port whose speed is below the rate guarantees nothing to it in any case, and does not stand in its way. A
+port of unknown speed (a patch port, the bridge's own) has no ledger: what enforces a guarantee asks for the speed
+(enforcing).
 
-A reservation takes room on each port by which its packets may leave a bridge (`Routing.way`): on the path, where source and
-destination are known. Where links are redundant and we keep the flood tree, it gets one of the shortest paths for itself, the first
-with room for the whole interval, and takes room there only (`Routing.routes`); which one is part of the decision (`Request.via`) and
-stays so while that path is whole. Where links are redundant otherwise, it takes room on all ports of all simple paths, since which
-one packets take is not ours to say. Where the destination is not known, on each port of our bridges (and of those of other daemons
-that share the database) that could carry it: it may leave by any of them; a port whose speed is below the rate guarantees nothing
-to it in any case, and does not stand in its way. A port of unknown speed (a patch port, the bridge's own) has no ledger: what
-enforces a guarantee asks for the speed (enforcing).
+What may be reserved of a port is a part of its speed, and of a link's the slower end's. Full duplex: each direction is
+its sender's port.
 
-What may be reserved of a port is a part of its speed, and of a link's the slower end's. Full duplex: each direction is its
-sender's port.
+When the network changes, what is booked follows. Who has a path that is not whole any more gets the next one with room.
+If there is none the reservation is lost for now: it gets no queue, so that it takes nothing from those that have one,
+but what it had booked is held for its return, and each change of the network, and each end of another one, has it try
+again. Without a choice of paths more may come to be booked on a port than it has, or there may be no way any more;
+nothing more fits where there is too much. `troubles` says who cannot be held, and why. A user without location, or more
+matches than can be looked at, is an unknown destination.
 
-When the network changes, what is booked follows. Who has a path that is not whole any more gets the next one with room. If there is
-none the reservation is lost for now: it gets no queue, so that it takes nothing from those that have one, but what it had booked
-is held for its return, and each change of the network, and each end of another one, has it try again. Without a choice of paths
-more may come to be booked on a port than it has, or there may be no way any more; nothing more fits where there is too much.
-`troubles` says who cannot be held, and why. A user without location, or more matches than can be looked at, is an unknown
-destination.
+Many daemons that share one database keep the same ledgers, as far as they know the same network. `keys` names what a
+reservation reads and changes of them, by names that are the same on all (policy.concurrency): the ports that are on its
+way, each by a key of its own; where it may leave by any port of a bridge, all of them by one. So that each notices the
+other, who takes a port says so to those who take the whole bridge (`tight`), and the other way round (`loose`).
 
-Many daemons that share one database keep the same ledgers, as far as they know the same network. `keys` names what a reservation
-reads and changes of them, by names that are the same on all (policy.sharing): the ports that are on its way, each by a key of its
-own; where it may leave by any port of a bridge, all of them by one. So that each notices the other, who takes a port says so to
-those who take the whole bridge (`tight`), and the other way round (`loose`).
-
-`hear` may be called while another thread asks: the news is taken in before the next question.
-Invariants: each booking is on exactly the ports that follow from the network of now and its routes; a ledger holds the bookings of
-its port.
+`hear` may be called while another thread asks: the news is taken in before the next question. Invariants: each booking
+is on exactly the ports that follow from the network of now and its routes; a ledger holds the bookings of its port.
 """
 
 from __future__ import annotations
@@ -50,15 +49,16 @@ from ovspane.policy.compiler.expand import TooManyMatches, located_matches
 from ovspane.policy.state.schedule import Schedule
 from ovspane.policy.state.shares import Request
 
-#: what may be reserved of a port's speed (percent): some must be left for what nobody reserved, and for queues' inaccuracy
+#: what may be reserved of a port's speed (percent): some must be left for what nobody reserved, and for queues'
+#: inaccuracy
 RESERVABLE = 75
 PARTED = "no known link leads from its source to its destination"
 
 
 @dataclass(frozen=True, slots=True)
 class _Booking:
-    """`routes`: where it is booked, of what is steered; `lost`: why it cannot be there, of those that are not whole, or have no
-    room."""
+    """`routes`: where it is booked, of what is steered; `lost`: why it cannot be there, of those that are not whole,
+    or have no room."""
 
     request: Request
     matches: tuple[Match, ...] | None
@@ -74,12 +74,14 @@ class _Booking:
     @property
     def steering(self) -> dict[Pair, Route]:
         """What its packets are to do: its routes, or none where it is lost."""
-        return {pair: () if pair in self.lost else route for pair, route in self.routes.items()} | dict.fromkeys(self.lost, ())
+        return {pair: () if pair in self.lost else route for pair, route in self.routes.items()} | dict.fromkeys(
+            self.lost, ()
+        )
 
 
 class LinkCapacity:
-    """The ledgers. `ways` is its own: nobody else may use it. `host`: our name among those who share the database; "": nobody
-    does."""
+    """The ledgers. `ways` is its own: nobody else may use it. `host`: our name among those who share the database;
+    "": nobody does."""
 
     def __init__(self, ways: Routing, reservable: int = RESERVABLE, host: str = "") -> None:
         self._host = host
@@ -107,7 +109,8 @@ class LinkCapacity:
     def choices(
         self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations
     ) -> Sequence[Sequence[Schedule]]:
-        """Where a reservation has to fit, on each of its paths; one where it does comes first. In the order of the ports' names."""
+        """Where a reservation has to fit, on each of its paths; one where it does comes first. In the order of the
+        ports' names."""
         self._take_in()
         matches = _addressed(group, locations)
         ways = self._variants(matches, rate, start, end)
@@ -200,8 +203,8 @@ class LinkCapacity:
         return link.speed if link is not None else known.speed if known is not None else 0
 
     def troubles(self, now: int) -> dict[int, str]:
-        """The reservations that cannot be held at `now` (ms), and why: no way, no room on another one, or a port on which more is
-        booked than there is. Those that were lost and can be held again are."""
+        """The reservations that cannot be held at `now` (ms), and why: no way, no room on another one, or a port on
+        which more is booked than there is. Those that were lost and can be held again are."""
         self._take_in()
         if self._freed:
             self._freed = False
@@ -226,25 +229,25 @@ class LinkCapacity:
     # --- what packets are to do
 
     def steering(self) -> dict[int, Routes]:
-        """Whose routes are others than when this was asked last, by slot: its routes now. Of an empty one packets get no queue."""
+        """Whose routes are others than when this was asked last, by slot: its routes now. Of an empty one packets
+        get no queue."""
         moved, self._moved = self._moved, {}
         return moved
 
     def rerouted(self) -> dict[int, str]:
-        """The reservations that were moved from one path to another since this was asked last, and the ports of theirs."""
+        """The reservations that were moved from one path to another since this was asked last, and the ports of
+        theirs."""
         rerouted, self._rerouted = self._rerouted, {}
         return {number: text for number, text in rerouted.items() if number in self._booked}
 
     def strayed(self, most: int) -> dict[int, str]:
-        """Reservations from our bridges, `most` at most, whose routes are not those of `Request.via`, with the text of those that
-        they have."""
+        """Reservations from our bridges, `most` at most, whose routes are not those of `Request.via`, with the text
+        of those that they have."""
         return dict(islice(self._strayed.items(), most))
 
     def steered(self, request: Request) -> str:
-        """See `policy.room`; `ways.paths_of` reads it."""
-        return "; ".join(
-            path_text(pair, route) for pair, route in sorted(self._steering.get(request.slot, {}).items())
-        )
+        """See `policy.state.capacity`; `ways.paths_of` reads it."""
+        return "; ".join(path_text(pair, route) for pair, route in sorted(self._steering.get(request.slot, {}).items()))
 
     def _tell(self, request: Request, steering: dict[Pair, Route]) -> None:
         if self._steering.get(request.slot, {}) != steering:
@@ -260,8 +263,9 @@ class LinkCapacity:
         self._news.append(tuple(deltas))
 
     def trust_no_more(self) -> None:
-        """What is not known by now is not there: until this is said, the routes of reservations that were made earlier are taken to
-        be whole as far as nothing speaks against it (thread-safe: it takes effect with the next news)."""
+        """What is not known by now is not there: until this is said, the routes of reservations that were made
+        earlier are taken to be whole as far as nothing speaks against it (thread-safe: it takes effect with the next
+        news)."""
         self._trusting = False
         self.hear(())
 
@@ -323,8 +327,8 @@ class LinkCapacity:
         return dict.fromkeys(pair for match in matches or () if (pair := self._ways.pair(match)) is not None)
 
     def _kept(self, matches: tuple[Match, ...] | None, had: Routes) -> dict[Pair, Route | None]:
-        """What is steered now, with the route that it had; None: it had none, or that is not whole any more. Whose place is not
-        known any more keeps what it had."""
+        """What is steered now, with the route that it had; None: it had none, or that is not whole any more. Whose
+        place is not known any more keeps what it had."""
         pairs = self._pairs(matches)
         if had and self._ways.steering and any(self._ways.unknown(match) for match in matches or ()):
             pairs |= dict.fromkeys(had)

@@ -1,26 +1,25 @@
 """Placement: the network flow table as the flows, meters and queues that a bridge must have. Pure.
 
-Above: reconcile realises it; spread chooses the rules of a bridge. Below: policy.table, network.values.
-
 The pipeline on a bridge (docs/architecture.md; table numbers from `Pipeline.first`, 100 by default):
 
     0      entry   packets without our mark go to the first access table
-    +0..   access  drop, or go to the next; the table after the last stage in use has only its default, which goes to limit
+    +0..   access  drop, or go to the next; the table after the last stage in use has only its default, which goes to
+           limit
     +40    limit   through a meter or not
     +41    queue   into a queue or not
     +42    path    (reserved for waypoint and avoid)
     +43    exit    set the mark and resubmit to table 0, where the bridge's own flows apply
 
-Each rule of access stage k goes on to table k+1, whether that stage is in use or not, so a stage that comes or goes changes
-only its own flows. A Plan is of one bridge, or of all that get the same; which rules a bridge gets is `spread`'s business. What
-comes from another bridge of ours was limited there and goes past the limits (`pass_by`).
+Each rule of access stage k goes on to table k+1, whether that stage is in use or not, so a stage that comes or goes
+changes only its own flows. A Plan is of one bridge, or of all that get the same; which rules a bridge gets is
+`spread`'s business. What comes from another bridge of ours was limited there and goes past the limits (`pass_by`).
 
-Meters and queues exist exactly while a rule names them. A meter's id is its request's slot plus `meter_base`, so that the low
-numbers, which people choose by hand, stay free for others.
+Meters and queues exist exactly while a rule names them. A meter's id is its request's slot plus `meter_base`, so that
+the low numbers, which people choose by hand, stay free for others.
 
-With conjunctions (network.conjunction) the rules of a product are said by its clauses and one flow that acts. Where two products
-have a clause in common it is one flow that names both. Where a single rule has the match and priority of a clause, it has the flow:
-it decides for the packets of the clause just what the conjunction would.
+With conjunctions (placement.conjunction) the rules of a product are said by its clauses and one flow that acts. Where
+two products have a clause in common it is one flow that names both. Where a single rule has the match and priority of a
+clause, it has the flow: it decides for the packets of the clause just what the conjunction would.
 """
 
 from __future__ import annotations
@@ -37,10 +36,14 @@ ENTRY_PRIORITY = 0xFFFF
 ACCESS_TABLES = 40
 FlowKey = tuple[int, int, Match]
 
-#: the burst of a limit's meter, in parts of a second of its rate. Measured with iperf3 on the kernel and the userspace datapath,
-#: limits of 0.1 to 10 Mbit/s, one TCP flow and four, round trips of 0 and 25 ms: with 0.1 s a TCP flow may get 43 % of the limit
-#: (a whole window is dropped at once, then it waits for its timer), with 0.25 s 93 to 101, with half a second 92 to 101, with a
-#: second 87 to 100; UDP gets 97 with each (headers are counted too). What was not used may be sent on top later, so after a rest a
+#: the burst of a limit's meter, in parts of a second of its rate. Measured with iperf3 on the kernel and the userspace
+#: datapath,
+#: limits of 0.1 to 10 Mbit/s, one TCP flow and four, round trips of 0 and 25 ms: with 0.1 s a TCP flow may get 43 % of
+#: the limit
+#: (a whole window is dropped at once, then it waits for its timer), with 0.25 s 93 to 101, with half a second 92 to
+#: 101, with a
+#: second 87 to 100; UDP gets 97 with each (headers are counted too). What was not used may be sent on top later, so
+#: after a rest a
 #: flow is over its limit by this: over five seconds 10 % with half a second, 20 % with one. So half a second.
 BURST_SECONDS = 0.5
 #: a burst below two full-sized Ethernet frames (bits) would stop a flow whatever its rate
@@ -131,8 +134,9 @@ class Guarantee:
 
 @dataclass(slots=True, eq=False)
 class FlowPlan:
-    """What a bridge must have, or every one: the network flow table placed, kept by deltas. `touched_meters`, `touched_guarantees`:
-    the ids that changed since somebody took them; `enforcers`: request -> the meter (LIMIT) or queue (QUEUE) that makes it hold."""
+    """What a bridge must have, or every one: the network flow table placed, kept by deltas. `touched_meters`,
+    `touched_guarantees`: the ids that changed since somebody took them; `enforcers`: request -> the meter (LIMIT) or
+    queue (QUEUE) that makes it hold."""
 
     pipeline: Pipeline = field(default_factory=Pipeline)
     flows: dict[FlowKey, FlowRule] = field(default_factory=dict)
@@ -160,8 +164,8 @@ class FlowPlan:
         self._put(self.pipeline.skeleton(0))
 
     def apply(self, delta: TableDelta, stages: int) -> set[FlowKey]:
-        """Take a change of the network flow table in; `stages` is the number of access stages in use after it. Returns the keys
-        of the flows that may have changed."""
+        """Take a change of the network flow table in; `stages` is the number of access stages in use after it.
+        Returns the keys of the flows that may have changed."""
         changes = [self._replace(rule[:4], rule) for rule in delta.added]
         changes += [self._replace(rule[:4], None) for rule in delta.removed]
         touched: set[FlowKey] = set()
@@ -187,12 +191,15 @@ class FlowPlan:
         return touched
 
     def pass_by(self, ports: frozenset[int]) -> set[FlowKey]:
-        """What comes in by these ports (OpenFlow numbers) goes past the limits. Returns the keys of the flows that changed."""
+        """What comes in by these ports (OpenFlow numbers) goes past the limits. Returns the keys of the flows that
+        changed."""
         if ports == self.passing:
             return set()
         self.passing = ports
         rules = (
-            FlowRule(self.pipeline.limit, ENTRY_PRIORITY, Match.of(in_port=port), Instructions(goto=self.pipeline.queue))
+            FlowRule(
+                self.pipeline.limit, ENTRY_PRIORITY, Match.of(in_port=port), Instructions(goto=self.pipeline.queue)
+            )
             for port in ports
             if port <= 0xFFFF
         )
@@ -205,8 +212,9 @@ class FlowPlan:
         return changed
 
     def shut(self, ports: frozenset[int]) -> set[FlowKey]:
-        """What comes in by these ports goes no further, unless a reservation steers it, nor is anything learnt of it: what a bridge
-        learns at a port off the flood tree may send packets in a ring. Returns the keys of the flows that changed."""
+        """What comes in by these ports goes no further, unless a reservation steers it, nor is anything learnt of
+        it: what a bridge learns at a port off the flood tree may send packets in a ring. Returns the keys of the
+        flows that changed."""
         if ports == self.shut_ports:
             return set()
         changed = set()

@@ -1,28 +1,28 @@
 """Where the packets of a match enter the network, and by which ports they may leave its bridges. Pure, kept by deltas.
 
-Above: spread (which bridge gets which rule), room (which links a reservation takes). Below: names, parts, paths, topology.
 It hears what `Network` tells and never reads it, so it may be asked in a thread while the network goes on changing.
 
-What is known of a match follows from its addresses. It names its source if it has a whole MAC, or a whole IP address (or few
-of them, see names), and the network knows where that is attached. A host that is damped (seen at several ports in turn) is
-nowhere for sure.
+What is known of a match follows from its addresses. It names its source if it has a whole MAC, or a whole IP address
+(or few of them, see names), and the network knows where that is attached. A host that is damped (seen at several ports
+in turn) is nowhere for sure.
 
-`spared`: the bridges at which no packet of the match can enter the network. Only bridges that are joined with the source's are:
-    where a link is not known (yet), a host may be seen at the far end of it, and what seems two networks be one. None is spared
-    where a source is unknown, where somebody else claims its address (model.Conflict), or its bridge is programmed neither by us
-    nor by another daemon of the same cluster.
-    So a rule may be left out on the spared bridges, as far as addresses are where the network knows them to be: who takes the
-    address of another is told by a conflict, and a host that moves is checked at its new place as soon as it is seen there.
+`spared`: the bridges at which no packet of the match can enter the network. Only bridges that are joined with the
+    source's are: where a link is not known (yet), a host may be seen at the far end of it, and what seems two networks
+    be one. None is spared where a source is unknown, where somebody else claims its address (model.Conflict), or its
+    bridge is programmed neither by us nor by another daemon of the same cluster. So a rule may be left out on the
+    spared bridges, as far as addresses are where the network knows them to be: who takes the address of another is told
+    by a conflict, and a host that moves is checked at its new place as soon as it is seen there.
 
-`way`: the ports by which packets of the match may leave, on their way to the destination, whichever simple path they take. In a
-    tree that is the one path. Where links are redundant, and spanning tree or anything else decides, these are all links that
-    lie on a path without a bridge twice: those of the blocks (biconnected components) that the shortest path goes through,
-    since in a block each edge lies on a simple path between any two of its nodes. A packet that a host routes takes two such
-    ways, which no match tells.
+`way`: the ports by which packets of the match may leave, on their way to the destination, whichever simple path they
+    take. In a tree that is the one path. Where links are redundant, and spanning tree or anything else decides, these
+    are all links that lie on a path without a bridge twice: those of the blocks (biconnected components) that the
+    shortest path goes through, since in a block each edge lies on a simple path between any two of its nodes. A packet
+    that a host routes takes two such ways, which no match tells.
 
-`routes`: where the flood tree is ours to keep, packets between two bridges can be steered: each bridge of a path sends them out by
-    the one port, whatever NORMAL would do. These are the shortest paths for that. A bridge that may block ports by itself (spanning
-    tree), a port where NORMAL does more than to send, and a segment with more than two ports are on no route.
+`routes`: where the flood tree is ours to keep, packets between two bridges can be steered: each bridge of a path sends
+    them out by the one port, whatever NORMAL would do. These are the shortest paths for that. A bridge that may block
+    ports by itself (spanning tree), a port where NORMAL does more than to send, and a segment with more than two ports
+    are on no route.
 """
 
 from __future__ import annotations
@@ -45,10 +45,13 @@ MOST_PAIRS = 16_384
 #: media between two ports that nobody else can send into: what comes out of one went into the other
 CLOSED = frozenset({"patch", "veth", "tunnel"})
 
-#: what a route leads between: the bridge where packets enter, and the port to their destination, with its MAC address. Only packets
-#: that have it may be sent there: those for a router have to get to it first (0: the match says it, or it was not written down)
+#: what a route leads between: the bridge where packets enter, and the port to their destination, with its MAC address.
+#: Only packets
+#: that have it may be sent there: those for a router have to get to it first (0: the match says it, or it was not
+#: written down)
 Pair = tuple[str, PortId, int]
-#: the ports by which steered packets leave the bridges of their path, each with its OpenFlow number (0: not known); none: there is
+#: the ports by which steered packets leave the bridges of their path, each with its OpenFlow number (0: not known);
+#: none: there is
 #: no path for them now, and they get no queue
 Route = tuple[tuple[PortId, int], ...]
 Routes = Mapping[Pair, Route]
@@ -56,9 +59,9 @@ Routes = Mapping[Pair, Route]
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """`ports`: by which ports packets may leave. It says so of the bridges in `within` (None: of all bridges); those outside may
-    have them leave by any port. `outputs`: where they are steered, the OpenFlow port of each bridge; `sink`: only those to this MAC
-    address are (0: the match says it)."""
+    """`ports`: by which ports packets may leave. It says so of the bridges in `within` (None: of all bridges); those
+    outside may have them leave by any port. `outputs`: where they are steered, the OpenFlow port of each bridge;
+    `sink`: only those to this MAC address are (0: the match says it)."""
 
     ports: frozenset[PortId] = frozenset()
     within: frozenset[str] | None = frozenset()
@@ -77,8 +80,8 @@ class Egress:
 
     @classmethod
     def along(cls, route: Route, sink: int | None = 0) -> Self:
-        """The way of steered packets. `sink` None: the MAC address that they must have is not known, so none of them is sent by
-        these ports, but those that go there have their queue."""
+        """The way of steered packets. `sink` None: the MAC address that they must have is not known, so none of them
+        is sent by these ports, but those that go there have their queue."""
         outputs = tuple((port.bridge, number) for port, number in route if number and sink is not None)
         return cls(frozenset(port for port, _ in route), None, outputs, sink or 0)
 
@@ -166,8 +169,9 @@ def everything(network: Network) -> tuple[NetworkDelta, ...]:
 
 
 class Changed(NamedTuple):
-    """`names`: the addresses that are elsewhere now, or contested; `links`: links came or went, so that packets which are not
-    steered may go other ways; `parts`: they join other bridges; `bridges`: these are others, so that all may be otherwise."""
+    """`names`: the addresses that are elsewhere now, or contested; `links`: links came or went, so that packets
+    which are not steered may go other ways; `parts`: they join other bridges; `bridges`: these are others, so that
+    all may be otherwise."""
 
     names: set[Name]
     links: bool
@@ -176,8 +180,8 @@ class Changed(NamedTuple):
 
 
 class Routing:
-    """See the module's text. `ours(bridge)`: whether we program a bridge of that name of this host. `most`: how many routes there
-    may be between two bridges; 0: nothing is steered."""
+    """See the module's text. `ours(bridge)`: whether we program a bridge of that name of this host. `most`: how many
+    routes there may be between two bridges; 0: nothing is steered."""
 
     def __init__(self, ours: Callable[[str], bool] = lambda bridge: True, most: int = 0) -> None:
         self._ours = ours
@@ -293,7 +297,8 @@ class Routing:
         return known is not None and (known.programmed if known.host else self._ours(bridge))
 
     def managed(self, bridge: str) -> bool:
-        """Whether it is ours, or a daemon of the same cluster told of it: reservations take room there, and get queues."""
+        """Whether it is ours, or a daemon of the same cluster told of it: reservations take room there, and get
+        queues."""
         known = self._bridges.get(bridge)
         return known is not None and (known.origin is Origin.SHARED if known.host else self._ours(bridge))
 
@@ -321,15 +326,16 @@ class Routing:
         return found
 
     def still(self, known: Spared, bridges: frozenset[str]) -> Spared | None:
-        """What was spared before links joined other bridges, as it is now; None: it has to be found out anew, or it is not the same
-        on these bridges any more."""
+        """What was spared before links joined other bridges, as it is now; None: it has to be found out anew, or it
+        is not the same on these bridges any more."""
         if len(known.but) != 1:
             return None
         found = self._spared_from(*known.but)
         return found if found.among(bridges) == known.among(bridges) else None
 
     def sources(self, match: Match) -> frozenset[PortId] | None:
-        """The ports by which packets of the match enter the network; None: not known, or claimed by somebody else too."""
+        """The ports by which packets of the match enter the network; None: not known, or claimed by somebody else
+        too."""
         return self._places(match, SOURCE, sure=True)
 
     def way(self, match: Match) -> Egress:
@@ -379,7 +385,8 @@ class Routing:
         return (start, sink, mac) if self._steers(start) and self._steers(sink.bridge) else None
 
     def _sink(self, match: Match) -> int | None:
-        """The MAC address of the host to which packets of the match go; 0: the match says it; None: not known, or several."""
+        """The MAC address of the host to which packets of the match go; 0: the match says it; None: not known, or
+        several."""
         macs, addresses = named(match, SINK)
         found = {self._mac_of[name] for name in addresses if name in self._mac_of}
         return 0 if macs else found.pop() if len(found) == 1 else None
@@ -389,10 +396,11 @@ class Routing:
         return self._places(match, SINK) is None or self._places(match, SOURCE) is None
 
     def steered(self, match: Match, routes: Routes) -> tuple[Route, int | None] | None:
-        """Which of the routes that a reservation has is that of a match of it, and the MAC address that packets need for it (0: the
-        match says it, None: not known); None: none, its packets go where they go.
+        """Which of the routes that a reservation has is that of a match of it, and the MAC address that packets need
+        for it (0: the match says it, None: not known); None: none, its packets go where they go.
 
-        Of a reservation with one route also what is not known any more is steered: who was not seen for long is not elsewhere.
+        Of a reservation with one route also what is not known any more is steered: who was not seen for long is not
+        elsewhere.
         """
         pair = self.pair(match)
         if pair is not None:
@@ -420,7 +428,8 @@ class Routing:
         return [self._numbered((*path, sink)) for path in paths]
 
     def whole(self, route: Route, trusting: bool = False) -> Route | None:
-        """The route as it is now, None if packets cannot take it any more. `trusting`: what was never known is there."""
+        """The route as it is now, None if packets cannot take it any more. `trusting`: what was never known is
+        there."""
         for at, (name, _) in enumerate(route):
             port = self.ports.get(name)
             if port is None and trusting:
@@ -444,7 +453,9 @@ class Routing:
         return known is not None and not known.stp and self.mine(bridge)
 
     def _plain(self, link: Link) -> bool:
-        return all(len(self._links_at[end]) == 1 and end in self.ports and not self.ports[end].vlan for end in link.ends)
+        return all(
+            len(self._links_at[end]) == 1 and end in self.ports and not self.ports[end].vlan for end in link.ends
+        )
 
     def _steerable(self, link: Link) -> bool:
         return self._plain(link) and all(self._steers(end.bridge) for end in link.ends)
@@ -459,8 +470,8 @@ class Routing:
                 self._paths.clear()
 
     def fed(self, bridge: str) -> frozenset[int]:
-        """The (OpenFlow) numbers of the bridge's ports through which nothing comes but from another bridge that we program, or a
-        daemon of the same cluster: one object while nothing changes."""
+        """The (OpenFlow) numbers of the bridge's ports through which nothing comes but from another bridge that we
+        program, or a daemon of the same cluster: one object while nothing changes."""
         found = self._fed.get(bridge)
         if found is None:
             ports = (end for ends in self._links_of.get(bridge, ()) for end in ends if end.bridge == bridge)
@@ -474,12 +485,15 @@ class Routing:
             return 0
         link = self._links[next(iter(links))]
         other = link.other(port)
-        return known.number if link.medium in CLOSED and other.bridge != port.bridge and self.programmed(other.bridge) else 0
+        return (
+            known.number
+            if link.medium in CLOSED and other.bridge != port.bridge and self.programmed(other.bridge)
+            else 0
+        )
 
-    def _places(
-        self, match: Match, side: Side, sure: bool = False
-    ) -> frozenset[PortId] | None:
-        """Where what a match names on one side is attached; None: not known, or (`sure`) claimed by somebody else too."""
+    def _places(self, match: Match, side: Side, sure: bool = False) -> frozenset[PortId] | None:
+        """Where what a match names on one side is attached; None: not known, or (`sure`) claimed by somebody else
+        too."""
         macs, addresses = named(match, side)
         spots = {name: self._spot(name) for name in (*macs, *addresses)}
         if sure and any(name in self._contested for name in spots):

@@ -1,28 +1,28 @@
 """Which bridge gets which rule of the network flow table, by deltas of the table and of the network. Pure.
 
-Above: desired (a Plan for each bridge, fed with that bridge's deltas). Below: ways (what is known of a match), policy.table.
-
 A packet of a host enters the network at one bridge and crosses others on its way. What each bridge must have:
 
-access  A drop stands where its packets may enter (everywhere but on the bridges that `Routing.spared` names). An exception stands
-        wherever a drop of its stage stands that it overlaps. So no packet passes that is denied: its drop is at the bridge where
-        it enters, and what lifts that drop there is exactly what lifts it in the whole table, which has the same rules for it
-        there or more. And none is dropped that is not: on any bridge, if a drop that is there matches the packet and the table's
-        stage does not drop it, then the exception that decides in the table overlaps the drop, hence is there too, and decides.
-limit   Where packets may enter, like drops; and what comes in from another bridge of ours was limited there, so it goes past
-        the stage (`fed`, Plan.pass_by). At the bridge where a packet enters, all limits that match it stand, and the lowest
-        decides, as in the table; past it, none. So each packet passes one meter. (A limit whose packets enter at several
-        bridges is one meter on each.)
-queue   On the bridges that packets leave on their way (`Routing.way`), and the queue on those ports. On each bridge that a packet
-        crosses all guarantees that match it stand, so the highest decides, as in the table. Of a reservation that was given a
-        route (`steer`, network.room) the rule stands on the bridges of the route, and sends the packets out by its ports: there
-        they go past whatever else the bridge would do. Only those with the destination's MAC address: those to a router have
-        to get there first, and have no queue. If its route is lost, it stands nowhere.
+access  A drop stands where its packets may enter (everywhere but on the bridges that `Routing.spared` names). An
+        exception stands wherever a drop of its stage stands that it overlaps. So no packet passes that is denied: its
+        drop is at the bridge where it enters, and what lifts that drop there is exactly what lifts it in the whole
+        table, which has the same rules for it there or more. And none is dropped that is not: on any bridge, if a drop
+        that is there matches the packet and the table's stage does not drop it, then the exception that decides in the
+        table overlaps the drop, hence is there too, and decides.
+limit   Where packets may enter, like drops; and what comes in from another bridge of ours was limited there, so it goes
+        past the stage (`fed`, Plan.pass_by). At the bridge where a packet enters, all limits that match it stand, and
+        the lowest decides, as in the table; past it, none. So each packet passes one meter. (A limit whose packets
+        enter at several bridges is one meter on each.)
+queue   On the bridges that packets leave on their way (`Routing.way`), and the queue on those ports. On each bridge
+        that a packet crosses all guarantees that match it stand, so the highest decides, as in the table. Of a
+        reservation that was given a route (`steer`, placement.link_capacity) the rule stands on the bridges of the
+        route, and sends the packets out by its ports: there they go past whatever else the bridge would do. Only those
+        with the destination's MAC address: those to a router have to get there first, and have no queue. If its route
+        is lost, it stands nowhere.
 
-Where the network knows nothing of a rule's addresses, the rule is everywhere: on a lone bridge, or with no hosts known, what
-comes out is the whole table. Incremental: a host that moves touches the rules that name one of its addresses, and the exceptions
-that these overlap; a link that comes or goes, the queues that are not steered; where it joins or parts bridges, the rules that
-stand otherwise on the bridges that are followed.
+Where the network knows nothing of a rule's addresses, the rule is everywhere: on a lone bridge, or with no hosts known,
+what comes out is the whole table. Incremental: a host that moves touches the rules that name one of its addresses, and
+the exceptions that these overlap; a link that comes or goes, the queues that are not steered; where it joins or parts
+bridges, the rules that stand otherwise on the bridges that are followed.
 
 Invariant: each bridge has the rules of now whose `Where` says so; the sum of the deltas that were returned for it.
 """
@@ -174,8 +174,8 @@ class RulePlacement:
         return self._deltas(before)
 
     def _follow_parts(self, before: _Before) -> set[Key]:
-        """Links join other bridges: mostly that makes no difference on the bridges that are followed. Returns the rules of which
-        that is not known."""
+        """Links join other bridges: mostly that makes no difference on the bridges that are followed. Returns the
+        rules of which that is not known."""
         now: dict[Spared, Spared | None] = {}
         keys = set()
         for key, where in self._where.items():

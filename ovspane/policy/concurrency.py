@@ -1,50 +1,52 @@
-"""Many daemons on one database: what a decision depended on, how others' changes are taken in, how one's own are taken back. Pure.
+"""Many daemons on one database: what a decision depended on, how others' changes are taken in, how one's own are taken
+back. Pure.
 
-Above: server.shared_service; runtime (`inverse`). Below: state, honour's rules.
-
-Why two daemons never both give away the last megabit. Each daemon judges on its copy of the database, which may be a little old.
-What a judgement may have read is named by a few keys; each key has a version, a number in the database. The transaction that
-makes a judgement durable (a) waits, in the database, that each key that was read still has the version of the copy, and (b)
-increments the versions of the keys whose meaning it changes. The database runs transactions one after the other. So when a
-transaction passes, everything that was read is at this instant as it was judged: the outcome is the one of judging right there,
-and the history of all daemons equals a serial one (optimistic concurrency control, backward validation). A transaction
-that does not pass has changed nothing, and its statements are judged again on the newer copy.
+Why two daemons never both give away the last megabit. Each daemon judges on its copy of the database, which may be a
+little old. What a judgement may have read is named by a few keys; each key has a version, a number in the database. The
+transaction that makes a judgement durable (a) waits, in the database, that each key that was read still has the version
+of the copy, and (b) increments the versions of the keys whose meaning it changes. The database runs transactions one
+after the other. So when a transaction passes, everything that was read is at this instant as it was judged: the outcome
+is the one of judging right there, and the history of all daemons equals a serial one (optimistic concurrency control,
+backward validation). A transaction that does not pass has changed nothing, and its statements are judged again on the
+newer copy.
 
 What is left to show is that whoever changes what a key stands for increments it:
 
-=============== ==================================================== ======================================================
+=============== ==================================================== ===================================================
 key             read by                                              incremented by
-=============== ==================================================== ======================================================
+=============== ==================================================== ===================================================
 structure       everything                                           each change of a share, a grant or a principal
-room:SHARE      a reservation, for each share of its chain that      put or drop of a reservation below it (not by its mere
-                limits anything                                      end, see below)
+room:SHARE      a reservation, for each share of its chain that      put or drop of a reservation below it (not by its
+                limits anything                                      mere end, see below)
 link:PORT       a reservation, for each port that is on its way      put or drop of a reservation that has it on its way
 loose:BRIDGE    a reservation with a port of the bridge on its way,  put or drop of one that may leave by any port there
                 or that may leave by any port there
-tight:BRIDGE    a reservation that may leave by any port there       put or drop of one with a port of the bridge on its way
-restraints      allow, reserve (a deny or limit may override them);  put of a deny or a ratelimit; drop of a ratelimit, and
-                cancelling them                                      of an allow or a reserve with a deny near
-openers         deny (an allow or reserve may open it); cancelling   put of an allow or a reserve; drop of a deny with an
-                it                                                   opener near (it may have backed another deny)
+tight:BRIDGE    a reservation that may leave by any port there       put or drop of one with a port of the bridge there
+restraints      allow, reserve (a deny or limit may override them);  put of a deny or a ratelimit; drop of a ratelimit,
+                cancelling them                                      and of an allow or a reserve with a deny near
+openers         deny (an allow or reserve may open it); cancelling   put of an allow or a reserve; drop of a deny with
+                it                                                   an opener near (it may have backed another deny)
 hints           what drops whole shares and users                    put of a hint
-=============== ==================================================== ======================================================
+=============== ==================================================== ===================================================
 
-* The room of a chain is its schedules: a sum over the reservations below each share, so put and drop of a reservation are all that
-  changes it. A share without limits refuses nothing (but for the bound of the schedule's numbers, see `_rooms`), so it needs no key
-  and the root, which is on every chain, does not make all daemons wait for each other.
-* The room of a port (network.room) is a ledger of the same kind. Who takes one port and who may take any of the bridge meet in the
-  keys loose and tight, so that neither has to name all ports; who only takes ports meets nobody on other ports. Where a reservation
-  is given one of several paths, it reads them all. The network itself is no part of this: it is as each daemon knows it, and what
-  was decided while it changed is looked at again (`LinkRoom.troubles`).
-* Strictness (policy.honour) compares a request with overlapping ones. More openers can only help an allow or reserve and only
-  hurt a deny; more denies the other way round. So puts increment where they can hurt, and drops where the loss of help can hurt.
-  A dropped opener can hurt an allow or reserve only where it opened a deny, so where a deny is near it; a dropped deny can hurt
-  another deny only where an opener is near both. Where there is none nothing is incremented; that there is none was read too.
-  For a dropped ratelimit a partial reserve may have got less than it could have now.
-* The end of a request in time changes no answer about any later instant, since decisions are about intervals; so it needs no
-  version, and any daemon may delete what is over. The one thing read is the level of token buckets, written down when a
-  reservation is forgotten: then room is read and incremented.
-* Dropping a share or user ends all that is on it: it reads every key, since each put of a request or hint increments one.
+* The room of a chain is its schedules: a sum over the reservations below each share, so put and drop of a reservation
+  are all that changes it. A share without limits refuses nothing (but for the bound of the schedule's numbers, see
+  `_rooms`), so it needs no key and the root, which is on every chain, does not make all daemons wait for each other.
+* The room of a port (placement.link_capacity) is a ledger of the same kind. Who takes one port and who may take any of
+  the bridge meet in the keys loose and tight, so that neither has to name all ports; who only takes ports meets nobody
+  on other ports. Where a reservation is given one of several paths, it reads them all. The network itself is no part of
+  this: it is as each daemon knows it, and what was decided while it changed is looked at again (`LinkRoom.troubles`).
+* Strictness (policy.admission.control.strictness) compares a request with overlapping ones. More openers can only help
+  an allow or reserve and only hurt a deny; more denies the other way round. So puts increment where they can hurt, and
+  drops where the loss of help can hurt. A dropped opener can hurt an allow or reserve only where it opened a deny, so
+  where a deny is near it; a dropped deny can hurt another deny only where an opener is near both. Where there is none
+  nothing is incremented; that there is none was read too. For a dropped ratelimit a partial reserve may have got less
+  than it could have now.
+* The end of a request in time changes no answer about any later instant, since decisions are about intervals; so it
+  needs no version, and any daemon may delete what is over. The one thing read is the level of token buckets, written
+  down when a reservation is forgotten: then room is read and incremented.
+* Dropping a share or user ends all that is on it: it reads every key, since each put of a request or hint increments
+    one.
 * Ids come from leases, blocks that the database gives to one daemon; slots have a table with an index.
 
 Times are those of each host's clock: a token bucket is exact up to the difference of the clocks.
@@ -80,8 +82,8 @@ def room(share: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Keys that decisions read and that their changes increment; `gone`: keys that end with their share. `present`: requests and
-    hints that must still be there."""
+    """Keys that decisions read and that their changes increment; `gone`: keys that end with their share. `present`:
+    requests and hints that must still be there."""
 
     reads: frozenset[str] = frozenset()
     writes: frozenset[str] = frozenset()
@@ -132,7 +134,8 @@ def footprint(state: State, changes: Iterable[Change]) -> Footprint:
 
 
 def of_moves(changes: Iterable[Change]) -> Footprint:
-    """Of changes that write down the ways that the network gave to reservations (`Runtime.strayed`): they must still be there."""
+    """Of changes that write down the ways that the network gave to reservations (`Runtime.strayed`): they must still
+    be there."""
     return Footprint(present=frozenset(change.value.id for change in changes if isinstance(change.value, Request)))
 
 
@@ -193,8 +196,9 @@ def inverse(state: State, change: Change) -> list[Change]:
 
 
 def merged(state: State, puts: Iterable[Value], gone: Iterable[tuple[str, str]]) -> list[Change] | None:
-    """The changes that bring `state` to what the database has now: rows `puts`, and keys (table, key) that are `gone`, in an order
-    in which they can be applied; what the state has already is left out. None: not by changes, load everything anew."""
+    """The changes that bring `state` to what the database has now: rows `puts`, and keys (table, key) that are
+    `gone`, in an order in which they can be applied; what the state has already is left out. None: not by changes,
+    load everything anew."""
     by_type: dict[type, list[Value]] = {}
     for value in puts:
         by_type.setdefault(type(value), []).append(value)
@@ -274,4 +278,3 @@ def _levels(state: State, buckets: Iterable[Value]) -> Iterator[Change]:
         schedule = state.schedules.get(bucket.share)
         if schedule is None or schedule.level_at <= bucket.at:
             yield Put(bucket)
-

@@ -1,14 +1,13 @@
 """The policy at work: state, policy tree and network flow table kept in step as statements and time change them. Pure.
 
-Above: the daemon and `ovspane replay` drive it, each with its own clock and store. Below: interpreter, state, tree, compile.
-
 The one way through: `execute` (reads only) -> the caller makes the changes durable -> `apply` -> `settle(now)` -> a
-`TableDelta` for the switches. Time: `overdue(now)` gives the changes that time alone makes (ends), which go the same way.
-Invariant after `settle(now)`: the tree holds exactly the requests with start <= now < end.
+`TableDelta` for the switches. Time: `overdue(now)` gives the changes that time alone makes (ends), which go the same
+way. Invariant after `settle(now)`: the tree holds exactly the requests with start <= now < end.
 
-Work can be cut: `overdue` and `collect` take a number of ends and starts that is enough for one go (`next_event` stays in the past
-then), and `weight` and `collect` say how much there is to do, in requests that have to be looked at (some 10 us each), so that
-the caller can do what is long elsewhere. Time's changes are independent of each other, so any part of them is a state too.
+Work can be cut: `overdue` and `collect` take a number of ends and starts that is enough for one go (`next_event` stays
+in the past then), and `weight` and `collect` say how much there is to do, in requests that have to be looked at (some
+10 us each), so that the caller can do what is long elsewhere. Time's changes are independent of each other, so any part
+of them is a state too.
 """
 
 from __future__ import annotations
@@ -57,7 +56,9 @@ class Settled:
 
 
 class Runtime:
-    def __init__(self, values: Iterable[Value] = (), default_deny: bool = False, room: NetworkCapacity | None = None) -> None:
+    def __init__(
+        self, values: Iterable[Value] = (), default_deny: bool = False, room: NetworkCapacity | None = None
+    ) -> None:
         """Start from the values of a store (in the order of `State.values`). `room`: see `State`."""
         self.state = State(room)
         self.tree = PolicyTree()
@@ -79,7 +80,8 @@ class Runtime:
             self.apply([Put(value)], quiet=True)
 
     def execute(self, speaker: str, statement: Statement, now: int) -> Judgement:
-        """Judge a statement at `now` (ms); nothing changes. A request that cannot be compiled beside those in effect is refused."""
+        """Judge a statement at `now` (ms); nothing changes. A request that cannot be compiled beside those in effect
+        is refused."""
         outcome = execute(self.state, speaker, statement, now)
         for change in outcome.changes:
             if isinstance(change, Put) and isinstance(change.value, Request):
@@ -90,12 +92,16 @@ class Runtime:
         return outcome
 
     def _check(self, request: Request) -> None:
-        """Raises CannotCompile if a new request does not fit beside those in effect, or beside all that are ever to be."""
+        """Raises CannotCompile if a new request does not fit beside those in effect, or beside all that are ever to
+        be."""
         delta = TreeDelta(added=(self._active(request),))
         self.compiler.check(delta, self.state.locations)
-        shares = len({*self._denying, request.share} if request.kind is Kind.DENY else self._denying) + self._default_deny
+        shares = (
+            len({*self._denying, request.share} if request.kind is Kind.DENY else self._denying) + self._default_deny
+        )
         later = len(self.state.requests) > len(self.tree.requests)
-        if shares <= STAGE_LIMIT or not later:  # no more stages than shares that deny; what is in effect was just checked
+        # no more stages than shares that deny; what is in effect was just checked
+        if shares <= STAGE_LIMIT or not later:
             self._ever = None
             return
         if self._ever is None:
@@ -142,8 +148,8 @@ class Runtime:
         return scheduling + self._total(request.flowgroup for request in requests)
 
     def _scheduling(self, share: str) -> int:
-        """What a reservation may cost in the schedules of a share and those above it: a little for each, and at worst each looks at
-        all of its reservations, some 40 ns for each."""
+        """What a reservation may cost in the schedules of a share and those above it: a little for each, and at
+        worst each looks at all of its reservations, some 40 ns for each."""
         depth = sum(1 for _ in self.state.chain(share)) if share in self.state.shares else 0
         return depth // 2 + depth * len(self.state.requests) // 2048
 
@@ -159,8 +165,8 @@ class Runtime:
         return 1 + self.state.nearby.count(group, self.state.locations, MANY)
 
     def overdue(self, now: int, most: int | None = None) -> list[Change]:
-        """The changes that bring the state to `now`: requests and hints that are over, in the order of their ends; of `most`
-        at most, or of all."""
+        """The changes that bring the state to `now`: requests and hints that are over, in the order of their ends;
+        of `most` at most, or of all."""
         changes: list[Change] = []
         ended = 0
         seen: set[int] = set()  # what was dropped and is back (`undo`) has two ends
@@ -179,8 +185,8 @@ class Runtime:
         return changes
 
     def apply(self, changes: Iterable[Change], quiet: bool = False, journal: list[list[Change]] | None = None) -> None:
-        """Apply changes to the state and note what they mean for the tree. `quiet`: tell nobody. `journal` gets what `undo`
-        needs."""
+        """Apply changes to the state and note what they mean for the tree. `quiet`: tell nobody. `journal` gets what
+        `undo` needs."""
         for change in changes:
             if journal is not None:
                 journal.append(inverse(self.state, change))
@@ -227,8 +233,8 @@ class Runtime:
         return len(self._notices), self.state.next_id
 
     def undo(self, journal: list[list[Change]], mark: tuple[int, int]) -> None:
-        """Take back what was applied with this journal since `mark`; nothing was settled in between. A token bucket that was
-        folded stays so: that says the same of every later instant."""
+        """Take back what was applied with this journal since `mark`; nothing was settled in between. A token bucket
+        that was folded stays so: that says the same of every later instant."""
         for changes in reversed(journal):
             self.apply(changes)
         del self._notices[mark[0] :]
@@ -293,8 +299,9 @@ class Runtime:
         return moving + self._total(due) + self._total(gone)
 
     def settle(self, now: int, collected: bool = False, quiet: bool = False) -> Settled:
-        """Bring the tree and the network flow table to `now` (ms); `collected`: only with the starts that `collect` took.
-        `quiet`: tell nobody of starts (at the daemon's start nobody listens yet, and rendering is most of the work)."""
+        """Bring the tree and the network flow table to `now` (ms); `collected`: only with the starts that `collect`
+        took. `quiet`: tell nobody of starts (at the daemon's start nobody listens yet, and rendering is most of the
+        work)."""
         if not collected:
             self.collect(now)
         removed = dict(self._gone)
@@ -320,7 +327,8 @@ class Runtime:
         return Settled(change, notices)
 
     def _compile(self, delta: TreeDelta) -> TableDelta:
-        """Take a delta into tree and table. What cannot be compiled (a user moved to too many addresses, say) stays out."""
+        """Take a delta into tree and table. What cannot be compiled (a user moved to too many addresses, say) stays
+        out."""
         if not delta.removed and not delta.added:
             return TableDelta()
         self.tree.apply(delta)

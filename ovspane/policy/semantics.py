@@ -1,7 +1,6 @@
 """The slow, obvious evaluator: packet x policy tree -> verdict. The oracle of compiler, engine and installed flows.
 
-Above: explain, tests, probe. Below: tree, actions. It follows the text of ovspane(7), section 6, word by word and knows no
-trick; never make it faster.
+It follows the text of ovspane(7), section 6, word by word and knows no trick; never make it faster.
 """
 
 from __future__ import annotations
@@ -25,5 +24,6 @@ def evaluate(tree: PolicyTree, packet: Packet, locations: Locations, node: str =
 
 
 def passes(verdict: Verdict, default_deny: bool = False) -> bool:
-    """Whether a packet with this verdict goes on: Allow is the default of the whole tree unless the administrator says deny."""
+    """Whether a packet with this verdict goes on: Allow is the default of the whole tree unless the administrator
+    says deny."""
     return verdict.access is Access.ALLOW if default_deny else verdict.access is not Access.DENY

@@ -1,7 +1,6 @@
 """Replay of written traces: deterministic tests of the language, without a switch (ovspane(7), section 9). Pure.
 
-Above: `ovspane replay`, tests/traces. Below: lang, policy. See trace (the format), runner (playing it), corners
-(which packets to look at).
+See trace (the format), runner (playing it), corners (which packets to look at).
 """
 
 from ovspane.replay.runner import Mismatch, Replay, play

@@ -1,7 +1,5 @@
 """Plays a trace: a manual clock, the real parser, admission, policy tree and compiler, and a memory for a store. Pure.
 
-Above: `ovspane replay`, tests. Below: trace, corners, lang, policy, store (in memory).
-
 Invariants: the clock never goes back; before each entry, everything that is due has started or ended, in order of
 time. With `check_table`, after each entry and at each instant that a Tick passes: the network flow table made by
 deltas, the table compiled anew, and the table of a runtime loaded from the stored values all agree with the slow

@@ -1,6 +1,6 @@
 """The text of a trace to entries. Pure.
 
-Above: runner. Below: lang. A trace is a sequence of entries, each beginning on its own line:
+A trace is a sequence of entries, each beginning on its own line:
 
     EXPECTED [CODE] ["GLOB"] <- SPEAKER : STATEMENT.
     packet ACCESS [guarantee=RATE] [limit=RATE] <- FLOWGROUP

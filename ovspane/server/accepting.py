@@ -1,9 +1,8 @@
 """Accepting connections on one socket: limits, shortage of file descriptors, and an orderly end.
 
-Above: the Unix, TLS and compatibility listeners, which say what is bound and who a connection counts for. Below: channel.
-
-Invariants: at most `ConnectionCaps.total` connections in all and `ConnectionCaps.each` for one owner; root's are not counted, for the administrator
-must get in when others have taken all there is. A client decides neither how much is logged nor whether the loop spins.
+Invariants: at most `ConnectionCaps.total` connections in all and `ConnectionCaps.each` for one owner; root's are not
+counted, for the administrator must get in when others have taken all there is. A client decides neither how much is
+logged nor whether the loop spins.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """One connection: pieces of text in, answers out in the same order, in bounded memory whatever the peer does.
 
-Above: session and compat say how bytes are cut into pieces and how a piece is answered. Below: asyncio's transports.
-
 Invariants, for each connection:
 * Answers leave in the order of the pieces; a notice stands between answers, never inside one.
-* What is being worked on has at most the weight `ConnectionLimits.outstanding`. Beyond it, and while the peer leaves more than
-  `high_water` bytes of answers unread, nothing more is taken and the socket is not read: the peer waits, not we.
-* A turn of the event loop takes at most TURN pieces of each peer, and all peers together have about CROWD pieces in the works: the
-  queue before a modest peer is short, however many others pour theirs in.
+* What is being worked on has at most the weight `ConnectionLimits.outstanding`. Beyond it, and while the peer leaves
+  more than `high_water` bytes of answers unread, nothing more is taken and the socket is not read: the peer waits, not
+  we.
+* A turn of the event loop takes at most TURN pieces of each peer, and all peers together have about CROWD pieces in the
+  works: the queue before a modest peer is short, however many others pour theirs in.
 """
 
 from __future__ import annotations
@@ -53,7 +52,8 @@ Answer = asyncio.Future[Reply] | Callable[[], Reply]
 
 @dataclass(eq=False, slots=True)
 class _Entry:
-    """An answer that is due. A future is waited for; a function is called when all answers before it have been given."""
+    """An answer that is due. A future is waited for; a function is called when all answers before it have been
+    given."""
 
     answer: Answer
     show: Callable[[Reply], str]
@@ -71,7 +71,9 @@ class Channel(asyncio.BufferedProtocol, ABC):
     #: connections, of all listeners, that wait for answers
     _busy: ClassVar[int] = 0
 
-    def __init__(self, limits: ConnectionLimits = DEFAULT_LIMITS, on_lost: Callable[[Channel], None] = lambda channel: None) -> None:
+    def __init__(
+        self, limits: ConnectionLimits = DEFAULT_LIMITS, on_lost: Callable[[Channel], None] = lambda channel: None
+    ) -> None:
         self._limits = limits
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
@@ -109,7 +111,8 @@ class Channel(asyncio.BufferedProtocol, ABC):
     # --- for conversations and listeners
 
     def answer(self, answer: Answer, show: Callable[[Reply], str], weight: int = 1) -> None:
-        """Give this answer after all before it. `weight` counts towards `ConnectionLimits.outstanding` until it is given."""
+        """Give this answer after all before it. `weight` counts towards `ConnectionLimits.outstanding` until it is
+        given."""
         if not self._entries:
             Channel._busy += 1
         self._entries.append(_Entry(answer, show, weight))
@@ -145,7 +148,8 @@ class Channel(asyncio.BufferedProtocol, ABC):
             self._transport.abort()
 
     def overstayed(self, now: float) -> bool:
-        """True iff the peer has left too much unread for too long and is not worth its memory (`now`: time.monotonic)."""
+        """True iff the peer has left too much unread for too long and is not worth its memory (`now`:
+        time.monotonic)."""
         if self._stalled_since is None or now - self._stalled_since < self._limits.patience:
             return False
         return self._ended or self.held > self._limits.bound

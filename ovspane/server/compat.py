@@ -1,10 +1,9 @@
-"""The compatibility listener: the wire protocol of the PANE prototype, for its existing clients (ovspane(7), section 8).
+"""The compatibility listener: the wire protocol of the PANE prototype, for its existing clients (ovspane(7), section
+8).
 
-Above: the daemon, if its settings ask for it. Below: accepting, channel, lang.parser, service.
-
-DANGER: as in the prototype there is no password. Whoever can connect is whoever it says it is, so everybody on this host (with
-`force`, everybody who can reach the address) holds every share that any principal but root holds. It is off by default, listens
-on loopback only unless forced, and `root` may log in only if a setting of its own says so.
+DANGER: as in the prototype there is no password. Whoever can connect is whoever it says it is, so everybody on this
+host (with `force`, everybody who can reach the address) holds every share that any principal but root holds. It is off
+by default, listens on loopback only unless forced, and `root` may log in only if a setting of its own says so.
 """
 
 from __future__ import annotations
@@ -231,7 +230,9 @@ class CompatListener(TcpAcceptor):
         except ValueError:
             raise ListenError(f"{host} is no IP address") from None
         if not loopback and not force:
-            raise ListenError(f"the compatibility listener has no passwords and listens on loopback only, not on {host}")
+            raise ListenError(
+                f"the compatibility listener has no passwords and listens on loopback only, not on {host}"
+            )
 
     async def begin(self, connection: socket.socket) -> Channel:
         session = CompatSession(self._service, self._root_allowed, self._limits, self.lost)

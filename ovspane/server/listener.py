@@ -1,9 +1,7 @@
 """The Unix listener: where it lies, who may connect, and that there is only one (ovspane(7), section 2).
 
-Above: the daemon. Below: accepting, session, peers.
-
-Invariants: a socket that somebody listens on is never removed. Two daemons that start at once cannot both win: who holds the lock
-on PATH.lock may replace PATH, and holds it until it ends (the kernel lets go of it when a process dies).
+Invariants: a socket that somebody listens on is never removed. Two daemons that start at once cannot both win: who
+holds the lock on PATH.lock may replace PATH, and holds it until it ends (the kernel lets go of it when a process dies).
 """
 
 from __future__ import annotations
@@ -47,7 +45,8 @@ class UnixListener(Acceptor):
         caps: ConnectionCaps = DEFAULT_CAPS,
         limits: ConnectionLimits = DEFAULT_LIMITS,
     ) -> None:
-        """`group`: the socket's group by name or number. Who may do what is decided by the share tree, not by `mode`."""
+        """`group`: the socket's group by name or number. Who may do what is decided by the share tree, not by
+        `mode`."""
         super().__init__(caps, limits)
         self._service = service
         self._path = Path(path)

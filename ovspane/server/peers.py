@@ -1,9 +1,10 @@
-"""Who speaks on a connection: the kernel's word on a Unix peer, or a verified certificate, to a principal (ovspane(7), section 2).
+"""Who speaks on a connection: the kernel's word on a Unix peer, or a verified certificate, to a principal (ovspane(7),
+section 2).
 
-Above: listeners and sessions. Below: policy.state (bindings). What the peer says of itself never counts.
+What the peer says of itself never counts.
 
-Two steps: what the kernel knows is read once, when the connection is made (`unix_peer`); which principal that is, is decided
-for each statement (`principal_of`), so a new binding counts at once and a dropped one no longer.
+Two steps: what the kernel knows is read once, when the connection is made (`unix_peer`); which principal that is, is
+decided for each statement (`principal_of`), so a new binding counts at once and a dropped one no longer.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _UNPRINTABLE = re.compile(r"[^\w$.@:-]")
 
 @dataclass(frozen=True, slots=True)
 class UnixPeer:
-    """The process at the other end, as it was when it connected. `gids`: its group first, then the supplementary ones."""
+    """The process at the other end, as it was when it connected. `gids`: its group first, then the supplementary
+    ones."""
 
     uid: int
     gids: tuple[int, ...] = ()
@@ -97,9 +99,9 @@ def account_name(uid: int) -> str | None:
 
 
 def principal_of(state: Registry, uid: int, gids: tuple[int, ...], account: str | None) -> str:
-    """The principal as which a Unix peer speaks: root, one bound to its uid, one bound to one of its gids (its own group before
-    the others, then in ascending order; of several bound to one gid the first by name), the one named like its account
-    unless that has bindings of its own, else a guest."""
+    """The principal as which a Unix peer speaks: root, one bound to its uid, one bound to one of its gids (its own
+    group before the others, then in ascending order; of several bound to one gid the first by name), the one named
+    like its account unless that has bindings of its own, else a guest."""
     if uid == 0:
         return ADMINISTRATOR
     for binding in (Binding("uid", str(uid)), *(Binding("gid", str(gid)) for gid in gids)):
@@ -124,5 +126,5 @@ def principal_of_certificate(state: Registry, name: str) -> str:
         known = state.principals.get(name)
         if known is None or not known.bindings:
             return name
-    # A colon makes it a guest (policy.interpreter.is_guest), whatever the name.
+    # A colon makes it a guest (policy.admission.control.interpreter.is_guest), whatever the name.
     return "guest:" + _UNPRINTABLE.sub("_", name)[:64]

@@ -1,7 +1,5 @@
 """Logging that a flood cannot flood: the same message once in an interval, with a count of those left out.
 
-Above: listeners and sessions, where a client decides how often something goes wrong. Below: nothing.
-
 Invariant: at most KINDS kinds of message are remembered, so a client that makes new ones costs no memory.
 """
 

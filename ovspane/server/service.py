@@ -1,18 +1,18 @@
 """The one place where statements meet the state: judge, make durable, reply, then act.
 
-It is "the one way through" of docs/architecture.md. Above: sessions ask, the daemon wires. Below: policy.runtime, store. One task
-works: it takes all statements that wait, judges them one after the other, makes their changes durable in one transaction,
-answers, and hands the change of the network flow table on.
-So replies are in order, a reply is sent only after the commit, and a burst of statements costs one fsync.
+It is "the one way through" of docs/architecture.md. Above: sessions ask, the daemon wires. Below: policy.runtime,
+store. One task works: it takes all statements that wait, judges them one after the other, makes their changes durable
+in one transaction, answers, and hands the change of the network flow table on. So replies are in order, a reply is sent
+only after the commit, and a burst of statements costs one fsync.
 
-If the store cannot make a batch durable, its changes are refused and the state goes back to what was committed last: nothing
-that was not committed stays in memory. Questions are still answered, and requests still end at their times; changes are refused
-until the state could be loaded from the store again (a task of its own tries), since a failed commit may have been kept all
-the same.
+If the store cannot make a batch durable, its changes are refused and the state goes back to what was committed last:
+nothing that was not committed stays in memory. Questions are still answered, and requests still end at their times;
+changes are refused until the state could be loaded from the store again (a task of its own tries), since a failed
+commit may have been kept all the same.
 
-The event loop goes on whatever is asked: what may be long (`Runtime.weight`, `burden`, `collect`) is done in a thread, which Python
-makes take turns with the loop every few ms; what time does, and what others are told, is cut into slices. Meanwhile statements
-wait, so nothing but `_serve` and what holds `_turn` touches the runtime.
+The event loop goes on whatever is asked: what may be long (`Runtime.weight`, `burden`, `collect`) is done in a thread,
+which Python makes take turns with the loop every few ms; what time does, and what others are told, is cut into slices.
+Meanwhile statements wait, so nothing but `_serve` and what holds `_turn` touches the runtime.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ log = logging.getLogger(__name__)
 
 #: statements judged in one go before replies are sent and the loop gets a turn
 BATCH = 256
-#: work in requests that have to be looked at (`Runtime.weight`), some 10 us each, beyond which it is done in a thread: a thread
+#: work in requests that have to be looked at (`Runtime.weight`), some 10 us each, beyond which it is done in a thread:
+#: a thread
 #: costs 0.1 ms and the loop its turns
 HEAVY = 256
-#: the same, below which the switches hear of it before the speakers do: writing a reply takes as long as that, and whoever hears it
+#: the same, below which the switches hear of it before the speakers do: writing a reply takes as long as that, and
+#: whoever hears it
 #: may well take the processor
 QUICK = 32
 #: starts, ends and notices dealt with before the loop gets a turn, and lines of an answer that the loop renders itself
@@ -93,9 +95,10 @@ class Service:
         room: Callable[[], NetworkCapacity | None] = lambda: None,
         default_deny: bool = False,
     ) -> None:
-        """`clock` gives ms since the epoch. `on_delta` hears each change of the network flow table, `on_reload` that the whole
-        table (`runtime`) may be another; `gate` may refuse an admitted statement's changes (the network cannot do it) or
-        add to the reply; `topology` answers what is known of the network; `room` makes an empty one for each runtime."""
+        """`clock` gives ms since the epoch. `on_delta` hears each change of the network flow table, `on_reload` that
+        the whole table (`runtime`) may be another; `gate` may refuse an admitted statement's changes (the network
+        cannot do it) or add to the reply; `topology` answers what is known of the network; `room` makes an empty one
+        for each runtime."""
         self._keeper = keeper
         self._clock = clock
         self._on_delta = on_delta
@@ -137,7 +140,8 @@ class Service:
         return self._doubtful
 
     async def undisturbed(self, work: Callable[[], T], weight: int) -> T:
-        """Do something while nothing else touches the runtime; in a thread, if `weight` (as `Runtime.weight`) is much."""
+        """Do something while nothing else touches the runtime; in a thread, if `weight` (as `Runtime.weight`) is
+        much."""
         async with self._turn:
             return await asyncio.to_thread(work) if weight > HEAVY else work()
 
@@ -201,7 +205,8 @@ class Service:
             self._doubtful = False
 
     async def _adopt(self, values: list[Value]) -> list[Change]:
-        """Go on with another runtime, made of what is committed; returns what ended meanwhile. The whole table may have changed."""
+        """Go on with another runtime, made of what is committed; returns what ended meanwhile. The whole table may
+        have changed."""
         runtime, committed, over = await asyncio.to_thread(self._made, values, self._room())
         for number, status in self._runtime.state.status.items():
             if number in runtime.state.requests:
@@ -278,7 +283,8 @@ class Service:
                 await eased(runtime.burden(more), runtime.apply, more)
                 changes.extend(more)
             replies.append((waiting, reply))
-        # While the store is away only time changes anything. What it ended is found to be over again by the load that is to come.
+        # While the store is away only time changes anything. What it ended is found to be over again by the load that
+        # is to come.
         if changes and not self._doubtful:
             await self._keeper.keep(changes)
             await self._commit(changes)
@@ -344,7 +350,8 @@ class Service:
         return reply, outcome.changes
 
     async def _fall_back(self, batch: list[Waiting], reason: str) -> None:
-        """Go back to what was committed, answer what only asked, refuse what would change something, and try to load."""
+        """Go back to what was committed, answer what only asked, refuse what would change something, and try to
+        load."""
         self._doubtful = True
         async with self._turn:
             over = await self._adopt(list(self._committed.values()))

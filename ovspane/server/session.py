@@ -1,10 +1,9 @@
-"""A conversation in the language: statements from the stream to the service, what is about the connection itself answered here.
+"""A conversation in the language: statements from the stream to the service, what is about the connection itself
+answered here.
 
-Above: the Unix and TLS listeners make one for each connection. Below: channel (order and bounds), lang.parser, service.
-
-As, Format, Subscribe, Unsubscribe and Whoami are the session's own. `As` and Format hold from the next statement on, though earlier
-ones are still being worked on; notices change their form, and Subscribe takes effect, when the answer to that is given. The
-principal is looked at again whenever shares or principals changed.
+As, Format, Subscribe, Unsubscribe and Whoami are the session's own. `As` and Format hold from the next statement on,
+though earlier ones are still being worked on; notices change their form, and Subscribe takes effect, when the answer to
+that is given. The principal is looked at again whenever shares or principals changed.
 """
 
 from __future__ import annotations
@@ -105,8 +104,8 @@ class ClientSession(Channel):
             self._advance()
 
     def _whole(self) -> bool:
-        """True iff what came is a statement if its dot is the final one. Else the peer (or its network) only stalled after
-        `10.` of `10.0.0.2`: no statement is whole where a number or an address may be cut."""
+        """True iff what came is a statement if its dot is the final one. Else the peer (or its network) only stalled
+        after `10.` of `10.0.0.2`: no statement is whole where a number or an address may be cut."""
         [piece] = copy.deepcopy(self._splitter).settle() or [Piece()]
         if not piece.text or len(piece.text) > LONGEST_SETTLED:
             return False

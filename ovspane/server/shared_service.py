@@ -1,19 +1,19 @@
 """The service of a daemon that shares its database with others (`--db`): any of them admits, all have the same state.
 
-Above: the daemon. Below: service (whose one task and one turn it keeps), policy.sharing, store.shared_keeper.
+    take in what others changed -> end what is over -> judge what waits, on this state -> commit, guarded by what was
+      read -> reply, settle, act                      passed -> take it all back, take in, judge again  lost race:
+      nobody is told, the client only waits a little longer -> take it back, keep the replies          in doubt: an
+      answer that is late, or the next connection, shows whether it passed
 
-    take in what others changed -> end what is over -> judge what waits, on this state -> commit, guarded by what was read
-      -> reply, settle, act                      passed
-      -> take it all back, take in, judge again  lost race: nobody is told, the client only waits a little longer
-      -> take it back, keep the replies          in doubt: an answer that is late, or the next connection, shows whether it passed
+So here a change is settled (reaches tree and switches) only after its commit, and what is taken back was never seen
+outside.
 
-So here a change is settled (reaches tree and switches) only after its commit, and what is taken back was never seen outside.
+Without a leader questions are answered, requests end at their times by this copy, and changes wait for PATIENCE: a
+cluster elects another leader meanwhile. After that they are refused until there is one. What others changed in the
+meantime comes as changes.
 
-Without a leader questions are answered, requests end at their times by this copy, and changes wait for PATIENCE: a cluster elects
-another leader meanwhile. After that they are refused until there is one. What others changed in the meantime comes as changes.
-
-The end of a request is everybody's own matter; its row is deleted by the daemon that admitted it, or some seconds later by
-whoever comes first. To delete a row twice does no harm.
+The end of a request is everybody's own matter; its row is deleted by the daemon that admitted it, or some seconds later
+by whoever comes first. To delete a row twice does no harm.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ class SharedService(Service):
             self._doubtful = self._stale = False
 
     async def _adopt(self, values: list[Value]) -> list[Change]:
-        self._lease = range(max(self._lease.start, self.state.next_id), self._lease.stop) if self._lease else self._lease
+        self._lease = (
+            range(max(self._lease.start, self.state.next_id), self._lease.stop) if self._lease else self._lease
+        )
         over = await super()._adopt(values)
         for change in over:
             self._committed.apply(change)
@@ -249,7 +251,9 @@ class SharedService(Service):
             await self._act([await self._settle(now)])
         return count
 
-    async def _written(self, changes: list[Change], reads: Footprint, replies: list[tuple[Waiting, Reply]]) -> int | None:
+    async def _written(
+        self, changes: list[Change], reads: Footprint, replies: list[tuple[Waiting, Reply]]
+    ) -> int | None:
         """Commit. None: done; else nothing is (yet), and how many statements need not be tried again."""
         updates = self._shared.store.replica.updates
         try:
@@ -269,7 +273,14 @@ class SharedService(Service):
             await self._shared.store.newer(updates)
             if self._lost > RACES:
                 self._lost = 0
-                answer([(replies[0][0], no("store", f"not stored, nothing changed: {RACES} races lost in a row; say it again"))])
+                answer(
+                    [
+                        (
+                            replies[0][0],
+                            no("store", f"not stored, nothing changed: {RACES} races lost in a row; say it again"),
+                        )
+                    ]
+                )
                 return 1
         except InDoubt as doubt:
             self._doubt = _Doubt(doubt.sequence, asyncio.get_running_loop().time(), replies)
@@ -289,7 +300,8 @@ class SharedService(Service):
         return 0
 
     async def _soon(self, work: Coroutine[Any, Any, T]) -> T:
-        """The outcome of a transaction; raises _Stalled when that takes long: time goes on, and what asks is to be answered."""
+        """The outcome of a transaction; raises _Stalled when that takes long: time goes on, and what asks is to be
+        answered."""
         task = asyncio.create_task(work)
         try:
             done, _ = await asyncio.wait({task}, timeout=STALL)
@@ -318,7 +330,10 @@ class SharedService(Service):
         if passed is None:
             if asyncio.get_running_loop().time() < doubt.since + PATIENCE:
                 return
-            text = "it is not known whether this was stored: the database went away; look with ListRequests when it is back"
+            text = (
+                "it is not known whether this was stored: the database went away; look with ListRequests "
+                "when it is back"
+            )
             answer([(waiting, no("store", text)) for waiting, _ in doubt.replies])
         elif passed:
             answer(doubt.replies)
@@ -346,7 +361,8 @@ class SharedService(Service):
     # --- ends
 
     def _end(self, over: Iterable[Change]) -> None:
-        """Remember what has ended here, to delete it from the database: our own at once, others' if nobody else does."""
+        """Remember what has ended here, to delete it from the database: our own at once, others' if nobody else
+        does."""
         loop = asyncio.get_running_loop()
         for change in over:
             value = change.value
@@ -397,7 +413,8 @@ class SharedService(Service):
         await self._look()
 
     def _levels(self, due: Iterable[Request | Hint]) -> list[Change]:
-        """The levels of the token buckets above reservations that are to be forgotten, as they were folded when these ended."""
+        """The levels of the token buckets above reservations that are to be forgotten, as they were folded when
+        these ended."""
         shares = {value.share for value in due if isinstance(value, Request) and value.kind is Kind.RESERVE}
         names = {name for share in shares if share in self.state.shares for name in self.state.chain(share)}
         schedules = [self.state.schedules[name] for name in sorted(names)]

@@ -1,6 +1,5 @@
-"""The TLS listener: sessions from other hosts, for clients with a certificate that our authority signed (ovspane(7), section 2).
-
-Above: the daemon, if its settings ask for it. Below: compat (the TCP part), session, peers.
+"""The TLS listener: sessions from other hosts, for clients with a certificate that our authority signed (ovspane(7),
+section 2).
 
 Invariant: no verified client certificate with exactly one common name, no session.
 """
@@ -39,7 +38,9 @@ class TlsSession(ClientSession):
     def greet(self, transport: asyncio.Transport) -> None:
         name = common_name(transport.get_extra_info("peercert") or {})
         if name is None:
-            quietly.warning("a client certificate has no single common name: %.200s", transport.get_extra_info("peercert"))
+            quietly.warning(
+                "a client certificate has no single common name: %.200s", transport.get_extra_info("peercert")
+            )
             self.finish()
             transport.abort()
             return

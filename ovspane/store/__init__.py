@@ -1,6 +1,6 @@
 """Durable state: records in an OVSDB database of our own schema, or in memory.
 
-Above: the daemon, replay. Below: nothing of ours. See records (what a store promises), database, memory, server.
+See records (what a store promises), database, memory, server.
 """
 
 from ovspane.store.database import OvsdbStore

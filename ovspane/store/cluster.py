@@ -1,22 +1,24 @@
-"""Durable state that many daemons share: a copy of the database, and transactions that hold only while what was read is current.
+"""Durable state that many daemons share: a copy of the database, and transactions that hold only while what was read is
+current.
 
-Above: shared_keeper. Below: replica, jsonrpc; the servers are the members of a RAFT cluster (or a single ovsdb-server).
+One connection, to the leader, both follows the database (`monitor_cond_since`) and writes. ovsdb-server sends a
+transaction's update before its reply on the same connection, so after a reply the copy has what the transaction did,
+and after a lost race it has what came in between. A write through a follower would be sent on to the leader and take
+several times as long.
 
-One connection, to the leader, both follows the database (`monitor_cond_since`) and writes. ovsdb-server sends a transaction's
-update before its reply on the same connection, so after a reply the copy has what the transaction did, and after a lost race it has
-what came in between. A write through a follower would be sent on to the leader and take several times as long.
+Nothing acknowledged is lost or done twice. Each daemon has a row of `Daemon` (the index is its name): a token, by which
+a second daemon of the same name takes over, and a sequence number. Each transaction waits for the number n and sets n +
+1. When a connection ends before the reply, the transaction is in doubt; the next connection first moves the number on
+by a transaction of its own (the fence). That one passes only if the one in doubt did not, and then never will; or it
+does not, and the copy shows that the other one passed. A cluster answers when a majority has the transaction on its
+disks; a single server is asked for it (`commit`).
 
-Nothing acknowledged is lost or done twice. Each daemon has a row of `Daemon` (the index is its name): a token, by which a second
-daemon of the same name takes over, and a sequence number. Each transaction waits for the number n and sets n + 1. When a
-connection ends before the reply, the transaction is in doubt; the next connection first moves the number on by a transaction of its
-own (the fence). That one passes only if the one in doubt did not, and then never will; or it does not, and the copy shows that the
-other one passed. A cluster answers when a majority has the transaction on its disks; a single server is asked for it (`commit`).
+What a daemon tells the others of the network (`post`) has rows that nobody else writes. It may be done twice or lost
+without harm, so it needs no number and no doubt, goes beside the other transactions, and waits for no disk of a single
+server.
 
-What a daemon tells the others of the network (`post`) has rows that nobody else writes. It may be done twice or lost without harm,
-so it needs no number and no doubt, goes beside the other transactions, and waits for no disk of a single server.
-
-A leader that hangs or is cut off is noticed by a probe (`echo`), or by its word in `_Server` that it lost its majority. Then all
-members are asked at once which of them leads.
+A leader that hangs or is cut off is noticed by a probe (`echo`), or by its word in `_Server` that it lost its majority.
+Then all members are asked at once which of them leads.
 """
 
 from __future__ import annotations
@@ -35,7 +37,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from ovspane.ovsdb.jsonrpc import CallError, Connection, connect, split_remotes
-from ovspane.store.records import DATABASE, TOPOLOGY, Key, Record, StoreError, TakenOver, checked, encoded, key_of, schema_text
+from ovspane.store.records import (
+    DATABASE,
+    TOPOLOGY,
+    Key,
+    Record,
+    StoreError,
+    TakenOver,
+    checked,
+    encoded,
+    key_of,
+    schema_text,
+)
 from ovspane.store.replica import NO_TRANSACTION, Replica
 
 log = logging.getLogger(__name__)
@@ -73,8 +86,8 @@ class _Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """When a transaction may pass. `reads`: versions (None: no row) that must be current; `writes`: versions to increment; `gone`:
-    version rows to delete; `present`: rows that must be there."""
+    """When a transaction may pass. `reads`: versions (None: no row) that must be current; `writes`: versions to
+    increment; `gone`: version rows to delete; `present`: rows that must be there."""
 
     reads: dict[str, tuple[str, int] | None]
     writes: frozenset[str]
@@ -132,8 +145,8 @@ class ClusterStore:
             raise self.failure or StoreError(self.reason)
 
     async def run(self) -> None:
-        """Follow the leader, whoever it is, until cancelled. `failure` and the end: another daemon took our name over, or the
-        database is not one that we can use."""
+        """Follow the leader, whoever it is, until cancelled. `failure` and the end: another daemon took our name
+        over, or the database is not one that we can use."""
         pause = BACKOFF[0]
         try:
             while True:
@@ -181,8 +194,8 @@ class ClusterStore:
         await self._transact(connection, [*self._checks(guard), *self._bumps(guard), *self._writes(puts, deletes)])
 
     async def post(self, puts: Sequence[Record], deletes: Sequence[Key] = ()) -> None:
-        """Write rows that nobody else does, and that we are there. Raises StoreError (also when it is not known whether it was
-        done), LostRace when the copy has other rows than the database."""
+        """Write rows that nobody else does, and that we are there. Raises StoreError (also when it is not known
+        whether it was done), LostRace when the copy has other rows than the database."""
         connection = self._connection
         if connection is None or connection.closed.is_set():
             raise StoreError(self.reason)
@@ -294,14 +307,16 @@ class ClusterStore:
             if row is None:
                 out.append({"op": "insert", "table": record.table, "row": encoded(record, with_key=True)})
             else:
-                out.append({"op": "update", "table": record.table, "where": _is(row), "row": encoded(record, with_key=False)})
+                out.append(
+                    {"op": "update", "table": record.table, "where": _is(row), "row": encoded(record, with_key=False)}
+                )
         return out
 
     # --- connections
 
     async def _find(self) -> Connection | None:
-        """A connection to the leader, everything copied and the fence raised; None: no member leads. Raises StoreError when
-        it makes no sense to try again."""
+        """A connection to the leader, everything copied and the fence raised; None: no member leads. Raises
+        StoreError when it makes no sense to try again."""
         asked = {asyncio.create_task(self._ask(remote)): remote for remote in self._remotes}
         reasons: list[str] = []
         chosen: Connection | None = None
@@ -315,7 +330,10 @@ class ClusterStore:
         finally:
             await self._give_up(asked, chosen)
         if chosen is None:
-            before, self.reason = self.reason, f"no leader among {', '.join(self._remotes)} ({'; '.join(sorted(set(reasons)))})"
+            before, self.reason = (
+                self.reason,
+                f"no leader among {', '.join(self._remotes)} ({'; '.join(sorted(set(reasons)))})",
+            )
             if self.reason != before:
                 log.info("database: %s", self.reason)
             return None
@@ -366,7 +384,9 @@ class ClusterStore:
         async with asyncio.timeout(COPY_LIMIT):
             self._held = []
             try:
-                answer = await connection.call("monitor_cond_since", [DATABASE, "data", Replica.wanted(), self.replica.last])
+                answer = await connection.call(
+                    "monitor_cond_since", [DATABASE, "data", Replica.wanted(), self.replica.last]
+                )
                 await asyncio.to_thread(self.replica.begin, *answer)
                 for last, updates in self._held:
                     self.replica.update(last, updates)
@@ -382,7 +402,13 @@ class ClusterStore:
         row = self.replica.records.get(("Daemon", self._name))
         done = False
         if row is None:
-            fresh = {"name": self._name, "host": self._host, "token": self._token, "sequence": self._sequence, "heard_ms": _now()}
+            fresh = {
+                "name": self._name,
+                "host": self._host,
+                "token": self._token,
+                "sequence": self._sequence,
+                "heard_ms": _now(),
+            }
             await self._plain(connection, {"op": "insert", "table": "Daemon", "row": fresh})
         elif not self._began or row.columns["token"] == self._token:
             number = int(str(row.columns["sequence"]))
@@ -413,7 +439,9 @@ class ClusterStore:
     def _check_owner(self) -> None:
         row = self.replica.records.get(("Daemon", self._name))
         if self._began and row is not None and row.columns["token"] != self._token:
-            raise TakenOver(f"another ovspane daemon has our name {self._name} (the file daemon-id in the state directory)")
+            raise TakenOver(
+                f"another ovspane daemon has our name {self._name} (the file daemon-id in the state directory)"
+            )
 
     def _hear(self, connection: Connection, method: str, params: Any) -> None:
         if method == "update3" and params[0] == "data":
@@ -464,7 +492,8 @@ class ClusterStore:
 
 
 def client_context(certificate: str, key: str, authority: str) -> ssl.SSLContext | None:
-    """For `ssl:` remotes: our certificate and key, and the authority that signs the members' (PEM files); None without them.
+    """For `ssl:` remotes: our certificate and key, and the authority that signs the members' (PEM files); None without
+    them.
 
     As in all of Open vSwitch, a member is known by its certificate alone, not by its name in it. Raises StoreError.
     """
@@ -482,7 +511,8 @@ def client_context(certificate: str, key: str, authority: str) -> ssl.SSLContext
 
 
 def own_name(state_dir: Path) -> str:
-    """What this daemon is called among those that share a database: made once, kept in the state directory. Raises OSError."""
+    """What this daemon is called among those that share a database: made once, kept in the state directory. Raises
+    OSError."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = state_dir / "daemon-id"
     if not file.exists():
@@ -527,14 +557,15 @@ def _check_schema(remote: str, schema: str) -> None:
     """Raises StoreError when the database is newer than we are, _Unfit when it is to be converted first."""
     theirs, ours = json.loads(schema).get("version", "0"), json.loads(schema_text())["version"]
     if _numbers(theirs) > _numbers(ours):
-        raise StoreError(f"the database at {remote} has schema {theirs}, newer than {ours}: it belongs to a newer ovspane")
+        raise StoreError(
+            f"the database at {remote} has schema {theirs}, newer than {ours}: it belongs to a newer ovspane"
+        )
     if _numbers(theirs) < _numbers(ours):
         raise StoreError(
-            f"the database at {remote} has schema {theirs}, older than {ours}: run `ovspane cluster upgrade` on one member"
+            f"the database at {remote} has schema {theirs}, older than {ours}: run `ovspane cluster upgrade` on "
+            "one member"
         )
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
-
-

@@ -1,7 +1,5 @@
 """Durable state in an OVSDB database of our schema, over raw JSON-RPC.
 
-Above: the daemon. Below: jsonrpc, records; the server is store.server's child or any `--db` remote.
-
 Why not python-ovs's IDL: a store reads everything once and then only writes, so a replica that is kept up to date buys
 nothing, and the IDL has no durable commit. Measured side by side: a durable commit of one row 0.40 ms here and 0.60 ms
 through the IDL (p50), a load of 10 000 requests 0.32 s against 0.98 s (1.4 s with the library's own parser).
@@ -47,7 +45,8 @@ log = logging.getLogger(__name__)
 
 GROUP_MAX: Final = 500  # records in one transaction: 100 rows take about 7 ms, and the next group waits for it
 ANSWER_LIMIT: Final = 5.0  # seconds without an answer before a connection is given up
-#: the same while everything is read (100 000 requests take ovsdb-server 1.4 s of CPU), and more for each row of a large change
+#: the same while everything is read (100 000 requests take ovsdb-server 1.4 s of CPU), and more for each row of a large
+#: change
 LOAD_LIMIT: Final = 120.0
 ROW_LIMIT: Final = 0.001
 BACKOFF: Final = (0.05, 0.5)  # seconds between attempts to connect: first, last
@@ -321,7 +320,8 @@ def _wait(table: str, where: list[list[Any]], row: dict[str, Any]) -> Operation:
 
 
 async def _call(connection: Connection, operations: list[Operation], patience: float = ANSWER_LIMIT) -> list[Any]:
-    """One transaction, answered within `patience` seconds. Raises _Refused, CallError, ConnectionError, TimeoutError."""
+    """One transaction, answered within `patience` seconds. Raises _Refused, CallError, ConnectionError,
+    TimeoutError."""
     async with asyncio.timeout(patience):
         results: list[Any] = await connection.call("transact", [DATABASE, *operations])
     for index, result in enumerate(results):

@@ -1,9 +1,8 @@
 """The policy's values as records of the store, and back: what makes the state durable.
 
-Above: the daemon gives it to the service. Below: records (any store), policy.state, lang (flowgroups are kept as text).
-
-A request's row can be read by people: its flowgroup is in the language, its times are ms since the epoch. Token buckets and
-the next request id are rows of Setting. Invariant: `values(records(v)) == v` for every value (tests/unit/store/test_keeper.py).
+A request's row can be read by people: its flowgroup is in the language, its times are ms since the epoch. Token buckets
+and the next request id are rows of Setting. Invariant: `values(records(v)) == v` for every value
+(tests/unit/store/test_keeper.py).
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ _PLACES: Final = ("waypoint", "avoid")
 
 
 class StoreKeeper:
-    """Keeps changes of the state in a `Store`. Raises StoreError as that does; a record that cannot be read back is one too."""
+    """Keeps changes of the state in a `Store`. Raises StoreError as that does; a record that cannot be read back is
+    one too."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -57,7 +57,8 @@ def _records(changes: Sequence[Change]) -> tuple[list[Record], list[Key]]:
             record = record_of(change.value)
             puts[record.table, record.key] = record
             drops.pop((record.table, record.key), None)
-            if isinstance(change.value, Request | Hint) and not change.again:  # ids are never used twice, not even after a crash
+            # ids are never used twice, not even after a crash
+            if isinstance(change.value, Request | Hint) and not change.again:
                 puts["Setting", NEXT_ID] = record_of(Counter(change.value.id + 1))
         else:
             for key in keys_of(change):
@@ -100,7 +101,9 @@ def record_of(value: Value) -> Record:
 
 def _share_columns(share: Share) -> dict[str, Any]:
     granted = share.privileges
-    privileges = {name: str(getattr(granted, name)) for name in (*_NUMBERS, *_FLAGS) if getattr(granted, name) is not None}
+    privileges = {
+        name: str(getattr(granted, name)) for name in (*_NUMBERS, *_FLAGS) if getattr(granted, name) is not None
+    }
     for name in _PLACES:
         places = getattr(granted, name)
         privileges[name] = str(places) if isinstance(places, bool) else "{" + ",".join(sorted(places)) + "}"
@@ -155,8 +158,8 @@ def _at(ms: int) -> Time:
 
 
 def values_of(records: Sequence[Record], part: bool = False) -> Iterator[Value]:
-    """Principals, then shares from the root down with their buckets, then requests and hints by id. With only a `part` of the
-    records, shares and buckets come in any order."""
+    """Principals, then shares from the root down with their buckets, then requests and hints by id. With only a
+    `part` of the records, shares and buckets come in any order."""
     tables: dict[str, dict[str, Mapping[str, Any]]] = {}
     for record in records:
         tables.setdefault(record.table, {})[record.key] = record.columns
@@ -164,7 +167,9 @@ def values_of(records: Sequence[Record], part: bool = False) -> Iterator[Value]:
     if NEXT_ID in settings:
         yield Counter(int(settings[NEXT_ID]["value"]))
     for name, columns in tables.get("Principal", {}).items():
-        yield Principal(name, frozenset(_binding(text) for text in columns["bindings"]), AddressSet.parse(*columns["locations"]))
+        yield Principal(
+            name, frozenset(_binding(text) for text in columns["bindings"]), AddressSet.parse(*columns["locations"])
+        )
     if part:
         yield from (_share(name, columns) for name, columns in tables.get("Share", {}).items())
         yield from (_bucket(name.removeprefix(BUCKET), settings) for name in settings if name.startswith(BUCKET))
@@ -181,7 +186,9 @@ def _binding(text: str) -> Binding:
     return Binding(kind, value)
 
 
-def _ordered_shares(rows: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Mapping[str, Any]]) -> Iterator[Value]:
+def _ordered_shares(
+    rows: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Value]:
     below: dict[str, list[str]] = {}
     for name, columns in sorted(rows.items()):
         below.setdefault(columns["parent"], []).append(name)
@@ -196,7 +203,9 @@ def _ordered_shares(rows: Mapping[str, Mapping[str, Any]], settings: Mapping[str
             yield _bucket(name, settings)
         pending += below.pop(name, [])
     if seen != len(rows):
-        raise ValueError(f"shares without a parent: {', '.join(sorted(name for names in below.values() for name in names))}")
+        raise ValueError(
+            f"shares without a parent: {', '.join(sorted(name for names in below.values() for name in names))}"
+        )
 
 
 def _bucket(share: str, settings: Mapping[str, Mapping[str, Any]]) -> Bucket:

@@ -1,9 +1,8 @@
-"""A member of the cluster on this host: its database file, its ovsdb-server, and what is asked of it (as ovn-ctl does for OVN).
+"""A member of the cluster on this host: its database file, its ovsdb-server, and what is asked of it (as ovn-ctl does
+for OVN).
 
-Above: cli.cluster_command. Below: ovsdb-tool(1), ovsdb-server(1), ovsdb-client(1), ovs-appctl(8).
-
-A folder holds it all: member.db, member.json (how it serves), db.sock and ctl while it runs. Invariants: a file that is there is
-never overwritten; a backup appears whole or not at all.
+A folder holds it all: member.db, member.json (how it serves), db.sock and ctl while it runs. Invariants: a file that is
+there is never overwritten; a backup appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -67,9 +66,11 @@ class Member:
 
     # --- making it
 
-    def create(self, local: str, serving: Serving, election_ms: int = ELECTION_MS, contents: Path | None = None) -> None:
-        """The first member of a new cluster, listening to other members at `local`; with the contents of a database of one host
-        or of a backup."""
+    def create(
+        self, local: str, serving: Serving, election_ms: int = ELECTION_MS, contents: Path | None = None
+    ) -> None:
+        """The first member of a new cluster, listening to other members at `local`; with the contents of a database
+        of one host or of a backup."""
         split(local)
         self._prepare(serving)
         source = self._source(contents)
@@ -116,7 +117,11 @@ class Member:
             serving = Serving(**json.loads(self._serving.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as problem:
             raise StoreError(f"{self._serving}: {problem}") from problem
-        files = [f"--private-key={serving.key}", f"--certificate={serving.certificate}", f"--ca-cert={serving.authority}"]
+        files = [
+            f"--private-key={serving.key}",
+            f"--certificate={serving.certificate}",
+            f"--ca-cert={serving.authority}",
+        ]
         return [
             "ovsdb-server", str(self.database), f"--remote=punix:{self.socket}", f"--remote={serving.passive}",
             f"--unixctl={self._control}", "--no-chdir", "-vconsole:info", "-vsyslog:off", "-vfile:off",
@@ -130,31 +135,45 @@ class Member:
         return _run("ovs-appctl", "-T", "5", "-t", str(self._control), "cluster/status", DATABASE)
 
     def daemons(self) -> list[tuple[str, str, float | None]]:
-        """Host and name of each daemon that uses the database, and how long ago (seconds) it was heard of; None: never since the
-        database has that."""
-        select = json.dumps([DATABASE, {"op": "select", "table": "Daemon", "where": [], "columns": ["host", "name", "heard_ms"]}])
-        rows = json.loads(_run("ovsdb-client", "--timeout=5", "--no-leader-only", "query", self._here, select))[0]["rows"]
+        """Host and name of each daemon that uses the database, and how long ago (seconds) it was heard of; None:
+        never since the database has that."""
+        select = json.dumps(
+            [DATABASE, {"op": "select", "table": "Daemon", "where": [], "columns": ["host", "name", "heard_ms"]}]
+        )
+        rows = json.loads(_run("ovsdb-client", "--timeout=5", "--no-leader-only", "query", self._here, select))[0][
+            "rows"
+        ]
         now = time.time()
         return sorted(
-            (row["host"], row["name"], max(0.0, now - row["heard_ms"] / 1000) if row["heard_ms"] else None) for row in rows
+            (row["host"], row["name"], max(0.0, now - row["heard_ms"] / 1000) if row["heard_ms"] else None)
+            for row in rows
         )
 
     def forget(self, daemon: str) -> tuple[str, int]:
-        """Remove what a daemon that is gone told of its bridges and hosts, and itself; `daemon`: its name or its host, as `daemons`
-        has them. Returns its name, and how many rows there were."""
+        """Remove what a daemon that is gone told of its bridges and hosts, and itself; `daemon`: its name or its
+        host, as `daemons` has them. Returns its name, and how many rows there were."""
         found = [(host, name, heard) for host, name, heard in self.daemons() if daemon in (host, name)]
         if len(found) != 1:
             raise StoreError(f"{len(found)} daemons are called {daemon!r}" + ("; say which by its id" if found else ""))
         [(_, name, heard)] = found
         if heard is not None and heard < SILENT:
-            raise StoreError(f"the daemon {name} was heard of {heard:.0f} s ago: stop it first, and wait {SILENT:.0f} s")
+            raise StoreError(
+                f"the daemon {name} was heard of {heard:.0f} s ago: stop it first, and wait {SILENT:.0f} s"
+            )
         where = {"Bridge": "daemon", "Attachment": "daemon", "Daemon": "name"}
         deletes = [{"op": "delete", "table": table, "where": [[column, "==", name]]} for table, column in where.items()]
         selects = [
             {"op": "select", "table": "Bridge", "where": [["daemon", "==", name]], "columns": ["name"]},
             {"op": "select", "table": "Version", "where": [], "columns": ["name"]},
         ]
-        query = ("ovsdb-client", "--timeout=10", "--no-leader-only", "query", self._here, json.dumps([DATABASE, *selects]))
+        query = (
+            "ovsdb-client",
+            "--timeout=10",
+            "--no-leader-only",
+            "query",
+            self._here,
+            json.dumps([DATABASE, *selects]),
+        )
         bridges, versions = ({row["name"] for row in result["rows"]} for result in json.loads(_run(*query)))
         unused = [f"turn:{name}", *sorted(one for one in versions if of_bridge(one) in bridges)]
         deletes += [{"op": "delete", "table": "Version", "where": [["name", "==", one]]} for one in unused]
@@ -187,7 +206,9 @@ class Member:
         fresh = target.with_name(target.name + ".new")
         with fresh.open("wb") as file:
             os.fchmod(file.fileno(), 0o600)
-            _run("ovsdb-client", "--timeout=60", "--no-leader-only", "backup", self._here, DATABASE, output=file.fileno())
+            _run(
+                "ovsdb-client", "--timeout=60", "--no-leader-only", "backup", self._here, DATABASE, output=file.fileno()
+            )
             os.fsync(file.fileno())
         fresh.rename(target)
 
@@ -221,7 +242,9 @@ def _check_version(theirs: str, what: str, exactly: bool = False) -> None:
     if newer:
         raise StoreError(f"{what} has schema {theirs}, newer than {ours}: it belongs to a newer ovspane")
     if exactly and theirs != ours:
-        raise StoreError(f"{what} has schema {theirs}, not {ours}: make a cluster of it (create --from), which converts it")
+        raise StoreError(
+            f"{what} has schema {theirs}, not {ours}: make a cluster of it (create --from), which converts it"
+        )
 
 
 def _run(*command: str, data: int | None = None, output: int | None = None) -> str:
@@ -233,7 +256,9 @@ def _run(*command: str, data: int | None = None, output: int | None = None) -> s
             stderr=subprocess.PIPE,
         )
     except FileNotFoundError:
-        raise StoreError(f"{command[0]} is not installed (Debian packages openvswitch-common, openvswitch-switch)") from None
+        raise StoreError(
+            f"{command[0]} is not installed (Debian packages openvswitch-common, openvswitch-switch)"
+        ) from None
     if done.returncode != 0:
         words = " ".join(word for word in command[1:3] if not word.startswith("-"))
         raise StoreError(f"{command[0]} {words}: {done.stderr.decode(errors='replace').strip()}")

@@ -1,7 +1,5 @@
 """A store that forgets: for replay and for tests of the rooms above. No I/O.
 
-Above: `ovspane replay`, tests. Below: records.
-
 Invariant: what `load` gives equals what the database store would give after the same commits.
 """
 

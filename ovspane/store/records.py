@@ -1,7 +1,5 @@
 """Records, the unit of durable state, and what every store promises. Pure, except that it reads the shipped schema.
 
-Above: database, memory and the daemon. Below: ovspane.ovsschema, the one description of tables and columns.
-
 Invariants: a record that `checked` returns has every column of its table (an optional column without a value is left
 out), sets sorted; so two stores that were told the same hold equal records. `columns` does not repeat the key.
 """

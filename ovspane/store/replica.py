@@ -1,11 +1,10 @@
 """A copy of our database, kept by the server's updates (ovsdb-server(7), section 4.1.15, `update3`). No I/O.
 
-Above: cluster. Below: records. Rows are kept as the server sends them, for an update has differences only; records are made of
-them.
+Rows are kept as the server sends them, for an update has differences only; records are made of them.
 
-Invariants: after `begin` and each `update` the copy is the database at the end of some transaction; `changed` has every key whose
-record is, or was since `forget`, another than at the last `forget`; `told` the same of what daemons tell each other of the network,
-which other readers take.
+Invariants: after `begin` and each `update` the copy is the database at the end of some transaction; `changed` has every
+key whose record is, or was since `forget`, another than at the last `forget`; `told` the same of what daemons tell each
+other of the network, which other readers take.
 """
 
 from __future__ import annotations
@@ -103,8 +102,8 @@ class Replica:
 
 
 def patched(column: Column, old: Any, difference: Any) -> Any:
-    """A datum of OVSDB's JSON after a difference: sets have those that came or went, maps the pairs that came, changed or went;
-    all else is replaced."""
+    """A datum of OVSDB's JSON after a difference: sets have those that came or went, maps the pairs that came,
+    changed or went; all else is replaced."""
     if column.kind == "set":
         return ["set", sorted(_members(old) ^ _members(difference))]
     if column.kind == "map":

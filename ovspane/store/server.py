@@ -1,7 +1,5 @@
 """The private ovsdb-server: a child of the daemon on STATE_DIR/ovspane.db.
 
-Above: the daemon, which owns one. Below: ovsdb-tool(1) and ovsdb-server(1).
-
 Invariants: at most one ovspane uses a state directory (an flock that dies with its holder); the child dies with us
 (PR_SET_PDEATHSIG), and a server that was left over all the same is recognised by the lock that it holds on the
 database file and ended before ours starts. A new database is made under another name and then renamed, so a crash never

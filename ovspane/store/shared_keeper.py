@@ -1,13 +1,12 @@
-"""The policy's values in a database that many daemons share: what others changed, and changes that hold only if nothing was missed.
+"""The policy's values in a database that many daemons share: what others changed, and changes that hold only if nothing
+was missed.
 
-Above: server.shared_service. Below: cluster (records, versions), keeper (values ↔ records), policy.sharing (which versions).
+What was taken (`load`, `take`) and the versions at that instant go together: `commit` guards with those versions, so a
+decision made on what was taken passes only if nothing that it read has changed since.
 
-What was taken (`load`, `take`) and the versions at that instant go together: `commit` guards with those versions, so a decision
-made on what was taken passes only if nothing that it read has changed since.
-
-Who is near the leader would win every race for a share that all want. So a daemon that has lost several in a row says so in the
-database (`claim`: a version row `turn:NAME`), and for TURN the others let those with a claim go first; its next success takes it
-back.
+Who is near the leader would win every race for a share that all want. So a daemon that has lost several in a row says
+so in the database (`claim`: a version row `turn:NAME`), and for TURN the others let those with a claim go first; its
+next success takes it back.
 """
 
 from __future__ import annotations
@@ -100,7 +99,9 @@ class SharedKeeper:
         if not records:
             return RemoteChanges((), tuple(gone))
         long = len(records) > LONG
-        return RemoteChanges(tuple(await asyncio.to_thread(_values, records, True) if long else _values(records, True)), tuple(gone))
+        return RemoteChanges(
+            tuple(await asyncio.to_thread(_values, records, True) if long else _values(records, True)), tuple(gone)
+        )
 
     def _note_version(self, name: str, uuid: str | None, record: Record | None) -> None:
         if name.startswith(_TURN):
@@ -122,7 +123,8 @@ class SharedKeeper:
         await self.commit(changes, Footprint(frozenset({STRUCTURE}), frozenset({STRUCTURE})))
 
     async def commit(self, changes: Sequence[Change], footprint: Footprint) -> Sent:
-        """Make changes durable; raises as `ClusterStore.commit` does. They come back by `take`, unless `known` is told first."""
+        """Make changes durable; raises as `ClusterStore.commit` does. They come back by `take`, unless `known` is
+        told first."""
         long = len(changes) > LONG
         puts, drops = await asyncio.to_thread(_records, changes) if long else _records(changes)
         present = tuple(self._key(number) for number in sorted(footprint.present))
@@ -175,7 +177,8 @@ def _number(record: Record) -> int:
 
 
 def _records(changes: Iterable[Change]) -> tuple[dict[Key, Record], list[Key]]:
-    """What to put, and what to delete. A slot has a row of its own, whose index keeps two requests from having the same."""
+    """What to put, and what to delete. A slot has a row of its own, whose index keeps two requests from having the
+    same."""
     puts: dict[Key, Record] = {}
     drops: dict[Key, None] = {}
     for change in changes:
@@ -201,4 +204,3 @@ def _values(records: Sequence[Record], part: bool = False) -> list[Value]:
         return list(values_of(records, part))
     except (ValueError, KeyError, TypeError) as problem:
         raise StoreError(f"the database holds what this version cannot read: {problem}") from problem
-

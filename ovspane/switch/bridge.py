@@ -1,10 +1,8 @@
 """One bridge of ours: its OpenFlow session, what we know to be installed on it, and how to bring it to the plan.
 
-Above: reconcile (all bridges, queues, order between them). Below: flowpush, watching, ownership, network.placement.
-
-Make before break on one bridge: `make` sets meters and pushes flows (adds and deletes in one atomic bundle); `tidy` then deletes
-meters that no flow names any more. Queues live in OVSDB and are reconcile's.
-Invariant: `_installed` is None (unknown: read it back) or equals the flows of ours on the bridge, but for news not yet taken in.
+Make before break on one bridge: `make` sets meters and pushes flows (adds and deletes in one atomic bundle); `tidy`
+then deletes meters that no flow names any more. Queues live in OVSDB and are reconcile's. Invariant: `_installed` is
+None (unknown: read it back) or equals the flows of ours on the bridge, but for news not yet taken in.
 """
 
 from __future__ import annotations
@@ -46,10 +44,10 @@ TOLD = 1000
 
 @dataclass(frozen=True, slots=True)
 class BridgeTarget:
-    """What a bridge shall have, as of one moment: a change that comes while it is pushed waits for the next pass, so flows
-    never name a meter or queue that was not made before. `flows`: by key, None: to be removed; `whole`: it is the whole plan but
-    for `held`, flows whose queue is not there yet: what is installed under their keys stays as it is meanwhile.
-    `meters`: by id, None: to be removed; all of them if `whole`."""
+    """What a bridge shall have, as of one moment: a change that comes while it is pushed waits for the next pass, so
+    flows never name a meter or queue that was not made before. `flows`: by key, None: to be removed; `whole`: it is
+    the whole plan but for `held`, flows whose queue is not there yet: what is installed under their keys stays as it
+    is meanwhile. `meters`: by id, None: to be removed; all of them if `whole`."""
 
     flows: dict[FlowKey, FlowRule | None]
     meters: dict[int, Meter | None]
@@ -58,7 +56,8 @@ class BridgeTarget:
 
 
 class ManagedBridge:
-    """What we hold of one bridge. `on_lost` is called when its session ends by itself, `on_news` when others changed something."""
+    """What we hold of one bridge. `on_lost` is called when its session ends by itself, `on_news` when others changed
+    something."""
 
     def __init__(
         self, name: str, rundir: Path, pipeline: Pipeline, on_lost: Callable[[str], None], on_news: Callable[[], None]
@@ -120,7 +119,9 @@ class ManagedBridge:
         try:
             await session.watch(self._ours.spots(), self._watch.hear)
         except RequestRefused as refusal:
-            log.warning("bridge %s has no flow monitor (%s): changes by others show only at a read-back", self.name, refusal)
+            log.warning(
+                "bridge %s has no flow monitor (%s): changes by others show only at a read-back", self.name, refusal
+            )
 
     def _closed(self, reason: Exception | None) -> None:
         if self._session is not None and self._session.closed.done():
@@ -131,7 +132,8 @@ class ManagedBridge:
     # --- what others did
 
     def news(self, now: float) -> set[int]:
-        """Take in what others did. If it may be undone now (seconds), `take` will have it. Gives the requests concerned."""
+        """Take in what others did. If it may be undone now (seconds), `take` will have it. Gives the requests
+        concerned."""
         watch = self._watch
         if self._installed is not None:
             freed = watch.absorb(self._installed)
@@ -142,11 +144,15 @@ class ManagedBridge:
             return set()
         requests = self._requests(watch.damage)
         if watch.repair(now):
-            log.warning("bridge %s: somebody else changed ovspane's flows (%d of them); repairing", self.name, len(watch.damage))
+            log.warning(
+                "bridge %s: somebody else changed ovspane's flows (%d of them); repairing", self.name, len(watch.damage)
+            )
             for key in watch.damage:
                 self.refused.pop(key, None)
             self._dirty |= watch.damage
-            named = any(rule.instructions.meter for key in watch.damage if (rule := self._plan.flows.get(key)) is not None)
+            named = any(
+                rule.instructions.meter for key in watch.damage if (rule := self._plan.flows.get(key)) is not None
+            )
             watch.damage.clear()
             if watch.lost or named:  # who deletes a meter deletes the flows that name it
                 self.forget()
@@ -161,7 +167,8 @@ class ManagedBridge:
         return self._watch.contest.due(now) if self._watch.hurt or self._hurt_meters else None
 
     async def look_at_meters(self, now: float) -> bool:
-        """Meters have no monitor: read them. True: one of ours is not as we left it, and `make` will mend it. Raises SessionError.
+        """Meters have no monitor: read them. True: one of ours is not as we left it, and `make` will mend it. Raises
+        SessionError.
         """
         if self._session is None or self._installed is None or not (self._our_meters or self.refused_meters):
             return False
@@ -175,7 +182,9 @@ class ManagedBridge:
         if not changed:
             self._meters, self._raw_meters = there, raw
         elif self._watch.repair(now):
-            log.warning("bridge %s: somebody else changed ovspane's meters (%d of them); repairing", self.name, len(changed))
+            log.warning(
+                "bridge %s: somebody else changed ovspane's meters (%d of them); repairing", self.name, len(changed)
+            )
             self._hurt_meters = False
             self.forget()
             return True
@@ -188,13 +197,15 @@ class ManagedBridge:
         return len(plan.flows) if self._installed is None else len(self._dirty)
 
     def take(self, plan: FlowPlan, ready: Callable[[int], bool]) -> BridgeTarget:
-        """What is to be done now. `ready` says whether a queue id may be named by flows yet; flows that have to wait for theirs
-        are noted for the next time."""
+        """What is to be done now. `ready` says whether a queue id may be named by flows yet; flows that have to wait
+        for theirs are noted for the next time."""
         self._plan = plan
         dirty, self._dirty = self._dirty, set()
         dirty_meters, self._dirty_meters = self._dirty_meters, set()
         whole = self._installed is None
-        flows: dict[FlowKey, FlowRule | None] = dict(plan.flows) if whole else {key: plan.flows.get(key) for key in dirty}
+        flows: dict[FlowKey, FlowRule | None] = (
+            dict(plan.flows) if whole else {key: plan.flows.get(key) for key in dirty}
+        )
         held = frozenset(
             key
             for key, rule in flows.items()
@@ -208,12 +219,13 @@ class ManagedBridge:
         return BridgeTarget(flows, meters, whole, held)
 
     def names(self, plan: FlowPlan, queue: int, request: int) -> bool:
-        """True iff an installed flow names the queue for that request (its low 32 bits), or nobody knows what is installed."""
+        """True iff an installed flow names the queue for that request (its low 32 bits), or nobody knows what is
+        installed."""
         return self._installed is None or self._installed.names(queue, request, plan.flows)
 
     async def make(self, work: BridgeTarget) -> SyncCounts:
-        """Install what the work has and the bridge lacks, and remove flows that it has no more. Raises SessionError; then the
-        work is still to be done."""
+        """Install what the work has and the bridge lacks, and remove flows that it has no more. Raises SessionError;
+        then the work is still to be done."""
         try:
             return await self._make(work)
         except (SessionError, TimeoutError):
@@ -260,7 +272,9 @@ class ManagedBridge:
         self._our_meters &= self._ours.meters(self._meters)
         held = Counter(key[0] for key in installed)
         counts = await session.table_counts()
-        others = [] if ENTRY in installed else [rule for rule in await session.flows_in(0, NOT_PASSED) if rule.key == ENTRY]
+        others = (
+            [] if ENTRY in installed else [rule for rule in await session.flows_in(0, NOT_PASSED) if rule.key == ENTRY]
+        )
         for table in self._ours.tables:
             if counts.get(table, 0) != held[table]:
                 others += await session.flows_in(table)
@@ -372,7 +386,8 @@ class ManagedBridge:
         await self.connect()
         assert self._session is not None
         flows = await self._read(self._session)
-        await self._session.push((), [flows[ENTRY]] if ENTRY in flows else [])  # first nobody comes to our tables any more
+        # first nobody comes to our tables any more
+        await self._session.push((), [flows[ENTRY]] if ENTRY in flows else [])
         await self._session.cleanup(sorted(self._ours.tables))
         if self._our_meters:
             await self._session.set_meters((), sorted(self._our_meters))
@@ -381,14 +396,21 @@ class ManagedBridge:
     def troubled(self) -> dict[int, str]:
         """Requests that are not in effect on this bridge, and why. 0: all of them."""
         found = {
-            rule.cookie & ~COOKIE_MASK: f"bridge {self.name} refused its flow: {why}" for rule, why in self.refused.values()
+            rule.cookie & ~COOKIE_MASK: f"bridge {self.name} refused its flow: {why}"
+            for rule, why in self.refused.values()
         }
         if self.fought:
             found |= dict.fromkeys(self._requests(self._watch.damage), f"bridge {self.name}: {FIGHT}")
             if self._watch.lost or self._hurt_meters:
                 found[0] = f"bridge {self.name}: {FIGHT}"
         pipeline, stages = self._plan.pipeline, self._plan.stages
-        reachable = (0, *range(pipeline.first, pipeline.first + stages + 1), pipeline.limit, pipeline.queue, pipeline.exit)
+        reachable = (
+            0,
+            *range(pipeline.first, pipeline.first + stages + 1),
+            pipeline.limit,
+            pipeline.queue,
+            pipeline.exit,
+        )
         if (stranger := self._watch.stranger(reachable)) is not None:
             found[0] = stranger
         return found
@@ -400,8 +422,9 @@ class ManagedBridge:
 
 
 def _clauses_of(held: frozenset[FlowKey], flows: Mapping[FlowKey, FlowRule | None]) -> set[FlowKey]:
-    """The clauses of conjunctive matches whose acting flow is held. Without it a packet that satisfies them would be looked up
-    with their id and in vain, and the conjunctive matches of lower priority would not be tried any more (lib/classifier.c)."""
+    """The clauses of conjunctive matches whose acting flow is held. Without it a packet that satisfies them would be
+    looked up with their id and in vain, and the conjunctive matches of lower priority would not be tried any more
+    (lib/classifier.c)."""
     numbers = {match.value >> CONJ_SHIFT for _, _, match in held if match.mask & CONJ_MASK}
     if not numbers:
         return set()

@@ -1,11 +1,12 @@
-"""What the switches must have: the changes of the network flow table, hidden where that is asked for, placed, in their order.
+"""What the switches must have: the changes of the network flow table, hidden where that is asked for, placed, in their
+order.
 
-Above: reconcile takes them in before each of its passes. Below: policy.hiding, network.placement, network.spread. Without a spread
-one plan is that of all bridges; with one, each bridge has its own, and `plan` is the whole table's, for what is asked of all.
+Without a spread one plan is that of all bridges; with one, each bridge has its own, and `plan` is the whole table's,
+for what is asked of all.
 
-Changes wait until the one task that reads the plan takes them in, so no pass sees half of one; a long one is worked on in a
-thread, beside the event loop (one request can change as many flows as there are). Invariant: outside of `take_in` the plan is
-that of the changes taken in.
+Changes wait until the one task that reads the plan takes them in, so no pass sees half of one; a long one is worked on
+in a thread, beside the event loop (one request can change as many flows as there are). Invariant: outside of `take_in`
+the plan is that of the changes taken in.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Affected:
-    """What the changes that were taken in concern: flows, requests with new rules, requests that may be hidden or shown now, meters
-    and guarantees (queue ids)."""
+    """What the changes that were taken in concern: flows, requests with new rules, requests that may be hidden or
+    shown now, meters and guarantees (queue ids)."""
 
     flows: set[FlowKey] = field(default_factory=set)
     requests: set[int] = field(default_factory=set)
@@ -93,7 +94,8 @@ class DesiredState:
         self._waiting.append(_Waiting(delta, stages, anew=False))
 
     def reset(self, rules: Sequence[Rule], stages: int, routes: Mapping[int, Routes] | None = None) -> None:
-        """The whole table may be another, and so may be the routes of reservations; what the network told before stays true."""
+        """The whole table may be another, and so may be the routes of reservations; what the network told before
+        stays true."""
         self._waiting = deque(change for change in self._waiting if change.moves)
         self._waiting.append(_Waiting(TableDelta(tuple(rules)), stages, anew=True, routes=routes or {}))
 

@@ -1,7 +1,4 @@
-"""What our queues can enforce: on which ports, at which rates, and what to say of each guarantee.
-
-Above: reconcile. Below: queueing (what stands on the ports), ovsdb_queues (what Open vSwitch can do).
-"""
+"""What our queues can enforce: on which ports, at which rates, and what to say of each guarantee."""
 
 from __future__ import annotations
 
@@ -26,8 +23,9 @@ Stands = Callable[[str, int], frozenset[str] | None]
 
 @dataclass(frozen=True, slots=True)
 class BridgeScope:
-    """What we may touch. `names`: the bridges (empty: all). `speeds`: what ports can send, in bit/s, where it was configured.
-    `adopt`: the ports whose QoS row of another owner ours may stand in for. `police`: what ports may send in, in bit/s."""
+    """What we may touch. `names`: the bridges (empty: all). `speeds`: what ports can send, in bit/s, where it was
+    configured. `adopt`: the ports whose QoS row of another owner ours may stand in for. `police`: what ports may
+    send in, in bit/s."""
 
     rundir: Path
     names: frozenset[str] = frozenset()
@@ -38,7 +36,7 @@ class BridgeScope:
     police: Mapping[str, int] = field(default_factory=dict)
     conjunction: bool = True
     hiding: bool = False
-    #: each rule only where its packets enter or cross (network.spread), not everywhere
+    #: each rule only where its packets enter or cross (placement.rule_placement), not everywhere
     paths: bool = False
     #: how many paths a reservation is steered by one of; 0: none, packets go as the bridges will
     routes: int = 0
@@ -50,7 +48,9 @@ class BridgeScope:
 class Enforcement:
     """Guarantees against ports."""
 
-    def __init__(self, switch: SwitchDb, scope: BridgeScope, queues: HostQueues, stands: Stands = lambda bridge, queue: None) -> None:
+    def __init__(
+        self, switch: SwitchDb, scope: BridgeScope, queues: HostQueues, stands: Stands = lambda bridge, queue: None
+    ) -> None:
         """`stands`: the ports of a bridge that a queue stands on, None: on all that can."""
         self._stands = stands
         self._switch = switch
@@ -106,15 +106,17 @@ class Enforcement:
         return unrepresentable(speed, self._switch.ovs_version)
 
     def want(self, plan: FlowPlan, bridges: Iterable[BridgeRow], changed: Iterable[int]) -> None:
-        """Each guarantee on each port that may get it and that its flows may leave by. Without knowledge of the network these are
-        all: where a flow leaves is the bridge's business (NORMAL, other flows). `changed`: the queue ids whose guarantees or ports
-        are other ones than when this was asked last, for the same plan."""
+        """Each guarantee on each port that may get it and that its flows may leave by. Without knowledge of the
+        network these are all: where a flow leaves is the bridge's business (NORMAL, other flows). `changed`: the
+        queue ids whose guarantees or ports are other ones than when this was asked last, for the same plan."""
         ports = [port for bridge in bridges for port in self._ports(bridge)]
         if self._plan is plan and self._wanted == ports:
             if queues := {number: plan.guarantees.get(number) for number in changed}:
                 self._queues.want(
                     {
-                        port: {n: _queue(e, port) if e and self._on(bridge, port, n) else None for n, e in queues.items()}
+                        port: {
+                            n: _queue(e, port) if e and self._on(bridge, port, n) else None for n, e in queues.items()
+                        }
                         for bridge, port in ports
                     }
                 )

@@ -1,21 +1,24 @@
-"""Keeps what floods on a tree: sets OFPPC_NO_FLOOD on the ports of redundant links between our bridges, and takes it off again.
+"""Keeps what floods on a tree: sets OFPPC_NO_FLOOD on the ports of redundant links between our bridges, and takes it
+off again.
 
-Above: daemon. Below: network.flood (which ports), ofports (the bit), ovsdb (the mark), unixctl (learning tables).
-
-A bit that is ours has a mark, external_ids:ovspane-no-flood on the row of the port, written before the bit is set and removed after
-it was cleared. So whose a bit is can be told after a crash of ours, and after one of ovs-vswitchd, which loses the bits, they are
-set again at once. A bit without a mark is somebody else's: it stays as it is, and the tree goes around it.
+A bit that is ours has a mark, external_ids:ovspane-no-flood on the row of the port, written before the bit is set and
+removed after it was cleared. So whose a bit is can be told after a crash of ours, and after one of ovs-vswitchd, which
+loses the bits, they are set again at once. A bit without a mark is somebody else's: it stays as it is, and the tree
+goes around it.
 
 Invariants:
 * the tree stays while it is one: a link that comes, or comes back, is left out;
 * no port begins to flood before those that have to stop for it did;
-* a port that stops flooding while it is up is blocked for a moment (NO_FWD, NO_RECV), until the bridges have forgotten what they
-  learnt by it: packets to learnt addresses pass ports that do not flood, and by stale ones may go in a ring for ever;
-* a port that might close a loop does not flood: one whose link is down, one that had a link until RELEASE seconds ago, one with our
-  mark while we have not looked at the network for HOLD seconds yet (with a part of the links the ports that must not flood are a
-  part of those with all, so what is found is done at once);
-* only bridges that we drive are touched, and none that runs STP. Links to all others are not seen: a loop through them stays.
-After a change the bridges that it concerns forget what they have learnt (as with RSTP, IEEE 802.1D-2004 section 17.11), or packets
+* a port that stops flooding while it is up is blocked for a moment (NO_FWD, NO_RECV), until the bridges have forgotten
+  what they learnt by it: packets to learnt addresses pass ports that do not flood, and by stale ones may go in a ring
+  for ever;
+* a port that might close a loop does not flood: one whose link is down, one that had a link until RELEASE seconds ago,
+  one with our mark while we have not looked at the network for HOLD seconds yet (with a part of the links the ports
+  that must not flood are a part of those with all, so what is found is done at once);
+* only bridges that we drive are touched, and none that runs STP. Links to all others are not seen: a loop through them
+    stays.
+After a change the bridges that it concerns forget what they have learnt (as with RSTP, IEEE 802.1D-2004 section 17.11),
+    or packets
 to known hosts would go on to the dead side for minutes.
 """
 
@@ -45,9 +48,11 @@ MARK: Final = "ovspane-no-flood"
 KEPT, BLOCKED, NO = "true", "blocked", None  # what the mark says
 QUIET, BLOCK, UNBLOCK = PortBits(on=NO_FLOOD), PortBits(on=NO_FLOOD | NO_FWD | NO_RECV), PortBits(off=NO_FWD | NO_RECV)
 FREE = PortBits(off=NO_FLOOD)
-#: seconds until a port may flood that did not: after our start; after bridges became ours; after it lost its link and came up
+#: seconds until a port may flood that did not: after our start; after bridges became ours; after it lost its link and
+#: came up
 HOLD, SETTLE, RELEASE = 3.0, 1.0, 3.0
-#: seconds: between looks while nothing happens; while a bridge is not ours yet; between attempts to reach one (first, last)
+#: seconds: between looks while nothing happens; while a bridge is not ours yet; between attempts to reach one (first,
+#: last)
 LOOK, SOON, RETRY = 10.0, 0.2, (0.02, 0.25)
 #: seconds that waiting for cached flows to be looked at again may take
 CACHE_SECONDS = 1.0
@@ -59,11 +64,17 @@ EXPECTED = (SessionError, OvsdbError, ControlUnavailable, OSError)
 
 
 class FloodControl:
-    """`run` until cancelled; then everything stays as it is. `drives`: whether a bridge is ours to change now. Without `keep` no
-    tree is kept, and what an earlier run left is taken away."""
+    """`run` until cancelled; then everything stays as it is. `drives`: whether a bridge is ours to change now.
+    Without `keep` no tree is kept, and what an earlier run left is taken away."""
 
     def __init__(
-        self, switch: SwitchDb, network: Network, scope: BridgeScope, drives: Callable[[str], bool], *, keep: bool = True
+        self,
+        switch: SwitchDb,
+        network: Network,
+        scope: BridgeScope,
+        drives: Callable[[str], bool],
+        *,
+        keep: bool = True,
     ) -> None:
         self._switch = switch
         self._network = network
@@ -73,7 +84,8 @@ class FloodControl:
         self._wake = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._sessions: dict[str, PortSession] = {}
-        self._done: set[PortId] = set()  # ports that this process keeps from flooding: if one floods it was somebody else
+        # ports that this process keeps from flooding: if one floods it was somebody else
+        self._done: set[PortId] = set()
         self._tree: set[LinkKey] = set()  # the links that packets are flooded by
         self._contests: dict[PortId, Contest] = {}
         self._former: dict[PortId, float | None] = {}  # ports that had a link -> since when they are up without
@@ -127,7 +139,12 @@ class FloodControl:
     def _on_network(self, deltas: Sequence[NetworkDelta]) -> None:
         for before, after in deltas:
             ours = self._switch.bridges().keys()
-            if self._keep and isinstance(before, Link) and after is None and all(end.bridge in ours for end in before.ends):
+            if (
+                self._keep
+                and isinstance(before, Link)
+                and after is None
+                and all(end.bridge in ours for end in before.ends)
+            ):
                 self._former |= dict.fromkeys(before.ends)
         if any(isinstance(delta.thing, Link | Bridge | NetworkPort) for delta in deltas):
             self._wake.set()
@@ -167,7 +184,9 @@ class FloodControl:
                     self._wake.set()
                     await asyncio.shield(session.closed)
             except VersionError:
-                log.info("bridge %s: adding OpenFlow10 to its protocols: only OpenFlow 1.0 has ports that do not flood", name)
+                log.info(
+                    "bridge %s: adding OpenFlow10 to its protocols: only OpenFlow 1.0 has ports that do not flood", name
+                )
                 try:
                     await self._switch.ensure_protocol(name, OPENFLOW10)
                 except OvsdbError as problem:
@@ -206,7 +225,9 @@ class FloodControl:
 
     def _quiet(self, rows: Mapping[str, BridgeRow], marked: Mapping[PortId, str]) -> set[PortId]:
         """The ports that somebody else keeps from flooding."""
-        ports = {PortId(name, port) for name in self._sessions.keys() & rows for port in rows[name].ports} - marked.keys()
+        ports = {
+            PortId(name, port) for name in self._sessions.keys() & rows for port in rows[name].ports
+        } - marked.keys()
         return {
             port
             for port in ports
@@ -214,7 +235,9 @@ class FloodControl:
             if any(config & NO_FLOOD for config in _configs(rows, session, port))
         }
 
-    def _wanted(self, rows: Mapping[str, BridgeRow], marked: Mapping[PortId, str], now: float) -> tuple[set[PortId], list[LinkKey]]:
+    def _wanted(
+        self, rows: Mapping[str, BridgeRow], marked: Mapping[PortId, str], now: float
+    ) -> tuple[set[PortId], list[LinkKey]]:
         """The ports that must not flood, and the links between bridges that are ours."""
         if not self._keep:
             return set(), []
@@ -225,12 +248,16 @@ class FloodControl:
         quiet = self._quiet(rows, marked)
         for port in sorted(quiet & {end for key in links for end in key}):
             self._say(f"port {port} does not flood by somebody else's word: the flood tree goes around it")
-        # What does not flood yet comes last: after a start links are known one after the other, and the tree is the one that was.
+        # What does not flood yet comes last: after a start links are known one after the other, and the tree is the one
+        # that was.
         late = {end for key in links if key not in self._tree for end in key}
         tree = flood_tree(ours, links, quiet, late, marked.keys())
         self._tree = {key for key in links if not any(end in tree.no_flood or end in quiet for end in key)}
         if tree.unsafe:
-            self._say(f"packets may go in circles on a shared segment at {', '.join(map(str, sorted(tree.unsafe)))}: use STP there")
+            self._say(
+                f"packets may go in circles on a shared segment at {', '.join(map(str, sorted(tree.unsafe)))}: "
+                "use STP there"
+            )
         linked = {end for key in links for end in key}
         known = self._network.claimed(Origin.LOCAL) | self._network.claimed(Origin.CONFIGURED)
         waiting = {end for key in known if all(end.bridge in ours for end in key) for end in key}
@@ -269,7 +296,9 @@ class FloodControl:
             self._free_at = max(self._free_at, now + SETTLE)
         self._driven = set(rows)
         wanted, links = self._wanted(rows, marked, now)
-        stop = {port for port in wanted if (session := self._sessions.get(port.bridge)) and _floods(rows, session, port)}
+        stop = {
+            port for port in wanted if (session := self._sessions.get(port.bridge)) and _floods(rows, session, port)
+        }
         undone = stop & self._done
         stop -= {port for port in undone if not self._contests.setdefault(port, Contest()).may(now)}
         for port in sorted(undone & stop):
@@ -359,7 +388,8 @@ class FloodControl:
             self._stale.clear()
 
     def _wait_for_cache(self) -> None:
-        """Until no packet is flooded by a cached flow that is older than the ports' bits (ovs-vswitchd(8), revalidator/wait)."""
+        """Until no packet is flooded by a cached flow that is older than the ports' bits (ovs-vswitchd(8),
+        revalidator/wait)."""
         try:
             control = ControlSocket(self._scope.rundir, CACHE_SECONDS)
             try:
@@ -401,7 +431,9 @@ class FloodControl:
 def not_flooding(bridge: BridgeRow) -> frozenset[int]:
     """The OpenFlow numbers of the ports of a bridge that we keep from flooding."""
     ports = (port for port in bridge.ports.values() if MARK in port.external_ids)
-    return frozenset(one.ofport for port in ports for one in port.interfaces if one.ofport is not None and 0 < one.ofport <= 0xFF00)
+    return frozenset(
+        one.ofport for port in ports for one in port.interfaces if one.ofport is not None and 0 < one.ofport <= 0xFF00
+    )
 
 
 def _numbers(rows: Mapping[str, BridgeRow], session: PortSession, port: PortId) -> list[int]:
@@ -410,7 +442,9 @@ def _numbers(rows: Mapping[str, BridgeRow], session: PortSession, port: PortId) 
     return [
         one.ofport
         for one in (row.interfaces if row is not None else ())
-        if one.ofport is not None and (there := session.ports.get(one.ofport)) is not None and there.name == one.name[:15]
+        if one.ofport is not None
+        and (there := session.ports.get(one.ofport)) is not None
+        and there.name == one.name[:15]
     ]
 
 

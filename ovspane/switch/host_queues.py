@@ -1,18 +1,18 @@
-"""The queues of the host, kept as wanted by a task of its own: ovs-vswitchd may take seconds to apply them, and a deny must not
-wait for that.
+"""The queues of the host, kept as wanted by a task of its own: ovs-vswitchd may take seconds to apply them, and a deny
+must not wait for that.
 
-Above: reconcile says what is wanted and asks what flows may name. Below: queue_ledger, ovsdb_queues, tc.
+Order (make before break): queues that are wanted are made; when ovs-vswitchd has applied them, flows may name them
+(`ready`); a queue that is wanted no more is taken away, and its id given to another request, when no installed flow
+names it (`named`).
 
-Order (make before break): queues that are wanted are made; when ovs-vswitchd has applied them, flows may name them (`ready`);
-a queue that is wanted no more is taken away, and its id given to another request, when no installed flow names it (`named`).
+Batching: while a transaction is under way, and for a while after it (a quarter of what it took, GAP at most), what is
+wanted next gathers. So the first of many changes goes at once, the others together: ovs-vswitchd sets every queue of a
+port anew at each transaction, and answers no OpenFlow meanwhile. A change of a few queues is planned and written at the
+cost of these few (queue_ledger, QueueSync.change); all rows are compared when somebody may have changed them.
 
-Batching: while a transaction is under way, and for a while after it (a quarter of what it took, GAP at most), what is wanted
-next gathers. So the first of many changes goes at once, the others together: ovs-vswitchd sets every queue of a port anew at each
-transaction, and answers no OpenFlow meanwhile. A change of a few queues is planned and written at the cost of these few
-(queue_ledger, QueueSync.change); all rows are compared when somebody may have changed them.
-
-What the kernel made of the rows is read back after each change and at each look. A port that differs is set once more; if that
-does not help, made anew; if that does not help either, it is said in the status of the requests (`kernel_trouble`) and left.
+What the kernel made of the rows is read back after each change and at each look. A port that differs is set once more;
+if that does not help, made anew; if that does not help either, it is said in the status of the requests
+(`kernel_trouble`) and left.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class HostQueues:
         police: Mapping[str, int] | None = None,
         on_kernel: Callable[[frozenset[int]], None] = lambda numbers: None,
     ) -> None:
-        """`named` says whether a flow that is installed may name a queue for a request (True also where that is not known).
-        `adopt`: ports whose QoS of another owner ours may stand in for; `police`: what interfaces may send in at most, bit/s;
-        `on_kernel` hears of queue ids whose `kernel_trouble` is another."""
+        """`named` says whether a flow that is installed may name a queue for a request (True also where that is not
+        known). `adopt`: ports whose QoS of another owner ours may stand in for; `police`: what interfaces may send
+        in at most, bit/s; `on_kernel` hears of queue ids whose `kernel_trouble` is another."""
         self._switch = switch
         self._speeds = speeds
         self._on_ready = on_ready
@@ -188,7 +188,8 @@ class HostQueues:
         ledger = self._ledger
         if not ledger.known:
             ledger.made_all(self._present())
-        unsure, self._unsure = self._unsure, False  # before rows are looked at: what changes meanwhile makes it unsure again
+        # before rows are looked at: what changes meanwhile makes it unsure again
+        unsure, self._unsure = self._unsure, False
         orphans, self._orphans = self._orphans, False
         try:
             if unsure:

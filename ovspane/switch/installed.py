@@ -1,7 +1,5 @@
 """The flows of ours that a bridge has, and which of them name a queue.
 
-Above: bridge keeps one, watching brings it to what others did. Below: network.values.
-
 Invariant: `_naming` holds exactly the keys of flows that set a queue, by the queue's id.
 """
 
@@ -47,8 +45,8 @@ class InstalledFlows(dict[FlowKey, FlowRule]):
                 del self._naming[rule.instructions.set_queue]
 
     def names(self, queue: int, request: int, planned: Mapping[FlowKey, FlowRule]) -> bool:
-        """True iff a flow names the queue for that request (its low 32 bits). One that the plan only gives to another request, in
-        the same queue, is that one's already."""
+        """True iff a flow names the queue for that request (its low 32 bits). One that the plan only gives to
+        another request, in the same queue, is that one's already."""
         for key in self._naming.get(queue, ()):
             rule = planned.get(key)
             if rule is None or rule.instructions.set_queue != queue:

@@ -1,13 +1,12 @@
 """What on a bridge is ours. Nothing else is ever changed or deleted.
 
-Above: watching, bridge. Below: network.placement, openflow (what a meter becomes).
-
-* A flow is ours iff it carries our cookie and lies in our tables, or is the entry flow in table 0 and carries our cookie. Our
-  cookie elsewhere is somebody else's, and so is another cookie in our tables. Our tables are those of the configuration, and those
-  of an earlier one that the entry flow still leads to.
-* Meters carry no mark. One is ours iff we made it, a flow of ours names it, or it is in our range just as the plan wants it. Any
-  other one in our range is left alone; if the plan needs its number it is taken over only when no flow names it and it is of the
-  form that we make (what a daemon leaves that was killed between making the meter and naming it).
+* A flow is ours iff it carries our cookie and lies in our tables, or is the entry flow in table 0 and carries our
+  cookie. Our cookie elsewhere is somebody else's, and so is another cookie in our tables. Our tables are those of the
+  configuration, and those of an earlier one that the entry flow still leads to.
+* Meters carry no mark. One is ours iff we made it, a flow of ours names it, or it is in our range just as the plan
+  wants it. Any other one in our range is left alone; if the plan needs its number it is taken over only when no flow
+  names it and it is of the form that we make (what a daemon leaves that was killed between making the meter and naming
+  it).
 """
 
 from __future__ import annotations

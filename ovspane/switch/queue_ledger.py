@@ -1,12 +1,11 @@
-"""The books of queues: which are wanted on which port, which are made, which flows still name; and the steps between. No I/O.
+"""The books of queues: which are wanted on which port, which are made, which flows still name; and the steps between.
+No I/O.
 
-Above: queueing does the steps. Below: network.values.
-
-Everything is kept by pairs of port and queue id, so a change costs what changes, not what is there. A pair is open while what is
-wanted is not what is made. Its step is to what is wanted, but for a queue that is made for a request and still named by a flow of
-it: that one stays, and its id is nobody else's meanwhile, unless the request's queue is wanted and made on other ports. Until it
-is said what is wanted all stays.
-Invariants: `_open` are exactly the pairs with wanted != made; `_reserved` are the sums of the minimum rates of what is made.
+Everything is kept by pairs of port and queue id, so a change costs what changes, not what is there. A pair is open
+while what is wanted is not what is made. Its step is to what is wanted, but for a queue that is made for a request and
+still named by a flow of it: that one stays, and its id is nobody else's meanwhile, unless the request's queue is wanted
+and made on other ports. Until it is said what is wanted all stays. Invariants: `_open` are exactly the pairs with
+wanted != made; `_reserved` are the sums of the minimum rates of what is made.
 """
 
 from __future__ import annotations
@@ -133,8 +132,11 @@ class QueueLedger:
         return made if self._named(number, made.request & REQUEST) else wanted
 
     def _moved(self, number: int, request: int) -> bool:
-        """True iff the request has its queue on other ports now: its flows go on naming it, but do not leave by this one."""
-        elsewhere = any((queue := queues.get(number)) is not None and queue.request == request for queues in self._wanted.values())
+        """True iff the request has its queue on other ports now: its flows go on naming it, but do not leave by this
+        one."""
+        elsewhere = any(
+            (queue := queues.get(number)) is not None and queue.request == request for queues in self._wanted.values()
+        )
         return elsewhere and self.ready(number)
 
     def _made_at(self, port: str, number: int) -> Queue | None:

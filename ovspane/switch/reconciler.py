@@ -1,19 +1,18 @@
 """Desired against actual on all bridges: what changed, in which order, retries, and the status of each request.
 
-Above: the daemon. Below: bridge (one session each), ovsdb, ovsdb_queues, network.placement.
-
-One task brings the bridges to the plan. A pass is: meters that are new -> flows, one atomic bundle a bridge -> meters that no flow
-names any more (make before break). Queues are brought by a task beside (queueing): flows that name one which is not there yet are
-held back, all others go on. What comes in meanwhile waits for the next pass. After any error
+One task brings the bridges to the plan. A pass is: meters that are new -> flows, one atomic bundle a bridge -> meters
+that no flow names any more (make before break). Queues are brought by a task beside (queueing): flows that name one
+which is not there yet are held back, all others go on. What comes in meanwhile waits for the next pass. After any error
 the state of that bridge is unknown and is read back before the next change, so a switch that was away, restarted or was
-changed behind our back is repaired by the difference; READ_BACK seconds after the last pass it is read back in any case.
-What others do to our flows is told by each bridge's flow monitor and undone at once (watching says how often), meters are looked at
-every METER_LOOK seconds. A bridge is changed only while we hold its lock (bridge_lock), so two daemons never fight over one.
-While the host's OVSDB is away nothing is tried: ovs-vswitchd answers no OpenFlow then either (vswitchd/bridge.c, bridge_run: it
-does nothing without its lock on the database), and a session that waits for it would be given up.
+changed behind our back is repaired by the difference; READ_BACK seconds after the last pass it is read back in any
+case. What others do to our flows is told by each bridge's flow monitor and undone at once (watching says how often),
+meters are looked at every METER_LOOK seconds. A bridge is changed only while we hold its lock (bridge_lock), so two
+daemons never fight over one. While the host's OVSDB is away nothing is tried: ovs-vswitchd answers no OpenFlow then
+either (vswitchd/bridge.c, bridge_run: it does nothing without its lock on the database), and a session that waits for
+it would be given up.
 
-Invariant: a request's status is `installed` only while the last pass went through on all managed bridges without it being
-refused anywhere.
+Invariant: a request's status is `installed` only while the last pass went through on all managed bridges without it
+being refused anywhere.
 """
 
 from __future__ import annotations
@@ -41,10 +40,12 @@ from ovspane.switch.host_queues import HostQueues
 
 log = logging.getLogger(__name__)
 
-#: seconds between attempts to reach a bridge that is away: first, last. vswitchd is back some 30 ms after a restart, and an
+#: seconds between attempts to reach a bridge that is away: first, last. vswitchd is back some 30 ms after a restart,
+#: and an
 #: attempt on a socket that is not there costs 0.1 ms
 RETRY = (0.02, 0.25)
-#: seconds after which flows, meters and queues are read back though nothing happened: somebody else may have changed them
+#: seconds after which flows, meters and queues are read back though nothing happened: somebody else may have changed
+#: them
 READ_BACK = 30.0
 #: seconds between looks at the meters, of which no monitor tells
 METER_LOOK = 0.5
@@ -76,8 +77,14 @@ class Reconciler:
         self._on_hidden = on_hidden
         self._locks = BridgeLocks(switch.remote, self._on_lock)
         self._queues = HostQueues(
-            switch, self._has_queues, scope.speeds, self._poke, self._may_name,
-            adopt=scope.adopt, police=scope.police, on_kernel=self._kernel_changed,
+            switch,
+            self._has_queues,
+            scope.speeds,
+            self._poke,
+            self._may_name,
+            adopt=scope.adopt,
+            police=scope.police,
+            on_kernel=self._kernel_changed,
         )
         spread = RulePlacement(Routing(scope.manages, scope.routes)) if scope.paths else None
         self._desired = DesiredState(scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding, spread=spread)
@@ -105,7 +112,7 @@ class Reconciler:
         return self._desired.plan
 
     def hider(self, request: int) -> list[int]:
-        """The requests below which one lies that has no flow of its own; see policy.hiding."""
+        """The requests below which one lies that has no flow of its own; see policy.compiler.hiding."""
         return self._desired.hider(request)
 
     def unenforced(self, rate: int = 0) -> str | None:
@@ -175,7 +182,8 @@ class Reconciler:
         if event.change is EventKind.DISCONNECTED:
             self._queues.disconnected()
         elif not self._unknown():
-            # a port's QoS may be another one; of a port or bridge that went, rows may be left (QoS and Queue are root tables)
+            # a port's QoS may be another one; of a port or bridge that went, rows may be left (QoS and Queue are root
+            # tables)
             self._queues.look(orphans=event.change in (EventKind.BRIDGE_REMOVED, EventKind.BRIDGE_CHANGED))
         self._poke()
 
@@ -278,7 +286,11 @@ class Reconciler:
             self._wake.clear()
             if await self._pass():
                 pause = RETRY[0]
-                if not self._wake.is_set() and self._queues.done and not any(twin.fought for twin in self._twins.values()):
+                if (
+                    not self._wake.is_set()
+                    and self._queues.done
+                    and not any(twin.fought for twin in self._twins.values())
+                ):
                     self._settled.set()
                 continue
             self._settled.clear()
@@ -335,8 +347,9 @@ class Reconciler:
         return twin.take(plan, self._queues.ready)
 
     def _heal(self, twin: ManagedBridge) -> bool:
-        """True iff the bridge is away. It gets a task of its own then, so that one that hangs (each attempt may take seconds) does
-        not hold up the others; when the task has brought it to the plan the bridge takes part in passes again."""
+        """True iff the bridge is away. It gets a task of its own then, so that one that hangs (each attempt may take
+        seconds) does not hold up the others; when the task has brought it to the plan the bridge takes part in
+        passes again."""
         task = self._healing.get(twin.name)
         if task is not None:
             if not task.done():
@@ -494,8 +507,9 @@ class Reconciler:
         self._twins = {}
 
     async def clean(self, first: Callable[[], Awaitable[None]]) -> tuple[int, int]:
-        """Remove all that is ours from the managed bridges: (flows, queue rows). `first`: what is to be done before, when they are
-        known to be ours. Raises SessionError (also where a daemon drives one of them), OvsdbError, and what `first` raises."""
+        """Remove all that is ours from the managed bridges: (flows, queue rows). `first`: what is to be done before,
+        when they are known to be ours. Raises SessionError (also where a daemon drives one of them), OvsdbError, and
+        what `first` raises."""
         locks = asyncio.create_task(self._locks.run())
         try:
             return await self._clean(first)

@@ -3,8 +3,8 @@
     lab/kernel python -m tests.kernel.measure FILE     all scenarios, on the kernel datapath
     lab/sandbox python -m tests.kernel.measure FILE    those that hold on the userspace datapath
 
-Each datapath has a section of its own in the file, between two comments; the rest of the file stays as it is. Exit status 1 if a
-promise was not kept; the table says which, and what was run twice.
+Each datapath has a section of its own in the file, between two comments; the rest of the file stays as it is. Exit
+status 1 if a promise was not kept; the table says which, and what was run twice.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ GUESTS = {"uml": "user-mode-linux guest", "qemu": "qemu guest", "host": "host"}
 def section(name: str, about: str, figures: Iterable[Figure]) -> str:
     """The text between the comments."""
     headings = ("measured across a 20 Mb/s port", "value", "expected", "")
-    rows = [(f.name, f"{f.value:.2f} {f.unit}", f"{f.expected} {f.unit}", "" if f.holds() else "not kept") for f in figures]
+    rows = [
+        (f.name, f"{f.value:.2f} {f.unit}", f"{f.expected} {f.unit}", "" if f.holds() else "not kept") for f in figures
+    ]
     return f"## Guarantees and limits, {name}\n\n{about}\n\n{table(headings, rows)}\n"
 
 
@@ -42,9 +44,11 @@ def about() -> str:
     day = datetime.now(UTC).date().isoformat()
     around = " The last: a ring of four switches with such links, h1 sends to h3." if DATAPATH == "system" else ""
     return (
-        f"{day}, Linux {platform.release()} ({where}), Open vSwitch {version}; h1 and h2 send to h3, whose port is the narrow one; "
+        f"{day}, Linux {platform.release()} ({where}), Open vSwitch {version}; h1 and h2 send to h3, whose port "
+        "is the narrow one; "
         f"{SECONDS} s each, user data as the receiver counts it. All asked for in the daemon's language.{around} "
-        "(second run): the first did not keep it; a guest that gets a part of a processor cannot send enough to fill the port."
+        "(second run): the first did not keep it; a guest that gets a part of a processor cannot send enough to "
+        "fill the port."
     )
 
 
@@ -74,7 +78,10 @@ def main(path: Path) -> int:
     figures: list[Figure] = []
     on_kernel = DATAPATH == "system"
     scenarios = SCENARIOS.values() if on_kernel else EVERYWHERE
-    for played in [*(partial(_across_a_port, scenario) for scenario in scenarios), *(_around_a_ring() if on_kernel else ())]:
+    for played in [
+        *(partial(_across_a_port, scenario) for scenario in scenarios),
+        *(_around_a_ring() if on_kernel else ()),
+    ]:
         found = _played(played)
         if not all(figure.holds() for figure in found):  # the senders may not have got the processor: once more
             found = [replace(figure, name=f"{figure.name} (second run)") for figure in _played(played)]

@@ -1,9 +1,8 @@
-"""Reservations on a ring of four switches with 20 Mb/s links, measured on the kernel datapath: across three switches under flood,
-and while links of their path fail.
+"""Reservations on a ring of four switches with 20 Mb/s links, measured on the kernel datapath: across three switches
+under flood, and while links of their path fail.
 
-Above: test_ring (the promise is an assertion) and tests.kernel.measure (it is a row of docs/measurements.md). Below: tests.lab, a
-real daemon that keeps the flood tree. Hosts h1 … h4 at s1 … s4, and h5 … h8 beside them, which flood: their packets go the ways of
-the tree, and what is reserved goes from h1 to h3 by s2 or s4. Host ports can send 100 Mb/s.
+Hosts h1 … h4 at s1 … s4, and h5 … h8 beside them, which flood: their packets go the ways of the tree, and what is
+reserved goes from h1 to h3 by s2 or s4. Host ports can send 100 Mb/s.
 """
 
 from __future__ import annotations
@@ -69,8 +68,8 @@ class Ring:
         return {port for port in devices if queue in read_tc(port)} == ports | {self.lan.host("h3").device}
 
     def settled_on(self, queue: int) -> tuple[str, str]:
-        """A port of s1: the one by which a reservation leaves now, and the one to the other side. The floods go its way, too:
-        all of them by its link to s3."""
+        """A port of s1: the one by which a reservation leaves now, and the one to the other side. The floods go its
+        way, too: all of them by its link to s3."""
         side, other = sorted(SIDES, key=lambda port: not self.goes_by(queue, SIDES[port]))
         wait_for(lambda: self.goes_by(queue, SIDES[side]), "queues on a path", FOUND)
         last = "s2-eth2" if other == "s1-eth2" else "s4-eth3"
@@ -128,15 +127,22 @@ def link_fails_under_udp(ring: Ring) -> Iterator[Figure]:
     """What is reserved is sent in full when a link of its path is taken down."""
     number, queue = ring.reserve()
     side, other = ring.settled_on(queue)
-    with flooding(*ring.floods()), stream(ring.lan.host("h1"), ring.lan.host("h3"), 5401, 11.5 * MBIT, 8000) as arrivals:
+    with (
+        flooding(*ring.floods()),
+        stream(ring.lan.host("h1"), ring.lan.host("h3"), 5401, 11.5 * MBIT, 8000) as arrivals,
+    ):
         time.sleep(2)
         failed = _take_down(side)
         time.sleep(AFTER)
     wait_for(lambda: ring.goes_by(queue, SIDES[other]), "queues on the other side", FOUND)
     before, after = [one for one in arrivals.times if one < failed], [one for one in arrivals.times if one > failed]
-    yield Figure("a link of its path fails: UDP, sent at 11.5, is interrupted for", _gap(before[-1:] + after), "s", most=1)
+    yield Figure(
+        "a link of its path fails: UDP, sent at 11.5, is interrupted for", _gap(before[-1:] + after), "s", most=1
+    )
     full = arrivals.first_window(failed + _gap(before[-1:] + after), failed + AFTER, 11 * MBIT, UNBOUND, 1)
-    yield Figure("… and has 11 Mb/s again, under the floods of the other side, after", (full or UNBOUND) - failed, "s", most=3)
+    yield Figure(
+        "… and has 11 Mb/s again, under the floods of the other side, after", (full or UNBOUND) - failed, "s", most=3
+    )
     ring.restore(side)
     ring.daemon.do(f"Cancel {number}.")
 
@@ -160,7 +166,8 @@ def link_fails_under_tcp(ring: Ring) -> Iterator[Figure]:
 
 
 def plain_traffic_survives(ring: Ring) -> Iterator[Figure]:
-    """What nobody reserved goes by the flood tree: a stream each way between h5 and h7, when a link of the tree fails."""
+    """What nobody reserved goes by the flood tree: a stream each way between h5 and h7, when a link of the tree
+    fails."""
     here, there = ring.lan.host("h5"), ring.lan.host("h7")
     side = ring.tree_side()
     with stream(here, there, 5402, 2 * MBIT, 1400) as one, stream(there, here, 5403, 2 * MBIT, 1400) as other:
@@ -173,7 +180,8 @@ def plain_traffic_survives(ring: Ring) -> Iterator[Figure]:
 
 
 def _take_down(device: str) -> float:
-    """At which time (seconds since the epoch) it did. No process is made for it: in a guest that stops everything for a while."""
+    """At which time (seconds since the epoch) it did. No process is made for it: in a guest that stops everything
+    for a while."""
     with IPRoute() as kernel:
         (index,) = kernel.link_lookup(ifname=device)
         at = time.time()

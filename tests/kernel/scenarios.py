@@ -1,10 +1,10 @@
-"""What ovspane promises of bandwidth, measured across a 20 Mb/s port: each scenario speaks the daemon's language, sends traffic
-with iperf3 and yields figures beside what was promised.
+"""What ovspane promises of bandwidth, measured across a 20 Mb/s port: each scenario speaks the daemon's language, sends
+traffic with iperf3 and yields figures beside what was promised.
 
-Above: test_guarantees (the promise is an assertion) and tests.kernel.measure (it is a row of docs/measurements.md).
-Below: tests.lab. All rates are of user data, as a receiver counts them. Open vSwitch counts whole frames: of 1514 bytes TCP
-carries 1448, of 1442 our UDP 1400, so 96 and 97 %. Scenarios that must fill the port with UDP have frames of up to 9000 bytes: a
-guest of one processor that shares it with others cannot send 2000 datagrams a second, and a port that is not full proves nothing.
+All rates are of user data, as a receiver counts them. Open vSwitch counts whole frames: of 1514 bytes TCP carries 1448,
+of 1442 our UDP 1400, so 96 and 97 %. Scenarios that must fill the port with UDP have frames of up to 9000 bytes: a
+guest of one processor that shares it with others cannot send 2000 datagrams a second, and a port that is not full
+proves nothing.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def limit_of_four(scene: Scene) -> Iterator[Figure]:
     rates = scene.mbit(*(scene.flow(1 + number % 2, 5201 + number) for number in range(4)))
     yield Figure("limit 2, four TCP flows of two senders together", sum(rates), "Mb/s", 1.8, 2.2)
     time.sleep(1)
-    mixed = scene.mbit(*(scene.flow(1 + number % 2, 5201 + number, (None, 4 * MBIT)[number % 2]) for number in range(4)))
+    mixed = scene.mbit(
+        *(scene.flow(1 + number % 2, 5201 + number, (None, 4 * MBIT)[number % 2]) for number in range(4))
+    )
     yield Figure("limit 2, two TCP and two UDP flows together", sum(mixed), "Mb/s", 1.8, 2.2)
 
 
@@ -177,13 +179,15 @@ def two_reservations_and_a_limit(scene: Scene) -> Iterator[Figure]:
     first, second, limited, others = scene.mbit(*flows)
     yield Figure("all at once: reserved 8, TCP", first, "Mb/s", least=7.3)
     yield Figure("… reserved 5, TCP", second, "Mb/s", least=4.5)
-    yield Figure("… limit 2, TCP", limited, "Mb/s", 1.0, 2.2)  # a limit is no guarantee: it shares the rest with the flood
+    # a limit is no guarantee: it shares the rest with the flood
+    yield Figure("… limit 2, TCP", limited, "Mb/s", 1.0, 2.2)
     yield Figure("… UDP flood without a reservation", others, "Mb/s", least=3)
 
 
 def reservation_starts_and_ends_mid_transfer(scene: Scene) -> Iterator[Figure]:
-    """A stream of 12 Mb/s beside three floods of 20 in the default queue of 19: a quarter of that is its share; all of it while
-    reserved. (Three, since a sender on this machine whose packets wait in the queue sends no more: one flood makes room.)"""
+    """A stream of 12 Mb/s beside three floods of 20 in the default queue of 19: a quarter of that is its share; all
+    of it while reserved. (Three, since a sender on this machine whose packets wait in the queue sends no more: one
+    flood makes room.)"""
     scene = scene.large()
     h1, _, h3 = scene.lan.hosts
     scene.say("reserve", "5299", "1Mb")  # so that the port is a 20 Mb/s one all the time

@@ -1,4 +1,5 @@
-"""A reservation in the daemon's language gets its bandwidth on the kernel datapath, and leaves the rest to the others."""
+"""A reservation in the daemon's language gets its bandwidth on the kernel datapath, and leaves the rest to the
+others."""
 
 from __future__ import annotations
 
@@ -63,7 +64,9 @@ def test_a_port_is_policed_as_configured(lan: Lan) -> None:
     h1, h2, h3 = lan.hosts
     with DaemonProcess(OVSDB, RUNDIR, f'[police]\n{h1.device} = "4Mb"') as daemon:
         wait_for(lambda: vsctl("get", "interface", h1.device, "ingress_policing_rate").strip() == "4000", "policing")
-        tcp, udp, free = measure([Stream(h1, h3, 5201), Stream(h1, h3, 5202, udp=5 * MBIT), Stream(h2, h3, 5203, udp=8 * MBIT)])
+        tcp, udp, free = measure(
+            [Stream(h1, h3, 5201), Stream(h1, h3, 5202, udp=5 * MBIT), Stream(h2, h3, 5203, udp=8 * MBIT)]
+        )
         print(f"policed to 4 Mb/s: TCP {tcp / MBIT:.2f} + UDP {udp / MBIT:.2f}; another port {free / MBIT:.2f}")
         assert 0.8 * 4 * MBIT <= tcp + udp <= 4 * MBIT * (1 + TOLERANCE)
         assert free >= 8 * MBIT * (1 - TOLERANCE)

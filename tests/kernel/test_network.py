@@ -22,13 +22,20 @@ def test_a_reservation_across_three_switches() -> None:
             daemon.wait(lambda view: view.links == LINE, "links", FOUND)
             speak(lan)
             daemon.wait(lambda view: view.hosts == attached(lan), "hosts", FOUND)
-            number = daemon.request(f"reserve(srcHost={h1.ip}, dstHost={h3.ip}, dstPort=5201) = 12Mb on rootShare to +10min.")
+            number = daemon.request(
+                f"reserve(srcHost={h1.ip}, dstHost={h3.ip}, dstPort=5201) = 12Mb on rootShare to +10min."
+            )
             daemon.settle(30)
             assert daemon.requests()[number].startswith("installed"), daemon.requests()[number]
             assert {port for port in ports if any(read_tc(port))} == set(path)
             reserved, near, far = measure(
                 [Stream(h1, h3, 5201), Stream(h1, h3, 5202, udp=LINK), Stream(h2, h3, 5203, udp=LINK)]
             )
-            print(f"reserved {reserved / MBIT:.1f}, floods {near / MBIT:.1f} and {far / MBIT:.1f} of {LINK / MBIT:.0f} Mb/s")
+            print(
+                f"reserved {reserved / MBIT:.1f}, floods {near / MBIT:.1f} and {far / MBIT:.1f} of "
+                f"{LINK / MBIT:.0f} Mb/s"
+            )
             assert reserved >= GUARANTEE * 11 / 12 * 0.85
-            assert daemon.ask(f"reserve(srcHost={h2.ip}, dstHost={h3.ip}) = 12Mb on rootShare to +5min.").startswith("NO ")
+            assert daemon.ask(f"reserve(srcHost={h2.ip}, dstHost={h3.ip}) = 12Mb on rootShare to +5min.").startswith(
+                "NO "
+            )

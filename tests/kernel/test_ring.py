@@ -1,7 +1,8 @@
-"""Reservations on the ring keep their bandwidth on the kernel datapath, across three switches and when links fail in mid-transfer.
+"""Reservations on the ring keep their bandwidth on the kernel datapath, across three switches and when links fail in
+mid-transfer.
 
-A guest that gets a part of a processor cannot send what the figures need: a scene that does not keep one is played once more, as
-`make measure` does. OVSPANE_SHORT=1: only a failure in mid-transfer.
+A guest that gets a part of a processor cannot send what the figures need: a scene that does not keep one is played once
+more, as `make measure` does. OVSPANE_SHORT=1: only a failure in mid-transfer.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def test_promise(ring: Ring, scene: RingScene) -> None:
 
 @pytest.mark.skipif(BRIEF, reason="the short form")
 def test_no_room_on_the_other_side(ring: Ring) -> None:
-    """Two that do not fit one path together: when one loses its path it takes nothing from the other, its holder is told, and it
-    comes back with its link."""
+    """Two that do not fit one path together: when one loses its path it takes nothing from the other, its holder is
+    told, and it comes back with its link."""
     daemon = ring.daemon
     listener = daemon.client(FOUND)
     assert listener.ask("Subscribe.").startswith("OK")

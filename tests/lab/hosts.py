@@ -1,7 +1,6 @@
 """One host of a lab network: a network namespace with one interface, and what can be run in it.
 
-Above: topology and mininet_net make them, packets and the tests use them. Invariant: every process that a host starts
-is ended by its own handle; the sandbox ends what a failed test leaves.
+Invariant: every process that a host starts is ended by its own handle; the sandbox ends what a failed test leaves.
 """
 
 import contextlib
@@ -67,9 +66,13 @@ class Host:
     def reaches(self, other: "Host", seconds: float = 1.0) -> bool:
         """True iff one of up to three pings is answered, each within `seconds`."""
         for _ in range(3):
-            if subprocess.run(
-                [*self.enter, "ping", "-n", "-q", "-c", "1", "-W", str(seconds), other.ip], stdout=subprocess.DEVNULL
-            ).returncode == 0:
+            if (
+                subprocess.run(
+                    [*self.enter, "ping", "-n", "-q", "-c", "1", "-W", str(seconds), other.ip],
+                    stdout=subprocess.DEVNULL,
+                ).returncode
+                == 0
+            ):
                 return True
         return False
 

@@ -1,7 +1,7 @@
 """Mininet networks on the sandbox's Open vSwitch, as `Lan`s of the same `Host`s as topology's.
 
-Above: fixtures. Below: topology, Mininet (pip's 2.3.0.dev6 with Debian's mnexec). Invariants: Mininet's own clean-up,
-which ends processes by name, is never called; Mininet's raising of host-wide limits is left out.
+Invariants: Mininet's own clean-up, which ends processes by name, is never called; Mininet's raising of host-wide limits
+is left out.
 """
 
 import contextlib
@@ -51,9 +51,9 @@ def tree(depth: int, fanout: int) -> Iterator[Lan]:
 
 @contextlib.contextmanager
 def ring(switches: int, hosts: int = 1) -> Iterator[Lan]:
-    """s1 to s<switches> in a ring, host h<N> on s<N>; with 2 hosts on each, also h<switches + N> at port 4. Nothing is forwarded:
-    the switches have no flows (fail_mode=secure), since NORMAL would flood in circles; port 1 is the host's, 2 leads to the next
-    switch, 3 to the one before."""
+    """s1 to s<switches> in a ring, host h<N> on s<N>; with 2 hosts on each, also h<switches + N> at port 4. Nothing
+    is forwarded: the switches have no flows (fail_mode=secure), since NORMAL would flood in circles; port 1 is the
+    host's, 2 leads to the next switch, 3 to the one before."""
     topology = Topo()
     names = [topology.addSwitch(f"s{number}", failMode="secure") for number in range(1, switches + 1)]
     for number, name in enumerate(names * hosts, 1):

@@ -1,14 +1,14 @@
 """Numbered packets: streams of UDP between two hosts, and for each stream which numbers came, when.
 
-Above: the tests of change under traffic. Below: hosts. Sender and receiver are processes of their own (this module, run as a
-program in each host), so that the test's own work does not disturb their pace.
+Sender and receiver are processes of their own (this module, run as a program in each host), so that the test's own work
+does not disturb their pace.
 
     with Numbered(h1, h2, {"web": 1001, "mail": 1002}, rate=300) as numbered:
         change_something()
     numbered.stream("web").lost                 # numbers sent and never received
 
-Invariants: the receiver listens before the first packet leaves and ends half a second after the last; times are seconds of the
-machine's monotonic clock, for both ends and for the test.
+Invariants: the receiver listens before the first packet leaves and ends half a second after the last; times are seconds
+of the machine's monotonic clock, for both ends and for the test.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class Numbered:
         return self
 
     def _run(self, host: Host, output: object, *arguments: str) -> subprocess.Popen[str]:
-        process = host.popen(sys.executable, "-m", "tests.lab.numbered", *arguments, stdout=output, stderr=subprocess.PIPE)
+        process = host.popen(
+            sys.executable, "-m", "tests.lab.numbered", *arguments, stdout=output, stderr=subprocess.PIPE
+        )
         assert process.stderr is not None
         line = process.stderr.readline()
         assert line == "ready\n", line + process.stderr.read()

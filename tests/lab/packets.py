@@ -1,8 +1,8 @@
 """scapy packets sent from hosts, and where they arrive.
 
-Above: the tests and probes of verdicts. Below: hosts. Invariants: every listener is up before the first packet leaves;
-each packet carries a token of its own, so an arrival is that very packet, not one like it (an answer that quotes it
-comes from another address); a listener's buffer holds all.
+Invariants: every listener is up before the first packet leaves; each packet carries a token of its own, so an arrival
+is that very packet, not one like it (an answer that quotes it comes from another address); a listener's buffer holds
+all.
 """
 
 import os

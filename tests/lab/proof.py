@@ -1,7 +1,5 @@
-"""The symbolic proof of a lab network: the tables as ovs-vswitchd has them, the links and hosts as the test laid them, the policy
-as the daemon lists it.
-
-Above: system tests. Below: ovspane.audit.verify.
+"""The symbolic proof of a lab network: the tables as ovs-vswitchd has them, the links and hosts as the test laid them,
+the policy as the daemon lists it.
 
     proof = Prover(lan, links, daemon.socket)
     proof.holds()                 # for all packets of all hosts, once the daemon is done
@@ -26,8 +24,8 @@ RUNDIR = Path("/var/run/openvswitch")
 
 @dataclass(slots=True)
 class Prover:
-    """`links`: pairs of BRIDGE:PORT; `at`: hosts that moved, by name -> BRIDGE:PORT. `everywhere`: that placement. `kept`: the
-    policy, instead of the daemon's word."""
+    """`links`: pairs of BRIDGE:PORT; `at`: hosts that moved, by name -> BRIDGE:PORT. `everywhere`: that placement.
+    `kept`: the policy, instead of the daemon's word."""
 
     lan: Lan
     links: set[frozenset[str]]
@@ -46,7 +44,9 @@ class Prover:
         """Read everything and prove; what is wrong."""
         bridges = asyncio.run(reading.read(RUNDIR, self.lan.bridges))
         spots: dict[str, Spot] = {
-            f"{name}:{port.name}": (name, port.number) for name, bridge in bridges.items() for port in bridge.ports.values()
+            f"{name}:{port.name}": (name, port.number)
+            for name, bridge in bridges.items()
+            for port in bridge.ports.values()
         }
         links: dict[Spot, Spot] = {}
         for ends in self.links:

@@ -1,7 +1,7 @@
 """The private Open vSwitch of the sandbox, through its own tools.
 
-Above: topology, mininet_net, the tests. Invariant: a bridge that `add_bridge` returns exists in the datapath, for
-ovs-vsctl returns 0 also when ovs-vswitchd could not make it (Interface.error, ofport -1).
+Invariant: a bridge that `add_bridge` returns exists in the datapath, for ovs-vsctl returns 0 also when ovs-vswitchd
+could not make it (Interface.error, ofport -1).
 """
 
 import os

@@ -1,11 +1,10 @@
 """iperf3 flows at once, and what each receiver got.
 
-Above: the kernel tests. Below: hosts. Invariant: receivers listen before the first sender starts; all processes are ended by
-their own handle.
+Invariant: receivers listen before the first sender starts; all processes are ended by their own handle.
 
-Rates are counted where the packets arrive, over one and the same stretch of time, in which all flows send. iperf3's own averages
-are each flow's own: beside a long queue one flow is through its handshake seconds before another, and what still sits in the queue
-when a sender ends is counted too, so two rates could add up to more than the line has.
+Rates are counted where the packets arrive, over one and the same stretch of time, in which all flows send. iperf3's own
+averages are each flow's own: beside a long queue one flow is through its handshake seconds before another, and what
+still sits in the queue when a sender ends is counted too, so two rates could add up to more than the line has.
 """
 
 import contextlib
@@ -25,7 +24,8 @@ _FACTOR = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A TCP stream, or a UDP stream of `udp` bit/s in datagrams of `length` bytes, from one host to a port of another."""
+    """A TCP stream, or a UDP stream of `udp` bit/s in datagrams of `length` bytes, from one host to a port of
+    another."""
 
     src: Host
     dst: Host

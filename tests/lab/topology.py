@@ -1,8 +1,7 @@
 """Hosts on one bridge: a veth pair each, one end a port of the bridge, the other in a namespace of its own.
 
-Above: fixtures, the kernel tests. Below: switch, hosts. Invariants: host N is h<N>, 10.0.0.<N>, 00:00:00:00:00:0<N>,
-port N; every host knows every other's MAC address (permanent neighbours), so no ARP is needed; the bridge has learnt
-them all.
+Invariants: host N is h<N>, 10.0.0.<N>, 00:00:00:00:00:0<N>, port N; every host knows every other's MAC address
+(permanent neighbours), so no ARP is needed; the bridge has learnt them all.
 """
 
 import contextlib
@@ -48,7 +47,8 @@ def one_bridge(count: int, bridge: str = "br0", settings: Sequence[str] = ()) ->
     finally:
         delete_bridge(bridge)
         for name in made:
-            # The kernel takes a namespace's devices away some time after the namespace: the next test would find the name taken.
+            # The kernel takes a namespace's devices away some time after the namespace: the next test would find the
+            # name taken.
             subprocess.run(["ip", "link", "del", f"{name}-eth0"], capture_output=True, timeout=30)
             run("ip", "netns", "del", name)
 

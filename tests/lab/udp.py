@@ -1,7 +1,7 @@
 """A paced UDP stream between two hosts, every arrival with its time: for what must happen at an instant.
 
-Above: the kernel tests. Below: hosts. iperf3 reports intervals; when a deny or a reservation takes effect is seen packet by packet.
-Invariants: sender and receiver are threads of this process with sockets made inside the hosts' namespaces; both end with the body.
+iperf3 reports intervals; when a deny or a reservation takes effect is seen packet by packet. Invariants: sender and
+receiver are threads of this process with sockets made inside the hosts' namespaces; both end with the body.
 """
 
 import contextlib

@@ -1,7 +1,4 @@
-"""What tests of bridge sessions share: an event loop for one test, a session with a switch, tables of flows.
-
-Above: unit tests of the session and of flow pushing. Below: flowpush, ovs_dummy.
-"""
+"""What tests of bridge sessions share: an event loop for one test, a session with a switch, tables of flows."""
 
 from __future__ import annotations
 

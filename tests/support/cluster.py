@@ -1,7 +1,5 @@
 """A RAFT cluster of ovsdb-servers on loopback or in namespaces, for the tests and the bench.
 
-Above: tests/switch/store/test_cluster_store.py, tests/system/test_cluster.py, bench/cluster.py. Below: ovsdb-tool, ovsdb-server.
-
 Invariant: every server is ended by its own handle.
 """
 
@@ -74,18 +72,30 @@ class Member:
         with (self.folder / "out").open("ab") as out:
             self.process = subprocess.Popen(
                 [
-                    *self.enter, "env", f"OVS_RUNDIR={self.folder}", "ovsdb-server", str(self.file), "--no-chdir",
-                    f"--remote=ptcp:{self.port}:{self.host}", f"--unixctl={self.folder}/ctl", "-vconsole:warn", "-vsyslog:off",
+                    *self.enter,
+                    "env",
+                    f"OVS_RUNDIR={self.folder}",
+                    "ovsdb-server",
+                    str(self.file),
+                    "--no-chdir",
+                    f"--remote=ptcp:{self.port}:{self.host}",
+                    f"--unixctl={self.folder}/ctl",
+                    "-vconsole:warn",
+                    "-vsyslog:off",
                     f"--log-file={self.folder}/log",
                 ],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
         wait_for(lambda: (self.folder / "ctl").exists(), "control socket")
 
     def status(self) -> str:
         """What cluster/status says; "" when the server does not answer."""
         done = subprocess.run(
-            ["ovs-appctl", "-T", "2", "-t", f"{self.folder}/ctl", "cluster/status", "OVSPane"], capture_output=True, text=True
+            ["ovs-appctl", "-T", "2", "-t", f"{self.folder}/ctl", "cluster/status", "OVSPane"],
+            capture_output=True,
+            text=True,
         )
         return done.stdout if done.returncode == 0 else ""
 
@@ -97,7 +107,8 @@ class Member:
         return "Role: leader" in self.status()
 
     def kill(self) -> None:
-        """SIGKILL; in a namespace the words of `enter` replace themselves by the server, so it is the server's own pid."""
+        """SIGKILL; in a namespace the words of `enter` replace themselves by the server, so it is the server's own
+        pid."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGCONT)

@@ -1,7 +1,7 @@
-"""Walks in which the compiled and the plain compiler go side by side: equal deltas, stages and tables, and the table as defined.
+"""Walks in which the compiled and the plain compiler go side by side: equal deltas, stages and tables, and the table as
+defined.
 
-Above: test_compile_twins, test_compile_mutations. Below: workload, oracle. As a program: python -m tests.support.compile_walk
-[SEEDS [FIRST]]
+As a program: python -m tests.support.compile_walk [SEEDS [FIRST]]
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Pair:
         given = self.fast.update(delta, where)
         self.built.apply(given)
         assert_alike(given, expected)
-        assert (self.fast.deny_stages, self.fast.stages) == (self.plain.deny_stages, self.plain.stages), "the stages differ"
+        assert (self.fast.deny_stages, self.fast.stages) == (self.plain.deny_stages, self.plain.stages), (
+            "the stages differ"
+        )
         assert len(self.fast.table.rules) == len(self.plain.table.rules), "the tables differ in length"
         if look:
             assert self.built.rules == self.plain.table.rules, "the deltas do not build the table"
@@ -65,7 +67,8 @@ def history(seed: int) -> None:
 
 
 def crowd(seed: int) -> None:
-    """Siblings whose denies meet each other's exceptions, so that nodes keep moving between stages, with few of those."""
+    """Siblings whose denies meet each other's exceptions, so that nodes keep moving between stages, with few of
+    those."""
     random, tree = Random(seed), PolicyTree()
     names = [f"s{i}" for i in range(random.choice((4, 9)))]
     for name in names:
@@ -81,7 +84,11 @@ def crowd(seed: int) -> None:
             group = normalise(replace(group, dport=IntervalSet.single(random.choice((22, 80)))))
         name = random.choice(("", "under-", "low-")) + random.choice(names)
         new = ActiveRequest(number, name, kind, group, allows=kind is Kind.ALLOW)
-        gone = tuple(random.sample(list(tree.requests.values()), min(len(tree.requests), 2))) if random.random() < 0.5 else ()
+        gone = (
+            tuple(random.sample(list(tree.requests.values()), min(len(tree.requests), 2)))
+            if random.random() < 0.5
+            else ()
+        )
         delta = TreeDelta(gone, (new,))
         tree.apply(delta)
         try:
@@ -96,7 +103,8 @@ def crowd(seed: int) -> None:
 
 
 def few_nodes(seed: int) -> None:
-    """Two lines of descent with many denies a node, within each other or side by side, that come and go above allows."""
+    """Two lines of descent with many denies a node, within each other or side by side, that come and go above
+    allows."""
     random, tree = Random(seed), PolicyTree()
     for line in ("ab", "xy"):
         above = ROOT
@@ -130,7 +138,9 @@ def crowd_of_equals(seed: int) -> None:
             rate = random.choice((1, 2)) * 10**6 if kind in (Kind.RESERVE, Kind.RATELIMIT) else 0
             host = AddressSet.parse(random.choice(("10.0.0.1", "10.0.0.0/24", "fd00::1")))
             node = ROOT if kind is Kind.DENY else "below"
-            new.append(ActiveRequest(number, node, kind, normalise(Flowgroup(src=host)), rate, kind is Kind.ALLOW, number))
+            new.append(
+                ActiveRequest(number, node, kind, normalise(Flowgroup(src=host)), rate, kind is Kind.ALLOW, number)
+            )
         if random.random() < 0.5 or not numbers:
             gone = random.sample(list(tree.requests.values()), min(len(tree.requests), random.randint(0, 8)))
         again = [replace(one, slot=one.slot + 1000) for one in gone[:1] if numbers and random.random() < 0.3]

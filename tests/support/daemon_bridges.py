@@ -1,7 +1,7 @@
 """Bridges on the dummy datapath for the daemon's tests: what is ours on them, what is somebody else's.
 
-Above: the daemon's tests without root. Below: ovs_dummy, daemon_process. Invariant: ports are of type "" (the dummy datapath
-overrides the system's), so that they get queue rows with best effort.
+Invariant: ports are of type "" (the dummy datapath overrides the system's), so that they get queue rows with best
+effort.
 """
 
 from __future__ import annotations
@@ -29,7 +29,16 @@ def bridge(ovs: DummyOvs, name: str, protocols: str = PROTOCOLS) -> None:
     """A bridge with ports 1 to 3 whose flow sends all to port 2."""
     ovs.add_bridge(name, protocols)
     for number in (1, 2, 3):
-        ovs.vsctl("add-port", name, f"{name}p{number}", "--", "set", "interface", f"{name}p{number}", f"ofport_request={number}")
+        ovs.vsctl(
+            "add-port",
+            name,
+            f"{name}p{number}",
+            "--",
+            "set",
+            "interface",
+            f"{name}p{number}",
+            f"ofport_request={number}",
+        )
     flood(ovs, name)
 
 
@@ -76,8 +85,8 @@ def make_foreign(ovs: DummyOvs) -> None:
 
 
 def add_foreign(ovs: DummyOvs) -> None:
-    """What of another owner's a restart of ovs-vswitchd loses: flows in table 0, in our tables, below and above, with cookies of
-    their own, and with ours where we have no tables; meters outside our range, and one inside."""
+    """What of another owner's a restart of ovs-vswitchd loses: flows in table 0, in our tables, below and above,
+    with cookies of their own, and with ours where we have no tables; meters outside our range, and one inside."""
     for line in (
         "table=0,priority=500,cookie=0x77,udp,tp_dst=9,actions=output:3",
         "table=0,priority=500,cookie=0x70616e6500000007,udp,tp_dst=10,actions=output:3",
@@ -100,8 +109,10 @@ def others(ovs: DummyOvs) -> dict[str, str]:
     return {
         "flows": "\n".join(flows(ovs, ours=False)),
         "meters": "\n".join(sorted(meter.strip() for meter in meters if meter.startswith(("7", "1000999 ")))),
-        **{table: "\n\n".join(sorted(ovs.vsctl("find", table, "external_ids:name=theirs").strip().split("\n\n")))
-           for table in ("qos", "queue", "mirror")},
+        **{
+            table: "\n\n".join(sorted(ovs.vsctl("find", table, "external_ids:name=theirs").strip().split("\n\n")))
+            for table in ("qos", "queue", "mirror")
+        },
         "bridge": ovs.vsctl("--columns=protocols,fail_mode,external_ids,other_config,mirrors", "list", "bridge", "br0"),
         "port": ovs.vsctl("--columns=name,qos,external_ids", "list", "port", "br0p3"),
     }

@@ -1,7 +1,5 @@
 """The daemon as its users have it, for the tests: a process of its own, and a client that speaks to its socket.
 
-Above: the daemon's tests of all tiers. Below: `ovspane daemon`, a real Open vSwitch.
-
     with DaemonProcess(tmp_path, database, rundir, 'enforcement = "best-effort"') as daemon:
         assert daemon.ask("AddUser Alice.") == "OK"
         daemon.kill()                      # SIGKILL; its private ovsdb-server dies with it
@@ -37,8 +35,8 @@ LAB = Path("/var/run/openvswitch")
 
 
 def ovspane(*arguments: str) -> list[str]:
-    """The command line of an ovspane command. uid 0 speaks as root, so without root the daemon gets a user namespace of its
-    own, in which its user (and that of the tests) is 0."""
+    """The command line of an ovspane command. uid 0 speaks as root, so without root the daemon gets a user namespace
+    of its own, in which its user (and that of the tests) is 0."""
     own = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
     return [*own, sys.executable, "-m", "ovspane.cli.main", *arguments]
 
@@ -48,7 +46,8 @@ class Talk:
 
     def __init__(self, path: Path, seconds: float = 20.0) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(path))  # blocking: with a timeout it would fail when the queue is full (connect(2), EAGAIN)
+        # blocking: with a timeout it would fail when the queue is full (connect(2), EAGAIN)
+        self.socket.connect(str(path))
         self.socket.settimeout(seconds)
         self._lines = self.socket.makefile("r", encoding="utf-8", newline="\n")
 
@@ -81,7 +80,8 @@ class DaemonProcess:
     """One daemon with its state and socket in a folder, on the switch of `database` and `rundir`."""
 
     def __init__(self, database: str, rundir: Path, settings: str = "", arguments: Iterable[str] = ()) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ovspane.", dir="/tmp"))  # short: a socket's path has at most 107 bytes
+        # short: a socket's path has at most 107 bytes
+        self.folder = Path(tempfile.mkdtemp(prefix="ovspane.", dir="/tmp"))
         self.socket = self.folder / "o.sock"
         self.state_dir = self.folder / "state"
         self.log_file = self.folder / "log"
@@ -119,7 +119,9 @@ class DaemonProcess:
     def launch(self) -> None:
         """Start without waiting for anything."""
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=_PROJECT)
+            self.process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=_PROJECT
+            )
 
     def start(self) -> None:
         """Start, and wait until it answers."""
@@ -228,10 +230,9 @@ class DaemonProcess:
     def settle(self, seconds: float = 5.0) -> None:
         """Wait until the switch has what was accepted: no request is pending, and its cached flows obey the tables."""
         wait_for(lambda: not any(r.startswith("pending") for r in self.requests().values()), "end of pending", seconds)
-        if Path(self.rundir) == LAB:  # one that forwards; a barrier says nothing of the cache (ovs-vswitchd(8), revalidator/wait)
+        # one that forwards; a barrier says nothing of the cache (ovs-vswitchd(8), revalidator/wait)
+        if Path(self.rundir) == LAB:
             subprocess.run(["ovs-appctl", "-T", "5", "revalidator/wait"], capture_output=True, check=False)
 
     def wait_for_log(self, text: str, count: int = 1, seconds: float = 5.0) -> None:
         wait_for(lambda: self.logged(text) >= count, f"log line {text!r}", seconds)
-
-

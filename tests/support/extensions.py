@@ -27,11 +27,25 @@ def copy_sources(folder: Path) -> None:
 
 
 def build(module: str, folder: Path) -> Path:
-    """The extension of the dotted module in the folder of `copy_sources`, compiled in a hurry. Raises CalledProcessError."""
-    subprocess.run([sys.executable, "-m", "cython", "-3", source_of(module)], cwd=folder, check=True, capture_output=True)
+    """The extension of the dotted module in the folder of `copy_sources`, compiled in a hurry. Raises
+    CalledProcessError."""
+    subprocess.run(
+        [sys.executable, "-m", "cython", "-3", source_of(module)], cwd=folder, check=True, capture_output=True
+    )
     library = folder / f"{module.rsplit('.', 1)[-1]}{sysconfig.get_config_var('EXT_SUFFIX')}"
     compiler = str(sysconfig.get_config_var("CC") or "cc").split()
     include = f"-I{sysconfig.get_paths()['include']}"
-    command = [*compiler, "-O0", "-w", "-fwrapv", "-fPIC", "-shared", include, source_of(module, ".c"), "-o", str(library)]
+    command = [
+        *compiler,
+        "-O0",
+        "-w",
+        "-fwrapv",
+        "-fPIC",
+        "-shared",
+        include,
+        source_of(module, ".c"),
+        "-o",
+        str(library),
+    ]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return library

@@ -1,7 +1,4 @@
-"""Hypothesis strategies for the flows that placement can make: every field of LAYOUT with its prerequisites.
-
-Above: tests of the codec and of the session with a real switch. Below: match, network.values.
-"""
+"""Hypothesis strategies for the flows that placement can make: every field of LAYOUT with its prerequisites."""
 
 from __future__ import annotations
 

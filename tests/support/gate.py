@@ -21,7 +21,9 @@ class Gate:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(self._host, self._port)
         self._writers += [writer, back]
-        await asyncio.gather(self._pump(reader, back, "hold"), self._pump(there, writer, "swallow"), return_exceptions=True)
+        await asyncio.gather(
+            self._pump(reader, back, "hold"), self._pump(there, writer, "swallow"), return_exceptions=True
+        )
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, flag: str) -> None:
         while data := await source.read(65536):

@@ -56,12 +56,16 @@ def malformed(compiler: Compiler, tree: PolicyTree, where: Locations, default_de
         return f"access rules differ: {expected.items() ^ actual.items()}"
     if {rule.index for rule in actual.values()} - set(range(compiler.stages)):
         return f"an access rule stands beyond the {compiler.stages} stages"
-    return _rate_fault(compiler.table, tree, where, Stage.LIMIT) or _rate_fault(compiler.table, tree, where, Stage.QUEUE)
+    return _rate_fault(compiler.table, tree, where, Stage.LIMIT) or _rate_fault(
+        compiler.table, tree, where, Stage.QUEUE
+    )
 
 
 def _access_rules(compiler: Compiler, tree: PolicyTree, where: Locations, default_deny: bool) -> dict[object, Rule]:
     shift = int(default_deny)
-    denies = [(r.node, tree.nodes[r.node].depth + shift, m, r.id) for r, m in entries(tree, where) if _says(r, Access.DENY)]
+    denies = [
+        (r.node, tree.nodes[r.node].depth + shift, m, r.id) for r, m in entries(tree, where) if _says(r, Access.DENY)
+    ]
     denies += [(ABOVE_ROOT, 0, ANY, VIRTUAL)] if default_deny else []
     stage_of = compiler.deny_stages
     rules: dict[object, Rule] = {}

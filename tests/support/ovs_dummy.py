@@ -1,7 +1,5 @@
 """A private Open vSwitch for tests without root: `DummyOvs`, on the dummy datapath.
 
-Above: every test that wants a real switch. Below: the installed ovsdb-server, ovs-vswitchd, ovs-vsctl, ovs-ofctl.
-
     with DummyOvs() as ovs:
         ovs.add_bridge("br0")
         ovs.add_port("br0", "p1", 1)                  # frames in and out over a socket: ovs.stream("p1")
@@ -122,8 +120,9 @@ class StreamPort:
 
 
 class DummyOvs:
-    """One ovsdb-server and one ovs-vswitchd with the dummy datapath, in a directory of their own. `enter`: command words that run a
-    command where it is to live (a network namespace); `datapath` netdev: with real devices, as root."""
+    """One ovsdb-server and one ovs-vswitchd with the dummy datapath, in a directory of their own. `enter`: command
+    words that run a command where it is to live (a network namespace); `datapath` netdev: with real devices, as
+    root."""
 
     def __init__(self, enter: Sequence[str] = (), datapath: str = "dummy") -> None:
         self._enter = tuple(enter)
@@ -191,7 +190,11 @@ class DummyOvs:
         self._vswitchd = self._spawn(
             "ovs-vswitchd",
             f"unix:{self.database}",
-            *(("--enable-dummy=override", "--disable-system", "--disable-system-route") if self._datapath == "dummy" else ()),
+            *(
+                ("--enable-dummy=override", "--disable-system", "--disable-system-route")
+                if self._datapath == "dummy"
+                else ()
+            ),
             f"--unixctl={self.rundir}/ovs-vswitchd.ctl",
         )
         wait_for(lambda: _answers(self.rundir / "ovs-vswitchd.ctl"), "ovs-vswitchd")
@@ -268,9 +271,14 @@ class DummyOvs:
         return self.rundir / f"{bridge}.mgmt"
 
     def add_bridge(self, name: str, protocols: str = PROTOCOLS) -> None:
-        """A bridge, on the dummy datapath without flows (fail_mode=secure); empty `protocols` leaves Open vSwitch's default."""
+        """A bridge, on the dummy datapath without flows (fail_mode=secure); empty `protocols` leaves Open vSwitch's
+        default."""
         mode = "secure" if self._datapath == "dummy" else "standalone"
-        settings = [f"datapath_type={self._datapath}", f"fail_mode={mode}", *([f"protocols={protocols}"] if protocols else [])]
+        settings = [
+            f"datapath_type={self._datapath}",
+            f"fail_mode={mode}",
+            *([f"protocols={protocols}"] if protocols else []),
+        ]
         self.vsctl("add-br", name, "--", "set", "bridge", name, *settings)
 
     def add_port(self, bridge: str, name: str, number: int, pcap: bool = False) -> None:

@@ -1,6 +1,7 @@
-"""A network on paper, for tests of placement: bridges, their links and hosts, and packets that go through each bridge's rules.
+"""A network on paper, for tests of placement: bridges, their links and hosts, and packets that go through each bridge's
+rules.
 
-Above: test_spread, test_room. Below: ovspane.network. Packets follow a flood tree's way, as they do on learning bridges.
+Packets follow a flood tree's way, as they do on learning bridges.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A reconciler at work on a real switch, for tests: without store and clients.
 
-Above: the unit tests of the reconciler. Below: ovspane.switch.reconciler, daemon_bridges. Ports 1 and 2 of br0 get queues.
+Ports 1 and 2 of br0 get queues.
 """
 
 from __future__ import annotations
@@ -88,14 +88,17 @@ def queue(request: int, port: int, slot: int, rate: int) -> Rule:
 
 
 async def is_as_planned(ovs: DummyOvs, made: Running) -> bool:
-    """The flows with our cookie in our tables are exactly the plan's, and so are the meters, as another session reads them."""
+    """The flows with our cookie in our tables are exactly the plan's, and so are the meters, as another session
+    reads them."""
     planned, ours = made.reconciler.plan, Ownership(PIPELINE)
     async with BridgeSession(ovs.mgmt("br0")) as session:
         there = await session.meter_table()
         flows = {key: rule for key, rule in (await session.dump()).items() if ours.place(key)}
         assert all(rule.cookie & COOKIE_MASK == COOKIE_TAG for rule in flows.values())
         meters = {number: as_programmed(meter) for number, meter in planned.meters.items()}
-        return flows == planned.flows and meters == {number: there[number] for number in ours.meters(there) - {FOREIGN_METER}}
+        return flows == planned.flows and meters == {
+            number: there[number] for number in ours.meters(there) - {FOREIGN_METER}
+        }
 
 
 async def until_as_planned(ovs: DummyOvs, made: Running, seconds: float = 5) -> None:

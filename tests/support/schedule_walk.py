@@ -1,7 +1,7 @@
 """Random walks for the schedule: the compiled one, the plain twin and the simulation asked the same questions.
 
-Run as a program (`python -m tests.support.schedule_walk [OPERATIONS] [SEED]`) it walks for as long as told. `walk` raises
-AssertionError at the first difference; test_schedule_twins and test_schedule_mutations use it.
+Run as a program (`python -m tests.support.schedule_walk [OPERATIONS] [SEED]`) it walks for as long as told. `walk`
+raises AssertionError at the first difference; test_schedule_twins and test_schedule_mutations use it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ Booking = tuple[int, int | None, int]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a walk is like. `spread`: how far ahead starts lie, `longest`: how long reservations are (ms), `steep`: rates."""
+    """What a walk is like. `spread`: how far ahead starts lie, `longest`: how long reservations are (ms), `steep`:
+    rates."""
 
     top: int | None
     least: int
@@ -57,11 +58,16 @@ def shape(random: Random) -> Shape:
 def wish(random: Random, of: Shape, now: int) -> Booking:
     start = now + random.randrange(of.spread)
     end = None if random.random() < of.forever else start + random.randint(1, of.longest)
-    return start, end, random.randint(1, of.steep) if random.random() < 0.5 else random.randint(1, max(1, of.steep // 20))
+    return (
+        start,
+        end,
+        random.randint(1, of.steep) if random.random() < 0.5 else random.randint(1, max(1, of.steep // 20)),
+    )
 
 
 def walk(module: Any, of: Shape, operations: int, random: Random, force: float = 0.02) -> int:
-    """Ask, book what fits (with the chance `force` what does not), cancel, fold, compare. Returns how many requests were judged."""
+    """Ask, book what fits (with the chance `force` what does not), cancel, fold, compare. Returns how many requests
+    were judged."""
     quick, plain = of.ledger(module), of.ledger(schedule_plain)
     booked: list[Booking] = []
     now = 0
@@ -99,7 +105,12 @@ def walk(module: Any, of: Shape, operations: int, random: Random, force: float =
 
 def compare(quick: Any, plain: Any, of: Shape, random: Random, now: int) -> None:
     assert quick.steps() == plain.steps(), "the steps"
-    assert (quick.level, quick.level_at, quick.last, len(quick)) == (plain.level, plain.level_at, plain.last, len(plain))
+    assert (quick.level, quick.level_at, quick.last, len(quick)) == (
+        plain.level,
+        plain.level_at,
+        plain.last,
+        len(plain),
+    )
     at = now + random.randrange(of.spread)
     assert quick.total_at(at) == plain.total_at(at), "a total"
     assert quick.level_then(at) == plain.level_then(at), "a level"
@@ -110,20 +121,27 @@ def compare(quick: Any, plain: Any, of: Shape, random: Random, now: int) -> None
         assert quick.most_that_fits(start, end, most) == plain.most_that_fits(start, end, most), "the largest rate"
     length = None if end is None else end - start
     for grain in (1, max(1, of.spread // 20)):
-        first, early = Chain([quick]).earliest(rate, length, now, grain), Chain([plain]).earliest(rate, length, now, grain)
+        first, early = (
+            Chain([quick]).earliest(rate, length, now, grain),
+            Chain([plain]).earliest(rate, length, now, grain),
+        )
         if early is not None:
             assert first is not None and first <= early, "the earliest start"
         if first is not None:
             assert (first - now) % grain == 0
-            assert plain.missing(first, None if length is None else first + length, rate) is None, "the earliest start fits"
+            assert plain.missing(first, None if length is None else first + length, rate) is None, (
+                "the earliest start fits"
+            )
             if first > now:
                 before = now + random.randrange(first - now) // grain * grain
-                assert plain.missing(before, None if length is None else before + length, rate) is not None, "and is the first"
+                assert plain.missing(before, None if length is None else before + length, rate) is not None, (
+                    "and is the first"
+                )
 
 
 def crowded(module: Any, seed: int) -> None:
-    """Two walks with so many resident at a time that there are many blocks, which split, shrink and join again, around a bucket
-    that falls and fills by turns: what fits depends on extremes that lie far apart and change hands."""
+    """Two walks with so many resident at a time that there are many blocks, which split, shrink and join again,
+    around a bucket that falls and fills by turns: what fits depends on extremes that lie far apart and change hands."""
     random = Random(seed)
     fill = random.randrange(6000, 14_000)
     capacity = 10 ** random.randrange(5, 9)

@@ -1,6 +1,5 @@
-"""A ring of bridges on paper with a daemon's room and rules, and packets that go from bridge to bridge by the rules' outputs.
-
-Above: test_routes, test_routes_histories. Below: network.room, ways, spread, placing, test_room.
+"""A ring of bridges on paper with a daemon's room and rules, and packets that go from bridge to bridge by the rules'
+outputs.
 """
 
 from __future__ import annotations
@@ -68,12 +67,18 @@ class Steered(Policed):
         bridge, crossed = self.paper.at[source], list[str]()
         while bridge not in crossed:
             crossed.append(bridge)
-            rules = [rule for rule in self.spread.rules(bridge) if rule.stage is Stage.QUEUE and rule.match.contains(packet)]
+            rules = [
+                rule for rule in self.spread.rules(bridge) if rule.stage is Stage.QUEUE and rule.match.contains(packet)
+            ]
             if not rules:
                 return crossed
             rule = max(rules, key=lambda one: one.priority)
             assert rule.request == request.id
-            (out,) = (port for port in self.paper.network.ports.values() if port.id.bridge == bridge and port.number == rule.output)
+            (out,) = (
+                port
+                for port in self.paper.network.ports.values()
+                if port.id.bridge == bridge and port.number == rule.output
+            )
             assert {out.id.port} == self.spread.ports(bridge, rule.slot)
             if out.id.port == f"h{sink}":
                 return [*crossed, "there"]

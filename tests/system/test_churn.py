@@ -1,5 +1,5 @@
-"""Make before break: ten thousand requests come and go under a flood of numbered packets, and no packet of a request that is still
-valid is lost, misqueued or unlimited; each packet obeys the verdict of before or of after a change."""
+"""Make before break: ten thousand requests come and go under a flood of numbered packets, and no packet of a request
+that is still valid is lost, misqueued or unlimited; each packet obeys the verdict of before or of after a change."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def churn(dice: random.Random, target: str) -> str:
         f"deny({here}, dstPort={other}) on site",
         f"deny({here}, dstPort={other}-{other + dice.randrange(30)}) partial on site",
         f"deny({here}, dstPort=1006, srcHost=10.0.0.{dice.randrange(256)}/{dice.randrange(24, 33)}) partial on site",
-        f"deny({here}, dstPort=1006, srcPort={dice.randrange(3990, 4001)}-{dice.randrange(4000, 4010)}) partial on site",
+        f"deny({here}, dstPort=1006, srcPort={dice.randrange(3990, 4001)}-{dice.randrange(4000, 4010)}) "
+        "partial on site",
         f"deny({here}, dstPort=1002, srcPort=0-{dice.randrange(60_000)}) on site",
         f"allow({here}, dstPort={dice.choice([1001, 1003, 1004])}) on site",
         f"allow({here}, dstPort=1002) partial on site",
@@ -57,7 +58,8 @@ def churn(dice: random.Random, target: str) -> str:
         f"ratelimit({here}, dstPort={port}) = {100 + rate}Mb on site",
         f"ratelimit({here}, dstPort={port}, srcPort=0-{dice.randrange(4000, 60_000)}) = {100 + rate}Mb on site",
         f"ratelimit({here}, dstPort=1003, srcPort=0-{dice.randrange(4000, 60_000)}) = {100 + rate}kb on site",
-        f"reserve({here}, dstPort=1004, srcPort={dice.randrange(3000, 4001)}-{dice.randrange(4000, 5000)}) = {rate}kb on site",
+        f"reserve({here}, dstPort=1004, srcPort={dice.randrange(3000, 4001)}-{dice.randrange(4000, 5000)}) "
+        f"= {rate}kb on site",
     ))  # fmt: skip
 
 
@@ -121,15 +123,19 @@ def toggles(daemon: DaemonProcess, target: str) -> Iterator[tuple[float, float, 
 
 
 def disobedient(stream: Stream, changes: list[tuple[float, float, bool]], machine: set[int]) -> list[int]:
-    """Packets that obey neither the verdict of before nor that of after: between two changes the verdict becomes the new one once,
-    before the next is asked for, and stays. Without those that the machine may have lost."""
+    """Packets that obey neither the verdict of before nor that of after: between two changes the verdict becomes the
+    new one once, before the next is asked for, and stays. Without those that the machine may have lost."""
     wrong = []
     asked = [change[0] for change in changes] + [float("inf")]
     for (began, _, passes), until in zip(changes, asked[1:], strict=True):
-        here = [number for number, sent in stream.sent.items() if began <= sent < until - 0.05 and number not in machine]
+        here = [
+            number for number, sent in stream.sent.items() if began <= sent < until - 0.05 and number not in machine
+        ]
         new = [(number in stream.received) is passes for number in here]
         assert True in new, f"the change asked for at {began} was not seen until {until}"
-        wrong += [number for number, obeys in zip(here[new.index(True):], new[new.index(True):], strict=True) if not obeys]
+        wrong += [
+            number for number, obeys in zip(here[new.index(True) :], new[new.index(True) :], strict=True) if not obeys
+        ]
     return wrong
 
 
@@ -142,7 +148,11 @@ def sent_by_class(device: str) -> dict[int, int]:
 
 def queues_in_the_datapath(port: int) -> set[str]:
     """The queues that the datapath's cached flows put packets of a UDP port in right now ("" is none)."""
-    lines = [line for line in appctl("dpctl/dump-flows").splitlines() if f"udp(dst={port})" in line or f",dst={port})" in line]
+    lines = [
+        line
+        for line in appctl("dpctl/dump-flows").splitlines()
+        if f"udp(dst={port})" in line or f",dst={port})" in line
+    ]
     return {"".join(re.findall(r"set\(skb_priority\((0x\w+)\)\)", line)) for line in lines}
 
 
@@ -193,8 +203,13 @@ def test_no_packet_notices_ten_thousand_requests(lan: Lan) -> None:
         unfair = {name: [n for n in streams[name].lost if n not in machine] for name in (OPEN, QUEUED, EXCEPTION)}
         sent, slow = len(streams[OPEN].sent), streams[SLOW].received
         most = LIMIT + LIMIT * (max(slow.values()) - min(slow.values()))
-        print(f"{crowd.made} requests, {crowd.cancelled} cancelled, {crowd.refused} refused in {elapsed:.1f} s; {changes=}")
-        print(f"{sent} packets of each stream; lost {lost}; limited {len(slow) * FRAME * 8} of {most:.0f} bits; {queues=}")
+        print(
+            f"{crowd.made} requests, {crowd.cancelled} cancelled, {crowd.refused} refused in {elapsed:.1f} s; "
+            f"{changes=}"
+        )
+        print(
+            f"{sent} packets of each stream; lost {lost}; limited {len(slow) * FRAME * 8} of {most:.0f} bits; {queues=}"
+        )
 
         assert crowd.made >= REQUESTS / 10
         assert crowd.cancelled > crowd.made / 10

@@ -1,7 +1,9 @@
-"""Three hosts, three daemons, three members of one database, in network namespaces on one bridge; and things that go wrong.
+"""Three hosts, three daemons, three members of one database, in network namespaces on one bridge; and things that go
+wrong.
 
-Each host is a namespace with its own `ovspane cluster run` (made by `ovspane cluster create` and `join`) and its own daemon. Where
-a test is about flows, each has an ovs-vswitchd of its own (dummy datapath), else the daemons serve without a switch.
+Each host is a namespace with its own `ovspane cluster run` (made by `ovspane cluster create` and `join`) and its own
+daemon. Where a test is about flows, each has an ovs-vswitchd of its own (dummy datapath), else the daemons serve
+without a switch.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ class Host:
 
     def status(self) -> str:
         done = subprocess.run(
-            ["ovs-appctl", "-T", "2", "-t", f"{self.member}/ctl", "cluster/status", "OVSPane"], capture_output=True, text=True
+            ["ovs-appctl", "-T", "2", "-t", f"{self.member}/ctl", "cluster/status", "OVSPane"],
+            capture_output=True,
+            text=True,
         )
         return done.stdout if done.returncode == 0 else ""
 
@@ -109,7 +113,8 @@ class Host:
         switch = self.ovsdb or f"unix:{self.folder}/no-switch.sock"
         config.write_text(
             f'db = "{db}"\novsdb = "{switch}"\nrundir = "{self.folder if not self.ovsdb else self.rundir}"\n'
-            f'socket = "{self.socket}"\nstate_dir = "{self.folder}/state"\nenforcement = "best-effort"\n{self.tls}\n{self.more}\n'
+            f'socket = "{self.socket}"\nstate_dir = "{self.folder}/state"\nenforcement = '
+            f'"best-effort"\n{self.tls}\n{self.more}\n'
         )
         self.start("daemon", *COMMAND, "daemon", "--config", str(config), "--log-level", "info")
 
@@ -216,7 +221,8 @@ def same_everywhere(made: list[Host], seconds: float = 20.0) -> dict[int, str]:
 
 
 class Load(threading.Thread):
-    """Says statements one after the other on one host; `granted` and `others` are the answers, `times` when OKs came."""
+    """Says statements one after the other on one host; `granted` and `others` are the answers, `times` when OKs
+    came."""
 
     def __init__(self, host: Host, statements: Iterator[str]) -> None:
         super().__init__(daemon=True)
@@ -245,7 +251,10 @@ class Load(threading.Thread):
 def test_a_thousand_race_for_the_last_room(three: list[Host]) -> None:
     """1 000 reservations of 1 Mb from all three hosts for a share with room for 200."""
     assert three[0].ask("NewShare a for (*) [reserve <= 200Mb] on rootShare.") == "OK"
-    wait_for(lambda: all("share a" in host.ask("Check reserve(dstPort=1) = 300Mb on a.") for host in three), "share on all hosts")
+    wait_for(
+        lambda: all("share a" in host.ask("Check reserve(dstPort=1) = 300Mb on a.") for host in three),
+        "share on all hosts",
+    )
     ports = itertools.count(1)
     statements = (f"reserve(dstPort={next(ports)}) = 1Mb on a to +1h." for _ in range(1000))
     lock = threading.Lock()
@@ -293,7 +302,10 @@ def test_the_leader_dies_under_load(three: list[Host]) -> None:
         victim = leader(three)
         for host in three:
             rate = sum(b - a for a, b, load in zip(before, after, loads, strict=True) if load.host is host) / 2.0
-            print(f"{rate:.0f} OK/s from two clients on {host.name}, whose member {'leads' if host is victim else 'follows'}")
+            print(
+                f"{rate:.0f} OK/s from two clients on {host.name}, whose member "
+                f"{'leads' if host is victim else 'follows'}"
+            )
         killed = time.monotonic()
         victim.kill("member")
         wait_for(lambda at=killed: all(load.times[-1] > at + 0.05 for load in loads), "OK on every host", 30)  # type: ignore[misc]
@@ -310,7 +322,9 @@ def test_the_leader_dies_under_load(three: list[Host]) -> None:
     assert [answer for load in loads for answer in load.others] == []
     assert len(set(granted)) == len(granted) > 100
     listed = same_everywhere(three)
-    assert set(listed) == set(granted), f"lost {set(granted) - set(listed)}, doubled or extra {set(listed) - set(granted)}"
+    assert set(listed) == set(granted), (
+        f"lost {set(granted) - set(listed)}, doubled or extra {set(listed) - set(granted)}"
+    )
 
 
 def test_a_host_that_is_cut_off(three: list[Host]) -> None:
@@ -372,7 +386,8 @@ def drops(switch: DummyOvs) -> set[str]:
 
 
 def test_flows_on_every_host() -> None:
-    """What is said on one host is on the switches of all; a host that is cut off keeps its flows, and ends them on time."""
+    """What is said on one host is on the switches of all; a host that is cut off keeps its flows, and ends them on
+    time."""
     with contextlib.ExitStack() as stack:
         made = stack.enter_context(hosts())
         switches = [stack.enter_context(DummyOvs()) for _ in made]
@@ -384,14 +399,20 @@ def test_flows_on_every_host() -> None:
             host.run_daemon(made)
         first, second, third = made
         assert first.ask("NewShare a for (*) [deny = True] on rootShare.") == "OK"
-        wait_for(lambda: all("share a" not in host.ask("Check deny(dstPort=1, transport=TCP) on a.") for host in made), "share")
+        wait_for(
+            lambda: all("share a" not in host.ask("Check deny(dstPort=1, transport=TCP) on a.") for host in made),
+            "share",
+        )
         assert first.ask("deny(dstPort=80, transport=TCP) on a to +1h.").startswith("OK")
         assert second.ask("deny(dstPort=81, transport=TCP) on a to +8s.").startswith("OK")
         said = time.monotonic()
         wait_for(lambda: all(drops(switch) == {"80", "81"} for switch in switches), "flows on every host")
         third.cut_off(True)
         wait_for(lambda: any(host.leads() for host in (first, second)), "leader among those that are left")
-        wait_for(lambda: first.ask("deny(dstPort=82, transport=TCP) on a to +1h.").startswith("OK"), "admission on the others")
+        wait_for(
+            lambda: first.ask("deny(dstPort=82, transport=TCP) on a to +1h.").startswith("OK"),
+            "admission on the others",
+        )
         wait_for(lambda: all(drops(switch) >= {"80", "82"} for switch in switches[:2]), "new flow on the others")
         if time.monotonic() < said + 7:
             assert drops(switches[2]) == {"80", "81"}
@@ -413,9 +434,17 @@ def test_over_ssl(tmp_path: Path) -> None:
         run("openssl", *words, "-keyout", f"{tmp_path}/{name}.key", "-out", f"{tmp_path}/{name}.pem")
         run("openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=host",
             "-keyout", f"{tmp_path}/{name}-host.key", "-out", f"{tmp_path}/{name}-host.csr")  # fmt: skip
-        run("openssl", "x509", "-req", "-in", f"{tmp_path}/{name}-host.csr", "-CA", f"{tmp_path}/{name}.pem",
-            "-CAkey", f"{tmp_path}/{name}.key", "-CAcreateserial", "-days", "2", "-out", f"{tmp_path}/{name}-host.pem")  # fmt: skip
-    files = ("--certificate", f"{tmp_path}/ca-host.pem", "--key", f"{tmp_path}/ca-host.key", "--authority", f"{tmp_path}/ca.pem")
+        signer = ("-CA", f"{tmp_path}/{name}.pem", "-CAkey", f"{tmp_path}/{name}.key", "-CAcreateserial", "-days", "2")
+        request, made_of_it = f"{tmp_path}/{name}-host.csr", f"{tmp_path}/{name}-host.pem"
+        run("openssl", "x509", "-req", "-in", request, *signer, "-out", made_of_it)
+    files = (
+        "--certificate",
+        f"{tmp_path}/ca-host.pem",
+        "--key",
+        f"{tmp_path}/ca-host.key",
+        "--authority",
+        f"{tmp_path}/ca.pem",
+    )
     text = '[db_tls]\ncertificate = "{0}/{1}-host.pem"\nkey = "{0}/{1}-host.key"\nauthority = "{0}/ca.pem"'
     with hosts(2) as made:
         form(made[:1], "ssl", *files)

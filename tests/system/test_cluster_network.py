@@ -1,4 +1,5 @@
-"""One network over three hosts: each with a bridge on the userspace datapath, its daemon and its member of one database.
+"""One network over three hosts: each with a bridge on the userspace datapath, its daemon and its member of one
+database.
 
     e1 - c1:br0 ===== c2:br0 ===== c3:br0 - e3          ===== a veth between the hosts' namespaces
                         |
@@ -45,11 +46,17 @@ class Line:
         return list(json.loads(host.ovspane("topology", "--format", "json", "--socket", str(host.socket))))
 
     def links(self, host: Host) -> set[frozenset[str]]:
-        return {frozenset(_known(end, host) for end in (one["a"], one["b"])) for one in self.view(host) if one["kind"] == "link"}
+        return {
+            frozenset(_known(end, host) for end in (one["a"], one["b"]))
+            for one in self.view(host)
+            if one["kind"] == "link"
+        }
 
     def stations(self, host: Host) -> dict[str, str]:
         """IPv4 address -> port."""
-        found = ((one["addresses"].split(","), _known(one["at"], host)) for one in self.view(host) if one["kind"] == "host")
+        found = (
+            (one["addresses"].split(","), _known(one["at"], host)) for one in self.view(host) if one["kind"] == "host"
+        )
         return {address: at for addresses, at in found for address in addresses if address.startswith("10.0.0.")}
 
     def flows(self, name: str) -> list[str]:
@@ -102,12 +109,38 @@ def line() -> Iterator[Line]:
         for number in (1, 2, 3):
             run("ip", "netns", "add", f"e{number}")
             stack.callback(subprocess.run, ["ip", "netns", "delete", f"e{number}"], check=False)
-            run("ip", "link", "add", f"p{number}", "netns", f"c{number}", "type", "veth", "peer", "eth0", "netns", f"e{number}")
+            run(
+                "ip",
+                "link",
+                "add",
+                f"p{number}",
+                "netns",
+                f"c{number}",
+                "type",
+                "veth",
+                "peer",
+                "eth0",
+                "netns",
+                f"e{number}",
+            )
             run("ip", "-n", f"e{number}", "link", "set", "eth0", "address", f"02:00:00:00:00:0{number}", "up")
             run("ip", "-n", f"e{number}", "address", "add", f"10.0.0.{number}/24", "dev", "eth0")
         for one, other in ((1, 2), (2, 3)):
             names = f"l{one}{other}", f"l{other}{one}"
-            run("ip", "link", "add", names[0], "netns", f"c{one}", "type", "veth", "peer", names[1], "netns", f"c{other}")
+            run(
+                "ip",
+                "link",
+                "add",
+                names[0],
+                "netns",
+                f"c{one}",
+                "type",
+                "veth",
+                "peer",
+                names[1],
+                "netns",
+                f"c{other}",
+            )
         for host in made:
             switch = switches[host.name]
             switch.add_bridge("br0")
@@ -133,7 +166,8 @@ def line() -> Iterator[Line]:
 
 
 def test_one_path_over_three_hosts(line: Line) -> None:
-    """Said on any host: queues on the leaving ports of the path on each, a deny and a limit at the source's host only."""
+    """Said on any host: queues on the leaving ports of the path on each, a deny and a limit at the source's host
+    only."""
     first, second, third = line.hosts
     bridges = {one["name"]: one for one in line.view(second) if one["kind"] == "bridge"}
     assert {name: (one["origin"], one["programmed"]) for name, one in bridges.items() if "/" in name} == {
@@ -204,11 +238,14 @@ def test_a_daemon_that_is_killed_and_started_again_moves_no_rule(line: Line) -> 
 
 
 def test_all_race_for_the_last_room_of_one_link(line: Line) -> None:
-    """Each host has a share of its own, so nothing but the link is what they compete for: 15 Mb of it may be reserved."""
+    """Each host has a share of its own, so nothing but the link is what they compete for: 15 Mb of it may be
+    reserved."""
     for host in line.hosts:
         assert host.ask(f"NewShare {host.name} for (*) [reserve <= 1Gb] on rootShare.") == "OK"
     for host in line.hosts:
-        wait_for(lambda h=host: h.ask(f"reserve(dstHost=10.0.0.2, dstPort=1) = 1Mb on {h.name} to +1s.")[:2] == "OK", "share")  # type: ignore[misc]
+        wait_for(
+            lambda h=host: h.ask(f"reserve(dstHost=10.0.0.2, dstPort=1) = 1Mb on {h.name} to +1s.")[:2] == "OK", "share"
+        )  # type: ignore[misc]
     wait_for(lambda: not any(host.requests() for host in line.hosts), "end of these")
     ports, lock = itertools.count(1), threading.Lock()
 
@@ -219,7 +256,9 @@ def test_all_race_for_the_last_room_of_one_link(line: Line) -> None:
             if port > 300:
                 return
             end = 1 + port % 2  # to e1's neighbour, or over both links: c1:l12 is on either path
-            yield f"reserve(srcHost=10.0.0.1, dstHost=10.0.0.{end + 1}, dstPort={port}) = 500kb on {host.name} to +10min."
+            yield (
+                f"reserve(srcHost=10.0.0.1, dstHost=10.0.0.{end + 1}, dstPort={port}) = 500kb on {host.name} to +10min."
+            )
 
     loads = [Load(host, statements(host)) for host in line.hosts for _ in range(2)]
     for load in loads:

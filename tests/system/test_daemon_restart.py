@@ -56,7 +56,8 @@ def test_no_packet_is_lost_while_requests_come_and_go(lan: Lan) -> None:
     with DaemonProcess(OVSDB, RUNDIR) as daemon:
         daemon.do(
             f"NewShare aAC for (dstHost={h2.ip}) [deny = True, allow = True, ratelimit >= 1kb] on rootShare.",
-            f"NewShare below for (dstHost={h2.ip}, transport=UDP) [deny = True, allow = True, ratelimit >= 1kb] on aAC.",
+            f"NewShare below for (dstHost={h2.ip}, transport=UDP) [deny = True, allow = True, ratelimit >= 1kb] "
+            "on aAC.",
             f"deny(dstHost={h2.ip}, srcHost={h3.ip}) on aAC to +10min.",
         )
         daemon.settle()
@@ -88,6 +89,8 @@ def test_no_packet_is_lost_while_requests_come_and_go(lan: Lan) -> None:
         wait_for(lambda: len(daemon.requests()) == 1, "only the first deny left", 8)
         daemon.settle()
         wait_for(lambda: sum("actions=drop" in flow for flow in flows(lan.bridge)) == 1, "one drop")
-    print(f"{said} statements, {pings.sent} pings, {pings.lost} lost; denied {denied.sent}, {denied.received} came back")
+    print(
+        f"{said} statements, {pings.sent} pings, {pings.lost} lost; denied {denied.sent}, {denied.received} came back"
+    )
     assert said > 100
     assert (pings.lost, denied.received) == (0, 0)

@@ -64,7 +64,9 @@ def test_a_deny_ends_at_its_edges(network: Lan, daemon: DaemonProcess) -> None:
     ]  # fmt: skip
     daemon.do("NewShare edge for (srcHost=10.0.1.0/24) [deny = True] on rootShare.")
     assert arrived(first, last, inside + outside) == [True] * (len(inside) + len(outside))
-    number = daemon.request(f"deny(srcHost=10.0.1.0/30, dstHost={to}, dstPort=1000-1010, transport=UDP) on edge to +10min.")
+    number = daemon.request(
+        f"deny(srcHost=10.0.1.0/30, dstHost={to}, dstPort=1000-1010, transport=UDP) on edge to +10min."
+    )
     daemon.settle()
     assert daemon.requests()[number].startswith("installed")
     assert arrived(first, last, inside + outside) == [False] * len(inside) + [True] * len(outside)
@@ -117,7 +119,11 @@ def test_a_rate_limit_holds_for_the_aggregate(lan: Lan, daemon: DaemonProcess) -
     daemon.do(f"NewShare slow for (dstHost={h3.ip}) [ratelimit >= 1Mb] on rootShare.")
     daemon.do(f"ratelimit(dstHost={h3.ip}, dstPort=5201-5202, transport=UDP) = 3Mb on slow to +10min.")
     daemon.settle()
-    streams = [Stream(h1, h3, 5201, udp=6 * MBIT), Stream(h2, h3, 5202, udp=6 * MBIT), Stream(h2, h3, 5203, udp=5 * MBIT)]
+    streams = [
+        Stream(h1, h3, 5201, udp=6 * MBIT),
+        Stream(h2, h3, 5202, udp=6 * MBIT),
+        Stream(h2, h3, 5203, udp=5 * MBIT),
+    ]
     one, other, free = measure(streams, seconds=4)
     print(f"limited {one / MBIT:.2f} + {other / MBIT:.2f}, free {free / MBIT:.2f} Mb/s")
     assert abs(one + other - 3 * MBIT) <= 0.15 * 3 * MBIT

@@ -1,5 +1,5 @@
-"""The network is found as it is: every link and host of Mininet's topologies with redundant links and without, what moves, fails
-and goes; nobody's packets are harmed; and those who lie get nowhere."""
+"""The network is found as it is: every link and host of Mininet's topologies with redundant links and without, what
+moves, fails and goes; nobody's packets are harmed; and those who lie get nowhere."""
 
 from __future__ import annotations
 
@@ -92,7 +92,11 @@ class Watcher(DaemonProcess):
 def speak(lan: Lan) -> None:
     """Every host asks the next one for its MAC address and gets an answer, as soon as the daemon can hear it."""
     bridges = vsctl("list-br").split()
-    wait_for(lambda: all(any("0x70746f70" in flow for flow in flows(bridge)) for bridge in bridges), "ears on all bridges", FOUND)
+    wait_for(
+        lambda: all(any("0x70746f70" in flow for flow in flows(bridge)) for bridge in bridges),
+        "ears on all bridges",
+        FOUND,
+    )
     for host, after in zip(lan.hosts, [*lan.hosts[1:], lan.hosts[0]], strict=True):
         host.run("ip", "neigh", "flush", "all", "nud", "permanent")
         host.run("ip", "neigh", "flush", "all")
@@ -113,9 +117,13 @@ RING = pairs(*((f"s{n}:s{n}-eth2", f"s{n % 4 + 1}:s{n % 4 + 1}-eth3") for n in r
 
 
 @pytest.mark.parametrize(
-    ("make", "links"), [(lambda: mininet_net.line(3), LINE), (lambda: mininet_net.tree(2, 2), TREE)], ids=["line", "tree"]
+    ("make", "links"),
+    [(lambda: mininet_net.line(3), LINE), (lambda: mininet_net.tree(2, 2), TREE)],
+    ids=["line", "tree"],
 )
-def test_every_link_and_host(make: Callable[[], contextlib.AbstractContextManager[Lan]], links: set[frozenset[str]]) -> None:
+def test_every_link_and_host(
+    make: Callable[[], contextlib.AbstractContextManager[Lan]], links: set[frozenset[str]]
+) -> None:
     with make() as lan, Watcher() as daemon:
         daemon.wait(lambda view: view.links == links, "links")
         speak(lan)
@@ -160,7 +168,8 @@ def wired_through_a_switch() -> Iterator[None]:
 
 
 def test_daemons_of_two_hosts_find_each_other() -> None:
-    """Two daemons, each with a bridge of its own: to each the other is another host. One with another secret is a stranger."""
+    """Two daemons, each with a bridge of its own: to each the other is another host. One with another secret is a
+    stranger."""
 
     def settings(bridge: str, secret: str) -> str:
         return f'bridges = ["{bridge}"]\n[topology]\nname = "host-{bridge}"\nsecret = "{secret}"\ninterval = 1\n'
@@ -194,21 +203,26 @@ def test_a_ring_with_redundant_links_and_its_failures() -> None:
             run("ip", "link", "set", end, "up")
             daemon.wait(lambda view: view.links == RING, f"return of {end}")
         vsctl("del-br", "s4")
-        wait_for(lambda: daemon.links() == {link for link in RING if not any("s4" in end for end in link)}, "end of s4", 5)
+        wait_for(
+            lambda: daemon.links() == {link for link in RING if not any("s4" in end for end in link)}, "end of s4", 5
+        )
         view = daemon.view()
         assert "s4" not in {item["name"] for item in view.of("bridge")}
         assert lan.host("h4").mac not in view.hosts
 
 
 def forward_on_the_flood_tree(links: set[frozenset[str]]) -> None:
-    """Have all bridges of the ring learn and flood on the tree of these links. (OpenFlow 1.1 and later have no NO_FLOOD.)"""
+    """Have all bridges of the ring learn and flood on the tree of these links. (OpenFlow 1.1 and later have no
+    NO_FLOOD.)"""
     keys = [link_key(*(PortId.parse(end) for end in link)) for link in links]
     bridges = {port.bridge for key in keys for port in key}
     quiet = flood_tree(bridges, keys).no_flood
     for bridge in sorted(bridges):
         ofctl("del-flows", bridge, "table=0,cookie=0x7/-1")
         for port in sorted({port for key in keys for port in key if port.bridge == bridge}):
-            run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", bridge, port.port, "no-flood" if port in quiet else "flood")
+            run(
+                "ovs-ofctl", "-O", "OpenFlow10", "mod-port", bridge, port.port, "no-flood" if port in quiet else "flood"
+            )
     for bridge in sorted(bridges):
         appctl("fdb/flush", bridge)
         ofctl("add-flow", bridge, "cookie=0x7,priority=1,actions=NORMAL")
@@ -280,7 +294,10 @@ def test_poisoned_arp(lan: Lan) -> None:
         link = listener(h3)
         for ip in (h1.ip, h2.ip):
             for _ in range(3):
-                link.send(Ether(src=h3.mac, dst="ff:ff:ff:ff:ff:ff") / ARP(op=2, hwsrc=h3.mac, psrc=ip, hwdst=h1.mac, pdst=h1.ip))
+                link.send(
+                    Ether(src=h3.mac, dst="ff:ff:ff:ff:ff:ff")
+                    / ARP(op=2, hwsrc=h3.mac, psrc=ip, hwdst=h1.mac, pdst=h1.ip)
+                )
         link.close()
         view = daemon.wait(lambda view: len(view.of("conflict")) == 2, "what h3 claims")
         assert {item["subject"] for item in view.of("conflict")} == {h1.ip, h2.ip}
@@ -323,13 +340,19 @@ def test_this_host_itself_and_its_neighbours(lan: Lan) -> None:
 
 
 def test_no_packet_is_harmed(lan: Lan) -> None:
-    """Far more ARP than is copied: each packet arrives, once; and no ping is lost while the daemon comes, works and goes."""
+    """Far more ARP than is copied: each packet arrives, once; and no ping is lost while the daemon comes, works and
+    goes."""
     h1, h2, h3 = lan.hosts
-    arp = [(h1, Ether(src=h1.mac, dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=h1.mac, psrc=h1.ip, pdst="10.0.0.77")) for _ in range(1000)]
+    arp = [
+        (h1, Ether(src=h1.mac, dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=h1.mac, psrc=h1.ip, pdst="10.0.0.77"))
+        for _ in range(1000)
+    ]
     with h1.pinging(h3, 0.01) as pings, Watcher() as daemon:
         daemon.wait(lambda view: lan.host("h1").mac in view.hosts, "h1")
         there = arrivals(arp, at=[h2, h3], wait=1.0)
-        assert all(one == {"h2", "h3"} for one in there), f"{sum(one != {'h2', 'h3'} for one in there)} of 1000 ARP lost"
+        assert all(one == {"h2", "h3"} for one in there), (
+            f"{sum(one != {'h2', 'h3'} for one in there)} of 1000 ARP lost"
+        )
         counted = meter_counts("br0")
         assert counted[0] >= 1000 and counted[1] > 0, "the meter had nothing to hold back"
         assert daemon.stop() == 0
@@ -426,7 +449,18 @@ def test_only_root_sees_the_network(lan: Lan) -> None:
             assert talk.ask("ListTopology.") == "NO only root may see the network"
         for shape, sign in (("dot", "graph ovspane {"), ("svg", "<svg")):
             done = subprocess.run(
-                [sys.executable, "-m", "ovspane.cli.main", "topology", "--format", shape, "--socket", str(daemon.socket)],
-                capture_output=True, text=True, timeout=30,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    "-m",
+                    "ovspane.cli.main",
+                    "topology",
+                    "--format",
+                    shape,
+                    "--socket",
+                    str(daemon.socket),
+                ],
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
             assert done.returncode == 0 and sign in done.stdout and "br0" in done.stdout

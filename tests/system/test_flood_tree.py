@@ -1,5 +1,5 @@
-"""The daemon's flood tree on a ring of four switches with one link too many: what is flooded arrives everywhere, once, also after
-failures; what somebody else set stays; and everything is as before after cleaning up."""
+"""The daemon's flood tree on a ring of four switches with one link too many: what is flooded arrives everywhere,
+once, also after failures; what somebody else set stays; and everything is as before after cleaning up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def silent() -> set[str]:
     found = set()
     for bridge in vsctl("list-br").split():
         text = run("ovs-ofctl", "-O", "OpenFlow10", "show", bridge)
-        found |= {name for name, config in re.findall(r"\((\S+)\): addr.*\n\s*config:\s*(.*)", text) if "NO_FLOOD" in config}
+        found |= {
+            name for name, config in re.findall(r"\((\S+)\): addr.*\n\s*config:\s*(.*)", text) if "NO_FLOOD" in config
+        }
     return found
 
 
@@ -86,7 +88,10 @@ def outage(lan: Lan, happens: Callable[[], object]) -> float:
     """Seconds until all hosts reach all others again after something happens, by lost pings."""
     with contextlib.ExitStack() as stack:
         pings = [
-            stack.enter_context(a.pinging(b, INTERVAL)) for a in lan.hosts for b in lan.hosts if int(a.name[1:]) < int(b.name[1:])
+            stack.enter_context(a.pinging(b, INTERVAL))
+            for a in lan.hosts
+            for b in lan.hosts
+            if int(a.name[1:]) < int(b.name[1:])
         ]
         start = time.monotonic()
         time.sleep(0.3)
@@ -122,9 +127,15 @@ def test_a_ring_and_its_failures() -> None:
             ups.append(outage(lan, lambda device=device: run("ip", "link", "set", device, "up")))
             assert silent() == marked() == ends, "what comes back changes nothing"
             assert copies(lan) == once(lan)
-        print("traffic on again after (s), link down:", *(f"{one:.2f}" for one in downs), "up:", *(f"{one:.2f}" for one in ups))
+        print(
+            "traffic on again after (s), link down:",
+            *(f"{one:.2f}" for one in downs),
+            "up:",
+            *(f"{one:.2f}" for one in ups),
+        )
         assert not circling()
-        assert sorted(downs)[2] < 1.0 and sorted(ups)[2] < 1.0  # of four, three; the machine may stand still for a moment
+        # of four, three; the machine may stand still for a moment
+        assert sorted(downs)[2] < 1.0 and sorted(ups)[2] < 1.0
         assert daemon.view().hosts.keys() == {host.mac for host in lan.hosts}, "hosts are known all the while"
         assert all(daemon.view().at(host) in ("", f"{host.bridge}:{host.device}") for host in lan.hosts)
         kept_by_us = silent()
@@ -148,11 +159,14 @@ def test_a_daemon_that_starts_finds_the_tree_and_changes_nothing() -> None:
 
 def test_what_somebody_else_set_stays_and_the_tree_goes_around_it() -> None:
     with mininet_net.ring(4) as lan:
-        run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", "s2", "s2-eth2", "no-flood")  # of a link that the tree would take
+        # of a link that the tree would take
+        run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", "s2", "s2-eth2", "no-flood")
         with Watcher(SETTINGS) as daemon:
             daemon.wait(lambda view: view.links == RING, "ring")
             quiet = {"s2-eth2", "s3-eth3"}
-            wait_for(lambda: silent() == quiet and marked() == {"s3-eth3"}, "the same link, out of the tree at both ends", 10)
+            wait_for(
+                lambda: silent() == quiet and marked() == {"s3-eth3"}, "the same link, out of the tree at both ends", 10
+            )
             forward()
             assert copies(lan) == once(lan)
             daemon.wait_for_log("s2:s2-eth2 does not flood by somebody else's word")

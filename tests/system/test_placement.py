@@ -1,8 +1,8 @@
-"""Each rule where it belongs, on Mininet's topologies: a reservation's queue on the leaving ports of its path, a deny at the switch
-nearest to the source, a limit once; and no more reserved of a link than there is.
+"""Each rule where it belongs, on Mininet's topologies: a reservation's queue on the leaving ports of its path, a deny
+at the switch nearest to the source, a limit once; and no more reserved of a link than there is.
 
-Above: pytest, make check-network. Below: tests.lab, a real daemon. The userspace datapath has no queues, so their rows and what
-ofproto/trace says are looked at (best effort); tests/kernel measures rates.
+The userspace datapath has no queues, so their rows and what ofproto/trace says are looked at (best effort);
+tests/kernel measures rates.
 """
 
 from __future__ import annotations
@@ -55,17 +55,27 @@ def queues(number: int) -> set[str]:
 
 def having(text: str) -> set[str]:
     """The bridges with a flow of ours whose text has this."""
-    return {bridge for bridge in vsctl("list-br").split() if any(text in flow for flow in flows(bridge) if "0x70616e65" in flow)}
+    return {
+        bridge
+        for bridge in vsctl("list-br").split()
+        if any(text in flow for flow in flows(bridge) if "0x70616e65" in flow)
+    }
 
 
 def traced(host: Host, to: Host, port: int) -> str:
-    flow = f"in_port={host.port},udp,dl_src={host.mac},dl_dst={to.mac},nw_src={host.ip},nw_dst={to.ip},nw_ttl=9,udp_dst={port}"
+    flow = (
+        f"in_port={host.port},udp,dl_src={host.mac},dl_dst={to.mac},"
+        f"nw_src={host.ip},nw_dst={to.ip},nw_ttl=9,udp_dst={port}"
+    )
     return appctl("ofproto/trace", host.bridge, flow)
 
 
 def meters() -> dict[str, int]:
     """How many meters of requests there are (discovery has one of its own)."""
-    return {bridge: len(re.findall(r"meter=1000\d{3} ", ofctl("dump-meters", bridge))) for bridge in vsctl("list-br").split()}
+    return {
+        bridge: len(re.findall(r"meter=1000\d{3} ", ofctl("dump-meters", bridge)))
+        for bridge in vsctl("list-br").split()
+    }
 
 
 def slot(daemon: Watcher, number: int) -> int:
@@ -73,7 +83,12 @@ def slot(daemon: Watcher, number: int) -> int:
     found = re.search(r"queue (\d+)", daemon.requests()[number])
     if found:
         return int(found[1])
-    named = [one for bridge in vsctl("list-br").split() for flow in flows(bridge) for one in re.findall(r"set_queue:(\d+)", flow)]
+    named = [
+        one
+        for bridge in vsctl("list-br").split()
+        for flow in flows(bridge)
+        for one in re.findall(r"set_queue:(\d+)", flow)
+    ]
     return max(map(int, named))
 
 
@@ -133,7 +148,9 @@ def test_a_limit_stands_once() -> None:
         link = next(link for link in TREE if any(end.startswith(f"{first.bridge}:") for end in link))
         inner = next(end.split(":")[1] for end in link if end.startswith("s1:"))
         port = int(vsctl("get", "interface", inner, "ofport"))
-        entering = appctl("ofproto/trace", "s1", f"in_port={port},udp,nw_src={first.ip},nw_dst={last.ip},nw_ttl=9,udp_dst=90")
+        entering = appctl(
+            "ofproto/trace", "s1", f"in_port={port},udp,nw_src={first.ip},nw_dst={last.ip},nw_ttl=9,udp_dst=90"
+        )
         assert "meter:" not in entering, entering
         daemon.do(f"Cancel {number}.")
 
@@ -156,7 +173,8 @@ def test_a_link_that_fails_is_told_and_comes_back() -> None:
 
 
 def test_a_ring_that_loses_a_link() -> None:
-    """Which way packets take is spanning tree's business here: queues on both, and on the one that is left when a link fails."""
+    """Which way packets take is spanning tree's business here: queues on both, and on the one that is left when a
+    link fails."""
     with mininet_net.ring(4) as lan:
         ports = sorted({end.split(":")[1] for link in RING for end in link} | {host.device for host in lan.hosts})
         speeds = "\n".join(f'{port} = "20Mb"' for port in ports)
@@ -186,7 +204,8 @@ def test_a_ring_that_loses_a_link() -> None:
 
 @contextmanager
 def ring_of_four() -> Iterator[tuple[Lan, Watcher]]:
-    """With a daemon that keeps the flood tree and steers reservations. Each link can send 20 Mb/s, a host's port 100."""
+    """With a daemon that keeps the flood tree and steers reservations. Each link can send 20 Mb/s, a host's port
+    100."""
     with mininet_net.ring(4) as lan:
         links = {end.split(":")[1] for link in RING for end in link}
         ports = [*sorted(links), *(host.device for host in lan.hosts)]
@@ -218,8 +237,9 @@ def passed(source: Host, sink: Host, port: int, *, by: str, count: int = 200) ->
 
 
 def test_a_ring_where_reservations_are_steered() -> None:
-    """Two that do not fit one path together take one each, against what the bridges have learnt; a third is refused. One that loses
-    its path takes nothing from the others while there is no room for it elsewhere, and moves as soon as there is."""
+    """Two that do not fit one path together take one each, against what the bridges have learnt; a third is refused.
+    One that loses its path takes nothing from the others while there is no room for it elsewhere, and moves as soon
+    as there is."""
     with ring_of_four() as (lan, daemon):
         h1, h3 = lan.host("h1"), lan.host("h3")
         group = f"srcHost={h1.ip}, dstHost={h3.ip}"
@@ -261,7 +281,9 @@ def test_a_ring_where_reservations_are_steered() -> None:
         print(f"moved after {time.monotonic() - failed:.2f} s")
         assert "no path" not in daemon.requests()[one] and queues(queue) == set(left)
         notice = next(line for [line] in iter(listener.reply, []) if "moved" in line)
-        assert notice.startswith(f"* moved {one} reserve(") and f": by s1:{left[0]},{left[1][:2]}:{left[1]},s3:" in notice
+        assert (
+            notice.startswith(f"* moved {one} reserve(") and f": by s1:{left[0]},{left[1][:2]}:{left[1]},s3:" in notice
+        )
         listener.close()
         assert passed(h1, h3, 1001, by=left[1])
         run("ip", "link", "set", first, "up")
@@ -290,7 +312,8 @@ def steering(queue: int) -> dict[tuple[str, str], float]:
 
 
 def test_what_a_router_has_to_get_is_not_steered_past_it() -> None:
-    """h2 routes between h1's subnet and one of h3's. A reservation between the two must not send packets for the router to h3."""
+    """h2 routes between h1's subnet and one of h3's. A reservation between the two must not send packets for the
+    router to h3."""
     network = 'placement = "paths"\nflood_tree = true'
     with mininet_net.line(3) as lan, Watcher(f'enforcement = "best-effort"\n[network]\n{network}') as daemon:
         h1, h2, h3 = lan.hosts

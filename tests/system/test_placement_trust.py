@@ -1,7 +1,6 @@
-"""What `placement = "paths"` relies on, and "everywhere" (the default) does not: that addresses are where they are seen; and that
-it limits what enters at several bridges at each of them. docs/architecture.md, "Why rules stand everywhere by default".
-
-Above: pytest, make check-network. Below: tests.lab, a real daemon on Mininet's line of three switches, h1 h2 h3 at s1 s2 s3.
+"""What `placement = "paths"` relies on, and "everywhere" (the default) does not: that addresses are where they are
+seen; and that it limits what enters at several bridges at each of them. docs/architecture.md, "Why rules stand
+everywhere by default".
 """
 
 from __future__ import annotations
@@ -35,7 +34,10 @@ STANDS = {"everywhere": {"s1", "s2", "s3"}, "paths": {"s1"}}
 @contextmanager
 def known(placement: str) -> Iterator[tuple[Lan, Watcher]]:
     """The line, all of it known."""
-    with mininet_net.line(3) as lan, Watcher(f'enforcement = "best-effort"\n[network]\nplacement = "{placement}"\n') as daemon:
+    with (
+        mininet_net.line(3) as lan,
+        Watcher(f'enforcement = "best-effort"\n[network]\nplacement = "{placement}"\n') as daemon,
+    ):
         daemon.wait(lambda view: view.links == LINE, "links")
         speak(lan)
         daemon.wait(lambda view: view.hosts == attached(lan), "hosts")

@@ -1,4 +1,5 @@
-"""`ovspane probe` on real bridges: a right switch passes, each planted fault is found and named, and nobody notices the probes."""
+"""`ovspane probe` on real bridges: a right switch passes, each planted fault is found and named, and nobody notices
+the probes."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def network(request: pytest.FixtureRequest) -> Lan:
 
 
 def ask_for_everything(daemon: DaemonProcess, target: Host) -> dict[str, int]:
-    """Requests of every kind that overlap, over IPv4, IPv6, VLANs, ARP, TCP, UDP, SCTP and ICMP; their numbers by a word."""
+    """Requests of every kind that overlap, over IPv4, IPv6, VLANs, ARP, TCP, UDP, SCTP and ICMP; their numbers by a
+    word."""
     may = "deny = True, allow = True, ratelimit >= 1kb"
     daemon.do(
         "AddUser Alice.",
@@ -80,7 +82,9 @@ def test_a_right_switch_passes(network: Lan) -> None:
         assert {probe["packet"].split()[0] for probe in dropped} >= {"TCP", "UDP", "SCTP", "ICMP", "ARP"}
         assert len({probe["seen"]["queue"] for probe in probes}) == 3
         assert len({meter for probe in probes for meter in probe["seen"]["meters"]}) == 2
-        assert all(" vlan 7" in probe["packet"] for probe in dropped if numbers["vlan"] in probe["expected"]["requests"])
+        assert all(
+            " vlan 7" in probe["packet"] for probe in dropped if numbers["vlan"] in probe["expected"]["requests"]
+        )
 
 
 def test_of_one_request_and_of_a_flowgroup(lan: Lan) -> None:
@@ -90,14 +94,22 @@ def test_of_one_request_and_of_a_flowgroup(lan: Lan) -> None:
         one = daemon.probe(str(numbers["ping"]), "--json")
         assert one.returncode == 0, one.stdout + one.stderr
         packets = [probe["packet"] for probe in json.loads(one.stdout)["probes"]]
-        assert {"10.9.0.0", "10.8.255.255", "10.9.255.255", "10.10.0.0"} <= set(re.findall(r"(\S+) > ", "\n".join(packets)))
+        assert {"10.9.0.0", "10.8.255.255", "10.9.255.255", "10.10.0.0"} <= set(
+            re.findall(r"(\S+) > ", "\n".join(packets))
+        )
         group = daemon.probe("(dstHost=10.0.0.2, dstPort=85, transport=TCP)")
         assert group.returncode == 0, group.stdout + group.stderr
         assert f"pass queue {seen_queue(daemon)}" in group.stdout
         few = daemon.probe("--all", "--most", "10")
         assert few.returncode == 0
         assert re.search(r"10 of \d+ packets were tried; \d of 11 flowgroups were tried", few.stdout)
-        for wrong in (["99"], ["(dstPort=)"], ["(dstPort=80, transport=ICMP)"], ["--all", "--in-port", "p9"], ["--bridge", "b9"]):
+        for wrong in (
+            ["99"],
+            ["(dstPort=)"],
+            ["(dstPort=80, transport=ICMP)"],
+            ["--all", "--in-port", "p9"],
+            ["--bridge", "b9"],
+        ):
             done = daemon.probe(*wrong)
             assert (done.returncode, bool(done.stderr)) == (2, True), wrong
     assert "no such file" in run_alone("--socket", "/nowhere").lower()
@@ -120,7 +132,8 @@ def seen_queue(daemon: DaemonProcess) -> str:
 
 @contextmanager
 def left_alone(target: Host) -> Iterator[DaemonProcess]:
-    """A daemon that has done its work, and goes on with the policy but without the bridge, so that it repairs nothing there."""
+    """A daemon that has done its work, and goes on with the policy but without the bridge, so that it repairs
+    nothing there."""
     with DaemonProcess(OVSDB, RUNDIR, BEST_EFFORT) as daemon:
         ask_for_everything(daemon, target)
         daemon.settle()
@@ -231,10 +244,22 @@ def no_exit() -> str:
 
 
 FAULTS = (
-    drop_becomes_pass, block_of_a_range_is_missing, missing_exception, wrong_queue, no_queue, wrong_meter, unlimited,
-    meter_of_another_rate, additional_drop, additional_drop_with_our_cookie, drop_by_one_port, flow_with_an_unknown_field,
-    output_in_our_tables, no_entry, no_exit,
-)  # fmt: skip
+    drop_becomes_pass,
+    block_of_a_range_is_missing,
+    missing_exception,
+    wrong_queue,
+    no_queue,
+    wrong_meter,
+    unlimited,
+    meter_of_another_rate,
+    additional_drop,
+    additional_drop_with_our_cookie,
+    drop_by_one_port,
+    flow_with_an_unknown_field,
+    output_in_our_tables,
+    no_entry,
+    no_exit,
+)
 
 
 def test_each_planted_fault_is_found_and_named(lan: Lan, tmp_path: Path) -> None:
@@ -286,8 +311,8 @@ def watching(lan: Lan) -> Iterator[Callable[[], int]]:
 
 
 def state(lan: Lan) -> list[str]:
-    """All that a bridge has but counters and ages: flows, meters, database, learnt addresses (but those of the devices between
-    the bridges, which the kernel lets speak IPv6 when it likes)."""
+    """All that a bridge has but counters and ages: flows, meters, database, learnt addresses (but those of the
+    devices between the bridges, which the kernel lets speak IPv6 when it likes)."""
     found = [line for bridge in lan.bridges for line in flows(bridge)]
     devices = {path.read_text().strip() for path in Path("/sys/class/net").glob("*/address")}
     for bridge in lan.bridges:

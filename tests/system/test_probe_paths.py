@@ -1,7 +1,8 @@
-"""`ovspane probe` where rules are placed by paths: what stands on each bridge is right or named, also after hosts moved.
+"""`ovspane probe` where rules are placed by paths: what stands on each bridge is right or named, also after hosts
+moved.
 
-Above: pytest, make check-network. Below: tests.lab, real daemons. While faults are planted somebody else holds the locks of the
-bridges, so that the daemon knows the network and the policy and repairs nothing.
+While faults are planted somebody else holds the locks of the bridges, so that the daemon knows the network and the
+policy and repairs nothing.
 """
 
 from __future__ import annotations
@@ -94,7 +95,10 @@ def test_a_right_network_passes_and_goes_on_when_a_host_moves(name: str) -> None
         assert done.returncode == 0, done.stdout + done.stderr
         probes = json.loads(done.stdout)["probes"]
         assert {probe["bridge"] for probe in probes} == set(lan.bridges)
-        stands = {word: {p["bridge"] for p in probes if number in p["expected"]["requests"]} for word, number in numbers.items()}
+        stands = {
+            word: {p["bridge"] for p in probes if number in p["expected"]["requests"]}
+            for word, number in numbers.items()
+        }
         assert stands["deny"] == {first.bridge}
         assert stands["anywhere"] == stands["range"] == set(lan.bridges)
         limited = {(probe["bridge"], bool(probe["port"])) for probe in probes if probe["seen"]["meters"]}
@@ -123,7 +127,9 @@ def held_by_somebody_else(bridges: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def left_alone(name: str, ask: Callable[[Watcher, Host, Host], object], more: str = "") -> Iterator[tuple[Watcher, Lan]]:
+def left_alone(
+    name: str, ask: Callable[[Watcher, Host, Host], object], more: str = ""
+) -> Iterator[tuple[Watcher, Lan]]:
     """Switches that are right, whose daemon goes on without changing them."""
     links, make = MAKE[name]
     with make() as lan, Watcher(settings(links, lan, where_hosts_are(lan), more)) as daemon:
@@ -234,11 +240,19 @@ def limited_again_on_the_way() -> str:
 
 
 FAULTS = (
-    no_deny_at_the_entrance, no_deny_from_anywhere_on_the_last_bridge, a_deny_that_stayed_when_its_host_moved,
-    no_exception_at_the_entrance, another_queue_on_the_second_bridge, no_queue_on_the_second_bridge, a_queue_beside_the_way,
-    no_row_of_the_queue_on_the_way, a_row_of_the_queue_beside_the_way, no_limit_at_the_entrance,
-    another_limit_on_a_bridge_on_the_way, limited_again_on_the_way,
-)  # fmt: skip
+    no_deny_at_the_entrance,
+    no_deny_from_anywhere_on_the_last_bridge,
+    a_deny_that_stayed_when_its_host_moved,
+    no_exception_at_the_entrance,
+    another_queue_on_the_second_bridge,
+    no_queue_on_the_second_bridge,
+    a_queue_beside_the_way,
+    no_row_of_the_queue_on_the_way,
+    a_row_of_the_queue_beside_the_way,
+    no_limit_at_the_entrance,
+    another_limit_on_a_bridge_on_the_way,
+    limited_again_on_the_way,
+)
 
 
 def test_each_planted_fault_is_found_and_named(tmp_path: Path) -> None:
@@ -285,7 +299,9 @@ TWICE = "udp,dl_dst=00:00:00:00:00:03,nw_src=10.0.0.1,nw_dst=10.0.0.3,tp_dst=100
 def ask_twice(daemon: Watcher, source: Host, sink: Host) -> None:
     """Two reservations between the same hosts, which do not fit one path together."""
     for port in (1001, 1002):
-        daemon.request(f"reserve(srcHost={source.ip}, dstHost={sink.ip}, dstPort={port}) = 30Mb on rootShare to +10min.")
+        daemon.request(
+            f"reserve(srcHost={source.ip}, dstHost={sink.ip}, dstPort={port}) = 30Mb on rootShare to +10min."
+        )
 
 
 def test_steered_reservations_are_right_and_stay_so_when_a_link_fails() -> None:

@@ -1,7 +1,6 @@
-"""No managed packet loops, none is lost, none is treated otherwise than the policy says: proved of the installed tables of all
-switches for all packets of every host, on each topology and after each failure. And the proof finds faults that are planted.
-
-Above: pytest, make check-network. Below: tests.lab.proof (ovspane.audit.verify), a real daemon on Mininet's topologies.
+"""No managed packet loops, none is lost, none is treated otherwise than the policy says: proved of the installed tables
+of all switches for all packets of every host, on each topology and after each failure. And the proof finds faults that
+are planted.
 """
 
 from __future__ import annotations
@@ -55,8 +54,9 @@ def managed(name: str, placement: str, more: str = "") -> Iterator[tuple[Lan, Wa
 
 
 def mute(links: set[frozenset[str]]) -> None:
-    """The devices of redundant links say nothing of their own. What Linux says there for IPv6 comes in by ports that do not flood,
-    is learnt there, and a packet to such a device would go in circles: the proof says so where not the daemon keeps the tree."""
+    """The devices of redundant links say nothing of their own. What Linux says there for IPv6 comes in by ports that
+    do not flood, is learnt there, and a packet to such a device would go in circles: the proof says so where not the
+    daemon keeps the tree."""
     for port in (end.split(":")[1] for link in links for end in link):
         Path(f"/proc/sys/net/ipv6/conf/{port}/disable_ipv6").write_text("1")
 
@@ -119,13 +119,21 @@ def test_all_packets_of_all_hosts_fare_as_the_policy_says(name: str, placement: 
 
 
 def test_a_ring_that_steers_loses_each_of_its_links() -> None:
-    """Reservations take both sides of the ring, more than one path has room for; what loses its path moves or is degraded. None of
-    their packets, and none of the others', loops or is lost."""
+    """Reservations take both sides of the ring, more than one path has room for; what loses its path moves or is
+    degraded. None of their packets, and none of the others', loops or is lost."""
     with managed("ring", "paths", "flood_tree = true") as (lan, daemon, prover):
         h1, h2, h3, h4 = lan.hosts
         ask_for_everything(lan, daemon)
-        for source, sink, port, rate in ((h1, h3, 1, 40), (h3, h1, 2, 40), (h1, h3, 3, 35), (h2, h4, 4, 30), (h4, h1, 5, 20)):
-            daemon.ask(f"reserve(srcHost={source.ip}, dstHost={sink.ip}, dstPort={port}) = {rate}Mb on rootShare to +10min.")
+        for source, sink, port, rate in (
+            (h1, h3, 1, 40),
+            (h3, h1, 2, 40),
+            (h1, h3, 3, 35),
+            (h2, h4, 4, 30),
+            (h4, h1, 5, 20),
+        ):
+            daemon.ask(
+                f"reserve(srcHost={source.ip}, dstHost={sink.ip}, dstPort={port}) = {rate}Mb on rootShare to +10min."
+            )
         daemon.settle()
         prover.holds()
         assert any("output:" in one for bridge in lan.bridges for one in flows(bridge) if "table=141" in one)
@@ -196,9 +204,12 @@ def learnt(bridge: str, port: str, mac: str) -> Iterator[None]:
 
 
 def check_command(daemon: Watcher, source: Host, sink: Host) -> None:
-    """`ovspane verify`, on what the daemon says of the network: it holds, and finds a drop that is not ours to repair."""
+    """`ovspane verify`, on what the daemon says of the network: it holds, and finds a drop that is not ours to
+    repair."""
     done = daemon.run("verify", "--socket", str(daemon.socket))
-    assert (done.returncode, done.stdout) == (0, "3 hosts, 3 bridges, 11 requests: all packets as the policy says\n"), done
+    assert (done.returncode, done.stdout) == (0, "3 hosts, 3 bridges, 11 requests: all packets as the policy says\n"), (
+        done
+    )
     with added("s2", f"table=0,priority=9,reg15=1/1,udp,nw_src={source.ip},nw_dst={sink.ip},actions=drop"):
         done = daemon.run("verify", "--socket", str(daemon.socket), "--format", "json")
         assert done.returncode == 1, done
@@ -222,22 +233,41 @@ def test_the_proof_finds_what_is_wrong() -> None:
         ours = {name: COOKIE_TAG | number for name, number in numbers.items()}
         faults = (
             ("a deny is gone", gone("s1", f"{ours['deny']:#x}"), {"passed"}),
-            ("a deny that nobody asked for", added("s2", f"table=100,priority=9,{far},tp_dst=5,actions=drop", ours["any"]),
-             {"dropped", "lost"}),
+            (
+                "a deny that nobody asked for",
+                added("s2", f"table=100,priority=9,{far},tp_dst=5,actions=drop", ours["any"]),
+                {"dropped", "lost"},
+            ),
             ("a drop of others, behind us", added("s2", f"table=0,priority=9,reg15=1/1,{far},actions=drop"), {"lost"}),
-            ("back to where it came from", added("s2", f"table=143,priority=9,{far},actions=IN_PORT"), {"loop", "lost"}),
-            ("to another host", added("s2", f"table=143,priority=9,{far},actions=output:{h2.port}"), {"astray", "lost"}),
-            ("two copies", added("s3", f"table=143,priority=9,{far},actions=output:{h3.port},output:{h3.port}"), {"twice"}),
+            (
+                "back to where it came from",
+                added("s2", f"table=143,priority=9,{far},actions=IN_PORT"),
+                {"loop", "lost"},
+            ),
+            (
+                "to another host",
+                added("s2", f"table=143,priority=9,{far},actions=output:{h2.port}"),
+                {"astray", "lost"},
+            ),
+            (
+                "two copies",
+                added("s3", f"table=143,priority=9,{far},actions=output:{h3.port},output:{h3.port}"),
+                {"twice"},
+            ),
             ("learnt at the wrong port", learnt("s2", h2.device, h3.mac), {"astray", "lost"}),
             ("not learnt, not flooded", unlearnt("s2", "s2-eth3"), {"lost"}),
             ("nothing in the table", gone("s2", "table=141", "priority=0"), {"lost"}),
-            ("a wrong queue", added("s2", f"table=141,priority=60000,{far},actions=set_queue:777,goto_table:143"), {"queue"}),
+            (
+                "a wrong queue",
+                added("s2", f"table=141,priority=60000,{far},actions=set_queue:777,goto_table:143"),
+                {"queue"},
+            ),
             ("the lower of two guarantees", gone("s2", "table=141", f"{ours['more']:#x}"), {"queue"}),
             ("a port without its queues", unqueued("s2-eth3"), {"queue"}),
             ("limited twice", gone("s2", "table=140", "priority=65535"), {"meter"}),
             ("not limited", gone("s3", "table=140", f"{ours['limit']:#x}"), {"meter"}),
             ("who knows what", added("s2", f"table=143,priority=9,{far},tun_id=5,actions=drop"), {"doubt"}),
-        )  # fmt: skip
+        )
         for name, fault, kinds in faults:
             with fault:
                 assert prover.kinds() == kinds, (name, [str(found) for found in prover.run()])

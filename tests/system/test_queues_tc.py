@@ -1,4 +1,5 @@
-"""The rows of ovsdb_queues against what the kernel has: HTB classes on a real device of the sandbox, read back from tc."""
+"""The rows of ovsdb_queues against what the kernel has: HTB classes on a real device of the sandbox, read back from
+tc."""
 
 from __future__ import annotations
 

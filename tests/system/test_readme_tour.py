@@ -1,7 +1,7 @@
 """The tour of README.md works when pasted: each block is run in order, and says what the README shows.
 
-A block ```sh is pasted into one shell in a sandbox of its own; the block ```text after it is what the README says comes out
-(none: nothing does). Instants and round-trip times may differ, rates by a fifth, and nothing else.
+A block ```sh is pasted into one shell in a sandbox of its own; the block ```text after it is what the README says comes
+out (none: nothing does). Instants and round-trip times may differ, rates by a fifth, and nothing else.
 """
 
 from __future__ import annotations

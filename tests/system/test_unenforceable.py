@@ -1,6 +1,6 @@
-"""Never a silent non-guarantee: a reservation that no port can keep is refused, with the reason and the way out; with best effort
-it is accepted with a note, and its status says why it is not enforced. Real ports; those that a kernel datapath could else use
-are tried on that one.
+"""Never a silent non-guarantee: a reservation that no port can keep is refused, with the reason and the way out; with
+best effort it is accepted with a note, and its status says why it is not enforced. Real ports; those that a kernel
+datapath could else use are tried on that one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,18 @@ def tunnel(bridge: str) -> None:
 
 def foreign(bridge: str) -> None:
     veth(bridge)
-    vsctl("set", "port", "ue1", "qos=@q", "--", "--id=@q", "create", "qos", "type=linux-htb", "other-config:max-rate=50000000")
+    vsctl(
+        "set",
+        "port",
+        "ue1",
+        "qos=@q",
+        "--",
+        "--id=@q",
+        "create",
+        "qos",
+        "type=linux-htb",
+        "other-config:max-rate=50000000",
+    )
 
 
 CASES: dict[str, tuple[Callable[[str], None], str, str]] = {
@@ -87,7 +98,8 @@ def test_a_reservation_that_no_port_can_keep(bridge: str, name: str) -> None:
             assert reason in answer
             assert 'enforcement = "best-effort" in the configuration would accept it' in answer
             assert strict.requests() == {}
-            strict.request("ratelimit(dstHost=10.9.9.9, dstPort=80) = 12Mb on rootShare to +10min.")  # meters are everywhere
+            # meters are everywhere
+            strict.request("ratelimit(dstHost=10.9.9.9, dstPort=80) = 12Mb on rootShare to +10min.")
         lenient = f'bridges = ["ue0"]\nenforcement = "best-effort"\n{settings}'
         with DaemonProcess(OVSDB, RUNDIR, lenient) as daemon:
             answer = daemon.ask(RESERVE)
@@ -109,7 +121,9 @@ def test_adopting_is_a_way_out(bridge: str) -> None:
             number = daemon.request(RESERVE)
             daemon.settle(20)
             assert daemon.requests()[number].startswith("installed by queue 1 on ue1 reserve(")
-            assert "class htb 1:2 parent 1:fffe prio 0 rate 12Mbit ceil 20Mbit" in run("tc", "class", "show", "dev", "ue1")
+            assert "class htb 1:2 parent 1:fffe prio 0 rate 12Mbit ceil 20Mbit" in run(
+                "tc", "class", "show", "dev", "ue1"
+            )
             daemon.do(f"Cancel {number}.")
             wait_for(lambda: vsctl("get", "port", "ue1", "qos").strip() == theirs, "their QoS")
             wait_for(lambda: "50Mbit" in run("tc", "class", "show", "dev", "ue1"), "their rate")
@@ -125,4 +139,6 @@ def test_a_port_that_cannot_is_named_in_the_status(lan: Lan) -> None:
         number = daemon.request(RESERVE)
         daemon.settle(20)
         told = daemon.requests()[number]
-        assert told.startswith("installed by queue 1 on h1-eth0,h2-eth0, not on h3-eth0: it has a QoS row of another owner"), told
+        assert told.startswith(
+            "installed by queue 1 on h1-eth0,h2-eth0, not on h3-eth0: it has a QoS row of another owner"
+        ), told

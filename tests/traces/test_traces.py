@@ -1,7 +1,7 @@
 """Every trace of this folder, played with the table checked after each line (ovspane(7), section 9).
 
-A trace is named after the section of the language page, and the rule in it, that it covers. What they have to cover together is
-tested here too: every code of a refusal that the pure rooms know, and every verb.
+A trace is named after the section of the language page, and the rule in it, that it covers. What they have to cover
+together is tested here too: every code of a refusal that the pure rooms know, and every verb.
 """
 
 import re
@@ -26,9 +26,11 @@ POLICY = HERE.parents[1] / "ovspane" / "policy"
 #: codes that a trace cannot get: what brings each one about, and where it is tested instead
 NOT_IN_TRACES = {
     "full": "61 424 rate requests at once",
-    "out-of-bounds": "more than 1 152 of the largest reservations at once: tests/property/policy/test_schedule_twins.py",
+    "out-of-bounds": "more than 1 152 of the largest reservations at once: "
+    "tests/property/policy/test_schedule_twins.py",
     "too-many": "more than 1 000 active requests that meet a flowgroup: tests/unit/policy/test_effort.py",
-    "cannot-compile": "more stages or matches than a switch has tables and memory: tests/property/policy/test_compile.py",
+    "cannot-compile": "more stages or matches than a switch has tables and memory: "
+    "tests/property/policy/test_compile.py",
 }
 
 
@@ -55,7 +57,7 @@ def _said() -> Iterator[tuple[Say, Replay]]:
 
 def test_the_traces_meet_every_refusal() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in POLICY.rglob("*.py"))
-    known = set(re.findall(r'(?:\bno|\b_no|Refused)\(\s*"([a-z][a-z-]+)"', source)) | {"contradiction"}
+    known = set(re.findall(r'(?:\bno|\b_no|Refusal)\(\s*"([a-z][a-z-]+)"', source)) | {"contradiction"}
     met = {replay.say(say.speaker, say.piece).reason_code for say, replay in _said()} - {""}
     assert len(known) > 25
     assert known - met == NOT_IN_TRACES.keys()

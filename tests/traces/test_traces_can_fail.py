@@ -78,9 +78,7 @@ def buckets_start_full(patch: Patch) -> None:
 
 @mutation
 def buckets_have_no_cap(patch: Patch) -> None:
-    patch.setattr(
-        Privileges, "of", staticmethod(lambda spec, of=Privileges.of: replace(of(spec), tb_capacity=10**12))
-    )
+    patch.setattr(Privileges, "of", staticmethod(lambda spec, of=Privileges.of: replace(of(spec), tb_capacity=10**12)))
 
 
 @mutation
@@ -156,7 +154,9 @@ def strictness_takes_a_sibling_for_a_parent(patch: Patch) -> None:
     patch.setattr(
         State,
         "chain",
-        lambda self, name, chain=State.chain: iter([*chain(self, name), *self.children[self.shares[name].parent or name]]),
+        lambda self, name, chain=State.chain: iter(
+            [*chain(self, name), *self.children[self.shares[name].parent or name]]
+        ),
     )
 
 
@@ -166,7 +166,9 @@ def a_lower_limit_does_not_hold_a_reservation_back(patch: Patch) -> None:
     patch.setattr(
         honour,
         "_overrides",
-        lambda state, other, request, effort: other.kind is not Kind.RATELIMIT and overrides(state, other, request, effort),
+        lambda state, other, request, effort: (
+            other.kind is not Kind.RATELIMIT and overrides(state, other, request, effort)
+        ),
     )
 
 
@@ -218,7 +220,9 @@ def revokes_do_not_cascade(patch: Patch) -> None:
 @mutation
 def anybody_may_cancel(patch: Patch) -> None:
     patch.setattr(
-        interpreter, "_cancel", lambda state, speaker, number, now, cancel=interpreter._cancel: cancel(state, "root", number, now)
+        interpreter,
+        "_cancel",
+        lambda state, speaker, number, now, cancel=interpreter._cancel: cancel(state, "root", number, now),
     )
 
 

@@ -1,5 +1,5 @@
-"""The layers of docs/architecture.md, checked on the sources of every module, Cython's too: imports point down only, never
-sideways, and the pure rooms import nothing that does I/O or reads a clock.
+"""The layers of docs/architecture.md, checked on the sources of every module, Cython's too: imports point down only,
+never sideways, and the pure rooms import nothing that does I/O or reads a clock.
 
 A room (tools/rooms.py) may import rooms of lower lines of LAYERS and itself, not those on its own line.
 """
@@ -28,25 +28,63 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS), 1) for room in rooms}
 PURE = frozenset(room for room in LEVEL if room.startswith("policy")) | {
-    "placement", "network", "dataplane", "lang", "packets", "_fastmatch",
+    "placement",
+    "network",
+    "dataplane",
+    "lang",
+    "packets",
+    "_fastmatch",
 }
 
 # What a pure room may use of the standard library and of others: values, algorithms, text. Whatever is not listed
 # (socket, asyncio, time, os, subprocess, random, ovs, ...) does I/O, reads a clock or differs from run to run.
 PURE_IMPORTS = frozenset(
     {
-        "__future__", "abc", "array", "bisect", "bitarray", "collections", "contextlib", "copy", "cpython", "cython",
-        "dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "hmac", "ipaddress",
-        "itertools", "json", "libc", "math", "networkx", "operator", "re", "string", "struct", "textwrap", "types",
-        "typing", "unicodedata",
+        "__future__",
+        "abc",
+        "array",
+        "bisect",
+        "bitarray",
+        "collections",
+        "contextlib",
+        "copy",
+        "cpython",
+        "cython",
+        "dataclasses",
+        "datetime",
+        "decimal",
+        "enum",
+        "fractions",
+        "functools",
+        "hashlib",
+        "heapq",
+        "hmac",
+        "ipaddress",
+        "itertools",
+        "json",
+        "libc",
+        "math",
+        "networkx",
+        "operator",
+        "re",
+        "string",
+        "struct",
+        "textwrap",
+        "types",
+        "typing",
+        "unicodedata",
     }
 )
-PURE_NAMES = frozenset({"socket.inet_pton", "socket.inet_ntop", "socket.AF_INET", "socket.AF_INET6", "sys.intern", "sys.maxsize"})
+PURE_NAMES = frozenset(
+    {"socket.inet_pton", "socket.inet_ntop", "socket.AF_INET", "socket.AF_INET6", "sys.intern", "sys.maxsize"}
+)
 # Imported, these are values; called, they read a clock.
 CLOCKS = frozenset({"now", "utcnow", "today"})
-# Impure only at their edge: overlap and schedule pick the engine by an environment variable when imported; lang.verbs, run as a
-# program, prints the completion and the manual page made from its table.
-EDGES = frozenset({("ovspane.packets.overlap", "os"), ("ovspane.policy.state.schedule", "os"), ("ovspane.lang.verbs", "sys")})
+# Impure only at their edge: overlap and schedule pick the engine by an environment variable when imported; lang.verbs,
+# run as a program, prints the completion and the manual page made from its table.
+EDGES = frozenset(
+    {("ovspane.packets.overlap", "os"), ("ovspane.policy.state.schedule", "os"), ("ovspane.lang.verbs", "sys")}
+)
 
 
 def _pure_import(module: str, name: str) -> bool:
@@ -125,7 +163,11 @@ def test_a_circle_is_found() -> None:
         ("ovspane.lang.parser", "from ..network import values", "above lang"),
         ("ovspane.lang.parser", "from .. import daemon", "above lang"),
         ("ovspane.policy.state.shares", "def f():\n    import ovspane.placement.flow_rules", "above policy.state"),
-        ("ovspane.policy.model.tree", "if TYPE_CHECKING:\n    from ovspane.flowpush import Session", "above policy.model"),
+        (
+            "ovspane.policy.model.tree",
+            "if TYPE_CHECKING:\n    from ovspane.flowpush import Session",
+            "above policy.model",
+        ),
         ("ovspane.policy.state.state", "from ovspane.policy.compiler import compile", "beside policy.state"),
         ("ovspane.policy.model.tree", "from ovspane.policy import runtime", "above policy.model"),
         ("ovspane.network.model", "from importlib import import_module as m\nimport importlib", "pure, but imports"),
@@ -164,8 +206,14 @@ def test_the_check_sees_cimports(tmp_path: Path) -> None:
     ("module", "source"),
     [
         ("ovspane.daemon", "import asyncio, os\nfrom ovspane import switch, policy\nfrom ovspane.daemon import wiring"),
-        ("ovspane.policy.model.tree", "from ovspane.policy.model.actions import Verdict\nfrom ovspane.lang import statements"),
-        ("ovspane.policy.model.tree", "from . import actions\nfrom .actions import Verdict\nfrom collections.abc import Mapping"),
+        (
+            "ovspane.policy.model.tree",
+            "from ovspane.policy.model.actions import Verdict\nfrom ovspane.lang import statements",
+        ),
+        (
+            "ovspane.policy.model.tree",
+            "from . import actions\nfrom .actions import Verdict\nfrom collections.abc import Mapping",
+        ),
         ("ovspane.lang.parser", "from datetime import UTC, datetime\nx = datetime.fromtimestamp(0, UTC)"),
         ("ovspane.openflow.messages", "import struct, asyncio\nfrom ovspane.placement.flow_rules import FlowRule"),
     ],

@@ -1,8 +1,7 @@
-"""All that one `ovspane probe` does: policy in, probes on each bridge, and once more for what differs, since the policy may have
-changed meanwhile.
+"""All that one `ovspane probe` does: policy in, probes on each bridge, and once more for what differs, since the policy
+may have changed meanwhile.
 
-Above: cli.probe_command. Below: choice, comparison, ovsdb_queues (the queues' rates). Reads the policy and the switch and changes
-neither, but for the catch flow of injection.
+Reads the policy and the switch and changes neither, but for the catch flow of injection.
 """
 
 from __future__ import annotations
@@ -40,11 +39,12 @@ class CannotProbe(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """What to probe and how. `request`, `group`: of these only; both None: every active request, and what none speaks of.
+    """What to probe and how. `request`, `group`: of these only; both None: every active request, and what none speaks
+    of.
 
-    `by_paths`: rules are placed by the network; `steered`: reservations get paths. `rate` in packets a second; `most` packets on
-    each bridge; `in_port`: the name of the port that they come in by (else where one must come, and the first that is up);
-    `deliver`: packets that pass go on to hosts.
+    `by_paths`: rules are placed by the network; `steered`: reservations get paths. `rate` in packets a second; `most`
+    packets on each bridge; `in_port`: the name of the port that they come in by (else where one must come, and the
+    first that is up); `deliver`: packets that pass go on to hosts.
     """
 
     rundir: Path
@@ -64,7 +64,8 @@ class Campaign:
 
 @dataclass(slots=True)
 class ProbeReport:
-    """The rows of all bridges, flows in our tables that are nobody's (bridge, text), and what of the choice was left out."""
+    """The rows of all bridges, flows in our tables that are nobody's (bridge, text), and what of the choice was left
+    out."""
 
     choice: Choice
     bridges: tuple[str, ...]
@@ -106,9 +107,17 @@ async def run(campaign: Campaign, ask: Ask) -> ProbeReport:
                 usable = [port for port in ports if port.number not in shut]
                 entrance = _entrance(usable, campaign.in_port, bridge, places.fed(bridge))
                 probe = BridgeProbe(
-                    bridge, session, control, campaign.pipeline, entrance, campaign.in_port != "",
-                    {port.number: port.name for port in ports}, campaign.rate, await _queue_rates(campaign.ovsdb, bridge), shut,
-                )  # fmt: skip
+                    bridge,
+                    session,
+                    control,
+                    campaign.pipeline,
+                    entrance,
+                    campaign.in_port != "",
+                    {port.number: port.name for port in ports},
+                    campaign.rate,
+                    await _queue_rates(campaign.ovsdb, bridge),
+                    shut,
+                )
                 packets = await _with_those_of_flows(campaign, session, choice)
                 report.rows += await _look(campaign, probe, places, packets, ask)
                 report.strangers += [(bridge, flow) for flow in await probe.strangers()]
@@ -117,7 +126,9 @@ async def run(campaign: Campaign, ask: Ask) -> ProbeReport:
 
 async def _shut(campaign: Campaign, session: ProbeSession) -> frozenset[int]:
     """The ports off the flood tree: what comes in there goes no further, unless it is steered (Plan.shut)."""
-    exits = [stats.rule for stats in await session.table_stats(range(campaign.pipeline.exit, campaign.pipeline.exit + 1))]
+    exits = [
+        stats.rule for stats in await session.table_stats(range(campaign.pipeline.exit, campaign.pipeline.exit + 1))
+    ]
     ours = [rule for rule in exits if rule.cookie == COOKIE_TAG and rule.instructions == DROP]
     return frozenset(port for port, mask in (rule.match.field("in_port") for rule in ours) if mask)
 
@@ -140,7 +151,9 @@ async def _settled(campaign: Campaign, ask: Ask) -> RulePlaces:
         await asyncio.sleep(0.1)
 
 
-async def _look(campaign: Campaign, probe: BridgeProbe, places: RulePlaces, packets: Sequence[Packet], ask: Ask) -> list[ProbeResult]:
+async def _look(
+    campaign: Campaign, probe: BridgeProbe, places: RulePlaces, packets: Sequence[Packet], ask: Ask
+) -> list[ProbeResult]:
     rows = {row.packet: row for row in await probe.run(places, packets)}
     for _ in range(LOOKS - 1):
         again = [packet for packet, row in rows.items() if row.differences]
@@ -159,9 +172,11 @@ def _order(row: ProbeResult) -> tuple[int, ...]:
 
 
 def _entrance(ports: Sequence[PortDescription], name: str, bridge: str, fed: Collection[int]) -> int:
-    """The port that probes come in by unless they say otherwise; one to which another bridge leads if there is no other. Raises
-    CannotProbe."""
-    for port in sorted(ports, key=lambda port: (port.number in fed, port.number == LOCAL_PORT, not port.up, port.number)):
+    """The port that probes come in by unless they say otherwise; one to which another bridge leads if there is no
+    other. Raises CannotProbe."""
+    for port in sorted(
+        ports, key=lambda port: (port.number in fed, port.number == LOCAL_PORT, not port.up, port.number)
+    ):
         if name in ("", port.name):
             return port.number
     raise CannotProbe(f"bridge {bridge} has no port{f' {name}' if name else ''}")

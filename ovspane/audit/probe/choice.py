@@ -1,10 +1,9 @@
 """Which packets to probe with. Pure.
 
-From the policy: inside a flowgroup, at each of its borders and just outside, and so for every part of it that an active request
-speaks of; and one of every ternary match that these sets fall into, since a switch has a flow for each. From the switch: one or
-two inside of every flow in our tables, so a flow that should not be there gets its packet wherever it lies.
-
-Above: campaign. Below: replay.corners, frames (what can be made at all), policy_picture.
+From the policy: inside a flowgroup, at each of its borders and just outside, and so for every part of it that an active
+request speaks of; and one of every ternary match that these sets fall into, since a switch has a flow for each. From
+the switch: one or two inside of every flow in our tables, so a flow that should not be there gets its packet wherever
+it lies.
 """
 
 from __future__ import annotations

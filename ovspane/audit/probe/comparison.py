@@ -1,15 +1,15 @@
 """One bridge probed: each packet traced, sent and caught, and held against the policy.
 
-Above: campaign. Below: injection (the packet itself), tracing (its flows, queue and meter), places (what it must meet here).
+Three witnesses have to agree. The packet: it went through the real flows and the datapath, and came back or not. The
+trace of the same bytes: which flows, queue and meter those were. The counters: each flow and meter of the trace has
+counted its probes.
 
-Three witnesses have to agree. The packet: it went through the real flows and the datapath, and came back or not. The trace of the
-same bytes: which flows, queue and meter those were. The counters: each flow and meter of the trace has counted its probes.
+A packet that a flow of ours steers (placement.rule_placement) leaves the bridge past all other flows, so nothing could
+catch it: of it there is only the trace.
 
-A packet that a flow of ours steers (network.spread) leaves the bridge past all other flows, so nothing could catch it: of it there
-is only the trace.
-
-Invariants: a packet whose trace leads out of the bridge by our tables, or does anything but what flows of ours do, is not sent (it
-might reach a host); a packet that comes back is compared byte by byte; no more than `rate` packets a second.
+Invariants: a packet whose trace leads out of the bridge by our tables, or does anything but what flows of ours do, is
+not sent (it might reach a host); a packet that comes back is compared byte by byte; no more than `rate` packets a
+second.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ FlowId = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """One packet on one bridge; `port`: where it came in, if that is not the usual one. `passed` None: it was not sent. `queue` and
-    `meters` as the switch numbers them. `by`: the flow that decided. `out`: what the datapath does with such a packet at the end.
-    `differences` empty: all as expected."""
+    """One packet on one bridge; `port`: where it came in, if that is not the usual one. `passed` None: it was not
+    sent. `queue` and `meters` as the switch numbers them. `by`: the flow that decided. `out`: what the datapath does
+    with such a packet at the end. `differences` empty: all as expected."""
 
     bridge: str
     packet: Packet
@@ -71,9 +71,9 @@ class _Counts:
 
 @dataclass(slots=True)
 class BridgeProbe:
-    """Probes one bridge. Packets come in by `in_port`, or by others of `ports` (number -> name): where they say, else where places
-    say unless the port is `fixed`; never by those that are `shut`. `queue_rates`: port -> queue id -> bit/s, of the ports that have
-    queues of ours."""
+    """Probes one bridge. Packets come in by `in_port`, or by others of `ports` (number -> name): where they say,
+    else where places say unless the port is `fixed`; never by those that are `shut`. `queue_rates`: port -> queue id
+    -> bit/s, of the ports that have queues of ours."""
 
     bridge: str
     session: ProbeSession
@@ -118,7 +118,9 @@ class BridgeProbe:
     async def strangers(self) -> list[str]:
         """The flows in our tables that are not ours: what they do is nobody's policy. Raises SessionError."""
         found = await self.session.table_stats(self.pipeline.tables)
-        return [_stranger(stats) for stats in found if stats.rule.cookie & COOKIE_MASK not in (COOKIE_TAG, DISCOVERY_TAG)]
+        return [
+            _stranger(stats) for stats in found if stats.rule.cookie & COOKIE_MASK not in (COOKIE_TAG, DISCOVERY_TAG)
+        ]
 
     def _entrances(self, places: RulePlaces, packet: Packet) -> list[int]:
         open_ports = self.ports.keys() - self.shut
@@ -136,14 +138,18 @@ class BridgeProbe:
             flows[key] = packets + stats.packets, min(seconds, stats.seconds)
         return _Counts(time.monotonic(), flows, await self.session.meter_counters())
 
-    async def _send_all(self, packets: Sequence[Packet], frames: dict[int, tuple[bytes, int]]) -> dict[int, PacketTrace]:
+    async def _send_all(
+        self, packets: Sequence[Packet], frames: dict[int, tuple[bytes, int]]
+    ) -> dict[int, PacketTrace]:
         ways: dict[int, PacketTrace] = {}
         numbers = list(frames)
         size = max(1, min(BATCH, int(self.rate / 10)))
         for start in range(0, len(numbers), size):
             began = time.monotonic()
             batch = numbers[start : start + size]
-            ways |= {number: trace(self.control, self.bridge, flow(packets[number]), frames[number][1]) for number in batch}
+            ways |= {
+                number: trace(self.control, self.bridge, flow(packets[number]), frames[number][1]) for number in batch
+            }
             await self.session.send({n: frames[n] for n in batch if _may_be_sent(ways[n])})
             await asyncio.sleep(began + len(batch) / self.rate - time.monotonic())
         await self.session.wait_for({n for n, way in ways.items() if way.left and _may_be_sent(way)}, DEADLINE)
@@ -155,12 +161,16 @@ class BridgeProbe:
             await asyncio.sleep(1 / self.rate)
         await self.session.wait_for(set(frames), DEADLINE)
 
-    def _row(self, packet: Packet, expected: ExpectedVerdict, way: PacketTrace, number: int, data: bytes) -> ProbeResult:
+    def _row(
+        self, packet: Packet, expected: ExpectedVerdict, way: PacketTrace, number: int, data: bytes
+    ) -> ProbeResult:
         caught = self.session.caught.get(number)
         sent = _may_be_sent(way)
         passed = way.steered is not None or (caught is not None if sent else None)
         port = "" if packet.in_port == self.in_port else self.ports[packet.in_port]
-        found = ProbeResult(self.bridge, packet, expected, passed, way.queue, way.meters, _decider(way), way.out, port=port)
+        found = ProbeResult(
+            self.bridge, packet, expected, passed, way.queue, way.meters, _decider(way), way.out, port=port
+        )
         if way.steered is not None:
             found = replace(found, note=f"not sent: steered by {way.steered}")
         if not self._enters(way):
@@ -234,7 +244,9 @@ class BridgeProbe:
 
 def _stranger(stats: FlowStats) -> str:
     rule = stats.rule
-    return f"table={rule.table},priority={rule.priority},cookie={rule.cookie:#x} {rule.match} is in a table of ovspane's"
+    return (
+        f"table={rule.table},priority={rule.priority},cookie={rule.cookie:#x} {rule.match} is in a table of ovspane's"
+    )
 
 
 def _may_be_sent(way: PacketTrace) -> bool:
@@ -276,9 +288,11 @@ def _decider(way: PacketTrace) -> str:
     return "; ".join(str(step) for step in telling[:-1])
 
 
-def _miscounted(ways: Mapping[int, PacketTrace], sent: Counter[int], before: _Counts, after: _Counts) -> dict[FlowId, str]:
-    """Flows of ours that counted fewer packets than there were probes for them; other traffic may only add. Flows and meters that
-    were made or remade meanwhile are left out."""
+def _miscounted(
+    ways: Mapping[int, PacketTrace], sent: Counter[int], before: _Counts, after: _Counts
+) -> dict[FlowId, str]:
+    """Flows of ours that counted fewer packets than there were probes for them; other traffic may only add. Flows
+    and meters that were made or remade meanwhile are left out."""
     hits: Counter[FlowId] = Counter()
     through: Counter[int] = Counter()
     users: dict[int, FlowId] = {}
@@ -294,7 +308,9 @@ def _miscounted(ways: Mapping[int, PacketTrace], sent: Counter[int], before: _Co
         if one in before.flows and one in after.flows and after.flows[one][1] > after.at - before.at:
             counted = after.flows[one][0] - before.flows[one][0]
             if 0 <= counted < expected:
-                wrong[one] = f"table={one[0]},priority={one[1]},cookie={one[2]:#x} counted {counted} of {expected} probes"
+                wrong[one] = (
+                    f"table={one[0]},priority={one[1]},cookie={one[2]:#x} counted {counted} of {expected} probes"
+                )
     for meter, expected in through.items():
         if meter in before.meters and meter in after.meters:
             counted = after.meters[meter].packets - before.meters[meter].packets
@@ -306,7 +322,10 @@ def _miscounted(ways: Mapping[int, PacketTrace], sent: Counter[int], before: _Co
 def _perhaps_limited(row: ProbeResult, way: PacketTrace, before: _Counts, after: _Counts) -> ProbeResult:
     """A probe that its meter dropped for the traffic of others is as it should be."""
     for meter in way.meters:
-        if meter in after.meters and after.meters[meter].dropped > before.meters.get(meter, MeterCounters(0, 0)).dropped:
+        if (
+            meter in after.meters
+            and after.meters[meter].dropped > before.meters.get(meter, MeterCounters(0, 0)).dropped
+        ):
             kept = tuple(text for text in row.differences if not text.startswith(("the packet is", "is dropped")))
             return replace(row, note=f"meter {meter} is over its limit", differences=kept)
     return row

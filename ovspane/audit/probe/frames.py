@@ -1,10 +1,9 @@
-"""`Packet` -> the bytes of a frame that has these header fields (by scapy), the flow that Open vSwitch reads from that frame, and
-a text for people. No I/O.
+"""`Packet` -> the bytes of a frame that has these header fields (by scapy), the flow that Open vSwitch reads from that
+frame, and a text for people. No I/O.
 
-Above: comparison. Below: match, flowgroup, scapy.
-
-Invariants: Open vSwitch reads from `frame` exactly what `flow` says (a test asks it), so both witnesses speak of one packet;
-what no frame can say (`makeable` is False) is not made; the payload says in words what the frame is, for whoever captures one.
+Invariants: Open vSwitch reads from `frame` exactly what `flow` says (a test asks it), so both witnesses speak of one
+packet; what no frame can say (`makeable` is False) is not made; the payload says in words what the frame is, for
+whoever captures one.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ PAYLOAD = b"ovspane probe"
 LEAST = 60  # bytes of an Ethernet frame without its checksum
 ARP_TYPES = (0x0806, 0x8035)
 
-#: Below 0x0600 the field is a length (IEEE 802.3); the others begin a further tag or header, whose EtherType counts instead.
+#: Below 0x0600 the field is a length (IEEE 802.3); the others begin a further tag or header, whose EtherType counts
+#: instead.
 _NOT_A_TYPE = frozenset({0x8100, 0x88A8, 0x9100, 0x894F})
 #: RFC 8200, section 4: these numbers begin an extension header; the protocol is that of the header after them.
 _EXTENSIONS = frozenset({0, 43, 44, 51, 60})
@@ -109,14 +109,18 @@ def flow(packet: Packet) -> str:
 
 
 def text(packet: Packet) -> str:
-    """The packet for people, e.g. `UDP 10.0.0.1:53 > 10.0.0.2:4000 vlan 7`; MAC addresses where they are not the usual ones."""
+    """The packet for people, e.g. `UDP 10.0.0.1:53 > 10.0.0.2:4000 vlan 7`; MAC addresses where they are not the
+    usual ones."""
     if packet.eth_type in (ETH_IPV4, ETH_IPV6):
         v6 = packet.eth_type == ETH_IPV6
         ends = [str(IPv6Address(end) if v6 else IPv4Address(end)) for end in (packet.src, packet.dst)]
         if packet.proto in (TCP, UDP, SCTP):
             ends = [f"[{ends[0]}]" if v6 else ends[0], f"[{ends[1]}]" if v6 else ends[1]]
             ends = [f"{ends[0]}:{packet.sport}", f"{ends[1]}:{packet.dport}"]
-        words = [_NAMES.get(packet.proto, f"{'IPv6' if v6 else 'IPv4'} protocol {packet.proto}"), f"{ends[0]} > {ends[1]}"]
+        words = [
+            _NAMES.get(packet.proto, f"{'IPv6' if v6 else 'IPv4'} protocol {packet.proto}"),
+            f"{ends[0]} > {ends[1]}",
+        ]
         if packet.dscp:
             words.append(f"dscp {packet.dscp}")
     else:

@@ -1,10 +1,8 @@
 """Sends probes into a bridge and catches those that come through our pipeline. An OpenFlow session of its own.
 
-Above: comparison. Below: flowpush (BridgeSession), messages.
-
-Invariants: while a catch flow is not in place nothing is sent; a probe that comes back to table 0 goes to this session and
-nowhere else (unless `deliver`); leaving the context removes the catch flow, and if we are killed it ends by itself within
-messages.LIFETIME seconds. Nothing else on the switch is changed, and the daemon's session is not used.
+Invariants: while a catch flow is not in place nothing is sent; a probe that comes back to table 0 goes to this session
+and nowhere else (unless `deliver`); leaving the context removes the catch flow, and if we are killed it ends by itself
+within messages.LIFETIME seconds. Nothing else on the switch is changed, and the daemon's session is not used.
 """
 
 from __future__ import annotations
@@ -28,7 +26,8 @@ RENEW = messages.LIFETIME / 3  # seconds
 
 
 class ProbeSession(BridgeSession):
-    """`async with ProbeSession("RUNDIR/BRIDGE.mgmt") as session: await session.send(0, frame, port); …; session.caught`.
+    """`async with ProbeSession("RUNDIR/BRIDGE.mgmt") as session: await session.send(0, frame, port); …;
+    session.caught`.
 
     Raises SessionError where the bridge does not answer or refuses.
     """
@@ -52,7 +51,9 @@ class ProbeSession(BridgeSession):
             raise
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if not self.closed.done():
                 await self._do(messages.uncatch(self._token))
@@ -89,7 +90,10 @@ class ProbeSession(BridgeSession):
         for number in probes:
             self.caught.pop(number, None)
         async with self._operation():
-            sent = [await self._send(*messages.send(frame, port, self._token, number)) for number, (frame, port) in probes.items()]
+            sent = [
+                await self._send(*messages.send(frame, port, self._token, number))
+                for number, (frame, port) in probes.items()
+            ]
             await self._ask(openflow.BARRIER_REQUEST)
             for xid in sent:
                 if xid in self._errors:

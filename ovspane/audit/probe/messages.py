@@ -1,11 +1,9 @@
 """The OpenFlow that only probes speak: the catch flow, packets with a mark, meter counters. Bytes; no I/O.
 
-Above: injection. Below: openflow, ofpackets.
-
-How a probe is marked and caught: it enters table 0 with a session's token in register 14 and its number in register 13, goes
-through the pipeline as any packet with its headers, and comes back to table 0 with our mark set. There the catch flow (table 0,
-one below the entry flow's priority, register 14 = token) sends it to the one connection that asked for it. Registers live only
-inside Open vSwitch: no packet from a wire can have the token.
+How a probe is marked and caught: it enters table 0 with a session's token in register 14 and its number in register 13,
+goes through the pipeline as any packet with its headers, and comes back to table 0 with our mark set. There the catch
+flow (table 0, one below the entry flow's priority, register 14 = token) sends it to the one connection that asked for
+it. Registers live only inside Open vSwitch: no packet from a wire can have the token.
 
 Sources: OpenFlow 1.4.1 sections 7.3.4.1, 7.3.5.15 (meter counters), 7.3.6; Open vSwitch nicira-ext.h: NXAST_CONTROLLER,
 NXAST_REG_LOAD, NXAST_RESUBMIT_TABLE.

@@ -1,19 +1,19 @@
 """What each bridge has to do with a packet: the policy, and where in the network its requests stand.
 
-Above: comparison. Below: policy_picture (the oracle), network.ways (what is known of a packet's addresses), network.listing.
-
-With `placement = "everywhere"` each bridge does all that the policy says. With "paths" it does what stands on it, and that is said
-here by requests, not by the daemon's flow table and its spread, which are to be checked. One match of a request speaks of a packet:
+With `placement = "everywhere"` each bridge does all that the policy says. With "paths" it does what stands on it, and
+that is said here by requests, not by the daemon's flow table and its spread, which are to be checked. One match of a
+request speaks of a packet:
 
 deny    stands where packets of that match may enter;
 limit   there, too, for what does not come from another bridge of ours, where it was limited;
-reserve has its queue where packets of that match leave on their way, or on the path that it was given, whose ports the packets are
-        sent by if they have their destination's MAC address; as an allow it is everywhere;
+reserve has its queue where packets of that match leave on their way, or on the path that it was given, whose ports the
+        packets are sent by if they have their destination's MAC address; as an allow it is everywhere;
 allow   is everywhere: where it lifts nothing nobody can tell.
 
-So the verdict of a bridge is the oracle's on the requests that stand there: the closed form (ovspane(7), section 6) drops a packet
-if one deny does, whatever the others are, and of limits and guarantees the lowest and the highest count. Where a packet is known to
-enter, and where it is known to leave, every request that speaks of it counts, whatever its own match leaves open.
+So the verdict of a bridge is the oracle's on the requests that stand there: the closed form (ovspane(7), section 6)
+drops a packet if one deny does, whatever the others are, and of limits and guarantees the lowest and the highest count.
+Where a packet is known to enter, and where it is known to leave, every request that speaks of it counts, whatever its
+own match leaves open.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _PLAIN = Packet()
 
 
 def read_ways(items: Iterable[dict[str, Any]], steered: bool = False) -> Routing:
-    """The network from the items of ListTopology, which has the bridges that the daemon programs, and other hosts'. `steered`: the
-    daemon gives reservations paths of their own. Raises NoPicture."""
+    """The network from the items of ListTopology, which has the bridges that the daemon programs, and other hosts'.
+    `steered`: the daemon gives reservations paths of their own. Raises NoPicture."""
     ways = Routing(most=int(steered))
     try:
         ways.update([NetworkDelta(None, thing) for thing in things(items)])
@@ -73,8 +73,8 @@ class RulePlaces:
         return self._fed[bridge]
 
     def entrances(self, packet: Packet, bridge: str, usual: int) -> list[int]:
-        """The ports by which to send a packet in: where its source is, else the usual one; and some that come from other bridges,
-        if its port may make a difference."""
+        """The ports by which to send a packet in: where its source is, else the usual one; and some that come from
+        other bridges, if its port may make a difference."""
         found = self._sources(packet)
         own = [known.number for port in sorted(found) if (known := self._known(port, bridge)) and known.number]
         limited = any(request.kind is Kind.RATELIMIT for request in self.picture.matching(packet))
@@ -85,7 +85,11 @@ class RulePlaces:
         found: dict[Packet, None] = {}
         for packet in packets:
             found[packet] = None
-            ways = [self._places(request, packet)[1] for request in self.picture.matching(packet) if request.id in self._routes]
+            ways = [
+                self._places(request, packet)[1]
+                for request in self.picture.matching(packet)
+                if request.id in self._routes
+            ]
             found |= {replace(packet, eth_dst=way.sink): None for way in ways if way.sink}
         return list(found)
 
@@ -110,7 +114,9 @@ class RulePlaces:
                 here.append(request)
                 outputs[request.slot] = its.output(bridge)
         found = self.picture.judged(packet, here)
-        return replace(found, elsewhere=tuple(elsewhere), outputs={slot: by for slot in found.queues if (by := outputs[slot])})
+        return replace(
+            found, elsewhere=tuple(elsewhere), outputs={slot: by for slot in found.queues if (by := outputs[slot])}
+        )
 
     def ports(self, slot: int, bridge: str) -> frozenset[str] | None:
         """The ports of a bridge that a request's queue stands on; None: all that can have one."""
@@ -121,7 +127,8 @@ class RulePlaces:
         return reduce(Egress.joined, ways, Egress(within=None)).on(bridge)
 
     def needs(self, slot: int, bridge: str) -> frozenset[str]:
-        """Of these, the ports that can have it for sure: the daemon says it is installed, and nothing queues in a patch port."""
+        """Of these, the ports that can have it for sure: the daemon says it is installed, and nothing queues in a
+        patch port."""
         installed = {number for number, status in self.picture.statuses.items() if status.startswith("installed")}
         if not any(one.slot == slot and one.id in installed for one in self.picture.tree.requests.values()):
             return frozenset()

@@ -1,10 +1,9 @@
-"""The second witness: `ofproto/trace` of the same packet, over ovs-vswitchd's control socket, and what it says of our tables.
+"""The second witness: `ofproto/trace` of the same packet, over ovs-vswitchd's control socket, and what it says of our
+tables.
 
-Above: comparison. Below: unixctl.
-
-A trace translates the packet by the very tables that packets meet and sends nothing. It tells what a caught packet cannot: which
-flow decided, the queue (which lives in the priority of the packet's buffer) and the meter. Source: ovs-vswitchd(8),
-ofproto/trace; the lines are `TABLE. MATCH, priority N, cookie 0xC` with the actions indented below.
+A trace translates the packet by the very tables that packets meet and sends nothing. It tells what a caught packet
+cannot: which flow decided, the queue (which lives in the priority of the packet's buffer) and the meter. Source:
+ovs-vswitchd(8), ofproto/trace; the lines are `TABLE. MATCH, priority N, cookie 0xC` with the actions indented below.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class PacketTrace:
-    """A packet's way through our tables. `left`: it came back to table 0 with the mark. `out`: the datapath's actions for the
-    whole bridge, ports by name."""
+    """A packet's way through our tables. `left`: it came back to table 0 with the mark. `out`: the datapath's
+    actions for the whole bridge, ports by name."""
 
     steps: tuple[Step, ...]
     left: bool
@@ -59,15 +58,18 @@ class PacketTrace:
 
     @property
     def steered(self) -> str | None:
-        """The port (name or number) by which a flow of ours sends it out, past what else the bridge does. Such a packet would reach
-        somebody: it must not be sent as a probe."""
+        """The port (name or number) by which a flow of ours sends it out, past what else the bridge does. Such a
+        packet would reach somebody: it must not be sent as a probe."""
         last = self.steps[-1] if self.steps else None
         return last.actions[1].removeprefix("output:").strip('"') if last is not None and _steers(last) else None
 
     @property
     def foreign(self) -> Step | None:
-        """The first flow that does what no flow of ours does (flood, say); such a packet must not be sent as a probe."""
-        return next((step for step in self.steps if not (_steers(step) or all(map(_OURS.fullmatch, step.actions)))), None)
+        """The first flow that does what no flow of ours does (flood, say); such a packet must not be sent as a
+        probe."""
+        return next(
+            (step for step in self.steps if not (_steers(step) or all(map(_OURS.fullmatch, step.actions)))), None
+        )
 
     def _actions(self) -> list[str]:
         return [action for step in self.steps for action in step.actions]
@@ -119,6 +121,7 @@ def trace(control: ControlSocket, bridge: str, flow: str, in_port: int) -> Packe
 
     With a token in register 14, as probes have: flows of discovery (discovery.flows) leave those alone.
 
-    Not given as bytes: then a trace has side effects, the bridge would learn its addresses (ovs-vswitchd(8), ofproto/trace).
+    Not given as bytes: then a trace has side effects, the bridge would learn its addresses (ovs-vswitchd(8),
+    ofproto/trace).
     """
     return read_trace(control.call("ofproto/trace", "--names", bridge, f"in_port={in_port},reg14=1,{flow}"))

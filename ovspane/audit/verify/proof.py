@@ -1,22 +1,25 @@
-"""Holds what the switches do with the packets of each known host against what the policy says, for all of these packets.
+"""Holds what the switches do with the packets of each known host against what the policy says, for all of these
+packets.
 
-Above: cli.verify_command, tests. Below: network.walk (what the switches do), probe.policy_picture (the slow evaluator). The
-compiler, placement and the daemon's plans are not asked.
+The compiler, placement and the daemon's plans are not asked.
 
-For each host the set of all packets with its MAC address is walked from its port: none may come back to a bridge that it crossed.
-(Packets with other hosts' IP addresses, as a router sends them, may come to a bridge twice, where copies are flooded and one meets
-the flows that steer a reservation.) Those with its own addresses, or without IP, are held against the policy:
+For each host the set of all packets with its MAC address is walked from its port: none may come back to a bridge that
+it crossed. (Packets with other hosts' IP addresses, as a router sends them, may come to a bridge twice, where copies
+are flooded and one meets the flows that steer a reservation.) Those with its own addresses, or without IP, are held
+against the policy:
 
 twice        none comes to a bridge twice
 dropped      a flow of ours drops only what the policy denies
 passed       what leaves the network anywhere is not denied
-lost         what goes to another known host that links which are up lead to, and is not denied, comes to its port; exactly once
+lost         what goes to another known host that links which are up lead to, and is not denied, comes to its port;
+             exactly once
 astray       it comes to no other port, but for copies that a bridge floods
 queue        in each bridge it leaves in the queue of the highest reservation that matches, or in none
-meter        it passes the meter of the lowest limit that matches, once (on each bridge where `everywhere`), and no other
+meter        it passes the meter of the lowest limit that matches, once (on each bridge where `everywhere`), and no
+             other
 
-The evaluator knows single packets only. What it says of one depends on which requests match it, so each set is split by the
-requests' flowgroups until that is the same for all of a part, and one packet of each part is asked about.
+The evaluator knows single packets only. What it says of one depends on which requests match it, so each set is split by
+the requests' flowgroups until that is the same for all of a part, and one packet of each part is asked about.
 
 Raises BudgetSpent where the engine has no answer: an adversary can make the question hard.
 """
@@ -62,10 +65,10 @@ class Finding:
 
 @dataclass(slots=True)
 class Proof:
-    """`everywhere`: rules stand on all bridges, so a limit is a meter on each. `queues`: the queue ids that ports have (None: not
-    looked at). Where the daemon says that ports cannot enforce a request, its packets must be put in its queue all the same, but
-    ports need not have that, unless `best_effort`. Where it says that it is degraded otherwise, they need not. `walked`, `asked`:
-    how many sets of packets were walked, and the evaluator asked about."""
+    """`everywhere`: rules stand on all bridges, so a limit is a meter on each. `queues`: the queue ids that ports
+    have (None: not looked at). Where the daemon says that ports cannot enforce a request, its packets must be put in
+    its queue all the same, but ports need not have that, unless `best_effort`. Where it says that it is degraded
+    otherwise, they need not. `walked`, `asked`: how many sets of packets were walked, and the evaluator asked about."""
 
     fabric: Fabric
     stations: Collection[Station]
@@ -194,7 +197,9 @@ class Proof:
             groups = passed if self.everywhere else [tuple(meter for meters in passed for meter in meters)]
             for meters in groups:
                 if len(meters) != bool(wanted) or not wanted.issuperset(meters):
-                    named = f"meters {sorted(meters)} instead of {'one of ' if wanted else ''}{sorted(wanted) or 'none'}"
+                    named = (
+                        f"meters {sorted(meters)} instead of {'one of ' if wanted else ''}{sorted(wanted) or 'none'}"
+                    )
                     self._say("meter", f"{pair} pass {named}", region, expected)
 
     def _queue(self, pair: str, hop: BridgeVisit, region: Region, expected: ExpectedVerdict) -> None:
@@ -226,7 +231,8 @@ class Proof:
     def _told(self, number: int) -> str:
         """What the daemon says of a reservation: unenforced, degraded, or "" for nothing of that kind."""
         status = self.picture.statuses.get(number, "")
-        if status.startswith(("degraded: unenforced", "degraded: by queue")):  # enforcing.py: ports that cannot, or not all of them
+        # enforcing.py: ports that cannot, or not all of them
+        if status.startswith(("degraded: unenforced", "degraded: by queue")):
             return "unenforced"
         return "degraded" if status.startswith("degraded") else ""
 
@@ -258,7 +264,9 @@ class Proof:
 
     def _say(self, kind: str, text: str, region: Region, expected: ExpectedVerdict | None = None) -> None:
         if (kind, text) not in self.findings and (one := some(region)) is not None:
-            self.findings[kind, text] = Finding(kind, text, packet_text(packet_of(one)), expected.by if expected else ())
+            self.findings[kind, text] = Finding(
+                kind, text, packet_text(packet_of(one)), expected.by if expected else ()
+            )
 
 
 def _own(station: Station) -> Iterator[tuple[Region, bool, bool]]:
@@ -282,7 +290,8 @@ def _of(trace: Trace, packets: Region) -> Trace:
 
 
 def _with_tags(region: Region) -> Iterator[Region]:
-    """Without a VLAN tag, and with one. (A tag that has a priority only is as none to NORMAL, but not to a flow: left out.)"""
+    """Without a VLAN tag, and with one. (A tag that has a priority only is as none to NORMAL, but not to a flow:
+    left out.)"""
     none, tag, zero = Match.of(vlan=0), Match.of(vlan=(0x1000, 0x1000)), Match.of(vlan=0x1000)
     for part in (inside(region, none), inside(region, tag)):
         if part is not None and (part := outside(part, zero)) is not None:

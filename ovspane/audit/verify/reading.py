@@ -1,9 +1,9 @@
 """Reads what decides on packets, from the switches themselves: all flows of all tables, the ports, the learning tables.
 
-Above: cli.verify_command, tests. Below: flowpush (sessions), oftables (bytes to values), unixctl. It changes nothing.
+It changes nothing.
 
-The parts are read one after the other: where something changes meanwhile, what is read may never have been true. Who finds a fault
-looks again.
+The parts are read one after the other: where something changes meanwhile, what is read may never have been true. Who
+finds a fault looks again.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class TableSession(BridgeSession):
 
 
 async def read(rundir: Path, names: Iterable[str]) -> dict[str, BridgeTables]:
-    """These bridges as they are; one that is not there (any more) is left out. Raises SessionError (also where the bridge's
-    `protocols` lack OpenFlow10), ControlUnavailable."""
+    """These bridges as they are; one that is not there (any more) is left out. Raises SessionError (also where the
+    bridge's `protocols` lack OpenFlow10), ControlUnavailable."""
     control = ControlSocket(rundir)
     with contextlib.closing(control):
         found = {}

@@ -1,7 +1,7 @@
-"""All that one `ovspane verify` does: the policy and the network as the daemon lists them, the tables as the switches have them,
-the proof; and once more where something is wrong, since something may have changed meanwhile.
+"""All that one `ovspane verify` does: the policy and the network as the daemon lists them, the tables as the switches
+have them, the proof; and once more where something is wrong, since something may have changed meanwhile.
 
-Above: cli.verify_command. Below: reading, proof, probe.policy_picture. It changes nothing.
+It changes nothing.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ async def verify(settings: VerifySettings, ask: Ask) -> VerifyReport:
 async def _look(settings: VerifySettings, ask: Ask) -> VerifyReport:
     picture = await _settled(settings, ask)
     items = ask("ListTopology")
-    bridges = await read(settings.rundir, [item["name"] for item in items if item["kind"] == "bridge" and not item["host"]])
+    bridges = await read(
+        settings.rundir, [item["name"] for item in items if item["kind"] == "bridge" and not item["host"]]
+    )
     there, hosts = network(items, bridges)
     if not hosts:
         raise CannotVerify("no host is known on a bridge of this host, so there is nothing to prove")
@@ -74,7 +76,9 @@ async def _look(settings: VerifySettings, ask: Ask) -> VerifyReport:
     queues = {numbers[name]: has for (bridge, port), has in rows.items() if (name := f"{bridge}:{port}") in numbers}
     proof = Proof(there, hosts, picture, settings.everywhere, settings.meter_base, queues)
     findings = await asyncio.to_thread(proof.run)
-    return VerifyReport(tuple(findings), tuple(bridges), len(hosts), len(picture.tree.requests), tuple(_notes(items, bridges)))
+    return VerifyReport(
+        tuple(findings), tuple(bridges), len(hosts), len(picture.tree.requests), tuple(_notes(items, bridges))
+    )
 
 
 async def _settled(settings: VerifySettings, ask: Ask) -> PolicyOracle:
@@ -88,12 +92,14 @@ async def _settled(settings: VerifySettings, ask: Ask) -> PolicyOracle:
 
 def _numbers(bridges: dict[str, BridgeTables]) -> dict[str, Spot]:
     """BRIDGE:PORT -> the port by number."""
-    return {f"{name}:{port.name}": (name, port.number) for name, bridge in bridges.items() for port in bridge.ports.values()}
+    return {
+        f"{name}:{port.name}": (name, port.number) for name, bridge in bridges.items() for port in bridge.ports.values()
+    }
 
 
 def network(items: Iterable[Item], bridges: dict[str, BridgeTables]) -> tuple[Fabric, list[Station]]:
-    """Links between these bridges, and the hosts on them, of the items of `ListTopology.`. What goes to another host's bridge has
-    left."""
+    """Links between these bridges, and the hosts on them, of the items of `ListTopology.`. What goes to another
+    host's bridge has left."""
     numbers = _numbers(bridges)
     links: dict[Spot, Spot] = {}
     hosts = []

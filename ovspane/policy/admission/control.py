@@ -1,7 +1,7 @@
 """Admission: may this speaker ask this, here, now, for that long, and is there room? (ovspane(7), section 5). Pure.
 
-Above: statements (the interpreter). Below: state, honour, schedule. It reads the state and changes nothing; `admit` returns
-the request to be stored, or the first reason that fails, naming the share and the instant.
+It reads the state and changes nothing; `admit` returns the request to be stored, or the first reason that fails, naming
+the share and the instant.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ BOUNDS = "all reservations of a share together are at most 2**60 b, and end befo
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """`request` is what to store; `granted`: less than asked was granted; `overridden_by`: requests that decide part of it."""
+    """`request` is what to store; `granted`: less than asked was granted; `overridden_by`: requests that decide part
+    of it."""
 
     request: Request
     overridden_by: tuple[int, ...] = ()
@@ -99,9 +100,7 @@ def admit(state: State, speaker: str, ask: Ask, now: int) -> Accepted | Refusal:
     if refused is not None:
         return refused
     start, end = times
-    request = Request(
-        state.next_id, ask.share, speaker, ask.kind, ask.flowgroup, start, end, ask.rate, ask.partial
-    )
+    request = Request(state.next_id, ask.share, speaker, ask.kind, ask.flowgroup, start, end, ask.rate, ask.partial)
     judged = _admit_partial(state, request, now) if ask.partial else _admit_strict(state, request, now)
     if isinstance(judged, Refusal) or ask.kind not in (Kind.RESERVE, Kind.RATELIMIT):
         return judged

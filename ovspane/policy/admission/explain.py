@@ -1,8 +1,8 @@
 """Why this verdict: what the active requests say of a flowgroup, and which of them decides (`Explain`). Pure.
 
-Above: queries. Below: honour, state. The answer is exact for the whole flowgroup, not for a sample packet: `access=mixed`
-means that some of its packets are denied and some are not, and the lines say by whom. Where that would be too long or too much work
-to say, it is refused: ask about a smaller flowgroup.
+The answer is exact for the whole flowgroup, not for a sample packet: `access=mixed` means that some of its packets are
+denied and some are not, and the lines say by whom. Where that would be too long or too much work to say, it is refused:
+ask about a smaller flowgroup.
 """
 
 from __future__ import annotations
@@ -30,13 +30,17 @@ def explain(state: State, group: Flowgroup, now: int) -> Reply:
         if request.during(now, now + 1) and overlap(request.flowgroup, group, state.locations):
             active.append(request)
             if len(active) > EXPLAINED:
-                text = f"more than {EXPLAINED} active requests share packets with {group}; ask about a smaller flowgroup"
+                text = (
+                    f"more than {EXPLAINED} active requests share packets with {group}; ask about a smaller flowgroup"
+                )
                 return no("too-many", text)
     active.sort(key=lambda request: request.id)
     try:
         return _explain(state, group, active, now, honour.Effort(STEPS))
     except honour.EffortExceeded:
-        return no("too-many", f"the requests that share packets with {group} are too entangled; ask about a smaller flowgroup")
+        return no(
+            "too-many", f"the requests that share packets with {group} are too entangled; ask about a smaller flowgroup"
+        )
 
 
 def _explain(state: State, group: Flowgroup, active: list[Request], now: int, effort: honour.Effort) -> Reply:

@@ -1,8 +1,8 @@
 """One statement against the state: what to reply and what to change (ovspane(7), sections 3 to 5). Pure.
 
-Above: runtime (daemon and replay). Below: admission, queries, state. It changes nothing itself: the changes of the outcome are
-stored and applied by the caller, who sends the reply only after that. Statements about the connection itself (As, Format,
-Subscribe, Whoami's binding, Tick) belong to the session or the replay and are refused here.
+It changes nothing itself: the changes of the outcome are stored and applied by the caller, who sends the reply only
+after that. Statements about the connection itself (As, Format, Subscribe, Whoami's binding, Tick) belong to the session
+or the replay and are refused here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ DEEPEST = 64
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The reply to a statement and the changes that make it true. `dry`: the statement only asked what would happen (Check)."""
+    """The reply to a statement and the changes that make it true. `dry`: the statement only asked what would happen
+    (Check)."""
 
     reply: Reply
     changes: tuple[Change, ...] = ()
@@ -124,7 +125,8 @@ def _anchored(item: said.HintItem, now: int) -> said.HintItem:
 def _offer(
     state: State, share: Share, hint: said.GiveHint, times: tuple[int, int | None], now: int
 ) -> dict[str, Value]:
-    """For a hint with size and deadline: the rate and interval of a reservation that would do, if there is one (section 7)."""
+    """For a hint with size and deadline: the rate and interval of a reservation that would do, if there is one
+    (section 7)."""
     items = {item.name: item.value for item in hint.items}
     size, deadline = items.get("size"), items.get("deadline")
     if not isinstance(size, int) or not isinstance(deadline, said.Time) or share.privileges.reserve_max == 0:
@@ -253,9 +255,7 @@ def is_guest(speaker: str) -> bool:
     return ":" in speaker
 
 
-def _principals(
-    state: State, speaker: str, order: said.AddUser | said.DropUser | said.Locate, now: int
-) -> Judgement:
+def _principals(state: State, speaker: str, order: said.AddUser | said.DropUser | said.Locate, now: int) -> Judgement:
     if speaker != ADMINISTRATOR:
         return _no("not-root", f"only {ADMINISTRATOR} may say {type(order).__name__}")
     if order.name == EVERYBODY or (order.name == ADMINISTRATOR and not isinstance(order, said.Locate)):

@@ -1,7 +1,6 @@
 """Answers to questions about the state: listings, schedules, room, and who may see what (ovspane(7), section 3). Pure.
 
-Above: the interpreter. Below: admission, explain, state. Who may see: root everything; others the shares that they hold or that
-everybody holds, and what is below those.
+Who may see: root everything; others the shares that they hold or that everybody holds, and what is below those.
 """
 
 from __future__ import annotations
@@ -91,7 +90,10 @@ def share_item(state: State, share: Share, now: int) -> Item:
 def _share_line(item: Item) -> str:
     holders = "everybody" if item["everybody"] else item["holders"] or "-"
     on = f" on {item['parent']}" if item["parent"] else ""
-    return f"{item['name']} for {item['flowgroup']} [{item['privileges']}]{on} held-by={holders} requests={item['requests']}"
+    return (
+        f"{item['name']} for {item['flowgroup']} [{item['privileges']}]{on} held-by={holders} "
+        f"requests={item['requests']}"
+    )
 
 
 def _shares(state: State, speaker: str, group: Flowgroup | None, now: int) -> Reply:

@@ -1,15 +1,13 @@
 """Would a request be honoured in full? Strictness (ovspane(7), section 5, rule 7), and who overrides whom. Pure.
 
-Above: admission, explain, runtime (notices). Below: state, nearby (the index over all requests), flowgroup's set algebra.
+The rule: at each instant of the request's interval, by the operators of section 6, each of its packets is decided as it
+asks. It uses the closed form: a packet is denied iff an active deny at a node n matches it and no allow-type request
+strictly below n does. Users with a location stand for their addresses; a user without one may turn up anywhere, so
+where an exact answer would depend on that, the answer is the careful one: overridden.
 
-The rule: at each instant of the request's interval, by the operators of section 6, each of its packets is decided as it asks.
-It uses the closed form: a packet is denied iff an active deny at a node n matches it and no allow-type request strictly below n
-does. Users with a location stand for their addresses; a user without one may turn up anywhere, so where an exact answer would
-depend on that, the answer is the careful one: overridden.
-
-Every question is put to the index, one pair of requests at a time: of the accepted requests only those are looked at that share
-packets with both. An adversary can still make the exact answer cost the product of the requests and the instants; so each
-question has an `Effort`, and when that is used up the answer is the careful one too.
+Every question is put to the index, one pair of requests at a time: of the accepted requests only those are looked at
+that share packets with both. An adversary can still make the exact answer cost the product of the requests and the
+instants; so each question has an `Effort`, and when that is used up the answer is the careful one too.
 """
 
 from __future__ import annotations
@@ -67,7 +65,8 @@ def allows(state: State, request: Request) -> bool:
 
 
 def overriding(state: State, request: Request, effort: Effort | None = None) -> list[int]:
-    """The ids of accepted requests because of which `request` would not be honoured in full, ascending, at most NAMED."""
+    """The ids of accepted requests because of which `request` would not be honoured in full, ascending, at most
+    NAMED."""
     effort = effort or Effort()
     found: list[int] = []
     near = state.nearby.near(request.flowgroup, state.locations, _DECISIVE.get(request.kind, ()))
@@ -88,7 +87,8 @@ def affected(state: State, new: Request) -> list[Request]:
 
 
 def partly(state: State, request: Request) -> tuple[int, list[int]]:
-    """For a partial reserve: the largest rate up to its own that limits beside it allow, and who overrides it at that rate."""
+    """For a partial reserve: the largest rate up to its own that limits beside it allow, and who overrides it at
+    that rate."""
     near = state.nearby.near(request.flowgroup, state.locations, (Kind.RATELIMIT,))
     limits = [other.rate for other in near if other.rate < request.rate and _meet(state, request, other)]
     rate = min([request.rate, *limits])
@@ -105,7 +105,8 @@ def _meet(state: State, one: Request, other: Request) -> bool:
 
 
 def _overrides(state: State, other: Request, request: Request, effort: Effort) -> bool:
-    """Whether `other` is a reason why `request` is not honoured in full. With the effort used up: whether it could be one."""
+    """Whether `other` is a reason why `request` is not honoured in full. With the effort used up: whether it could
+    be one."""
     match other.kind:
         case Kind.RATELIMIT:
             return request.kind is Kind.RESERVE and other.rate < request.rate and _meet(state, request, other)
@@ -141,7 +142,8 @@ def _holds(state: State, deny: Request, request: Request, /, effort: Effort) -> 
 
 
 def _opens(state: State, opener: Request, deny: Request, /, effort: Effort) -> bool:
-    """Whether at some instant some packet of both, which the opener lets through the deny, is denied by no other deny."""
+    """Whether at some instant some packet of both, which the opener lets through the deny, is denied by no other
+    deny."""
     region = _common(_located(deny, state), _located(opener, state))
     if region is None:
         return False
@@ -162,7 +164,9 @@ def _opens(state: State, opener: Request, deny: Request, /, effort: Effort) -> b
     return False
 
 
-def _less_held(state: State, region: list[Flowgroup], deny: Request, openers: list[Request], effort: Effort) -> list[Flowgroup]:
+def _less_held(
+    state: State, region: list[Flowgroup], deny: Request, openers: list[Request], effort: Effort
+) -> list[Flowgroup]:
     """What of `region` the deny does not hold, given what is open below it."""
     held = [both for piece in region if (both := _common(piece, _located(deny, state))) is not None]
     for part in _without(state, held, openers, effort):
@@ -190,7 +194,8 @@ def _openers(state: State, deny: Request, region: Flowgroup, span: Span, but: in
 def denied_region(
     state: State, group: Flowgroup, denies: Iterable[Request], now: int, effort: Effort
 ) -> list[tuple[Request, list[Flowgroup]]]:
-    """For each of the denies, active at `now`, that holds packets of `group`: the part that it holds. Raises TooMuch."""
+    """For each of the denies, active at `now`, that holds packets of `group`: the part that it holds. Raises
+    TooMuch."""
     out: list[tuple[Request, list[Flowgroup]]] = []
     for deny in denies:
         region = _common(located(group, state.locations), _located(deny, state))

@@ -1,17 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Which access stage each deny stands in, and which exceptions it needs: the compiled twin of policy.access, which explains it.
+"""Which access stage each deny stands in, and which exceptions it needs: the compiled twin of policy.compiler.access,
+which explains it.
 
-Above: _fastcompile. Below: _fastmatch, _fastentries. Entries are named by their number, which is also their handle in the indexes.
+Entries are named by their number, which is also their handle in the indexes.
 
-What differs from the twin is how a change finds what it changes. A deny that another of its node covers changes nothing: what meets
-the one meets the other. An allow that meets one node more goes to the class of its old hits with that node, without asking any index
-again, unless its level rises; one that meets one node less, to the class of its hits without that node and without those too deep
-then. Allows of one class go the same way, so that is worked out once a class.
+What differs from the twin is how a change finds what it changes. A deny that another of its node covers changes
+nothing: what meets the one meets the other. An allow that meets one node more goes to the class of its old hits with
+that node, without asking any index again, unless its level rises; one that meets one node less, to the class of its
+hits without that node and without those too deep then. Allows of one class go the same way, so that is worked out once
+a class.
 
-Bounds: each method takes time in proportion to the entries that it changes, plus a query or two of an index (see _fastmatch). Loops
-`tick`, which lets other threads run every PATIENCE steps of at most 1 us or so: nobody waits for the GIL longer than 5 ms, or
-than one query of one index takes (a millisecond for 100 000 matches).
-Invariants: those of the twin; `hits` has room for all nodes; deaf and hitless flags are right for the classes below `known`.
+Bounds: each method takes time in proportion to the entries that it changes, plus a query or two of an index (see
+_fastmatch). Loops `tick`, which lets other threads run every PATIENCE steps of at most 1 us or so: nobody waits for the
+GIL longer than 5 ms, or than one query of one index takes (a millisecond for 100 000 matches). Invariants: those of the
+twin; `hits` has room for all nodes; deaf and hitless flags are right for the classes below `known`.
 """
 
 cimport cython

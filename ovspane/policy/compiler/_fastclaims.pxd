@@ -1,10 +1,12 @@
-"""Who owns which flow: the keys (stage, index, priority, match) of the network flow table, and the entries that claim each.
+"""Who owns which flow: the keys (stage, index, priority, match) of the network flow table, and the entries that claim
+each.
 
-Above: _fastcompile. Below: _fastentries. Inline functions only. The claims of a key form a pairing heap (Fredman et al., 1986) by
-request id: the lowest is the root, and owns the key; a new claim costs O(1), one that goes O(log n) amortised.
+Inline functions only. The claims of a key form a pairing heap (Fredman et al., 1986) by request id: the lowest is the
+root, and owns the key; a new claim costs O(1), one that goes O(log n) amortised.
 
-Invariants: between two updates every key has an owner; `touch` has each key whose claims changed since `forget_touches`, in the order
-of their first change, with what its owner was before; `owned` counts the keys that have an owner.
+Invariants: between two updates every key has an owner; `touch` has each key whose claims changed since
+`forget_touches`, in the order of their first change, with what its owner was before; `owned` counts the keys that have
+an owner.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t

@@ -1,15 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiler's core in C arrays: requests in, rules that come and go out. The compiled twin of policy.compile_plain.
+"""The compiler's core in C arrays: requests in, rules that come and go out. The compiled twin of
+policy.compiler.compile_plain.
 
-Above: policy.compile_fast, the only importer. Below: _fastaccess (stages and levels), _fastclaims (who owns which flow), _fastentries,
-_fastexpand, _fasthandles. The typed interface is in _fastcompile.pyi.
+The typed interface is in _fastcompile.pyi.
 
-No Python object is kept for a request or a rule: what is resident is some 500 bytes in arrays, which garbage collection never looks
-at. Rules are made for the delta that is returned, and are hidden from it too (they hold numbers, so they are in no cycle).
+No Python object is kept for a request or a rule: what is resident is some 500 bytes in arrays, which garbage collection
+never looks at. Rules are made for the delta that is returned, and are hidden from it too (they hold numbers, so they
+are in no cycle).
 
-A call has three phases. Staging reads the delta and asks for the matches; what goes wrong there is undone by forgetting what was
-staged. Then the access stages change; if there are too few, what was done is done backwards. The last phase, ranks and claims, can
-fail only for want of memory: then the core is `broken` and refuses all further work.
+A call has three phases. Staging reads the delta and asks for the matches; what goes wrong there is undone by forgetting
+what was staged. Then the access stages change; if there are too few, what was done is done backwards. The last phase,
+ranks and claims, can fail only for want of memory: then the core is `broken` and refuses all further work.
 
 Other threads may run while a call does (see _fastaccess for how soon); they find the core `busy` and get RuntimeError.
 Invariants: between calls each entry is claimed for, nothing is staged, and no entry is dirty.
@@ -89,7 +90,7 @@ cdef class Core:
     cdef Rank *ranks
     cdef uint32_t ranks_made, ranks_room, ranks_free
     cdef list rank_of  # LIMIT, QUEUE: a dict from rate to number in `ranks`
-    cdef list order  # policy.ranks.Ranks of either
+    cdef list order  # policy.compiler.ranks.Ranks of either
     cdef object hooks, policy, locate, deny, reserve, ratelimit, rule, match
     cdef list effects, stage_names
     cdef uint32_t virtual, above_root

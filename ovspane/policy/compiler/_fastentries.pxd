@@ -1,10 +1,12 @@
-"""What the compiled compiler keeps of requests: entries (one match of one request), the matches, and the nodes of the policy tree.
+"""What the compiled compiler keeps of requests: entries (one match of one request), the matches, and the nodes of the
+policy tree.
 
-Above: _fastaccess, _fastclaims, _fastcompile. Below: _fastmatch_words. Inline functions only. All live in arrays and name each other by
-number; a pointer into an array holds until something is added to it. The value NIL (no number) is also what says "no memory".
+Inline functions only. All live in arrays and name each other by number; a pointer into an array holds until something
+is added to it. The value NIL (no number) is also what says "no memory".
 
-Invariants: equal matches have one number, and `uses` counts who names it; a tree node's `uses` counts entries and children, so what
-has none stands alone and is freed; an entry's `home` is the class of an allow and the node number of a deny.
+Invariants: equal matches have one number, and `uses` counts who names it; a tree node's `uses` counts entries and
+children, so what has none stands alone and is freed; an entry's `home` is the class of an allow and the node number of
+a deny.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -18,7 +20,7 @@ cdef enum Says:
     ALLOW = 1
     DENY = 2
 
-cdef enum Stage:  # the numbers are those of policy.table.Stage
+cdef enum Stage:  # the numbers are those of policy.model.table.Stage
     ACCESS = 0
     LIMIT = 1
     QUEUE = 2

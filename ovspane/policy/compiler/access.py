@@ -1,7 +1,5 @@
 """Which access stage each deny stands in, and which exceptions its stage needs (engine.md, sections 2 and 3). Pure.
 
-Above: compile_plain turns this into rules; _fastaccess is its compiled twin. Below: overlap, match, colouring.
-
 Denied(packet) <=> some deny at a node n matches and no allow strictly below n matches. In a stage, a deny at depth k
 is a drop of priority 2k+1, and an allow is an exception at `2*level+2`, where its level is the greatest depth of its
 proper ancestors that have in this stage a deny which overlaps it. A packet is dropped iff some stage drops it.
@@ -175,7 +173,8 @@ class AccessStages:
         return node
 
     def _reclass(self, handles: list[int], node: DenyNode, hit: bool) -> list[int]:
-        """Move allows that meet a deny more, or one less, to the classes where they belong now; returns those that moved."""
+        """Move allows that meet a deny more, or one less, to the classes where they belong now; returns those that
+        moved."""
         moved = []
         for handle in handles:
             old = self.allows[handle]
@@ -193,7 +192,8 @@ class AccessStages:
     # --- what an allow meets
 
     def _hits(self, match: Match, place: Place) -> Hits:
-        """The deny nodes that matter for an allow: those above it that it meets, and others it meets that are as high."""
+        """The deny nodes that matter for an allow: those above it that it meets, and others it meets that are as
+        high."""
         value, mask = match
         nodes = self.nodes
         above = [nodes[name] for name in place.ancestors if name in nodes]
@@ -283,7 +283,9 @@ class AccessStages:
         """
         chosen = colouring.recoloured({node: node.clashes for node in self._strained if node.denies}, limit)
         if chosen is None:
-            chosen = colouring.recoloured({node: node.clashes for node in self.nodes.values() if node.denies}, limit, anew=True)
+            chosen = colouring.recoloured(
+                {node: node.clashes for node in self.nodes.values() if node.denies}, limit, anew=True
+            )
         return chosen
 
     def settle(self, stages: Mapping[DenyNode, int]) -> set[int]:
@@ -295,7 +297,8 @@ class AccessStages:
         moved = {node for node, stage in stages.items() if node.stage != stage}
         if moved:
             changed.update(*(node.denies for node in moved))
-            again = {node for node in moved if node.stage is not None}  # the allows of a new node were reported with its denies
+            # the allows of a new node were reported with its denies
+            again = {node for node in moved if node.stage is not None}
             for known in self._by_number.values():
                 if not moved.isdisjoint(known.hits):
                     known.forget_levels()

@@ -1,7 +1,5 @@
-"""What a compiled policy must stay within, and what is raised when it does not; for both twins of the compiler. Pure.
-
-Above: compile, compile_fast, compile_plain. Below: expand, ranks.
-"""
+"""What a compiled policy must stay within, and what is raised when it does not; for both twins of the compiler.
+Pure."""
 
 from __future__ import annotations
 

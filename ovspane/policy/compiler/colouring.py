@@ -1,7 +1,8 @@
-"""Stages for deny nodes: a colouring of the graph of those that clash (see access). Pure; both twins of the compiler ask it.
+"""Stages for deny nodes: a colouring of the graph of those that clash (see access). Pure; both twins of the compiler
+ask it.
 
-Above: access, _fastaccess. Below: nothing. A node is whatever has a `stage` (None: none yet), a `weight` (its number of denies:
-what it costs to move it) and a `name`. Invariant: the answer depends on nothing but these and on who clashes with whom.
+A node is whatever has a `stage` (None: none yet), a `weight` (its number of denies: what it costs to move it) and a
+`name`. Invariant: the answer depends on nothing but these and on who clashes with whom.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def _cost(node: Colourable) -> tuple[int, str]:
 
 
 def greedy_colouring(clashes: Mapping[N, Collection[N]]) -> dict[N, int]:
-    """A stage for each node, different for nodes that clash: DSATUR (the node with the most colours around it goes next)."""
+    """A stage for each node, different for nodes that clash: DSATUR (the node with the most colours around it goes
+    next)."""
     around: dict[str, set[int]] = {node.name: set() for node in clashes}
     nodes = {node.name: node for node in clashes}
     heap = [(0, -len(others), node.name) for node, others in clashes.items()]

@@ -1,21 +1,18 @@
 """The compiler: deltas of the policy tree in, deltas of the network flow table out (PANE, section 4; engine.md). Pure.
 
-Above: runtime feeds it, placement spreads the rules over the bridges. Below: compile_fast on the compiled core, or its plain
-twin compile_plain where that is not built; the environment variable OVSPANE_PURE=1 chooses the twin (see overlap).
+`Compiler(tree, default_deny, stage_limit)` starts empty. `update(delta, locations)` takes in a delta and returns what
+changes in the table; `check` raises what `update` would raise and changes nothing; `recompile` compiles the whole tree
+anew. `table` is all that has been returned so far, summed up; `stages` and `deny_stages` say how many access stages are
+in use, and which denies stand where.
 
-`Compiler(tree, default_deny, stage_limit)` starts empty. `update(delta, locations)` takes in a delta and returns what changes
-in the table; `check` raises what `update` would raise and changes nothing; `recompile` compiles the whole tree anew. `table` is
-all that has been returned so far, summed up; `stages` and `deny_stages` say how many access stages are in use, and which denies
-stand where.
+The three components of a verdict are compiled apart, so that flow counts add instead of multiply: access into the
+stages of `access`, limits into one stage where the lowest rate has the highest priority, guarantees into one where the
+highest has. A request contributes the rules of each of its matches; where several contribute the same (priority,
+match), OpenFlow can hold one: the lowest request id owns it, and when that goes the next is put in.
 
-The three components of a verdict are compiled apart, so that flow counts add instead of multiply: access into the stages of
-`access`, limits into one stage where the lowest rate has the highest priority, guarantees into one where the highest has. A
-request contributes the rules of each of its matches; where several contribute the same (priority, match), OpenFlow can hold
-one: the lowest request id owns it, and when that goes the next is put in.
-
-Invariants, after each call: `table` is the sum of the deltas returned so far and equals what the requests contribute; it drops
-exactly the packets that semantics.evaluate denies; a call either succeeds or raises and changes nothing; both twins have the
-same table.
+Invariants, after each call: `table` is the sum of the deltas returned so far and equals what the requests contribute;
+it drops exactly the packets that semantics.evaluate denies; a call either succeeds or raises and changes nothing; both
+twins have the same table.
 """
 
 from __future__ import annotations

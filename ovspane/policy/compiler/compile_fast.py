@@ -1,9 +1,7 @@
 """The compiler on its compiled core: what `_fastcompile` does, with the interface that compile explains. Pure.
 
-Above: compile picks this or compile_plain. Below: _fastcompile, and what it asks of Python: expand, ranks, colouring.
-
-A call is for one thread at a time: while one is in a call, which may take long and lets others run, a call of another raises
-RuntimeError. Reading `table` is a call, too.
+A call is for one thread at a time: while one is in a call, which may take long and lets others run, a call of another
+raises RuntimeError. Reading `table` is a call, too.
 """
 
 from __future__ import annotations
@@ -68,7 +66,8 @@ class Compiler:
         return self._core.deny_stages
 
     def check(self, delta: TreeDelta, locations: Locations) -> None:
-        """Raise what `update` would raise, and change nothing. The tree need not have the delta, but must have its nodes.
+        """Raise what `update` would raise, and change nothing. The tree need not have the delta, but must have its
+        nodes.
 
         To know it for requests that start later, keep a second compiler over everything that has been accepted, without
         regard to time: what fits there fits at every instant.
@@ -76,10 +75,11 @@ class Compiler:
         self._core.check(delta, locations)
 
     def update(self, delta: TreeDelta, locations: Locations) -> TableDelta:
-        """Take in a delta of the tree; returns what changes in the table. A user that moved: its requests in both halves.
+        """Take in a delta of the tree; returns what changes in the table. A user that moved: its requests in both
+        halves.
 
-        Raises TooManyMatches, TooManyStages or TooManyRates (CannotCompile), or ValueError or KeyError for a request that is
-        there already or not there; then nothing has changed.
+        Raises TooManyMatches, TooManyStages or TooManyRates (CannotCompile), or ValueError or KeyError for a request
+        that is there already or not there; then nothing has changed.
         """
         return TableDelta(*self._core.update(delta, locations))
 

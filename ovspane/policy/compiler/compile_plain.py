@@ -1,6 +1,6 @@
 """The plain-Python compiler: the twin of compile_fast where that is not built, and what it is tested against. Pure.
 
-Above: compile picks one of the two. Below: tree, access, ranks, expand, bounds, table. The interface is explained in compile.
+The interface is explained in compile.
 
 The three components of a verdict are compiled apart, so that flow counts add instead of multiply: access into the
 stages of `access`, limits into one stage where the lowest rate has the highest priority, guarantees into one where
@@ -20,7 +20,15 @@ from ovspane.lang.statements import Kind
 from ovspane.packets.flowgroup import ALL, Locations
 from ovspane.packets.match import ANY, Match
 from ovspane.policy.compiler.access import AccessStages, DenyNode, Place
-from ovspane.policy.compiler.bounds import ABOVE_ROOT, DEPTH_LIMIT, STAGE_LIMIT, VIRTUAL, TooManyRates, TooManyStages, too_deep
+from ovspane.policy.compiler.bounds import (
+    ABOVE_ROOT,
+    DEPTH_LIMIT,
+    STAGE_LIMIT,
+    VIRTUAL,
+    TooManyRates,
+    TooManyStages,
+    too_deep,
+)
 from ovspane.policy.compiler.expand import located_matches
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
 from ovspane.policy.model.actions import Access

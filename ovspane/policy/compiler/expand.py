@@ -1,7 +1,5 @@
 """From a flowgroup to its ternary matches, with a bound known before the work is done. Pure.
 
-Above: compile; admission asks `expansion` before it accepts. Below: flowgroup, match.
-
 A flowgroup is a product, so its number of matches is a product too: eight port ranges on either side of forty hosts
 are thousands of flows from one line of text. Nothing here enumerates a product before its size is known to be within
 the limit.
@@ -137,7 +135,8 @@ def _choices(spans: tuple[tuple[int, int], ...], width: int, shift: int) -> Choi
     if len(spans) == 1:
         lo, hi = spans[0]
         free = lo ^ hi
-        if not free & (free + 1) and not lo & free:  # the bits in which the ends differ are the low ones, and all of them
+        # the bits in which the ends differ are the low ones, and all of them
+        if not free & (free + 1) and not lo & free:
             return ((lo << shift, ((1 << width) - 1 ^ free) << shift),)
     return [(value << shift, mask << shift) for value, mask in IntervalSet(spans).prefixes(width)]
 

@@ -1,8 +1,5 @@
 """The general hierarchical flow table (HotSDN 2012, section 3): any operators, compiled to one prioritised table. Pure.
 
-Above: tests, as a second oracle for what `compile` does in stages; and whoever needs operators that the stages cannot
-express. Below: actions (Operators), expand, overlap, match.
-
 A *table* is a list of (match, value) pairs: the first that matches a packet decides, and none means the identity. What
 is asked of the operators: `d`, `s` and `p` are associative and `identity` is neutral for each. They need not commute:
 requests are joined in the order of their atoms, children in that of `children`, and a node comes before its children.
@@ -59,7 +56,8 @@ def compiled(root: HftNode[T], operators: Operators[T], limit: int = RULE_LIMIT)
 
 
 def evaluate(node: HftNode[T], packet: int, operators: Operators[T]) -> T:
-    """The definition: what the node's requests say of a packed packet, joined by d, with that of its children, by s, by p."""
+    """The definition: what the node's requests say of a packed packet, joined by d, with that of its children, by s,
+    by p."""
     own = below = operators.identity
     for match, value in node.atoms:
         if match.contains(packet):

@@ -1,37 +1,38 @@
 """Hiding: the rules of a network flow table that a switch can do without, kept off it (engine.md, section 3). Pure.
 
-Above: the daemon and `ovspane compile`, between the compiler's table and placement. Below: table, overlap. Deltas of the full
-table in, deltas of the *visible* table out. A rule is hidden iff another rule of its stage and index covers its match with at
-least its priority; the visible rules are the others.
+Deltas of the full table in, deltas of the *visible* table out. A rule is hidden iff another rule of its stage and index
+covers its match with at least its priority; the visible rules are the others.
 
-Why that is right. "Covers with at least the priority" is a strict partial order (two rules of one stage and index differ in
-priority or match), so what is visible depends on the table alone, not on how it came about, and each hidden rule lies below a
-visible one. Where a packet matches a hidden rule, it matches a visible one of at least its priority, so the priority that
-decides a packet in a stage is the same with and without hiding. What does the decision say then?
+Why that is right. "Covers with at least the priority" is a strict partial order (two rules of one stage and index
+differ in priority or match), so what is visible depends on the table alone, not on how it came about, and each hidden
+rule lies below a visible one. Where a packet matches a hidden rule, it matches a visible one of at least its priority,
+so the priority that decides a packet in a stage is the same with and without hiding. What does the decision say then?
 
 * A lower priority than the coverer's: the hidden rule never decided anything. Nothing changes, in any stage.
 * An equal one, access: equal priority is an equal effect (drops are odd, exceptions even; compile.py). Nothing changes.
 * An equal one, limit and queue: an equal rate, so the verdict is the same; but which of two overlapping flows of equal
-  priority a switch takes is undefined (OpenFlow 1.4, 5.3; ovs-fields(7)), so without hiding the packets of the smaller request
-  go through either meter or queue. Hiding settles it for the wider request. Its limit then holds for all of its traffic, where
-  two meters would have let twice the rate through. Its queue is shared by both, as it is wherever a wider reserve has the
-  higher rate: a packet's guarantee is the maximum of those that match, not their sum. What is given up is the chance of the
-  undefined choice falling on the smaller request's own queue; who wants that leaves hiding off, which is the default.
+  priority a switch takes is undefined (OpenFlow 1.4, 5.3; ovs-fields(7)), so without hiding the packets of the smaller
+  request go through either meter or queue. Hiding settles it for the wider request. Its limit then holds for all of its
+  traffic, where two meters would have let twice the rate through. Its queue is shared by both, as it is wherever a
+  wider reserve has the higher rate: a packet's guarantee is the maximum of those that match, not their sum. What is
+  given up is the chance of the undefined choice falling on the smaller request's own queue; who wants that leaves
+  hiding off, which is the default.
 
-Make before break. A delta leads from the visible rules V to V' by way of V + V'. In each stage the highest rule of the union
-is the highest of V or of V', so no packet is decided otherwise than before or after; and each maximal rule of the union of the
-full tables is in V + V', so the two unions decide alike. What becomes visible because its coverer goes is in `added`.
+Make before break. A delta leads from the visible rules V to V' by way of V + V'. In each stage the highest rule of the
+union is the highest of V or of V', so no packet is decided otherwise than before or after; and each maximal rule of the
+union of the full tables is in V + V', so the two unions decide alike. What becomes visible because its coverer goes is
+in `added`.
 
-Accounting. A hidden rule has no flow: no counters, no meter and no queue of its own. `hidden_by` says which rules of a request
-those are, and below which rule each lies.
+Accounting. A hidden rule has no flow: no counters, no meter and no queue of its own. `hidden_by` says which rules of a
+request those are, and below which rule each lies.
 
-How. An index of the visible rules only. Each hidden rule hangs on one that covers it, visible or hidden itself (a forest): so
-hiding a rule moves nothing that hangs on it, and when a rule goes, only what hangs directly on it is looked up again.
-Cost: an add is two queries of the visible index; taking away a rule on which k others hang is k queries, fewer where one of
-them covers most others (`_settle`); 40 000 of them are some tens of milliseconds.
+How. An index of the visible rules only. Each hidden rule hangs on one that covers it, visible or hidden itself (a
+forest): so hiding a rule moves nothing that hangs on it, and when a rule goes, only what hangs directly on it is looked
+up again. Cost: an add is two queries of the visible index; taking away a rule on which k others hang is k queries,
+fewer where one of them covers most others (`_settle`); 40 000 of them are some tens of milliseconds.
 
-Invariants, after each `update`: `visible` is the sum of the deltas returned; no visible rule is covered by another rule with
-at least its priority; each hidden one hangs on a rule that is there and covers it with at least its priority.
+Invariants, after each `update`: `visible` is the sum of the deltas returned; no visible rule is covered by another rule
+with at least its priority; each hidden one hangs on a rule that is there and covers it with at least its priority.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ class Hiding:
 
     def hidden_by(self, request: int) -> tuple[Hidden, ...]:
         """The rules of a request that are hidden, and by which rule; empty for a request that is not there."""
-        return tuple(Hidden(entry.rule, entry.coverer.rule) for entry in self._requests.get(request, ()) if entry.coverer)
+        return tuple(
+            Hidden(entry.rule, entry.coverer.rule) for entry in self._requests.get(request, ()) if entry.coverer
+        )
 
     def hiders(self, request: int) -> list[int]:
         """The requests below which the hidden rules of a request lie, in order."""
@@ -193,8 +196,9 @@ class Hiding:
     # --- rules that nothing is known to cover
 
     def _settle(self, level: _Level, waiting: list[_Entry]) -> None:
-        """Show or hide them. A rule that covers another comes before it, so only rules that were visible before can still be
-        covered by one of these, and by a new one only: whatever an orphan covers, the rule that went covered too."""
+        """Show or hide them. A rule that covers another comes before it, so only rules that were visible before can
+        still be covered by one of these, and by a new one only: whatever an orphan covers, the rule that went
+        covered too."""
         if len(waiting) > 1:
             waiting.sort(key=_generality)
         empty, at, pause, shown = not level.shown, 0, 1, 0
@@ -242,8 +246,8 @@ class Hiding:
         del self.visible.rules[key]
 
     def _difference(self) -> TableDelta:
-        """From what the touched keys had to what they have. Exceptions come before the drops they lift and go after them, for a
-        reader that does not apply a delta atomically."""
+        """From what the touched keys had to what they have. Exceptions come before the drops they lift and go after
+        them, for a reader that does not apply a delta atomically."""
         added, removed = [], []
         for key, before in self._before.items():
             now = self.visible.rules.get(key)

@@ -1,7 +1,5 @@
 """Strict priorities for rates: order labels that stay put while rates come and go. Pure.
 
-Above: compile (one `Ranks` for limits, one for queues). Below: nothing.
-
 Two different rates must never share a priority, or the maximum (minimum) of overlapping requests is lost (engine.md,
 section 7); and a new rate between two others should not move them, since each move is a flow deleted and a flow added.
 Invariants: a greater key has a greater label; labels are in 1 .. LAST_LABEL; a key is held as often as it was taken.
@@ -66,7 +64,8 @@ class Ranks:
         return self._labels[self._keys[index]] if index < len(self._keys) else LAST_LABEL + 1
 
     def _spread(self, at: int) -> list[int]:
-        """Relabel a neighbourhood of `at` evenly: the smallest with half the average room of all keys, at least 2 each."""
+        """Relabel a neighbourhood of `at` evenly: the smallest with half the average room of all keys, at least 2
+        each."""
         count_all = len(self._keys)
         enough = max(2, LAST_LABEL // (2 * count_all))
         reach = 1

@@ -1,9 +1,8 @@
 """Verdicts and the conflict-resolution operators +D, +S, +P (ovspane(7), section 6; PANE, SIGCOMM 2013, section 4).
 
-Above: semantics evaluates with them, compile relies on what is proved of them. Below: nothing.
-
 Each component of a verdict has its own three operators in one `Operators` value, so they can be replaced in one place.
-What the compiler requires of them: D and S associative and commutative, P associative, `identity` neutral for all three.
+What the compiler requires of them: D and S associative and commutative, P associative, `identity` neutral for all
+three.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ class Access(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Operators(Generic[T]):
-    """The operators of one component: `d` joins requests in one node, `s` sibling subtrees, `p(node, children)` a node with
-    the result of its children."""
+    """The operators of one component: `d` joins requests in one node, `s` sibling subtrees, `p(node, children)` a
+    node with the result of its children."""
 
     identity: T
     d: Callable[[T, T], T]

@@ -1,10 +1,10 @@
 """The network flow table: what the policy tree is compiled to, for one idealised switch (PANE, section 4). Pure.
 
-Above: placement decides which bridge gets which rule. Below: match. The stages are those of docs/architecture.md: one or
-more access stages, then limit, then queue. In each stage the highest matching priority decides; no match: continue.
+The stages are those of docs/architecture.md: one or more access stages, then limit, then queue. In each stage the
+highest matching priority decides; no match: continue.
 
-Invariant: (stage, index, priority, match) is unique in a table; of overlapping rules of one stage and priority with different
-effect there are none, except where any of them is right (two requests with equal rates).
+Invariant: (stage, index, priority, match) is unique in a table; of overlapping rules of one stage and priority with
+different effect there are none, except where any of them is right (two requests with equal rates).
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class Effect(IntEnum):
 
 
 class Rule(NamedTuple):
-    """One entry. `index` numbers the access stages (0 elsewhere). `request` is whose it is (the lowest id, if several).
-    `rate` in bit/s. `output`: the OpenFlow port by which its packets leave, on one bridge (network.spread); 0, as in the whole
-    table: where the bridge itself sends them. A named tuple, as Match is."""
+    """One entry. `index` numbers the access stages (0 elsewhere). `request` is whose it is (the lowest id, if
+    several). `rate` in bit/s. `output`: the OpenFlow port by which its packets leave, on one bridge
+    (placement.rule_placement); 0, as in the whole table: where the bridge itself sends them. A named tuple, as Match
+    is."""
 
     stage: Stage
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a rule
@@ -65,7 +66,8 @@ class TableDelta:
 
 @dataclass(frozen=True, slots=True)
 class PacketOutcome:
-    """What the table does with a packet; `limit` and `guarantee` in bit/s (None, 0: none). The slots name meter and queue."""
+    """What the table does with a packet; `limit` and `guarantee` in bit/s (None, 0: none). The slots name meter and
+    queue."""
 
     dropped: bool
     limit: int | None = None
@@ -136,12 +138,19 @@ def difference(old: Rules, new: Iterable[Rule]) -> TableDelta:
 
 
 def ordered(change: TableDelta) -> TableDelta:
-    """Exceptions come before the drops they lift and go after them, for a reader that does not apply a delta atomically."""
+    """Exceptions come before the drops they lift and go after them, for a reader that does not apply a delta
+    atomically."""
     added, removed = change.added, change.removed
     if len(added) > 1:
-        added = (*(rule for rule in added if rule.effect is not Effect.DROP), *(r for r in added if r.effect is Effect.DROP))
+        added = (
+            *(rule for rule in added if rule.effect is not Effect.DROP),
+            *(r for r in added if r.effect is Effect.DROP),
+        )
     if len(removed) > 1:
-        removed = (*(rule for rule in removed if rule.effect is Effect.DROP), *(r for r in removed if r.effect is not Effect.DROP))
+        removed = (
+            *(rule for rule in removed if rule.effect is Effect.DROP),
+            *(r for r in removed if r.effect is not Effect.DROP),
+        )
     return TableDelta(added, removed)
 
 

@@ -1,6 +1,5 @@
-"""The policy tree at an instant: the share tree with the requests that are active, changed by deltas (PANE, section 3.3).
-
-Above: runtime changes it, semantics evaluates it, compile turns its deltas into the network flow table. Below: actions, flowgroup.
+"""The policy tree at an instant: the share tree with the requests that are active, changed by deltas (PANE, section
+3.3).
 
 Invariants: each node but the root has a parent in the tree; each active request stands at a node of the tree.
 """

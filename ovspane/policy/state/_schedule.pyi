@@ -1,7 +1,7 @@
 """The interface of the compiled schedule and of its plain twin `ovspane.policy.state.schedule_plain.Ledger`.
 
-Units: instants in ms, rates in bit/s, capacity in bits, levels in 1/1000 bit. Every method raises TypeError for another type and
-ValueError for an integer out of bounds, and then changes nothing.
+Units: instants in ms, rates in bit/s, capacity in bits, levels in 1/1000 bit. Every method raises TypeError for another
+type and ValueError for an integer out of bounds, and then changes nothing.
 """
 
 from typing import ClassVar, Final
@@ -11,7 +11,8 @@ LATEST: Final[int]
 RATES: Final[int]
 
 class Ledger:
-    """The reservations of one share's subtree over time, with its limits. None in `top`, `capacity` or `fill` is unlimited.
+    """The reservations of one share's subtree over time, with its limits. None in `top`, `capacity` or `fill` is
+    unlimited.
 
     A reservation is (start, end, rate): `rate` from `start` up to but without `end` (None: forever).
     """
@@ -47,7 +48,8 @@ class Ledger:
         """The bucket's level at `level_at`; 0 where the bucket does not matter."""
     @property
     def work(self) -> int:
-        """How many blocks all questions so far had to look at (the plain twin: steps): deterministic, so it can be a budget."""
+        """How many blocks all questions so far had to look at (the plain twin: steps): deterministic, so it can be a
+        budget."""
     @property
     def last(self) -> int:
         """The last instant at which something starts or ends, or `level_at`."""
@@ -56,8 +58,8 @@ class Ledger:
     def add(self, start: int, end: int | None, rate: int) -> None:
         """Book a reservation, whether it fits or not. Raises ValueError beyond the bounds; MemoryError."""
     def remove(self, start: int, end: int | None, rate: int) -> None:
-        """Take a reservation out again that was added just so. Raises KeyError if there is none that starts and ends there.
-        (The compiled one cannot tell it from several others that together do.)"""
+        """Take a reservation out again that was added just so. Raises KeyError if there is none that starts and ends
+        there. (The compiled one cannot tell it from several others that together do.)"""
     def fold_to(self, level: int, at: int) -> None:
         """Forget what is before `at`: the level there is `level`. Raises ValueError if `at` is before `level_at`."""
     def fold(self, now: int) -> None:
@@ -71,13 +73,13 @@ class Ledger:
     def instants(self, after: int, count: int) -> list[int]:
         """The first `count` instants of `steps` that are after `after`."""
     def missing(self, start: int, end: int | None, rate: int, floor: bool = True) -> tuple[int, int, str] | None:
-        """Why a reservation does not fit: (instant, bit/s free then, reason), or None. `floor`: whether `reserve >=` counts.
+        """Why a reservation does not fit: (instant, bit/s free then, reason), or None. `floor`: whether `reserve >=`
+        counts.
 
         The reasons: "bound" (of this schedule's numbers), "room", "minimum", "tokens" (the bucket runs dry).
         """
     def most_that_fits(self, start: int, end: int | None, at_most: int) -> int:
         """The largest rate up to `at_most` that fits but for `reserve >=`; 0 if none does."""
     def next_start(self, not_before: int, length: int | None, rate: int) -> int | None:
-        """`not_before` if `rate` fits for `length` ms from then on, else a later instant before which no start fits (None: none
-        ever does)."""
-
+        """`not_before` if `rate` fits for `length` ms from then on, else a later instant before which no start fits
+        (None: none ever does)."""

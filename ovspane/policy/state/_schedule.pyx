@@ -1,23 +1,25 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Reservations over time in O(log n): totals with range-add and range-max, and a token bucket with lazy tilts. Compiled.
+"""Reservations over time in O(log n): totals with range-add and range-max, and a token bucket with lazy tilts.
+Compiled.
 
-Above: policy.schedule, the only importer; policy.schedule_plain is its plain twin. Interface: _schedule.pyi.
+Interface: _schedule.pyi.
 
-Idea. Let W(t) be the integral of (fill - total) over time. The bucket's level is W(t) + min(x0, cap - max W up to t), where
-level = x0 + W at the start; it never runs dry iff the greatest fall of W (from a peak to a later dip) is at most cap, the lowest W
-is at least -x0, and the last net rate is not negative. A reservation of rate r on [s, e) adds r to the totals there, tilts W by
--r (t - s) there and lowers it by r (e - s) after: affine changes, kept lazily on a tree.
+Idea. Let W(t) be the integral of (fill - total) over time. The bucket's level is W(t) + min(x0, cap - max W up to t),
+where level = x0 + W at the start; it never runs dry iff the greatest fall of W (from a peak to a later dip) is at most
+cap, the lowest W is at least -x0, and the last net rate is not negative. A reservation of rate r on [s, e) adds r to
+the totals there, tilts W by -r (t - s) there and lowers it by r (e - s) after: affine changes, kept lazily on a tree.
 
-Structure. A treap of blocks of up to SLOTS breakpoints: small schedules are one or few short arrays, large ones have a tree
-of a few thousand nodes that stays in the cache. Each block has the extremes of its own breakpoints and of its subtree: greatest and
-least total, peak and dip of W, the greatest fall. A tilt moves breakpoints by different amounts, so the extremes may change hands:
-with them goes the interval of further tilts under which they certainly do not (`least_tilt` .. `most_tilt`). A tilt inside the
-interval is O(1); outside of it, the subtree is entered. Questions change nothing: they carry the tilt of the reservation asked for
-down with the pending ones.
+Structure. A treap of blocks of up to SLOTS breakpoints: small schedules are one or few short arrays, large ones have a
+tree of a few thousand nodes that stays in the cache. Each block has the extremes of its own breakpoints and of its
+subtree: greatest and least total, peak and dip of W, the greatest fall. A tilt moves breakpoints by different amounts,
+so the extremes may change hands: with them goes the interval of further tilts under which they certainly do not
+(`least_tilt` .. `most_tilt`). A tilt inside the interval is O(1); outside of it, the subtree is entered. Questions
+change nothing: they carry the tilt of the reservation asked for down with the pending ones.
 
-Cost: O(log n) where few extremes change hands; at worst each block is entered once, n / SLOTS short loops.
-Files: _schedule_curve.pxd (extremes), _schedule_blocks.pxd (the tree), _schedule_search.pxd (questions); here Python meets them.
-Bounds: instants within +-2**55 ms, rates and their sum up to 2**60 bit/s, so each W is within 2**118: 128 bits suffice.
+Cost: O(log n) where few extremes change hands; at worst each block is entered once, n / SLOTS short loops. Files:
+_schedule_curve.pxd (extremes), _schedule_blocks.pxd (the tree), _schedule_search.pxd (questions); here Python meets
+them. Bounds: instants within +-2**55 ms, rates and their sum up to 2**60 bit/s, so each W is within 2**118: 128 bits
+suffice.
 """
 
 from cpython.long cimport PyLong_AsLongLongAndOverflow
@@ -364,7 +366,8 @@ cdef class Ledger:
         probe(&self.t, &p, s, e, r, False)
         if p.fall <= p.cap and p.dip >= -p.x0:
             return s
-        # from `steady` on nothing changes any more: all reservations have ended or go on for ever, and the bucket is full
+        # from `steady` on nothing changes any more: all reservations have ended or go on for ever, and the bucket is
+        # full
         steady = last if net == 0 else narrow(last - floored(-p.cap, net))
         if s >= steady:
             return NEVER

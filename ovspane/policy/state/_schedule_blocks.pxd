@@ -1,7 +1,7 @@
-"""The tree of blocks of the compiled schedule: breakpoints with totals and W, changed lazily. C only; see _schedule.pyx for the idea.
+"""The tree of blocks of the compiled schedule: breakpoints with totals and W, changed lazily. C only; see _schedule.pyx
+for the idea.
 
-Above: _schedule_search.pxd asks, _schedule.pyx changes. Below: _schedule_curve.pxd. Cost: O(log n) where few extremes change hands;
-at worst each block is measured once.
+Cost: O(log n) where few extremes change hands; at worst each block is measured once.
 
 Invariants
   the first breakpoint is at `level_at`; breakpoints ascend strictly, within and between blocks; no block is empty

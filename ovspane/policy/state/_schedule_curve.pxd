@@ -1,7 +1,8 @@
-"""Curves over time for the compiled schedule: what is known of a run of breakpoints, joined and tilted without looking at each.
+"""Curves over time for the compiled schedule: what is known of a run of breakpoints, joined and tilted without looking
+at each.
 
-Above: _schedule.pyx, which explains W, falls and tilts. Below: nothing. Only C: 128-bit arithmetic and inline functions.
-Invariant: the extremes of a run hold under each tilt in `least_tilt` .. `most_tilt`, which is rounded inwards.
+Only C: 128-bit arithmetic and inline functions. Invariant: the extremes of a run hold under each tilt in `least_tilt`
+.. `most_tilt`, which is rounded inwards.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

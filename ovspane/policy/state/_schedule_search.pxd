@@ -1,7 +1,7 @@
-"""Questions to the tree of blocks of the compiled schedule; they change nothing. C only; see _schedule.pyx for the idea.
+"""Questions to the tree of blocks of the compiled schedule; they change nothing. C only; see _schedule.pyx for the
+idea.
 
-Above: _schedule.pyx. Below: _schedule_blocks.pxd, _schedule_curve.pxd. A question about a reservation that is not booked carries the
-tilt that it would cause down with the pending ones.
+A question about a reservation that is not booked carries the tilt that it would cause down with the pending ones.
 """
 
 from ovspane.policy.state._schedule_blocks cimport slot_of

@@ -1,8 +1,5 @@
 """What was said, without what follows from it: shares, principals, requests and hints by name. Pure.
 
-Above: `State` adds the indexes and schedules of admission to the shares and principals; the service keeps a `Committed` to know
-what the store has. Below: shares.
-
 Invariants: each share's parent exists; `children` and the count of grants follow `shares`.
 """
 

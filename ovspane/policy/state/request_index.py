@@ -1,10 +1,9 @@
-"""Which accepted requests may share packets with a flowgroup: an index over them all, so that admission need not scan. Pure.
+"""Which accepted requests may share packets with a flowgroup: an index over them all, so that admission need not scan.
+Pure.
 
-Above: state keeps one, honour asks. Below: overlap (the engine), flowgroup.
-
-Each request stands in the index of its kind with its hull: the smallest single match around its flowgroup, located users
-narrowed to their addresses. Invariant: `near` gives every request whose flowgroup `flowgroup.overlap`s the asked one, and perhaps
-a few more; whoever asks verifies.
+Each request stands in the index of its kind with its hull: the smallest single match around its flowgroup, located
+users narrowed to their addresses. Invariant: `near` gives every request whose flowgroup `flowgroup.overlap`s the asked
+one, and perhaps a few more; whoever asks verifies.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ _ONLY_V4, _ONLY_V6 = IntervalSet.single(ETH_IPV4), IntervalSet.single(ETH_IPV6)
 
 
 def located(group: Flowgroup, locations: Locations) -> Flowgroup:
-    """The flowgroup with its located users replaced by their addresses; unlocated ones stay symbolic. One that has no packets
-    where its users are stays as it is."""
+    """The flowgroup with its located users replaced by their addresses; unlocated ones stay symbolic. One that has
+    no packets where its users are stays as it is."""
     if group.src_user is None and group.dst_user is None:
         return group
     src = group.src_user if group.src_user not in locations else None
@@ -65,7 +64,10 @@ def hull(group: Flowgroup) -> Match:
     if group.vlan != ANY_VLAN and len(group.vlan.spans) == 1 and group.vlan.spans[0][0] == group.vlan.spans[0][1]:
         tag = group.vlan.spans[0][0]
         fields["vlan"] = 0x1000 | tag if tag else 0
-    fields |= {"eth_src": (group.eth_src.value, group.eth_src.mask), "eth_dst": (group.eth_dst.value, group.eth_dst.mask)}
+    fields |= {
+        "eth_src": (group.eth_src.value, group.eth_src.mask),
+        "eth_dst": (group.eth_dst.value, group.eth_dst.mask),
+    }
     return Match.of(**fields)
 
 

@@ -1,10 +1,11 @@
 """Reservations over time: the room in a share and the level of its token bucket (ovspane(7), section 5, rule 5).
 
-Above: admission asks, state keeps one `Schedule` per share. Below: _schedule (compiled, O(log n)), or schedule_plain, its twin.
-The environment variable OVSPANE_PURE=1 chooses the twin. Units: ms, bit/s; bucket levels in 1/1000 bit (bit/s times ms).
+The environment variable OVSPANE_PURE=1 chooses the twin. Units: ms, bit/s; bucket levels in 1/1000 bit (bit/s times
+ms).
 
-`Chain` asks a share and its ancestors together. Invariants: both twins answer alike (tests/property/policy/test_schedule_twins.py),
-but that the compiled one's `earliest` may be earlier. Bounds: docs/architecture.md, "Bounds".
+`Chain` asks a share and its ancestors together. Invariants: both twins answer alike
+(tests/property/policy/test_schedule_twins.py), but that the compiled one's `earliest` may be earlier. Bounds:
+docs/architecture.md, "Bounds".
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ else:
 
 __all__ = ["Chain", "Schedule", "Shortfall"]
 
-#: how much work (`Schedule.work`) `Chain.earliest` puts into finding the earliest start (about 10 ms), then half as much into an
+#: how much work (`Schedule.work`) `Chain.earliest` puts into finding the earliest start (about 10 ms), then half as
+#: much into an
 #: early one; what asking costs besides
 EFFORT = 800_000
 ASKING = 50
@@ -74,10 +76,11 @@ class Chain:
         return rate
 
     def earliest(self, rate: int, length: int | None, not_before: int, grain: int = 1) -> int | None:
-        """The earliest start at which `rate` fits for `length` ms, a multiple of `grain` ms after `not_before`; None: none found.
+        """The earliest start at which `rate` fits for `length` ms, a multiple of `grain` ms after `not_before`; None:
+        none found.
 
-        It is exact where it takes no more than EFFORT work. Beyond, and with the plain twin, it is an early start, or none.
-        Whatever it returns does fit.
+        It is exact where it takes no more than EFFORT work. Beyond, and with the plain twin, it is an early start, or
+        none. Whatever it returns does fit.
         """
         if not all(schedule.skips and schedule.level_at <= not_before for schedule in self._schedules):
             return self._early(rate, length, not_before, grain)
@@ -101,7 +104,8 @@ class Chain:
         return start
 
     def _some_start(self, rate: int, length: int | None, known: int, grain: int) -> int | None:
-        """A start that fits: `known`, before which none does, or farther and farther after it, and then perhaps not the first."""
+        """A start that fits: `known`, before which none does, or farther and farther after it, and then perhaps not
+        the first."""
         last, step = max(schedule.last for schedule in self._schedules), grain
         first = sum(schedule.work for schedule in self._schedules)
         start = known
@@ -112,8 +116,8 @@ class Chain:
         return start
 
     def _early(self, rate: int, length: int | None, not_before: int, grain: int) -> int | None:
-        """An early start. It is the earliest where only room counts; where tokens count, it is found by bisection between the
-        instants at which the sweep's shape changes, so it is the earliest but in rare shapes."""
+        """An early start. It is the earliest where only room counts; where tokens count, it is found by bisection
+        between the instants at which the sweep's shape changes, so it is the earliest but in rare shapes."""
 
         def fits(units: int) -> bool:
             start = not_before + units * grain
@@ -131,7 +135,8 @@ class Chain:
         return None
 
     def soonest(self, bits: int, start: int, end: int, least: int) -> tuple[int, int] | None:
-        """The first (start, rate), with a rate of at least `least`, at which `bits` get through by `end`; None if none is found."""
+        """The first (start, rate), with a rate of at least `least`, at which `bits` get through by `end`; None if
+        none is found."""
         for at in self._candidates(start, None):
             if at >= end:
                 break
@@ -145,8 +150,8 @@ class Chain:
         return any(schedule.bucket_matters for schedule in self._schedules)
 
     def _candidates(self, not_before: int, length: int | None) -> list[int]:
-        """Instants worth trying: now, each step (room grows, or a minimum is met), starts that end at a step where tokens count,
-        and when the last bucket is full."""
+        """Instants worth trying: now, each step (room grows, or a minimum is met), starts that end at a step where
+        tokens count, and when the last bucket is full."""
         instants = {not_before}
         limiting = [schedule for schedule in self._schedules if schedule.limits]
         last = max([not_before, *(schedule.last for schedule in limiting)])

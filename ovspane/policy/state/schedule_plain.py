@@ -1,7 +1,7 @@
 """The plain-Python twin of the compiled `_schedule`: each question is one sweep over the steps, O(n log n). Pure.
 
-Above: policy.schedule picks one of the two; the tests hold both to the same cases. Below: nothing. For machines without a
-compiler, and as the reference the compiled one is tested against. The interface is documented in _schedule.pyi.
+For machines without a compiler, and as the reference the compiled one is tested against. The interface is documented in
+_schedule.pyi.
 
 Levels are in 1/1000 bit (bit/s times ms), so all arithmetic is exact on integers.
 """
@@ -47,9 +47,19 @@ class Ledger:
     """The reservations of one share's subtree. See _schedule.pyi."""
 
     __slots__ = (
-        "_booked", "_reservations", "bucket_matters", "capacity", "fill", "least", "level", "level_at", "limits", "share", "top",
+        "_booked",
+        "_reservations",
+        "bucket_matters",
+        "capacity",
+        "fill",
+        "least",
+        "level",
+        "level_at",
+        "limits",
+        "share",
+        "top",
         "work",
-    )  # fmt: skip
+    )
     skips: ClassVar[bool] = False
 
     def __init__(

@@ -1,11 +1,12 @@
-"""Principals, shares, privileges, delegation, requests and hints: the values that the daemon remembers (PANE, section 3).
+"""Principals, shares, privileges, delegation, requests and hints: the values that the daemon remembers (PANE, section
+3).
 
-Above: state keeps them, admission judges by them, store writes them down. Below: lang, flowgroup. Frozen values; a change
-makes a new value.
+Frozen values; a change makes a new value.
 
-Delegation: `Share.grants` holds (principal, granter) pairs; the principal `everybody` is all of them. A principal holds the share
-iff a pair names it or everybody. Invariant: each pair goes back, from granter to granter, to the administrator or to who made
-the share (`with_grants` drops those that do not any more), so that nobody outlives a revoke by granting to itself.
+Delegation: `Share.grants` holds (principal, granter) pairs; the principal `everybody` is all of them. A principal holds
+the share iff a pair names it or everybody. Invariant: each pair goes back, from granter to granter, to the
+administrator or to who made the share (`with_grants` drops those that do not any more), so that nobody outlives a
+revoke by granting to itself.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ Places = bool | frozenset[str]
 
 @dataclass(frozen=True, slots=True)
 class Privileges:
-    """What may be asked on a share. Rates in bit/s, tb_capacity in bits; None is unlimited, except ratelimit_min, where None
-    means "no rate limits here"."""
+    """What may be asked on a share. Rates in bit/s, tb_capacity in bits; None is unlimited, except ratelimit_min,
+    where None means "no rate limits here"."""
 
     reserve_max: int | None = 0
     reserve_min: int = 0
@@ -133,21 +134,21 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The level (in 1/1000 bit) of a share's token bucket at an instant (ms), when reservations before it are forgotten."""
+    """The level (in 1/1000 bit) of a share's token bucket at an instant (ms), when reservations before it are
+    forgotten."""
 
     share: str
     level: int
     at: int
 
 
-ROOT_SHARE = Share(
-    ROOT, None, ALL, EVERY_PRIVILEGE, ADMINISTRATOR, grants=frozenset({(ADMINISTRATOR, ADMINISTRATOR)})
-)
+ROOT_SHARE = Share(ROOT, None, ALL, EVERY_PRIVILEGE, ADMINISTRATOR, grants=frozenset({(ADMINISTRATOR, ADMINISTRATOR)}))
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who may speak. `bindings` say which connections are theirs; `addresses` where their packets come from."""
+    """Somebody who may speak. `bindings` say which connections are theirs; `addresses` where their packets come
+    from."""
 
     name: str
     bindings: frozenset[Binding] = frozenset()
@@ -156,8 +157,9 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An accepted request. `rate` (bit/s) is what was granted; `start` and `end` in ms, end None is forever. `slot` names its
-    queue or meter; 0: it needs none. `via`: the way that it was given through the network, as `Room.route` writes it."""
+    """An accepted request. `rate` (bit/s) is what was granted; `start` and `end` in ms, end None is forever. `slot`
+    names its queue or meter; 0: it needs none. `via`: the way that it was given through the network, as `Room.route`
+    writes it."""
 
     id: int
     share: str
@@ -200,9 +202,7 @@ def grown_beyond(child: Privileges, parent: Privileges) -> str | None:
             return f"has {name} = False: say [{name} = False]"
     if parent.reserve_max is not None and (child.reserve_max is None or child.reserve_max > parent.reserve_max):
         return f"may reserve at most {rate_text(parent.reserve_max)}"
-    if child.ratelimit_min is not None and (
-        parent.ratelimit_min is None or child.ratelimit_min < parent.ratelimit_min
-    ):
+    if child.ratelimit_min is not None and (parent.ratelimit_min is None or child.ratelimit_min < parent.ratelimit_min):
         if parent.ratelimit_min is None:
             return "has no rate limits"
         return f"allows rate limits from {rate_text(parent.ratelimit_min)} only"

@@ -1,10 +1,8 @@
 """The state of the policy: shares, principals, requests and hints by name, with the indexes that admission needs. Pure.
 
-Above: admission reads it, runtime changes it, the store keeps what it holds. Below: known, shares, schedule.
-
-It changes only by `apply`, one `Change` at a time; the same changes in the same order give the same state, so it is a cache of
-the database: load the database's values as `Put`s and it is there again.
-Invariants: each share's parent and each request's share exist; schedules hold exactly the reservations of requests.
+It changes only by `apply`, one `Change` at a time; the same changes in the same order give the same state, so it is a
+cache of the database: load the database's values as `Put`s and it is there again. Invariants: each share's parent and
+each request's share exist; schedules hold exactly the reservations of requests.
 """
 
 from __future__ import annotations
@@ -86,8 +84,8 @@ class State(Registry):
             self.next_id = max(self.next_id, number + 1)
 
     def lend(self, lease: range) -> None:
-        """From now on give these ids only, from the first; slots are looked for at a place that depends on it, so that daemons
-        which share a database seldom take the same one."""
+        """From now on give these ids only, from the first; slots are looked for at a place that depends on it, so
+        that daemons which share a database seldom take the same one."""
         self.lease = lease
         self.next_id = lease.start
         self._last_slot = lease.start * 40_503 % SLOTS
@@ -155,8 +153,8 @@ class State(Registry):
             self._room.put(request, self.locations)
 
     def strayed(self, most: int) -> list[Request]:
-        """Requests, `most` at most, as they are on the way through the network that they have now, where that is not the one they
-        were given."""
+        """Requests, `most` at most, as they are on the way through the network that they have now, where that is not
+        the one they were given."""
         if self._room is None:
             return []
         ways = self._room.strayed(most)
@@ -188,8 +186,8 @@ class State(Registry):
         return Chain([self.schedules[name] for name in self.chain(share)])
 
     def ledgers(self, share: str, group: Flowgroup, rate: int, start: int, end: int | None) -> list[Chain]:
-        """A reservation of `rate` (bit/s) for these packets has to fit in one of these: the schedules of shares with those of a way
-        through the network. If it fits in any for [start, end), then in the first."""
+        """A reservation of `rate` (bit/s) for these packets has to fit in one of these: the schedules of shares with
+        those of a way through the network. If it fits in any for [start, end), then in the first."""
         if self._room is None:
             return [self.ledger(share)]
         above = [self.schedules[name] for name in self.chain(share)]
@@ -207,11 +205,13 @@ class State(Registry):
         return "" if self._room is None else self._room.steered(request)
 
     def keys(self, request: Request) -> tuple[set[str], set[str]]:
-        """What a reservation that is to come, or to go, reads and changes outside of shares: see `NetworkCapacity.keys`."""
+        """What a reservation that is to come, or to go, reads and changes outside of shares: see
+        `NetworkCapacity.keys`."""
         return self._room.keys(request, self.locations) if self._room is not None else (set(), set())
 
     def largest(self, share: str, group: Flowgroup, start: int, end: int | None, at_most: int) -> int:
-        """The largest rate up to `at_most` (bit/s) that a reservation of these packets may have in [start, end); 0: none."""
+        """The largest rate up to `at_most` (bit/s) that a reservation of these packets may have in [start, end); 0:
+        none."""
         rate = at_most
         while True:  # a smaller one may need room on more ports
             found = max(chain.largest(start, end, rate) for chain in self.ledgers(share, group, rate, start, end))
@@ -227,7 +227,8 @@ class State(Registry):
         return None if found < 0 else found
 
     def folded(self, request: Request, at: int) -> list[Bucket]:
-        """The shares above a reservation with their buckets' levels at `at`, to be kept before the reservation is dropped."""
+        """The shares above a reservation with their buckets' levels at `at`, to be kept before the reservation is
+        dropped."""
         out: list[Bucket] = []
         if request.kind is Kind.RESERVE and request.start < at:
             for name in self.chain(request.share):

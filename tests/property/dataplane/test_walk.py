@@ -1,7 +1,8 @@
-"""The walk of sets against packets walked one by one: on random networks with random tables each packet meets the same ends.
+"""The walk of sets against packets walked one by one: on random networks with random tables each packet meets the same
+ends.
 
-Above: pytest. Below: ovspane.dataplane.walk. `follow` is the slow, obvious interpreter: a packet, the flows it matches, the highest
-of them, its actions; a conjunction is looked up as lib/classifier.c says.
+`follow` is the slow, obvious interpreter: a packet, the flows it matches, the highest of them, its actions; a
+conjunction is looked up as lib/classifier.c says.
 """
 
 from __future__ import annotations
@@ -41,7 +42,14 @@ PORTS = (1, 2, 3, 4)
 
 def random_packet(rng: Random) -> Packet:
     return Packet(
-        ETH_IPV4, rng.randrange(4), rng.randrange(4), 17, 0, rng.randrange(4), vlan=rng.choice((0, 0, 5)), eth_dst=rng.choice(MACS)
+        ETH_IPV4,
+        rng.randrange(4),
+        rng.randrange(4),
+        17,
+        0,
+        rng.randrange(4),
+        vlan=rng.choice((0, 0, 5)),
+        eth_dst=rng.choice(MACS),
     )
 
 
@@ -62,14 +70,26 @@ def random_match(rng: Random, wide: float = 0.5) -> Match:
 
 def random_actions(rng: Random, table: int) -> tuple[Action, ...]:
     choices: list[Action] = [
-        Output(rng.choice(PORTS)), Output(rng.choice(PORTS)), Output(NORMAL), Output(NORMAL), Output(CONTROLLER), Punt(),
-        Output(rng.choice((FLOOD, ALL, IN_PORT))), SetQueue(rng.randrange(4)), ApplyMeter(1 + rng.randrange(3)),
-        Resubmit(rng.randrange(table + 1, 5)), Resubmit(rng.randrange(table + 1, 5)),
-    ]  # fmt: skip
+        Output(rng.choice(PORTS)),
+        Output(rng.choice(PORTS)),
+        Output(NORMAL),
+        Output(NORMAL),
+        Output(CONTROLLER),
+        Punt(),
+        Output(rng.choice((FLOOD, ALL, IN_PORT))),
+        SetQueue(rng.randrange(4)),
+        ApplyMeter(1 + rng.randrange(3)),
+        Resubmit(rng.randrange(table + 1, 5)),
+        Resubmit(rng.randrange(table + 1, 5)),
+    ]
     if rng.random() < 0.1:
         return SetQueue(9), Resubmit(rng.randrange(table + 1, 5)), Output(NORMAL)
     if rng.random() < 0.1:
-        return SetRegister(rng.randrange(2), rng.randrange(4), 3), SetRegister(rng.randrange(2), 2, 2), Output(rng.choice(PORTS))
+        return (
+            SetRegister(rng.randrange(2), rng.randrange(4), 3),
+            SetRegister(rng.randrange(2), 2, 2),
+            Output(rng.choice(PORTS)),
+        )
     return tuple(rng.sample(choices, rng.choice((0, 1, 1, 2, 3))))
 
 
@@ -81,7 +101,9 @@ def random_flows(rng: Random) -> list[Flow]:
             registers = ((rng.randrange(2), rng.randrange(2), 1),) if rng.random() < 0.2 else ()
             port = rng.choice(PORTS) if rng.random() < 0.2 else None
             acts = random_actions(rng, table)
-            flows.append(Flow(table, rng.randrange(4), random_match(rng), acts, goto, in_port=port, registers=registers))
+            flows.append(
+                Flow(table, rng.randrange(4), random_match(rng), acts, goto, in_port=port, registers=registers)
+            )
         if rng.random() < 0.6:
             priority, n = rng.randrange(1, 4), rng.choice((2, 2, 3))
             for k in range(1, n + 1 - (rng.random() < 0.1)):
@@ -91,9 +113,12 @@ def random_flows(rng: Random) -> list[Flow]:
                 acts = random_actions(rng, table)
                 flows.append(Flow(table, priority, Match.of(), acts, rng.choice((None, table + 1)), conj_id=7))
         if rng.random() < 0.7:
-            flows.append(Flow(table, 0, Match.of(), (Output(NORMAL),) if table == 3 else (), None if table == 3 else table + 1))
+            flows.append(
+                Flow(table, 0, Match.of(), (Output(NORMAL),) if table == 3 else (), None if table == 3 else table + 1)
+            )
     unique: dict[object, Flow] = {}
-    for flow in flows:  # as on a switch: one of the same table, priority and match; and none that overlaps at the same priority
+    # as on a switch: one of the same table, priority and match; and none that overlaps at the same priority
+    for flow in flows:
         unique[flow.table, flow.priority, flow.match, flow.in_port, flow.registers, flow.conj_id] = flow
     return list(unique.values())
 
@@ -102,7 +127,11 @@ def distinct(flows: list[Flow]) -> list[Flow]:
     """What is left when no two hard flows of one priority may match the same packet (which one counts is undefined)."""
     kept: list[Flow] = []
     for flow in flows:
-        rivals = (o for o in kept if (o.table, o.priority) == (flow.table, flow.priority) and not o.clauses and not flow.clauses)
+        rivals = (
+            o
+            for o in kept
+            if (o.table, o.priority) == (flow.table, flow.priority) and not o.clauses and not flow.clauses
+        )
         if not any(o.match.overlaps(flow.match) and o.conj_id == flow.conj_id for o in rivals):
             kept.append(flow)
     return kept
@@ -119,7 +148,9 @@ def random_fabric(rng: Random) -> Fabric:
             links |= {a: b, b: a}
     bridges = {}
     for name in names:
-        ports = [PortState(number, "", rng.random() < 0.95, rng.random() < 0.7) for number in PORTS if rng.random() < 0.97]
+        ports = [
+            PortState(number, "", rng.random() < 0.95, rng.random() < 0.7) for number in PORTS if rng.random() < 0.97
+        ]
         learnt = {(rng.choice((0, 0, 5)), mac): rng.choice(PORTS) for mac in MACS if rng.random() < 0.5}
         bridges[name] = BridgeTables(distinct(random_flows(rng)), ports, learnt)
     return Fabric(bridges, links)
@@ -160,14 +191,20 @@ class One:
             if first is not None and priority <= first.priority:
                 break
             dimensions = {(c.k, c.n) for flow in there if flow.priority == priority for c in flow.clauses}
-            if dimensions and len({k for k, _ in dimensions}) == next(iter(dimensions))[1] and (acting := hard(7)) is not None:
+            if (
+                dimensions
+                and len({k for k, _ in dimensions}) == next(iter(dimensions))[1]
+                and (acting := hard(7)) is not None
+            ):
                 return acting
         return first
 
     def run(self, table: int) -> None:
         flow = self.lookup(table)
         if flow is None:
-            self.why = f"table {table} is empty" if table not in self.bridge.flows else f"no flow of table {table} matches"
+            self.why = (
+                f"table {table} is empty" if table not in self.bridge.flows else f"no flow of table {table} matches"
+            )
             return
         self.why = "dropped"
         for action in flow.actions:
@@ -199,7 +236,11 @@ class One:
             else:
                 self.outputs.append((there, self.queue, False))
         elif port in (NORMAL, FLOOD, ALL):
-            to = [p.number for p in self.bridge.ports.values() if p.number != self.into and p.passes and (p.floods or port == ALL)]
+            to = [
+                p.number
+                for p in self.bridge.ports.values()
+                if p.number != self.into and p.passes and (p.floods or port == ALL)
+            ]
             self.outputs += [(number, self.queue, True) for number in sorted(to)]
             self.why = "flooded to no port" if not to else self.why
         elif port == self.into:
@@ -259,8 +300,14 @@ def of_trace(trace: Trace, packet: Packet) -> set[object]:
     for loss in trace.losses:
         if loss.packets.contains(at):
             sent = loss.hops and loss.hops[-1].bridge == loss.bridge
-            told.add(("not taken", plain(loss.hops)) if sent else ("lost", loss.bridge, loss.into, loss.why, plain(loss.hops)))
-    told |= {("returns", back.bridge, plain(back.hops), back.loop) for back in trace.returns if back.packets.contains(at)}
+            told.add(
+                ("not taken", plain(loss.hops))
+                if sent
+                else ("lost", loss.bridge, loss.into, loss.why, plain(loss.hops))
+            )
+    told |= {
+        ("returns", back.bridge, plain(back.hops), back.loop) for back in trace.returns if back.packets.contains(at)
+    }
     return told
 
 

@@ -1,5 +1,5 @@
-"""Which bridges links join, after links came and went, is what networkx says of all links; a change that joins and parts nothing is
-known to be none."""
+"""Which bridges links join, after links came and went, is what networkx says of all links; a change that joins and
+parts nothing is known to be none."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The network model against plain descriptions of it: what listeners heard adds up to what is there, links and hosts keep their
-rules after any sequence of facts, paths are all the simple paths by length, and nothing goes in circles on the flood tree."""
+"""The network model against plain descriptions of it: what listeners heard adds up to what is there, links and hosts
+keep their rules after any sequence of facts, paths are all the simple paths by length, and nothing goes in circles
+on the flood tree."""
 
 from __future__ import annotations
 
@@ -33,8 +34,20 @@ STEPS = st.lists(
             st.tuples(st.just("no port"), _port),
             st.tuples(st.just("link"), _port, _port, _origin),
             st.tuples(st.just("no link"), _port, _port, _origin),
-            st.tuples(st.just("host"), _mac, _port, st.lists(st.sampled_from(ADDRESSES), max_size=2), _origin, st.integers(0, 20)),
-            st.tuples(st.just("configured"), _mac, st.one_of(st.none(), _port), st.lists(st.sampled_from(ADDRESSES), max_size=1)),
+            st.tuples(
+                st.just("host"),
+                _mac,
+                _port,
+                st.lists(st.sampled_from(ADDRESSES), max_size=2),
+                _origin,
+                st.integers(0, 20),
+            ),
+            st.tuples(
+                st.just("configured"),
+                _mac,
+                st.one_of(st.none(), _port),
+                st.lists(st.sampled_from(ADDRESSES), max_size=1),
+            ),
             st.tuples(st.just("no host"), _mac),
             st.tuples(st.just("age")),
         ),
@@ -69,7 +82,13 @@ def step(made: Network, now: int, what: tuple) -> None:  # type: ignore[type-arg
 
 
 def everything(made: Network) -> dict[object, Thing]:
-    things: list[Thing] = [*made.bridges.values(), *made.ports.values(), *made.links.values(), *made.hosts, *made.conflicts]
+    things: list[Thing] = [
+        *made.bridges.values(),
+        *made.ports.values(),
+        *made.links.values(),
+        *made.hosts,
+        *made.conflicts,
+    ]
     return {thing.key: thing for thing in things}
 
 
@@ -265,7 +284,9 @@ def test_a_flooded_packet_reaches_everything_once(links: list[LinkKey], start: s
             break
         _, into = flying.pop()
         got[into.bridge] += 1  # a port that does not flood takes in what comes all the same
-        flying += [(port, peers[port]) for port in peers if port.bridge == into.bridge and port not in {into, *tree.no_flood}]
+        flying += [
+            (port, peers[port]) for port in peers if port.bridge == into.bridge and port not in {into, *tree.no_flood}
+        ]
     assert not flying, "a packet goes in circles"
     assert set(got.values()) == {1}
     assert set(got) == {name for name in BRIDGES if name == start or simple_paths(links, start, name)}
@@ -287,8 +308,8 @@ def test_a_failure_changes_the_flood_tree_by_one_link_at_most(links: list[LinkKe
 def test_nothing_goes_in_circles_around_what_others_keep_from_flooding(
     links: list[LinkKey], quiet: set[PortId], late: set[PortId], start: str
 ) -> None:
-    """Ports of others that do not flood: what is flooded goes in no circle, comes to nobody twice, and where they leave a way it
-    arrives."""
+    """Ports of others that do not flood: what is flooded goes in no circle, comes to nobody twice, and where they
+    leave a way it arrives."""
     tree = flood_tree(BRIDGES, links, quiet, late)
     assert not tree.no_flood & quiet and not tree.unsafe
     silent = tree.no_flood | quiet

@@ -1,4 +1,5 @@
-"""Set algebra of matches: both twins against sets of packets enumerated bit by bit, and the laws of a Boolean algebra."""
+"""Set algebra of matches: both twins against sets of packets enumerated bit by bit, and the laws of a Boolean
+algebra."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from ovspane.packets.match import BITS, Match
 TWINS = ["ovspane.packets._fastalgebra", "ovspane.packets._fastalgebra_py"]
 #: six bits, in the first and last word and at their ends: all packets that can make a difference can be listed
 BITS_USED = (0, 5, 63, 64, 300, 511)
-PACKETS = [sum(1 << bit for bit, on in zip(BITS_USED, choice, strict=True) if on) for choice in product((0, 1), repeat=6)]
+PACKETS = [
+    sum(1 << bit for bit, on in zip(BITS_USED, choice, strict=True) if on) for choice in product((0, 1), repeat=6)
+]
 MATCHES = st.lists(st.sampled_from("01*"), min_size=6, max_size=6).map(
     lambda text: Match(
         sum(1 << bit for bit, digit in zip(BITS_USED, text, strict=True) if digit == "1"),

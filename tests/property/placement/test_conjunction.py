@@ -1,7 +1,8 @@
-"""Conjunctive matches: products of sets said as sums decide as the table does, on paper and on a real switch, at every step.
+"""Conjunctive matches: products of sets said as sums decide as the table does, on paper and on a real switch, at every
+step.
 
-Above: pytest. Below: network.conjunction, placement, flowpush; ovs-vswitchd on the dummy datapath. `decided` follows
-ovs-fields(7) for flows with conjunctions, so that thousands of tables can be asked; ofproto/trace then says the same of some.
+`decided` follows ovs-fields(7) for flows with conjunctions, so that thousands of tables can be asked; ofproto/trace
+then says the same of some.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def test_a_product_is_said_by_its_clauses(
     if found is not None:
         clauses = list(found.clauses())
         assert len(clauses) + 1 < len(whole)
-        assert [satisfied(found, packet) for packet in packets] == [any(m.contains(packet) for m in whole) for packet in packets]
+        assert [satisfied(found, packet) for packet in packets] == [
+            any(m.contains(packet) for m in whole) for packet in packets
+        ]
         assert all(found.hull.covers(member) for member in whole)
     else:
         assert min(len(hosts), len(dports) * len(protos)) < 4 or len(whole) < conjunction.FEWEST * 4
@@ -87,7 +90,9 @@ def test_a_product_is_said_by_its_clauses(
 def test_twenty_hosts_by_twenty_ports_by_two_transports() -> None:
     """The figure: 800 flows become 61."""
     hosts = AddressSet.parse(*(f"10.0.0.{2 * number + 1}" for number in range(20)))
-    group = normalise(Flowgroup(src=hosts, dport=IntervalSet.single(*range(1, 40, 2)), transport=IntervalSet.single(TCP, UDP)))
+    group = normalise(
+        Flowgroup(src=hosts, dport=IntervalSet.single(*range(1, 40, 2)), transport=IntervalSet.single(TCP, UDP))
+    )
     counts = []
     for on in (False, True):
         tree = PolicyTree()
@@ -104,8 +109,8 @@ def test_twenty_hosts_by_twenty_ports_by_two_transports() -> None:
 
 
 def decided(flows: Iterable[FlowRule], packet: int) -> FlowRule | None:
-    """The flow of one table that decides, as lib/classifier.c: the highest that matches; conjunctive matches above it first. A
-    packet that satisfies two of one priority is what the manual forbids."""
+    """The flow of one table that decides, as lib/classifier.c: the highest that matches; conjunctive matches above
+    it first. A packet that satisfies two of one priority is what the manual forbids."""
     hard = [rule for rule in flows if not rule.instructions.conjunctions and not rule.match.mask & CONJ_MASK]
     best = max((rule for rule in hard if rule.match.contains(packet)), key=lambda rule: rule.priority, default=None)
     satisfied: dict[tuple[int, int], set[int]] = {}
@@ -206,7 +211,9 @@ class Sets:
         rated = kind in (Kind.RESERVE, Kind.RATELIMIT)
         rate = rng.choice([1_000_000, 2_000_000]) if rated else 0
         node = rng.choice(list(self.tree.nodes))
-        return ActiveRequest(self.last, node, kind, group(rng), rate, kind is not Kind.RATELIMIT, self.last if rated else 0)
+        return ActiveRequest(
+            self.last, node, kind, group(rng), rate, kind is not Kind.RATELIMIT, self.last if rated else 0
+        )
 
     def packets(self, count: int) -> list[Packet]:
         made = workload.packets(self.rng, self.tree, self.where, count)
@@ -276,7 +283,8 @@ def test_random_histories(hidden: bool) -> None:
         assert fault is None
         seen += more
     print(dict(seen))
-    wanted = ("acting", "clauses", "shared", "blocked") + (() if hidden else ("beside clauses",))  # what would be beside is hidden
+    # what would be beside is hidden
+    wanted = ("acting", "clauses", "shared", "blocked") + (() if hidden else ("beside clauses",))
     assert min(seen[what] for what in wanted) >= 10, seen
 
 
@@ -362,15 +370,25 @@ def test_the_switch_decides_by_the_single_flow_where_one_meets_a_conjunction(ovs
 
 def test_two_that_share_packets_are_not_both_conjunctions() -> None:
     """The later one is single flows until the other goes; the manual calls the overlap unpredictable."""
-    first = [Rule(Stage.ACCESS, 0, 7, match(host, port), Effect.DROP, 1) for host in range(1, 6) for port in range(1, 6)]
-    later = [Rule(Stage.ACCESS, 0, 7, match(host, port), Effect.DROP, 2) for host in range(5, 9) for port in range(5, 9)]
+    first = [
+        Rule(Stage.ACCESS, 0, 7, match(host, port), Effect.DROP, 1) for host in range(1, 6) for port in range(1, 6)
+    ]
+    later = [
+        Rule(Stage.ACCESS, 0, 7, match(host, port), Effect.DROP, 2) for host in range(5, 9) for port in range(5, 9)
+    ]
     plan = FlowPlan(conjunction=True)
     plan.apply(TableDelta(added=tuple(first)), 1)
     later = [rule for rule in later if rule.key not in {one.key for one in first}]  # the shared one is the first's
-    more = [rule._replace(match=Match.of(eth_type=ETH_IPV4, ipv4_src=(4, 0xFFFFFFFC), ip_proto=TCP, tp_dst=port), request=2)
-            for rule in later[:1] for port in range(3, 9)]  # fmt: skip
-    more += [rule._replace(match=Match.of(eth_type=ETH_IPV4, ipv4_src=(8, 0xFFFFFFFC), ip_proto=TCP, tp_dst=port), request=2)
-             for rule in later[:1] for port in range(3, 9)]  # fmt: skip
+    more = [
+        rule._replace(match=Match.of(eth_type=ETH_IPV4, ipv4_src=(4, 0xFFFFFFFC), ip_proto=TCP, tp_dst=port), request=2)
+        for rule in later[:1]
+        for port in range(3, 9)
+    ]
+    more += [
+        rule._replace(match=Match.of(eth_type=ETH_IPV4, ipv4_src=(8, 0xFFFFFFFC), ip_proto=TCP, tp_dst=port), request=2)
+        for rule in later[:1]
+        for port in range(3, 9)
+    ]
     plan.apply(TableDelta(added=tuple(more)), 1)
     assert forms(plan)["acting"] == 1
     plan.apply(TableDelta(removed=tuple(first)), 1)
@@ -380,14 +398,20 @@ def test_two_that_share_packets_are_not_both_conjunctions() -> None:
 
 @pytest.mark.parametrize("near", [0, 64])
 def test_the_next_in_line_is_tried_when_one_goes(near: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All meet at one packet; one at a time is a conjunction. Also where so many lie near that they are not compared."""
+    """All meet at one packet; one at a time is a conjunction. Also where so many lie near that they are not
+    compared."""
     monkeypatch.setattr(conjunction, "MOST_NEAR", near)
     made = {}
     for request in range(1, 9):
         # each prefix is longer than the one before, so they have a packet in common, but no rule
         hosts = AddressSet.parse(f"10.0.0.0/{23 + request}", *(f"10.0.{request}.{number}" for number in (1, 3, 5)))
-        group = normalise(Flowgroup(src=hosts, dport=IntervalSet.single(80, request, 1024 + request, 3000 + 2 * request),
-                                    transport=IntervalSet.single(TCP)))  # fmt: skip
+        group = normalise(
+            Flowgroup(
+                src=hosts,
+                dport=IntervalSet.single(80, request, 1024 + request, 3000 + 2 * request),
+                transport=IntervalSet.single(TCP),
+            )
+        )
         made[request] = ActiveRequest(request, ROOT, Kind.DENY, group)
     tree = PolicyTree()
     compiler, plan = Compiler(tree), FlowPlan(conjunction=True)
@@ -420,7 +444,9 @@ def test_ids_are_the_same_in_another_process_and_never_shared(monkeypatch: pytes
         return {rule.match.value >> CONJ_SHIFT for rule in plan.flows.values() if rule.match.mask & CONJ_MASK}
 
     assert ids() == KNOWN
-    monkeypatch.setattr(conjunction, "blake2s", lambda text, digest_size: type("Same", (), {"digest": lambda self: b"\xff" * 4})())
+    monkeypatch.setattr(
+        conjunction, "blake2s", lambda text, digest_size: type("Same", (), {"digest": lambda self: b"\xff" * 4})()
+    )
     assert ids() == {0xFFFFFFFF, 1}
 
 
@@ -428,7 +454,9 @@ def test_ids_are_the_same_in_another_process_and_never_shared(monkeypatch: pytes
 
 
 def clauses_are_not_shared(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(FlowPlan, "_show_clauses", lambda self, at: self.flows.pop(at, None) if at not in self._clauses else None)
+    patch.setattr(
+        FlowPlan, "_show_clauses", lambda self, at: self.flows.pop(at, None) if at not in self._clauses else None
+    )
 
 
 def overlapping_ones_are_allowed(patch: pytest.MonkeyPatch) -> None:
@@ -459,7 +487,9 @@ MUTATIONS: list[Callable[[pytest.MonkeyPatch], None]] = [
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
-def test_a_broken_layer_is_noticed(mutation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_layer_is_noticed(
+    mutation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By a packet that is decided otherwise, or by two conjunctive matches that it satisfies; not by an exception."""
     mutation(monkeypatch)
     for seed in range(60):

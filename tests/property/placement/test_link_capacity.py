@@ -1,6 +1,7 @@
-"""Room on links over time: what is accepted fits every link of its way at every instant, what is refused does not, the offer does.
+"""Room on links over time: what is accepted fits every link of its way at every instant, what is refused does not, the
+offer does.
 
-Above: pytest. Below: network.room, policy.runtime, placing. The oracle adds up what is accepted, instant by instant.
+The oracle adds up what is accepted, instant by instant.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Policed:
         return sum(
             request.rate
             for request in self.runtime.state.requests.values()
-            if request.start <= at and (request.end is None or at < request.end) and port in self.room._booked[request.id].ports
+            if request.start <= at
+            and (request.end is None or at < request.end)
+            and port in self.room._booked[request.id].ports
         )
 
 

@@ -1,7 +1,4 @@
-"""Steering over redundant links: a reservation gets the first path with room, keeps it, and moves when it fails.
-
-Above: pytest. Below: steering.
-"""
+"""Steering over redundant links: a reservation gets the first path with room, keeps it, and moves when it fails."""
 
 from __future__ import annotations
 
@@ -218,7 +215,9 @@ def test_who_is_not_seen_any_more_stays_where_he_was() -> None:
     assert network.attachment("10.0.0.9") is None
     made.settle()
     assert (made.route(1), made.route(2)) == (["s1", "s2"], ["s1", "s4", "s3", "s2"])
-    assert {rule.output for rule in made.spread.rules("s1")} == {1}, "the last one's rule has the key, by the way to s2 or to s4"
+    assert {rule.output for rule in made.spread.rules("s1")} == {1}, (
+        "the last one's rule has the key, by the way to s2 or to s4"
+    )
     assert not made.room.troubles(0)
     network.see_host(mac(9), PortId("s4", "h4"), 10**9, addresses=["10.0.0.9"])
     made.settle()

@@ -1,6 +1,5 @@
-"""Steering at random: requests, failures and returns; what is found against all simple paths and the sums of what is booked.
-
-Above: pytest. Below: steering.
+"""Steering at random: requests, failures and returns; what is found against all simple paths and the sums of what is
+booked.
 """
 
 from __future__ import annotations
@@ -78,7 +77,9 @@ def check(made: Steered, sinks: dict[int, tuple[int, int]]) -> None:
                 most = {port: max((others.get(port, {}).get(at, 0) for at in seconds), default=0) for port in ports}
                 full = any(most[port] + request.rate > (room.capacity(port) or 0) for port in ports)
                 assert full, f"{number} is lost, but {path} has room"
-            assert not any(True for bridge in paper.graph for rule in made.spread.rules(bridge) if rule.request == number)
+            assert not any(
+                True for bridge in paper.graph for rule in made.spread.rules(bridge) if rule.request == number
+            )
         else:
             way = made.walk(request, source, sink) if _decides(made, request) else []
             assert not way or way[-1] == "there", (number, way)
@@ -89,7 +90,11 @@ def check(made: Steered, sinks: dict[int, tuple[int, int]]) -> None:
 
 def _decides(made: Steered, request: Request) -> bool:
     """No other one has the same packets now."""
-    others = (one for one in made.runtime.state.requests.values() if one.flowgroup == request.flowgroup and one.id != request.id)
+    others = (
+        one
+        for one in made.runtime.state.requests.values()
+        if one.flowgroup == request.flowgroup and one.id != request.id
+    )
     return not any(one.during(made.now, made.now + 1) for one in others)
 
 
@@ -109,7 +114,9 @@ def test_histories_of_requests_and_failures(seed: int) -> None:
             if not nx.has_path(paper.graph, paper.at[source], paper.at[sink]):
                 continue
             start = rng.choice((0, 0, rng.randint(1, 20)))
-            reply = made.say(reserve(source, sink, f"{rng.randint(1, 12)}Mb", f" from +{start} to +{start + rng.randint(5, 40)}"))
+            reply = made.say(
+                reserve(source, sink, f"{rng.randint(1, 12)}Mb", f" from +{start} to +{start + rng.randint(5, 40)}")
+            )
             if reply.code is Code.OK:
                 sinks[int(reply.fields["id"])] = source, sink
             elif "b free from" in reply.text and not down:
@@ -156,7 +163,8 @@ def test_the_histories_have_all_fates() -> None:
 
 
 def test_a_network_that_changes_while_requests_are_judged() -> None:
-    """Links fail and come back, told by another thread, at any point of a judgement; afterwards nothing is over-booked."""
+    """Links fail and come back, told by another thread, at any point of a judgement; afterwards nothing is
+    over-booked."""
     rng = Random(5)
     paper = ring(5)
     made = Steered(paper)

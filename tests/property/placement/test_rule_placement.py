@@ -1,6 +1,7 @@
-"""Placement on random networks: a packet that is followed from bridge to bridge fares as the policy says, whatever changed.
+"""Placement on random networks: a packet that is followed from bridge to bridge fares as the policy says, whatever
+changed.
 
-Above: pytest. Below: placing (networks on paper), workload (random policies). Ways are compared with all simple paths.
+Ways are compared with all simple paths.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def test_packets_fare_as_the_policy_says(batch: int) -> None:
             anew.spread.follow(paper.graph.nodes)
             anew.spread.change(TableDelta(tuple(whole.rules.values())))
             for name, table in bridges.tables.items():
-                assert table.rules == {rule.key: rule for rule in anew.spread.rules(name)}, "incremental is not the same as anew"
+                assert table.rules == {rule.key: rule for rule in anew.spread.rules(name)}, (
+                    "incremental is not the same as anew"
+                )
     assert min(fates.values()) > 100
 
 
@@ -150,7 +153,9 @@ def test_bridges_that_are_parted_have_what_they_would_have_anew(batch: int) -> N
                 wanted = {rule.key: rule for rule in anew.rules(name)}
                 assert {rule.key: rule for rule in bridges.spread.rules(name)} == wanted, "where they stand"
                 assert name not in some or bridges.tables[name].rules == wanted, "the deltas"
-            lifted += any(rule.effect is Effect.CONTINUE for name in some for rule in bridges.tables[name].rules.values())
+            lifted += any(
+                rule.effect is Effect.CONTINUE for name in some for rule in bridges.tables[name].rules.values()
+            )
     assert lifted > 50 and parted > 50
 
 
@@ -192,7 +197,12 @@ def addressed(source: int | None = None, sink: int | None = None, **more: int) -
 
 
 def rule(match: Match, effect: Effect, request: int = 1) -> Rule:
-    stage = {Effect.DROP: Stage.ACCESS, Effect.CONTINUE: Stage.ACCESS, Effect.LIMIT: Stage.LIMIT, Effect.QUEUE: Stage.QUEUE}[effect]
+    stage = {
+        Effect.DROP: Stage.ACCESS,
+        Effect.CONTINUE: Stage.ACCESS,
+        Effect.LIMIT: Stage.LIMIT,
+        Effect.QUEUE: Stage.QUEUE,
+    }[effect]
     return Rule(stage, 0, 3 if effect is Effect.DROP else 4, match, effect, request, request, 1000)
 
 
@@ -260,7 +270,8 @@ def test_several_sources_and_contradictory_ones() -> None:
     assert set(ways.spared(addressed(1, eth_src=MAC + 1))) == {"s2", "s3"}
     assert ways.spared(addressed(1, eth_src=MAC + 3)) == NOBODY  # one of the two is not true
     assert ways.spared(addressed(1, eth_src=MAC + 9)) == NOBODY
-    assert set(ways.spared(addressed(9, eth_src=MAC + 1))) == {"s2", "s3"}  # a router, or a second address: the MAC says enough
+    # a router, or a second address: the MAC says enough
+    assert set(ways.spared(addressed(9, eth_src=MAC + 1))) == {"s2", "s3"}
     assert Routing(lambda bridge: bridge != "s1").spared(addressed(1)) == NOBODY
     foreign = Routing(lambda bridge: bridge != "s1")
     foreign.update(everything(paper.network))
@@ -288,7 +299,10 @@ def test_a_lone_bridge_has_everything() -> None:
     bridges = Bridges(paper)
     compiler = Compiler(history.tree)
     whole = FlowTable()
-    for delta in (compiler.recompile(history.where), *(compiler.update(history.step(), history.where) for _ in range(10))):
+    for delta in (
+        compiler.recompile(history.where),
+        *(compiler.update(history.step(), history.where) for _ in range(10)),
+    ):
         whole.apply(delta)
         bridges.change(delta)
         assert bridges.tables["s0"].rules == whole.rules

@@ -1,7 +1,4 @@
-"""The compiler against the slow evaluator: 10 000 random trees, and every step of random histories.
-
-Above: pytest. Below: workload (random trees), oracle (what must hold).
-"""
+"""The compiler against the slow evaluator: 10 000 random trees, and every step of random histories."""
 
 from __future__ import annotations
 
@@ -64,7 +61,9 @@ def run_tree(seed: int, compiler_class: type[Compiler] | None = None, count: int
     wide = workload.wide(rng)
     tree, where = workload.shares(rng, rng.randint(1, 8) + 2 * wide), workload.locations(rng)
     nodes = sorted(tree.nodes)
-    requests = [workload.request(rng, number, rng.choice(nodes), wide) for number in range(1, rng.randint(3, 16 + 8 * wide))]
+    requests = [
+        workload.request(rng, number, rng.choice(nodes), wide) for number in range(1, rng.randint(3, 16 + 8 * wide))
+    ]
     tree.apply(TreeDelta(added=tuple(requests)))
     default_deny = rng.random() < 0.25
     compiler = (compiler_class or Compiler)(tree, default_deny)

@@ -1,7 +1,8 @@
 """Tests must be able to fail: the compiled compiler is broken on purpose, one way at a time, and the walks must notice.
 
-Each mutation replaces one piece of the sources by a plausible mistake. The mutants are built into a private directory and walk in a
-process of their own, since a broken one may also crash; only a disagreement with the plain twin or with the definition counts.
+Each mutation replaces one piece of the sources by a plausible mistake. The mutants are built into a private directory
+and walk in a process of their own, since a broken one may also crash; only a disagreement with the plain twin or with
+the definition counts.
 """
 
 from __future__ import annotations
@@ -39,9 +40,17 @@ MUTATIONS = {
         "if other is not node and other.depth <= level:",
         "if other is not node and other.depth < level:",
     ),
-    "class_numbers_keep_their_old_flags": ("_fastaccess.pyx", "if node is not None and number < node.known:", "if False:"),
+    "class_numbers_keep_their_old_flags": (
+        "_fastaccess.pyx",
+        "if node is not None and number < node.known:",
+        "if False:",
+    ),
     "the_own_node_is_above": ("_fastentries.pxd", "    if depth >= tree.at[node].depth:\n        return False\n", ""),
-    "moved_nodes_keep_their_exceptions": ("_fastaccess.pyx", "entry = self.classes[i].first if how == 3 else NIL", "entry = NIL"),
+    "moved_nodes_keep_their_exceptions": (
+        "_fastaccess.pyx",
+        "entry = self.classes[i].first if how == 3 else NIL",
+        "entry = NIL",
+    ),
     "levels_are_not_worked_out_again": (
         "_fastaccess.pyx",
         "                    self.classes[i].stages = -1\n",
@@ -59,7 +68,11 @@ MUTATIONS = {
         "    rest = melded_children(flows, entries, claim.child)\n",
         "    rest = claim.child\n",
     ),
-    "a_new_slot_is_no_change": ("_fastcompile.pyx", "(was.slot != now.slot or was.rate != now.rate)", "was.rate != now.rate"),
+    "a_new_slot_is_no_change": (
+        "_fastcompile.pyx",
+        "(was.slot != now.slot or was.rate != now.rate)",
+        "was.rate != now.rate",
+    ),
     "moved_ranks_are_not_told": (
         "_fastcompile.pyx",
         "        self.ranks[rank].label = label\n",
@@ -91,7 +104,13 @@ main([seeds])
 
 def differs(libraries: dict[str, Path]) -> str:
     """What the walks say of these extensions: "" for no difference, else the last line of the failure."""
-    command = [sys.executable, "-c", WALK, str(SEEDS), *(f"{COMPILER}.{name}={path}" for name, path in libraries.items())]
+    command = [
+        sys.executable,
+        "-c",
+        WALK,
+        str(SEEDS),
+        *(f"{COMPILER}.{name}={path}" for name, path in libraries.items()),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"died: {done.returncode}"])[-1]
 

@@ -1,6 +1,5 @@
-"""The compiled compiler against its plain twin, step by step; what it does with wrong values, other threads and too little memory.
-
-Above: pytest. Below: compile_walk.
+"""The compiled compiler against its plain twin, step by step; what it does with wrong values, other threads and too
+little memory.
 """
 
 from __future__ import annotations
@@ -105,9 +104,18 @@ def test_a_rule_is_found_by_its_key_only(what: str) -> None:
     assert (rules[rule.key], rules.get(rule.key), rule.key in rules) == (rule, rule, True)
     stage, index, priority, match = rule.key
     wrong: list[Any] = [
-        None, 7, (), (stage, index, priority), (stage, index + 1, priority, match), (stage, index, priority + (1 << 16), match),
-        (-1, index, priority, match), (Stage.LIMIT, index, priority, match), (stage, index, priority, Match(0, 1)),
-        (stage, index, priority, Match(1, 0)), (stage, index, priority, (0, 1 << 512)), (stage, "0", priority, match),
+        None,
+        7,
+        (),
+        (stage, index, priority),
+        (stage, index + 1, priority, match),
+        (stage, index, priority + (1 << 16), match),
+        (-1, index, priority, match),
+        (Stage.LIMIT, index, priority, match),
+        (stage, index, priority, Match(0, 1)),
+        (stage, index, priority, Match(1, 0)),
+        (stage, index, priority, (0, 1 << 512)),
+        (stage, "0", priority, match),
     ]
     for key in wrong:
         assert rules.get(key) is None
@@ -142,8 +150,8 @@ def test_a_call_within_a_call_is_refused() -> None:
 
 
 def test_other_threads_run_during_a_long_call() -> None:
-    """One request that overlaps all others. Another thread that asks something meanwhile is refused: so it had its turn in the
-    midst of the call, which nothing else could show as surely."""
+    """One request that overlaps all others. Another thread that asks something meanwhile is refused: so it had its
+    turn in the midst of the call, which nothing else could show as surely."""
     tree = PolicyTree()
     tree.add_node("below", ROOT)
     compiler = Compiler(tree)
@@ -227,7 +235,9 @@ def exhaust(more_memory: Callable[[], None]) -> None:
     group = host(1)
     for _ in range(10):
         compiler = Compiler(PolicyTree())
-        requests = tuple(ActiveRequest(i, ROOT, Kind.RATELIMIT, group, rate=i % 3 + 1, slot=i) for i in range(1, 20_001))
+        requests = tuple(
+            ActiveRequest(i, ROOT, Kind.RATELIMIT, group, rate=i % 3 + 1, slot=i) for i in range(1, 20_001)
+        )
         compiler.update(TreeDelta(added=requests), {})
         compiler.update(TreeDelta(removed=requests), {})
         assert len(compiler.table.rules) == 0

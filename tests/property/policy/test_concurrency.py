@@ -1,9 +1,11 @@
 """Many daemons on one database, without processes: what passes equals a serial history, and all copies become the same.
 
-Each daemon lives on a host of one network, a line of three with a link twice, and calls its own bridge by its bare name.
+Each daemon lives on a host of one network, a line of three with a link twice, and calls its own bridge by its bare
+name.
 
-A model of the database (versions, a log of transactions) and of three daemons, which judge on copies of different age. When a
-transaction passes, the same statement is judged on the state at that instant of the history: the oracle. Both must say the same.
+A model of the database (versions, a log of transactions) and of three daemons, which judge on copies of different age.
+When a transaction passes, the same statement is judged on the state at that instant of the history: the oracle. Both
+must say the same.
 """
 
 from __future__ import annotations
@@ -45,11 +47,14 @@ SHARES = [
 
 
 def room(here: str = "") -> LinkCapacity:
-    """The links' room as the daemon of a host has it; "": as one somewhere else has. Of wires 9 Mb/s may be reserved."""
+    """The links' room as the daemon of a host has it; "": as one somewhere else has. Of wires 9 Mb/s may be
+    reserved."""
     network = Network()
     for number, host in enumerate(HOSTS):
         away = host != here
-        network.see_bridge(Bridge(f"{host}/br0", number, host, Origin.SHARED, programmed=True) if away else Bridge("br0", number))
+        network.see_bridge(
+            Bridge(f"{host}/br0", number, host, Origin.SHARED, programmed=True) if away else Bridge("br0", number)
+        )
         wires = {end[at + 1] for end in WIRES for at in (0, 2) if end[at] == host}
         for at, name in enumerate(sorted({*wires, "a", "b"}), 1):
             origin = Origin.SHARED if away else Origin.LOCAL
@@ -59,7 +64,9 @@ def room(here: str = "") -> LinkCapacity:
     for number, host in enumerate(HOSTS):
         for last, name in enumerate("ab"):
             mac = f"02:00:00:00:0{number}:0{last}"
-            network.see_host(mac, place(host, name, here), 0, addresses=[f"10.0.{number}.{last + 1}"], origin=Origin.SHARED)
+            network.see_host(
+                mac, place(host, name, here), 0, addresses=[f"10.0.{number}.{last + 1}"], origin=Origin.SHARED
+            )
     made = LinkCapacity(Routing(), host=here)
     made.hear(everything(network))
     return made
@@ -95,7 +102,8 @@ class Database:
         current = all(self.versions.get(key, 0) == seen.get(key, 0) for key in mark.reads)
         there = self.state.state
         free = not any(
-            isinstance(change, Put) and isinstance(change.value, Request) and change.value.slot in self.slots for change in changes
+            isinstance(change, Put) and isinstance(change.value, Request) and change.value.slot in self.slots
+            for change in changes
         )
         return current and free and all(number in there.requests or number in there.hints for number in mark.present)
 
@@ -221,7 +229,8 @@ def statement(dice: Random, daemon: Daemon) -> Statement:
     between = f"srcHost=10.0.{dice.randrange(3)}.1, dstHost=10.0.{dice.randrange(3)}.2"
     match dice.randrange(30):
         case 0 | 1 | 2 | 3 | 4 | 5 | 6:
-            near = dice.choice(("", *(f"srcHost=10.0.{host}.1, dstHost=10.0.{host}.2, " for host in (0, 1, 2) * 3)))  # no wire
+            # no wire
+            near = dice.choice(("", *(f"srcHost=10.0.{host}.1, dstHost=10.0.{host}.2, " for host in (0, 1, 2) * 3)))
             text = f"reserve({near}dstPort={port}) = {dice.choice((1, 2, 3, 5))}Mb{partial} {times}."
         case 7 | 8 | 9 | 10:
             text = f"allow(dstPort={port}){partial} {times}."
@@ -236,11 +245,16 @@ def statement(dice: Random, daemon: Daemon) -> Statement:
         case 18 | 19:
             text = dice.choice(list(known.values()))
         case 20:
-            text = dice.choice(("AddUser Alice.", "DropUser Alice.", f"Grant {share} to Alice.", f"Revoke {share} from Alice."))
+            text = dice.choice(
+                ("AddUser Alice.", "DropUser Alice.", f"Grant {share} to Alice.", f"Revoke {share} from Alice.")
+            )
         case 21 | 22 | 23 | 24 | 25:
             text = f"reserve({between}) = {dice.choice((1, 3, 5, 8))}Mb{partial} on rootShare to {until}."
         case 26:
-            text = f"reserve(srcHost=10.0.{dice.randrange(3)}.1) = {dice.choice((1, 3, 15))}Mb{partial} on rootShare to {until}."
+            text = (
+                f"reserve(srcHost=10.0.{dice.randrange(3)}.1) = {dice.choice((1, 3, 15))}Mb{partial} on "
+                f"rootShare to {until}."
+            )
         case _:
             text = f"Cancel {dice.choice(numbers)}." if numbers else "AddUser Alice."
     return parse(text)
@@ -304,13 +318,17 @@ def test_the_game_has_winners_and_losers() -> None:
     assert sum(lost for _, lost in games) > 100
 
 
-@pytest.mark.parametrize("key", ["room:", "link:", "loose:", "tight:", sharing.STRUCTURE, sharing.RESTRAINTS, sharing.OPENERS])
+@pytest.mark.parametrize(
+    "key", ["room:", "link:", "loose:", "tight:", sharing.STRUCTURE, sharing.RESTRAINTS, sharing.OPENERS]
+)
 def test_without_a_key_the_oracle_objects(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """Each key of the table is needed: decisions that do not read it are found out."""
     whole = Database.passes
 
     def careless(self: Database, seen: dict[str, int], mark: Footprint, changes: Iterable[Change]) -> bool:
-        return whole(self, seen, replace(mark, reads=frozenset(one for one in mark.reads if not one.startswith(key))), changes)
+        return whole(
+            self, seen, replace(mark, reads=frozenset(one for one in mark.reads if not one.startswith(key))), changes
+        )
 
     monkeypatch.setattr(Database, "passes", careless)
     with pytest.raises((AssertionError, KeyError)):

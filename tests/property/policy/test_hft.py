@@ -1,5 +1,5 @@
-"""The general hierarchical flow table: against its definition for operators of every kind, and as a second oracle of the
-compiler, whose stages must say what one prioritised table says."""
+"""The general hierarchical flow table: against its definition for operators of every kind, and as a second oracle of
+the compiler, whose stages must say what one prioritised table says."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def test_the_compiler_agrees() -> None:
         rng = Random(seed)
         tree, where = workload.shares(rng, rng.randint(1, 7)), workload.locations(rng)
         nodes = sorted(tree.nodes)
-        tree.apply(TreeDelta(added=tuple(workload.request(rng, i, rng.choice(nodes), seed % 2 == 0) for i in range(1, 12))))
+        tree.apply(
+            TreeDelta(added=tuple(workload.request(rng, i, rng.choice(nodes), seed % 2 == 0) for i in range(1, 12)))
+        )
         compiler = Compiler(tree)
         compiler.recompile(where)
         access = compiled(of_tree(tree, where, lambda v: v.access, Access.UNSET), actions.ACCESS)
@@ -81,7 +83,9 @@ def test_the_compiler_agrees() -> None:
             dropped = compiler.table.evaluate(packet.packed).dropped
             assert dropped == (decided(access, packet.packed, Access.UNSET) is Access.DENY), seed
             assert oracle.decided(compiler.table, Stage.LIMIT, packet) == decided(limit, packet.packed, None), seed
-            assert (oracle.decided(compiler.table, Stage.QUEUE, packet) or 0) == decided(guarantee, packet.packed, 0), seed
+            assert (oracle.decided(compiler.table, Stage.QUEUE, packet) or 0) == decided(guarantee, packet.packed, 0), (
+                seed
+            )
 
 
 def test_a_covered_rule_is_dropped_and_the_limit_holds() -> None:

@@ -1,7 +1,8 @@
-"""Hiding: what is visible decides as the whole table and as the evaluator, is as little as it can be, and changes without a gap.
+"""Hiding: what is visible decides as the whole table and as the evaluator, is as little as it can be, and changes
+without a gap.
 
-Above: pytest. Below: workload (random trees), oracle; the dummy datapath for one test. Two sources of tables: hypothesis draws
-rules over few values, so that nearly all cover each other and it shrinks what fails; and random histories of policy trees.
+Two sources of tables: hypothesis draws rules over few values, so that nearly all cover each other and it shrinks what
+fails; and random histories of policy trees.
 """
 
 from __future__ import annotations
@@ -42,7 +43,12 @@ from tests.support.workload import History
 
 def covers(one: Rule, other: Rule) -> bool:
     """One hides the other, by the definition."""
-    return one.key != other.key and one[:2] == other[:2] and one.priority >= other.priority and one.match.covers(other.match)
+    return (
+        one.key != other.key
+        and one[:2] == other[:2]
+        and one.priority >= other.priority
+        and one.match.covers(other.match)
+    )
 
 
 def least(rules: Iterable[Rule]) -> dict[object, Rule]:
@@ -52,7 +58,8 @@ def least(rules: Iterable[Rule]) -> dict[object, Rule]:
 
 
 def decisions(table: FlowTable, packet: int) -> dict[tuple[Stage, int], tuple[int, Effect, int]]:
-    """(priority, effect, rate) of what decides in each stage. Among equals any is right: they have the same (table.py)."""
+    """(priority, effect, rate) of what decides in each stage. Among equals any is right: they have the same
+    (table.py)."""
     found: dict[tuple[Stage, int], tuple[int, Effect, int]] = {}
     for rule in table.rules.values():
         if rule.match.contains(packet):
@@ -78,7 +85,10 @@ class Watched:
         for packet, (was, shown) in zip(packets, before, strict=True):
             # between the halves: as before or as after, in each stage; and as the full table would between its halves
             if decisions(self.built, packet) != decisions(self.full, packet):
-                return f"{packet:#x} between the halves: {decisions(self.built, packet)}, full {decisions(self.full, packet)}"
+                return (
+                    f"{packet:#x} between the halves: {decisions(self.built, packet)}, full "
+                    f"{decisions(self.full, packet)}"
+                )
             if shown != was:
                 return f"{packet:#x} before: {shown}, full {was}"
         self.full.apply(TableDelta(removed=delta.removed))
@@ -94,7 +104,10 @@ class Watched:
         if self.built.rules != self.hiding.visible.rules:
             return "the deltas do not build the visible table"
         if self.built.rules != least(self.full.rules.values()):
-            return f"visible is not what no other covers: {self.built.rules.keys() ^ least(self.full.rules.values()).keys()}"
+            return (
+                "visible is not what no other covers: "
+                f"{self.built.rules.keys() ^ least(self.full.rules.values()).keys()}"
+            )
         if {rule.key for rule in change.added} & {rule.key for rule in change.removed}:
             return "a rule is in both halves"
         return self._accounts(answers)
@@ -103,7 +116,8 @@ class Watched:
         return {rule.request: set(self.hiding.hidden_by(rule.request)) for rule in self.full.rules.values()}
 
     def _accounts(self, before: dict[int, set[hiding.Hidden]]) -> str | None:
-        """`hidden_by` names each rule that is not visible once, below one that covers it; `changed` tells of every change."""
+        """`hidden_by` names each rule that is not visible once, below one that covers it; `changed` tells of every
+        change."""
         after = self._answers()
         hidden = [entry for entries in after.values() for entry in entries]
         if sorted(entry.rule.key for entry in hidden) != sorted(self.full.rules.keys() - self.built.rules.keys()):
@@ -122,7 +136,9 @@ class Watched:
 # --- tables that hypothesis draws
 
 BITS = 3  # of two fields, so that all packets can be asked
-PACKETS = [Match.of(ipv4_src=(src, src), tp_dst=(dst, dst)).value for src in range(1 << BITS) for dst in range(1 << BITS)]
+PACKETS = [
+    Match.of(ipv4_src=(src, src), tp_dst=(dst, dst)).value for src in range(1 << BITS) for dst in range(1 << BITS)
+]
 
 
 @st.composite
@@ -159,7 +175,9 @@ def deltas(chosen: list[tuple[list[Rule], list[int]]]) -> Iterator[TableDelta]:
     for number, (added, positions) in enumerate(chosen):
         keys = list(table.rules)
         gone = {keys[at % len(keys)] for at in positions} if keys else set()
-        wanted = {key: rule for key, rule in table.rules.items() if key not in gone} | {rule.key: rule for rule in added}
+        wanted = {key: rule for key, rule in table.rules.items() if key not in gone} | {
+            rule.key: rule for rule in added
+        }
         delta = difference(table, wanted.values())
         table.apply(delta)
         yield TableDelta(delta.added, delta.removed[:: -1 if number % 2 else 1])  # in any order
@@ -173,7 +191,11 @@ def watch(chosen: list[tuple[list[Rule], list[int]]]) -> str | None:
             return fault
     whole = Hiding()
     change = whole.update(TableDelta(added=tuple(watched.full.rules.values())))
-    return None if whole.visible.rules == watched.built.rules and not change.removed else "loaded at once it is another table"
+    return (
+        None
+        if whole.visible.rules == watched.built.rules and not change.removed
+        else "loaded at once it is another table"
+    )
 
 
 @settings(max_examples=400, deadline=None)
@@ -244,7 +266,8 @@ class Policy:
 @pytest.mark.parametrize("kind", [Kind.RATELIMIT, Kind.RESERVE])
 @pytest.mark.parametrize("wide_first", [True, False])
 def test_equal_rates_go_through_the_wider_request(kind: Kind, wide_first: bool) -> None:
-    """Two overlapping flows of equal priority would be undefined; the wider one's meter or queue has both, at the same rate."""
+    """Two overlapping flows of equal priority would be undefined; the wider one's meter or queue has both, at the
+    same rate."""
     policy = Policy()
     narrow, wide = asked(1, kind, Flowgroup(src=A), 5_000_000), asked(2, kind, Flowgroup(src=B), 5_000_000)
     for request in (wide, narrow) if wide_first else (narrow, wide):
@@ -358,7 +381,9 @@ def new_rules_hide_nothing(patch: Patch) -> None:
             return []
 
     patch.setattr(hiding, "MatchIndex", Deaf)
-    patch.setattr(hiding._Level, "__init__", lambda self: (setattr(self, "index", Deaf()), setattr(self, "shown", {}))[0])
+    patch.setattr(
+        hiding._Level, "__init__", lambda self: (setattr(self, "index", Deaf()), setattr(self, "shown", {}))[0]
+    )
 
 
 def in_any_order(patch: Patch) -> None:
@@ -396,8 +421,13 @@ def test_a_broken_layer_is_noticed(mutation: Callable[[Patch], None], monkeypatc
     mutation(monkeypatch)
     rng = Random(11)
     for _ in range(400):
-        chosen = [([_random_rule(rng) for _ in range(rng.randint(0, 8))], [rng.randrange(50) for _ in range(rng.randint(0, 12))])
-                  for _ in range(6)]  # fmt: skip
+        chosen = [
+            (
+                [_random_rule(rng) for _ in range(rng.randint(0, 8))],
+                [rng.randrange(50) for _ in range(rng.randint(0, 12))],
+            )
+            for _ in range(6)
+        ]
         try:
             fault = watch(chosen)
         except (KeyError, ValueError, AssertionError):
@@ -412,5 +442,7 @@ def _random_rule(rng: Random) -> Rule:
     match = Match.of(ipv4_src=(rng.randrange(8) & ones[0], ones[0]), tp_dst=(rng.randrange(8) & ones[1], ones[1]))
     request, priority = rng.randint(1, 9), rng.randint(1, 4)
     if rng.random() < 0.3:
-        return Rule(Stage.ACCESS, rng.randint(0, 1), priority, match, Effect.DROP if priority % 2 else Effect.CONTINUE, request)
+        return Rule(
+            Stage.ACCESS, rng.randint(0, 1), priority, match, Effect.DROP if priority % 2 else Effect.CONTINUE, request
+        )
     return Rule(Stage.QUEUE, 0, priority, match, Effect.QUEUE, request, request, priority)

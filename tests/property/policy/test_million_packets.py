@@ -1,8 +1,8 @@
 """A million packets: compiled tables against the slow evaluator, always the same ones.
 
-Above: pytest. Below: workload (random trees and packets at the corners of their requests). The oracle is policy.semantics, word by
-word; only the table is evaluated in a quicker way than Table.evaluate (which test_compile uses): the rules of a stage by falling
-priority, the first that matches decides. The time goes into the oracle, about 50 us a packet.
+The oracle is policy.semantics, word by word; only the table is evaluated in a quicker way than Table.evaluate (which
+test_compile uses): the rules of a stage by falling priority, the first that matches decides. The time goes into the
+oracle, about 50 us a packet.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def _compared(rng: Random, seed: int) -> Iterator[list[str]]:
     tree, where = workload.shares(rng, rng.randint(2, 8) + 2 * wide), workload.locations(rng)
     nodes = sorted(tree.nodes)
     requests = [workload.request(rng, number, rng.choice(nodes), wide) for number in range(1, rng.randint(8, 20))]
-    kept = (request for request in requests if request.kind is not Kind.DENY or rng.random() < 0.3)  # else most is denied
+    # else most is denied
+    kept = (request for request in requests if request.kind is not Kind.DENY or rng.random() < 0.3)
     tree.apply(TreeDelta(added=tuple(kept)))
     default_deny = rng.random() < 0.1
     compiler = Compiler(tree, default_deny)
@@ -65,11 +66,15 @@ def _compared(rng: Random, seed: int) -> Iterator[list[str]]:
     access, limits, queues = _by_stage(compiler.table)
     for packet in _packets(rng, tree, where):
         verdict, packed = evaluate(tree, packet, where), packet.packed
-        dropped = any(found is not None and found.effect is Effect.DROP for found in (_first(rules, packed) for rules in access))
+        dropped = any(
+            found is not None and found.effect is Effect.DROP for found in (_first(rules, packed) for rules in access)
+        )
         limit, queue = _first(limits, packed), _first(queues, packed)
         rates = (limit.rate if limit else None, queue.rate if queue else 0)
         if dropped == passes(verdict, default_deny) or rates != (verdict.limit, verdict.guarantee):
-            pytest.fail(f"seed {seed}: {packet}: {verdict}, but the table says dropped: {dropped}, limit and guarantee {rates}")
+            pytest.fail(
+                f"seed {seed}: {packet}: {verdict}, but the table says dropped: {dropped}, limit and guarantee {rates}"
+            )
         yield [
             "all",
             "denied" if dropped else "passed",

@@ -1,8 +1,8 @@
 """Tests must be able to fail: the compiler is broken on purpose, one way at a time, and the property check must notice.
 
 Each mutation is a plausible mistake. It counts as caught if the random trees and histories of test_compile show a
-disagreement within a bounded number of seeds; that the broken compiler raises something is not enough. These are of the plain
-twin; those of the compiled one are in test_compile_mutations.
+disagreement within a bounded number of seeds; that the broken compiler raises something is not enough. These are of the
+plain twin; those of the compiled one are in test_compile_mutations.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def lowest_level_instead_of_deepest(patch: Patch) -> None:
 
 
 def allows_lift_their_own_node(patch: Patch) -> None:
-    patch.setattr(AllowClass, "above", lambda self, node: node.name in self.place.ancestors or node.name == self.place.node)
+    patch.setattr(
+        AllowClass, "above", lambda self, node: node.name in self.place.ancestors or node.name == self.place.node
+    )
 
 
 def everything_in_one_stage(patch: Patch) -> None:
@@ -249,7 +251,9 @@ def crowded_siblings_differ(seed: int) -> bool:
     for number in range(1, 20):
         host = AddressSet.parse(f"10.0.0.{rng.randint(1, 6)}")
         name, deny = rng.choice(names), rng.random() < 0.5
-        group = normalise(Flowgroup(src=host) if deny else Flowgroup(src=host, dport=IntervalSet.single(rng.choice((22, 80)))))
+        group = normalise(
+            Flowgroup(src=host) if deny else Flowgroup(src=host, dport=IntervalSet.single(rng.choice((22, 80))))
+        )
         request = ActiveRequest(number, name if deny else f"under-{name}", KINDS[deny], group, allows=not deny)
         gone = tuple(rng.sample(list(tree.requests.values()), 1)) if tree.requests and rng.random() < 0.3 else ()
         tree.apply(TreeDelta(gone, (request,)))

@@ -1,4 +1,4 @@
-"""The laws that the compiler relies on (policy.actions), for every component and for whole verdicts."""
+"""The laws that the compiler relies on (policy.model.actions), for every component and for whole verdicts."""
 
 from __future__ import annotations
 

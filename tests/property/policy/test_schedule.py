@@ -1,7 +1,8 @@
-"""policy.schedule against the obvious: a simulation that walks through every instant of a small horizon.
+"""policy.state.schedule against the obvious: a simulation that walks through every instant of a small horizon.
 
-One unit of time is 1 s here, so a rate of n bit/s moves n bits a unit, and bucket levels (1/1000 bit) are whole bits times 1000.
-What lies beyond the horizon is constant, so the simulation looks at it once: forever overdrains iff the last rate does.
+One unit of time is 1 s here, so a rate of n bit/s moves n bits a unit, and bucket levels (1/1000 bit) are whole bits
+times 1000. What lies beyond the horizon is constant, so the simulation looks at it once: forever overdrains iff the
+last rate does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The compiled schedule and its plain twin: the same cases for both, random walks beside each other, and known traps by name."""
+"""The compiled schedule and its plain twin: the same cases for both, random walks beside each other, and known traps
+by name."""
 
 from __future__ import annotations
 
@@ -55,8 +56,9 @@ def test_crowded_walks_do_not_differ(seed: int) -> None:
 
 @pytest.mark.parametrize("gap", [1, 3, 1000])
 def test_adversarial_tilts(gap: int) -> None:
-    """A comb of breakpoints whose net rate is close to zero everywhere, tilted up and down as a whole: with each tilt the extremes
-    change hands in every block. Answers stay right, and what is entered is bounded by the number of blocks."""
+    """A comb of breakpoints whose net rate is close to zero everywhere, tilted up and down as a whole: with each
+    tilt the extremes change hands in every block. Answers stay right, and what is entered is bounded by the number
+    of blocks."""
     quick, plain = _schedule.Ledger("s", None, 0, 10**6, 100), schedule_plain.Ledger("s", None, 0, 10**6, 100)
     for ledger in (quick, plain):
         for i in range(400):
@@ -237,7 +239,8 @@ def test_the_earliest_start_skips_a_long_way(twin: Twin) -> None:
 @settings(max_examples=60)
 @given(st.integers(0, 2**32))
 def test_beyond_the_effort_an_offer_is_still_true(seed: int) -> None:
-    """Without any effort the search takes what it comes across: it fits, it is on the grid, and it is not before the earliest."""
+    """Without any effort the search takes what it comes across: it fits, it is on the grid, and it is not before the
+    earliest."""
     random = Random(seed)
     of = shape(random)
     quick, other = of.ledger(_schedule), of.ledger(_schedule)
@@ -261,7 +264,8 @@ def test_beyond_the_effort_an_offer_is_still_true(seed: int) -> None:
 
 
 def test_the_earliest_start_of_shares_that_are_never_free_together() -> None:
-    """Each start that one offers the other refuses: found exactly, or given up after the effort, not after all 20 000 windows."""
+    """Each start that one offers the other refuses: found exactly, or given up after the effort, not after all 20
+    000 windows."""
     for count, found in ((1000, 2 * 1000 * 10), (10_000, None)):
         chain = Chain([_schedule.Ledger(str(i), 10) for i in range(2)])
         for ledger, bookings in zip(chain._schedules, alternating(count, 10, 10), strict=True):
@@ -270,13 +274,15 @@ def test_the_earliest_start_of_shares_that_are_never_free_together() -> None:
         before = sum(ledger.work for ledger in chain._schedules)
         offer = chain.earliest(1, 5, 0)
         assert sum(ledger.work for ledger in chain._schedules) - before < 2 * EFFORT
-        assert offer is not None and (offer == found or (found is None and chain.shortfall(offer, offer + 5, 1) is None))
+        assert offer is not None and (
+            offer == found or (found is None and chain.shortfall(offer, offer + 5, 1) is None)
+        )
 
 
 @pytest.mark.parametrize("steps", [8, 32, 128])
 def test_a_question_looks_at_each_block_a_few_times_at_most(steps: int) -> None:
-    """Whatever the shape (bench.adversary), what a question looks at is bounded by the number of blocks, in steps that are counted:
-    admission passes over the blocks once, the largest rate needs few rounds of Newton's method."""
+    """Whatever the shape (bench.adversary), what a question looks at is bounded by the number of blocks, in steps
+    that are counted: admission passes over the blocks once, the largest rate needs few rounds of Newton's method."""
     random = Random(steps)
     books, end = staircases(10_000, steps, random)
     fill = STEP * steps * 95 // 200
@@ -285,7 +291,8 @@ def test_a_question_looks_at_each_block_a_few_times_at_most(steps: int) -> None:
         ledger = _schedule.Ledger("s", None, 0, capacity * part // 100, fill, capacity * 1000)
         for booking in books:
             ledger.add(*booking)
-        once = (len(ledger) / 8 + 2) * (8 + 1)  # no block but the last is less than a quarter full; to look through one counts 8
+        # no block but the last is less than a quarter full; to look through one counts 8
+        once = (len(ledger) / 8 + 2) * (8 + 1)
         for start, stop, rate in islice(over_all(end, random), 30):
             before = ledger.work
             ledger.missing(start, stop, rate)

@@ -1,8 +1,8 @@
-"""Strictness against the slow evaluator: `overriding` is empty iff at every instant of the request's interval each of its packets
-is decided as it asks, over a universe small enough to look at every packet.
+"""Strictness against the slow evaluator: `overriding` is empty iff at every instant of the request's interval each of
+its packets is decided as it asks, over a universe small enough to look at every packet.
 
-The universe has a packet for each class that the flowgroups of these tests can tell apart: three hosts (one of them Alice's),
-three ports, TCP and ICMP.
+The universe has a packet for each class that the flowgroups of these tests can tell apart: three hosts (one of them
+Alice's), three ports, TCP and ICMP.
 """
 
 from __future__ import annotations
@@ -28,13 +28,18 @@ PORTS = (1, 2, 3)
 END = 4
 #: one packet for each combination that the flowgroups below can tell apart, those in none of their sets too
 PACKETS = [
-    *(Packet(src=0x0A000000 + host, dst=9, proto=proto, sport=5, dport=port)
-      for host, proto, port in product((*HOSTS, 9), (6, 17), (*PORTS, 9))),
+    *(
+        Packet(src=0x0A000000 + host, dst=9, proto=proto, sport=5, dport=port)
+        for host, proto, port in product((*HOSTS, 9), (6, 17), (*PORTS, 9))
+    ),
     *(Packet(src=0x0A000000 + host, dst=9, proto=proto) for host, proto in product((*HOSTS, 9), (1, 47))),
-    *(Packet(eth_type=0x86DD, src=9, dst=9, proto=proto, sport=5, dport=port) for proto, port in product((6, 17), (*PORTS, 9))),
+    *(
+        Packet(eth_type=0x86DD, src=9, dst=9, proto=proto, sport=5, dport=port)
+        for proto, port in product((6, 17), (*PORTS, 9))
+    ),
     *(Packet(eth_type=0x86DD, src=9, dst=9, proto=proto) for proto in (1, 58)),
     Packet(eth_type=0x0806),
-]  # fmt: skip
+]
 #: name -> (parent, may allow): a chain of three with a sibling at each level, one share that may not allow
 SHARES = {"a": (ROOT, True), "b": ("a", True), "c": ("a", True), "d": (ROOT, True), "e": ("b", False)}
 GROUPS = [

@@ -1,9 +1,4 @@
-"""The compiled tables on a real Open vSwitch against the slow evaluator: sampled packets through ofproto/trace.
-
-Above: pytest. Below: workload, ovs_dummy (ovs-vswitchd on the dummy datapath), placement and flowpush, which bring
-the network flow table onto the bridge as in production: random histories, each delta compiled, placed and pushed as a
-difference.
-"""
+"""The compiled tables on a real Open vSwitch against the slow evaluator: sampled packets through ofproto/trace."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Each bridge's plan, kept by changes of the table, of the network and of the bridges, is what a new one would be.
-
-Above: pytest. Below: desired, spread, placement; placing (networks on paper).
-"""
+"""Each bridge's plan, kept by changes of the table, of the network and of the bridges, is what a new one would be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is kept by differences equals what is made anew: the books of queues, the flows that name them, plans of a few queues."""
+"""What is kept by differences equals what is made anew: the books of queues, the flows that name them, plans of a
+few queues."""
 
 from __future__ import annotations
 
@@ -9,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ovspane.ovsdb.queue_plan import DropQos, DropQueue, Operation, PortQos, PutQos, PutQueue, QueueRow, plan, plan_change
+from ovspane.ovsdb.queue_plan import (
+    DropQos,
+    DropQueue,
+    Operation,
+    PortQos,
+    PutQos,
+    PutQueue,
+    QueueRow,
+    plan,
+    plan_change,
+)
 from ovspane.packets.match import Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, FlowRule, Instructions, Queue
 from ovspane.placement.pipeline import FlowKey
@@ -43,11 +54,14 @@ def full(books: Mapping[str, Mapping[int, Queue]]) -> Books:
 
 
 def target(wanted: Books, made: Books, named: set[tuple[int, int]]) -> Books:
-    """What is wanted, and what was made before and may still be named: that one also keeps its id from another request, but where
-    nothing else is wanted and its request has its queue on all the other ports that it shall have it on."""
+    """What is wanted, and what was made before and may still be named: that one also keeps its id from another
+    request, but where nothing else is wanted and its request has its queue on all the other ports that it shall have
+    it on."""
 
     def moved(number: int, request: int) -> bool:
-        there = [(queues[number], made.get(port, {}).get(number)) for port, queues in wanted.items() if number in queues]
+        there = [
+            (queues[number], made.get(port, {}).get(number)) for port, queues in wanted.items() if number in queues
+        ]
         return any(queue.request == request for queue, _ in there) and all(queue == has for queue, has in there)
 
     found = {port: dict(queues) for port, queues in wanted.items()}
@@ -122,7 +136,9 @@ class Histories(RuleBasedStateMachine):
         assert self.ledger.done == (wanted == self.made)
         for number in IDS:
             ready = all(
-                self.made.get(port, {}).get(number) == queues[number] for port, queues in self.wanted.items() if number in queues
+                self.made.get(port, {}).get(number) == queues[number]
+                for port, queues in self.wanted.items()
+                if number in queues
             )
             assert self.ledger.ready(number) == ready
         for port in PORTS:
@@ -163,7 +179,9 @@ def named_queues(installed: Mapping[FlowKey, FlowRule], planned: Mapping[FlowKey
 
 
 @given(st.lists(rules), st.lists(st.tuples(st.sampled_from(("set", "del", "pop")), rules)), st.lists(rules))
-def test_installed_knows_what_is_named(first: list[FlowRule], steps: list[tuple[str, FlowRule]], plan: list[FlowRule]) -> None:
+def test_installed_knows_what_is_named(
+    first: list[FlowRule], steps: list[tuple[str, FlowRule]], plan: list[FlowRule]
+) -> None:
     installed, plain = InstalledFlows(first), {flow.key: flow for flow in first}
     for verb, flow in steps:
         if verb == "set":
@@ -173,7 +191,9 @@ def test_installed_knows_what_is_named(first: list[FlowRule], steps: list[tuple[
         elif flow.key in plain:
             del installed[flow.key], plain[flow.key]
         for planned in ({}, {flow.key: flow for flow in plan}):
-            named = {(queue, request) for queue in IDS for request in REQUESTS if installed.names(queue, request, planned)}
+            named = {
+                (queue, request) for queue in IDS for request in REQUESTS if installed.names(queue, request, planned)
+            }
             assert named == named_queues(plain, planned)
     assert installed == plain
 
@@ -208,14 +228,25 @@ def test_the_plan_of_a_few_queues_is_that_of_all(
     ports = {port: PortQos("br0", interfaces=(port,)) for port in PORTS}
     made = plan(first, ports, speeds, "3.1.0")
     ports = {port: done(has, [step for step in made.operations if step.port == port]) for port, has in ports.items()}
-    second = {port: {n: queue for n, queue in {**first.get(port, {}), **changes.get(port, {})}.items() if queue} for port in PORTS}
+    second = {
+        port: {n: queue for n, queue in {**first.get(port, {}), **changes.get(port, {})}.items() if queue}
+        for port in PORTS
+    }
     reserved = {port: sum(queue.min_rate for queue in queues.values()) for port, queues in second.items()}
     concerned = {port: {0, *queues} for port, queues in changes.items()}
     few = {
-        port: PortQos(has.bridge, has.qos, has.ours, has.rate, {n: h for n, h in has.queues.items() if n in concerned[port]},
-                      has.speed, has.interfaces)
-        for port, has in ports.items() if port in changes
-    }  # fmt: skip
+        port: PortQos(
+            has.bridge,
+            has.qos,
+            has.ours,
+            has.rate,
+            {n: h for n, h in has.queues.items() if n in concerned[port]},
+            has.speed,
+            has.interfaces,
+        )
+        for port, has in ports.items()
+        if port in changes
+    }
     found = plan_change(changes, few, reserved, made.refused, speeds, "3.1.0")
     whole = plan(second, ports, speeds, "3.1.0")
     if found is None:  # a port comes, or goes, or is refused for the first time

@@ -1,4 +1,5 @@
-"""The parts of `ovspane probe` that need no hosts: frames as Open vSwitch reads them, traces, packet-in, the choice of packets."""
+"""The parts of `ovspane probe` that need no hosts: frames as Open vSwitch reads them, traces, packet-in, the choice
+of packets."""
 
 from __future__ import annotations
 
@@ -35,11 +36,23 @@ SHARES = [
 
 
 def item(number: int, kind: str, group: str, share: str, **more: object) -> dict[str, object]:
-    return {"id": number, "kind": kind, "flowgroup": group, "share": share, "active": True, "status": "installed", **more}
+    return {
+        "id": number,
+        "kind": kind,
+        "flowgroup": group,
+        "share": share,
+        "active": True,
+        "status": "installed",
+        **more,
+    }
 
 
 def picture(*requests: dict[str, object], default_deny: bool = False) -> PolicyOracle:
-    answers = {"ListShares": SHARES, "ListRequests": list(requests), "Show Alice": [{"at": "{10.0.0.1, 2001:db8::/64}"}]}
+    answers = {
+        "ListShares": SHARES,
+        "ListRequests": list(requests),
+        "Show Alice": [{"at": "{10.0.0.1, 2001:db8::/64}"}],
+    }
     return read_oracle(lambda statement: list(answers[statement]), default_deny)
 
 
@@ -62,7 +75,9 @@ def everything() -> list[Packet]:
         flowgroup("(dstEth=01:00:00:00:00:00/01:00:00:00:00:00)"),
     ]
     found = choose(picture(), groups, 10_000).packets
-    odd = [Packet(proto=proto) for proto in (2, 4, 47, 58, 255)] + [Packet(eth_type=0x86DD, proto=proto) for proto in (1, 2, 59)]
+    odd = [Packet(proto=proto) for proto in (2, 4, 47, 58, 255)] + [
+        Packet(eth_type=0x86DD, proto=proto) for proto in (1, 2, 59)
+    ]
     return [*found, *odd, Packet(eth_type=0x8035), Packet(eth_type=0x8847), Packet(vlan=4094, proto=1)]
 
 
@@ -111,13 +126,17 @@ def test_a_probe_comes_back_with_its_number_and_frame(ovs: DummyOvs) -> None:
     async def probe() -> tuple[dict[int, ofpackets.PacketIn], list[str]]:
         async with ProbeSession(ovs.mgmt("br0")) as session:
             ovs.ofctl("add-flow", "br0", "table=0,priority=10,udp,actions=drop")
-            ovs.ofctl("add-flow", "br0", "table=0,priority=65535,reg15=0/1,arp,actions=load:1->NXM_NX_REG15[0],resubmit(,0)")
+            ovs.ofctl(
+                "add-flow", "br0", "table=0,priority=65535,reg15=0/1,arp,actions=load:1->NXM_NX_REG15[0],resubmit(,0)"
+            )
             await session.send({number: (data, 1) for number, data in frames.items()})
             await session.wait_for(set(frames), 5)
             left = ovs.ofctl("dump-flows", "br0", "cookie=0x7070726200000000/0xffffffff00000000").splitlines()[1:]
             return dict(session.caught), left
 
-    frames = {number: frame(Packet(eth_type=0x806 if number % 2 else 0x800, proto=17, vlan=number)) for number in range(6)}
+    frames = {
+        number: frame(Packet(eth_type=0x806 if number % 2 else 0x800, proto=17, vlan=number)) for number in range(6)
+    }
     sent = ovs.transmitted("p2")
     caught, catch = asyncio.run(probe())
     assert {number: packet.frame for number, packet in caught.items()} == frames
@@ -131,7 +150,9 @@ def test_a_probe_comes_back_with_its_number_and_frame(ovs: DummyOvs) -> None:
 
 def test_bytes_from_the_switch_end_in_a_value_or_an_error() -> None:
     dice = random.Random(1)
-    whole = bytes.fromhex("ffffffff003c0100706e6170000000000001001c800000040000000100011c04deadbeef00011e0400000001") + bytes(20)
+    whole = bytes.fromhex(
+        "ffffffff003c0100706e6170000000000001001c800000040000000100011c04deadbeef00011e0400000001"
+    ) + bytes(20)
     assert ofpackets.parse_packet_in(whole).registers[messages.TOKEN_HEADER] == 0xDEADBEEF
     assert ofpackets.parse_packet_in(whole).marked
     for _ in range(3000):
@@ -180,9 +201,13 @@ def test_a_trace_is_read_up_to_where_it_leaves_us() -> None:
         True, 2, (1000001,), None, [0, 100, 140, 141, 143],
     )  # fmt: skip
     assert way.out.endswith(",h2-eth0")
-    dropped = read_trace(TRACE.split("    goto_table:140")[0] + "    drop\n\nFinal flow: unchanged\nDatapath actions: drop\n")
+    dropped = read_trace(
+        TRACE.split("    goto_table:140")[0] + "    drop\n\nFinal flow: unchanged\nDatapath actions: drop\n"
+    )
     assert (dropped.left, dropped.steps[-1].actions) == (False, ("drop",))
-    missed = read_trace(TRACE.split("140. tcp")[0] + "140. No match.\n    drop\n\nFinal flow: x\nDatapath actions: drop\n")
+    missed = read_trace(
+        TRACE.split("140. tcp")[0] + "140. No match.\n    drop\n\nFinal flow: x\nDatapath actions: drop\n"
+    )
     assert (missed.left, missed.steps[-1].table, missed.foreign) == (False, 140, None)
     other = read_trace(TRACE.replace("    set_queue:2\n", "    set_queue:2\n    output:7\n"))
     assert other.foreign is not None
@@ -193,7 +218,9 @@ def test_a_trace_is_read_up_to_where_it_leaves_us() -> None:
     assert way.steered is None
     somebodys = read_trace(head.replace("cookie 0x70616e6500000004", "cookie 0x4") + "    output:3\n" + tail)
     assert somebodys.steered is None and somebodys.foreign is not None
-    bare = read_trace(TRACE.split(" 0. priority 0\n")[0] + " 0. No match.\n    drop\n\nFinal flow: x\nDatapath actions: drop\n")
+    bare = read_trace(
+        TRACE.split(" 0. priority 0\n")[0] + " 0. No match.\n    drop\n\nFinal flow: x\nDatapath actions: drop\n"
+    )
     assert (bare.left, bare.queue, bare.steps[-1].table) == (True, 2, 143)
     with pytest.raises(TraceUnavailable):
         read_trace("Bad openflow flow syntax: x")
@@ -222,10 +249,23 @@ def test_the_oracle_reads_what_the_daemon_tells() -> None:
 def test_the_oracle_asks_all_who_speak_of_a_packet() -> None:
     """The requests that the index finds decide as all of them do."""
     kinds = ("deny", "allow", "reserve", "ratelimit")
-    groups = ("(dstHost=10.0.{}.0/24)", "(dstPort={}-9)", "(user=Alice, dscp={})", "(vlan={})", "(ethType=0x0806, vlan={})")
+    groups = (
+        "(dstHost=10.0.{}.0/24)",
+        "(dstPort={}-9)",
+        "(user=Alice, dscp={})",
+        "(vlan={})",
+        "(ethType=0x0806, vlan={})",
+    )
     now = picture(
         *(
-            item(number, kinds[number % 4], groups[number % 5].format(number % 7), "ab"[number % 2], rate=number, slot=number)
+            item(
+                number,
+                kinds[number % 4],
+                groups[number % 5].format(number % 7),
+                "ab"[number % 2],
+                rate=number,
+                slot=number,
+            )
             for number in range(1, 60)
         )
     )
@@ -243,7 +283,11 @@ def test_the_choice_has_inside_border_and_outside() -> None:
     now = picture(item(1, "deny", "(srcHost=10.0.0.4/30, dstPort=80-99, transport=UDP)", "a"))
     chosen = choose(now, [now.tree.requests[1].flowgroup], 10_000)
     assert chosen.of_packets == len(chosen.packets)
-    udp = {(packet.src & 0xFF, packet.dport) for packet in chosen.packets if packet.proto == 17 and packet.src >> 8 == 0x0A0000}
+    udp = {
+        (packet.src & 0xFF, packet.dport)
+        for packet in chosen.packets
+        if packet.proto == 17 and packet.src >> 8 == 0x0A0000
+    }
     assert {(4, 80), (4, 79), (3, 80), (7, 99), (7, 100), (8, 99), (5, 89), (4, 96)} <= udp
     few = choose(now, [ALL, *(flowgroup(f"(dstPort={port})") for port in range(1, 10))], 40)
     assert (len(few.packets), few.groups, few.of_groups) == (40, 5, 10)
@@ -298,7 +342,9 @@ def test_what_a_bridge_has_to_do_with_a_packet() -> None:
         item(6, "deny", "(srcHost=10.0.0.1, dstPort=90)", "a"),
     )
 
-    def at(bridge: str, port: int, dport: int, src: int = 1, dst: int = 3) -> tuple[bool, set[int], set[int], tuple[int, ...]]:
+    def at(
+        bridge: str, port: int, dport: int, src: int = 1, dst: int = 3
+    ) -> tuple[bool, set[int], set[int], tuple[int, ...]]:
         packet = Packet(src=0x0A000000 + src, dst=0x0A000000 + dst, proto=6, dport=dport)
         found = places.expected(packet, bridge, port)
         return found.passes, set(found.queues), set(found.limits), found.elsewhere
@@ -323,9 +369,13 @@ def test_what_a_bridge_has_to_do_with_a_packet() -> None:
 def test_what_a_bridge_has_to_do_with_a_packet_that_is_steered() -> None:
     both = "srcHost=10.0.0.1, dstHost=10.0.0.3"
     places = placed(
-        item(1, "reserve", f"({both}, dstPort=90)", "b", rate=9, slot=4, path="s1:up s2:up s3:host for 02:00:00:00:01:03"),
+        item(
+            1, "reserve", f"({both}, dstPort=90)", "b", rate=9, slot=4, path="s1:up s2:up s3:host for 02:00:00:00:01:03"
+        ),
         item(2, "reserve", f"({both}, dstPort=90-91)", "b", rate=7, slot=5),
-        item(3, "reserve", f"({both}, dstPort=91)", "b", rate=8, slot=6, path="s1 to s3:host for 02:00:00:00:01:03: none"),
+        item(
+            3, "reserve", f"({both}, dstPort=91)", "b", rate=8, slot=6, path="s1 to s3:host for 02:00:00:00:01:03: none"
+        ),
     )
 
     def at(bridge: str, dport: int) -> tuple[dict[int, int], dict[int, int]]:

@@ -1,4 +1,5 @@
-"""`ovspane compile`: its text loads into a real Open vSwitch as it is, and the switch then decides as the evaluator says."""
+"""`ovspane compile`: its text loads into a real Open vSwitch as it is, and the switch then decides as the evaluator
+says."""
 
 from __future__ import annotations
 
@@ -64,7 +65,9 @@ def compiled(text: str, at: int | None = None) -> Compiled:
     return made
 
 
-def printed(capsys: pytest.CaptureFixture[str], path: Path, text: str, *options: str, status: int = 0) -> tuple[str, str]:
+def printed(
+    capsys: pytest.CaptureFixture[str], path: Path, text: str, *options: str, status: int = 0
+) -> tuple[str, str]:
     path.write_text(text, encoding="utf-8")
     assert main(["compile", str(path), *options]) == status
     out, err = capsys.readouterr()
@@ -93,7 +96,9 @@ def packets() -> Iterator[Packet]:
 def traced(ovs: DummyOvs, made: Compiled, packet: Packet) -> tuple[bool, int | None, int]:
     """(passed, limit, guarantee) by ofproto/trace; the rates by the numbers that the output's comments give."""
     names = {6: "tcp", 17: "udp", 1: "icmp"}
-    ports = f",{names[packet.proto]}_src={packet.sport},{names[packet.proto]}_dst={packet.dport}" if packet.dport else ""
+    ports = (
+        f",{names[packet.proto]}_src={packet.sport},{names[packet.proto]}_dst={packet.dport}" if packet.dport else ""
+    )
     src, dst = (f"10.0.0.{address & 255}" for address in (packet.src, packet.dst))
     text = ovs.trace(BRIDGE, f"in_port=1,{names[packet.proto]},nw_src={src},nw_dst={dst}{ports}")
     meter, queue = re.search(r"^ +meter:(\d+)$", text, re.M), re.search(r"^ +set_queue:(\d+)$", text, re.M)
@@ -284,7 +289,9 @@ def test_every_written_trace_compiles(capsys: pytest.CaptureFixture[str]) -> Non
 def test_refusals_are_said_and_the_rest_is_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out, err = printed(capsys, tmp_path / "f", "deny(srcHost=10.0.0.1) on rootShare.\ncarol : deny() on rootShare.\n")
     assert "nw_src=10.0.0.1" in out
-    assert re.fullmatch(r"ovspane compile: .*/f:2: NO carol does not hold share rootShare: deny\(\) on rootShare\.\n", err)
+    assert re.fullmatch(
+        r"ovspane compile: .*/f:2: NO carol does not hold share rootShare: deny\(\) on rootShare\.\n", err
+    )
     out, err = printed(capsys, tmp_path / "f", "True <- bob : deny() on rootShare.")
     assert "/f:1: NO bob does not hold share rootShare (the trace expects True)" in err
 

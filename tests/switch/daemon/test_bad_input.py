@@ -59,7 +59,8 @@ class Normal(threading.Thread):
 
 @contextlib.contextmanager
 def undisturbed(daemon: DaemonProcess, memory: int = 40 * MB, lines: int = 5) -> Iterator[None]:
-    """While the body runs a normal client is answered; the daemon grows by less than `memory` and warns at most `lines` times."""
+    """While the body runs a normal client is answered; the daemon grows by less than `memory` and warns at most
+    `lines` times."""
     before = daemon.memory
     normal = Normal(daemon)
     normal.start()
@@ -163,7 +164,8 @@ def test_a_thousand_connections(daemon: DaemonProcess) -> None:
 
 
 def test_a_flood_of_statements(daemon: DaemonProcess, switch: DummyOvs) -> None:
-    """Ten thousand bad and good ones pipelined on one connection, while another one is answered; then all is in place."""
+    """Ten thousand bad and good ones pipelined on one connection, while another one is answered; then all is in
+    place."""
     with undisturbed(daemon):
         flood = daemon.client()
         text = "deny(user=Nobody) on nowhere.\nwhat is this.\n)(.\nreserve(user=Alice) = 99Gb on aBW.\n" * 2500

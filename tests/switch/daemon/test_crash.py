@@ -1,4 +1,5 @@
-"""Whatever dies, what was acknowledged is there again, the same flows are there, and nothing of anybody else was touched."""
+"""Whatever dies, what was acknowledged is there again, the same flows are there, and nothing of anybody else was
+touched."""
 
 from __future__ import annotations
 
@@ -74,7 +75,10 @@ class Speaker(threading.Thread):
         port = next(PORTS)  # each request has packets of its own, so it has flows of its own
         match self.dice.randrange(4):
             case 0:
-                return f"ratelimit(user=Alice, dstPort={port}, transport=TCP) = {self.dice.randrange(1, 9)}Mb on aBW to +1h."
+                return (
+                    f"ratelimit(user=Alice, dstPort={port}, transport=TCP) = {self.dice.randrange(1, 9)}Mb "
+                    "on aBW to +1h."
+                )
             case 1:
                 return f"reserve(user=Alice, dstPort={port}, transport=SCTP) = 1kb on aBW to +1h."
             case _:
@@ -87,8 +91,8 @@ def words(line: str) -> str:
 
 
 def test_kill_9_at_any_instant(switch: DummyOvs) -> None:
-    """Ten crashes while statements stream in. After each: every acknowledged request, none that was cancelled, at most the one in
-    doubt besides, and the flows of exactly that; a further restart changes no flow and no row."""
+    """Ten crashes while statements stream in. After each: every acknowledged request, none that was cancelled, at
+    most the one in doubt besides, and the flows of exactly that; a further restart changes no flow and no row."""
     dice = random.Random(20)
     make_foreign(switch)
     before = others(switch)
@@ -123,14 +127,24 @@ def test_kill_9_at_any_instant(switch: DummyOvs) -> None:
             daemon.settle()
             assert len(denies(switch)) == sum(said.startswith("deny") for said in accepted.values())
         assert {n: words(line) for n, line in daemon.requests().items()}.keys() == accepted.keys()
-        settled = flows(switch), rows(switch, "qos"), rows(switch, "queue"), {n: words(r) for n, r in daemon.requests().items()}
+        settled = (
+            flows(switch),
+            rows(switch, "qos"),
+            rows(switch, "queue"),
+            {n: words(r) for n, r in daemon.requests().items()},
+        )
         ages = durations(switch)
         for end in (daemon.kill, daemon.stop):
             end()
             assert flows(switch) == settled[0]
             daemon.start()
             daemon.settle()
-            now = flows(switch), rows(switch, "qos"), rows(switch, "queue"), {n: words(r) for n, r in daemon.requests().items()}
+            now = (
+                flows(switch),
+                rows(switch, "qos"),
+                rows(switch, "queue"),
+                {n: words(r) for n, r in daemon.requests().items()},
+            )
             assert now == settled
         assert all(durations(switch)[flow] >= age for flow, age in ages.items())  # none was deleted and made again
         assert others(switch) == before
@@ -226,7 +240,8 @@ def test_vswitchd_restarts(switch: DummyOvs, kill: bool) -> None:
 
 
 def test_the_switchs_ovsdb_server_restarts(switch: DummyOvs) -> None:
-    """Without it ovs-vswitchd answers no OpenFlow (vswitchd/bridge.c); statements are answered, the switch follows later."""
+    """Without it ovs-vswitchd answers no OpenFlow (vswitchd/bridge.c); statements are answered, the switch follows
+    later."""
     with daemon_on(switch, RATES) as daemon:
         daemon.do(*TREE)
         first = daemon.request("deny(user=Alice, dstPort=79, transport=TCP) on aAC to +1h.")
@@ -241,7 +256,8 @@ def test_the_switchs_ovsdb_server_restarts(switch: DummyOvs) -> None:
         assert lines[denied].startswith("pending")
         assert lines[reserved].startswith("pending")
         switch.start_server()
-        wait_verdict(switch, f"in_port=1,tcp,{ALICE},tp_dst=80", dropped=True, seconds=10)  # vswitchd tries once a second, at first
+        # vswitchd tries once a second, at first
+        wait_verdict(switch, f"in_port=1,tcp,{ALICE},tp_dst=80", dropped=True, seconds=10)
         wait_for(lambda: len(rows(switch, "queue")) == 4, "queue rows")
         daemon.settle()
         assert daemon.requests()[denied].startswith("installed")

@@ -48,8 +48,12 @@ def test_statements_become_verdicts(switch: DummyOvs) -> None:
         assert daemon.requests()[denied].startswith("installed deny(")
         assert daemon.requests()[limited].startswith("installed by meter 1000001 ratelimit(")
         assert drops(switch, f"in_port=1,tcp,{ALICE},tp_dst=80")
-        for passed in (f"in_port=1,tcp,{ALICE},tp_dst=79", f"in_port=1,tcp,{ALICE},tp_dst=82",
-                       f"in_port=1,udp,{ALICE},udp_dst=80", "in_port=1,tcp,nw_src=10.0.0.3,nw_dst=10.0.0.2,tp_dst=80"):  # fmt: skip
+        for passed in (
+            f"in_port=1,tcp,{ALICE},tp_dst=79",
+            f"in_port=1,tcp,{ALICE},tp_dst=82",
+            f"in_port=1,udp,{ALICE},udp_dst=80",
+            "in_port=1,tcp,nw_src=10.0.0.3,nw_dst=10.0.0.2,tp_dst=80",
+        ):
             assert switch.actions("br0", passed) == "2"
         assert re.search(r"meter\(\d+\),2", switch.actions("br0", f"in_port=1,udp,{ALICE},udp_dst=81"))
         assert "rate=2000 " in switch.ofctl("dump-meters", "br0")
@@ -267,7 +271,8 @@ def test_two_daemons(switch: DummyOvs) -> None:
 
 
 def test_a_bridge_has_one_daemon(switch: DummyOvs) -> None:
-    """Two daemons with state of their own: the second says so and touches nothing; when the first dies it takes over."""
+    """Two daemons with state of their own: the second says so and touches nothing; when the first dies it takes
+    over."""
     with daemon_on(switch, RATES) as daemon:
         daemon.do(*TREE)
         daemon.request("deny(user=Alice, dstPort=80) on aAC to +1h.")
@@ -360,9 +365,13 @@ def test_hidden_requests_have_no_flow_and_say_so(switch: DummyOvs) -> None:
         assert listed[narrow].startswith(f"hidden by {wide} deny(")
         assert listed[limited].startswith(f"hidden by {lower} ratelimit(")
         assert all(listed[number].startswith("installed ") for number in (wide, lower))
-        assert not [line for line in flows(switch) if f"{COOKIE}{narrow:08x}" in line or f"{COOKIE}{limited:08x}" in line]
+        assert not [
+            line for line in flows(switch) if f"{COOKIE}{narrow:08x}" in line or f"{COOKIE}{limited:08x}" in line
+        ]
         assert switch.ofctl("dump-meters", "br0").count("kbps") == 1
-        assert f"(hidden by {wide}: no flow of its own)" in daemon.ask("Explain (user=Alice, dstPort=80, transport=TCP).")
+        assert f"(hidden by {wide}: no flow of its own)" in daemon.ask(
+            "Explain (user=Alice, dstPort=80, transport=TCP)."
+        )
         with_hiding = len(flows(switch))
     with daemon_on(switch, settings) as daemon:  # a daemon that starts loads the same
         daemon.do(*TREE)

@@ -1,4 +1,5 @@
-"""The topology of many hosts through a real cluster: what one daemon learns the others know; who is gone, and what is no good."""
+"""The topology of many hosts through a real cluster: what one daemon learns the others know; who is gone, and what
+is no good."""
 
 from __future__ import annotations
 
@@ -130,9 +131,13 @@ def test_what_one_learns_all_know(members: list[Member]) -> None:
             await until(lambda: len(three.network.links) == len(two.network.links) == 1, "end of the link")
             one.network.see_port(Port(PortId("br0", "right"), 3))
             two.link("left", "h1/br0:right")
-            await until(lambda: len(three.network.links) == len(one.network.links) == 2, "link by the other side's word")
+            await until(
+                lambda: len(three.network.links) == len(one.network.links) == 2, "link by the other side's word"
+            )
             two.network.lose_link(PortId("br0", "left"), PortId("h1/br0", "right"), Origin.PROBE)
-            await until(lambda: len(three.network.links) == len(two.network.links) == 1, "end, though no value of two's changed")
+            await until(
+                lambda: len(three.network.links) == len(two.network.links) == 1, "end, though no value of two's changed"
+            )
             two.network.lose_bridge("br0")
             await until(lambda: "h2/br0" not in one.network.bridges, "end of the bridge", 20)
 
@@ -140,7 +145,8 @@ def test_what_one_learns_all_know(members: list[Member]) -> None:
 
 
 def test_a_daemon_that_is_gone(members: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its rows stay, but count as programmed by nobody; when it is back nothing was lost meanwhile; or it is forgotten."""
+    """Its rows stay, but count as programmed by nobody; when it is back nothing was lost meanwhile; or it is
+    forgotten."""
     monkeypatch.setattr(shared_topology, "BEAT", 0.5)
     monkeypatch.setattr(shared_topology, "SILENCE", 2.0)
     monkeypatch.setattr(shared_topology, "GRACE", 3.0)
@@ -178,13 +184,18 @@ def test_a_daemon_that_is_gone(members: list[Member], monkeypatch: pytest.Monkey
                 await until(lambda: not one.at(M2), "end of what nothing speaks for")
                 assert one.at("10.0.0.1") == "h2/br0:a"
                 again.programs = False
-                await until(lambda: not one.network.bridges["h2/br0"].programmed, "its own word that it does not program it")
+                await until(
+                    lambda: not one.network.bridges["h2/br0"].programmed, "its own word that it does not program it"
+                )
             finally:
                 await again.stop()
             # Nobody heard of it for more than a month: whoever looks removes it.
             await until(lambda: not one.shared._peers["h2"].live, "silence")
             long_ago = clock() - shared_topology.RETIRE - 1000
-            transact(members, {"op": "update", "table": "Daemon", "where": [["name", "==", "h2"]], "row": {"heard_ms": long_ago}})
+            transact(
+                members,
+                {"op": "update", "table": "Daemon", "where": [["name", "==", "h2"]], "row": {"heard_ms": long_ago}},
+            )
             await asyncio.sleep(0.5)
             one.shared._peers["h2"].live = False
             await one.shared._retire()
@@ -225,12 +236,17 @@ def test_rows_that_are_no_good_lose_nothing(members: list[Member], caplog: pytes
             transact(members, *bad)
             await until(lambda: two.at(M2) == "h8/br0:b", "what is good")
             one.bridge("a")
-            await until(lambda: one.at(M1) == "h2/br0:a" and two.network.bridges["h1/br0"].datapath_id == 7, "the others' rows")
+            await until(
+                lambda: one.at(M1) == "h2/br0:a" and two.network.bridges["h1/br0"].datapath_id == 7, "the others' rows"
+            )
             assert {port.port for port in two.network.ports if port.bridge == "h8/br0"} == {"b"}
             assert "h9/br0" not in two.network.bridges
             warned = [record.getMessage() for record in caplog.records if "topology" in record.getMessage()]
             assert 0 < len(warned) <= 2 * len(bad) and len(set(warned)) > 4, warned
-            transact(members, {"op": "update", "table": "Attachment", "where": [["name", "==", "n3"]], "row": {"since_ms": 9}})
+            transact(
+                members,
+                {"op": "update", "table": "Attachment", "where": [["name", "==", "n3"]], "row": {"since_ms": 9}},
+            )
             await asyncio.sleep(0.5)
             assert len([one for one in caplog.records if "topology" in one.getMessage()]) == len(warned)
 
@@ -243,7 +259,10 @@ def test_versions_of_ports_that_are_gone_are_deleted_in_time(members: list[Membe
     async def main() -> None:
         async with parties(members, "h1") as (one,):
             one.bridge("a")
-            transact(members, *({"op": "insert", "table": "Version", "row": {"name": name, "number": 5}} for name in sorted(names)))
+            transact(
+                members,
+                *({"op": "insert", "table": "Version", "row": {"name": name, "number": 5}} for name in sorted(names)),
+            )
             await until(lambda: set(one.rows("Version")) == names, "versions")
             await one.shared._tidy()
             assert set(one.rows("Version")) == names  # it was there one moment ago

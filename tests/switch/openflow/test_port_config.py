@@ -1,4 +1,5 @@
-"""The OpenFlow 1.0 session for ports that do not flood, on a real ovs-vswitchd (dummy datapath), and its codec on any bytes."""
+"""The OpenFlow 1.0 session for ports that do not flood, on a real ovs-vswitchd (dummy datapath), and its codec on
+any bytes."""
 
 from __future__ import annotations
 
@@ -100,7 +101,8 @@ def test_what_others_do_is_heard(ovs: DummyOvs) -> None:
 def test_a_refusal_is_told_and_the_others_are_done(ovs: DummyOvs) -> None:
     async def run() -> None:
         async with PortSession(ovs.mgmt("br0"), lambda *change: None) as session:
-            session.ports[1] = replace(session.ports[1], address=bytes(5) + b"\x01")  # its address was another one a moment ago
+            # its address was another one a moment ago
+            session.ports[1] = replace(session.ports[1], address=bytes(5) + b"\x01")
             with pytest.raises(RequestRefused, match="PORT_MOD_FAILED/BAD_HW_ADDR"):
                 await session.configure({1: ON, 2: ON})
             assert not session.ports[1].no_flood and session.ports[2].no_flood
@@ -134,7 +136,9 @@ def test_the_end_of_the_switch_is_the_end_of_the_session(ovs: DummyOvs) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("answer", [b"", b"\x01\x00\x00\x08\0\0\0\1" + b"\x01\x11\x00\x0a\0\0\0\3\0\x0d", b"\x05\x00\x00\x07"])
+@pytest.mark.parametrize(
+    "answer", [b"", b"\x01\x00\x00\x08\0\0\0\1" + b"\x01\x11\x00\x0a\0\0\0\3\0\x0d", b"\x05\x00\x00\x07"]
+)
 def test_a_switch_that_says_nothing_or_nonsense(tmp_path: Path, answer: bytes) -> None:
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer + struct.pack("!BBHI2s", 1, 17, 10, 4, b"\0\x0d"))

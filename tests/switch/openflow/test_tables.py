@@ -1,6 +1,5 @@
-"""What a real switch says of flows and ports is read as it is meant; and one bridge of the walk does what ofproto/trace says.
-
-Above: pytest. Below: ovspane.audit.verify.reading, oftables, network.tables, a real Open vSwitch on the dummy datapath.
+"""What a real switch says of flows and ports is read as it is meant; and one bridge of the walk does what ofproto/trace
+says.
 """
 
 from __future__ import annotations
@@ -70,12 +69,24 @@ def load(ovs: DummyOvs, *texts: str) -> BridgeTables:
         ("table=0,priority=7,cookie=5,actions=drop", Flow(0, 7, Match.of(), cookie=5)),
         (
             "table=3,priority=1,udp,in_port=2,nw_dst=10.0.0.0/8,tp_dst=80,actions=meter:2,set_queue:4,output:3,goto_table:9",
-            Flow(3, 1, Match.of(eth_type=ETH_IPV4, ip_proto=17, ipv4_dst=(10 << 24, 255 << 24), tp_dst=80),
-                 (ApplyMeter(2), SetQueue(4), Output(3)), 9, in_port=2),
+            Flow(
+                3,
+                1,
+                Match.of(eth_type=ETH_IPV4, ip_proto=17, ipv4_dst=(10 << 24, 255 << 24), tp_dst=80),
+                (ApplyMeter(2), SetQueue(4), Output(3)),
+                9,
+                in_port=2,
+            ),
         ),
         (
             "table=0,priority=1,reg15=0/0x1,reg2=7,actions=load:5->NXM_NX_REG1[4..7],resubmit(,4),NORMAL",
-            Flow(0, 1, Match.of(), (SetRegister(1, 0x50, 0xF0), Resubmit(4), Output(NORMAL)), registers=((2, 7, 0xFFFFFFFF), (15, 0, 1))),
+            Flow(
+                0,
+                1,
+                Match.of(),
+                (SetRegister(1, 0x50, 0xF0), Resubmit(4), Output(NORMAL)),
+                registers=((2, 7, 0xFFFFFFFF), (15, 0, 1)),
+            ),
         ),
         ("table=0,priority=1,conj_id=9,actions=FLOOD", Flow(0, 1, Match.of(), (Output(FLOOD),), conj_id=9)),
         (
@@ -87,7 +98,7 @@ def load(ovs: DummyOvs, *texts: str) -> BridgeTables:
             Flow(0, 1, Match.of(eth_type=ETH_IPV6, ip_proto=58, tp_src=(135, 0xFF)), (Output(CONTROLLER), Punt())),
         ),
     ],
-)  # fmt: skip
+)
 def test_flows_are_read(ovs: DummyOvs, text: str, wanted: Flow) -> None:
     [[flow]] = load(ovs, text).flows.values()
     assert (flow.registers, sorted(flow.clauses, key=str)) == (wanted.registers, sorted(wanted.clauses, key=str))
@@ -123,7 +134,10 @@ def test_ports_and_their_flags(ovs: DummyOvs) -> None:
 
 
 def test_the_learning_table_is_read() -> None:
-    text = " port  VLAN  MAC                Age\n    3     0  00:00:00:00:00:02    5\nLOCAL     7  02:00:00:00:00:01   12\n"
+    text = (
+        " port  VLAN  MAC                Age\n    3     0  00:00:00:00:00:02    5\nLOCAL     7  "
+        "02:00:00:00:00:01   12\n"
+    )
     assert reading.learning_table(text) == {(0, 2): 3, (7, 0x020000000001): 0xFFFE}
 
 
@@ -172,7 +186,9 @@ def flow_text(flow: Flow) -> str:
 
 def outputs(ovs: DummyOvs, packet: Packet, into: int, numbers: dict[str, int]) -> set[int]:
     """The OpenFlow ports that ofproto/trace sends a packet to."""
-    final = ovs.trace(BRIDGE, f"in_port={into},{frames.flow(packet)}").rsplit("Datapath actions: ", 1)[1].splitlines()[0]
+    final = (
+        ovs.trace(BRIDGE, f"in_port={into},{frames.flow(packet)}").rsplit("Datapath actions: ", 1)[1].splitlines()[0]
+    )
     final = re.sub(r"\w+\([^()]*(\([^()]*\))*[^()]*\)", "", final)
     return {numbers[word] for word in final.split(",") if word in numbers}
 

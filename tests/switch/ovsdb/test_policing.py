@@ -31,10 +31,12 @@ def interface(rate: int = 0, burst: int = 0, mark: str | None = None, kind: str 
         (20 * M, interface(10_000, 5_000, "10000"), PolicingChange("p1", 20_000, 10_000, True), None),
         (1, interface(), PolicingChange("p1", 1, 25, True), None),
         (None, interface(10_000, 5_000, "10000"), PolicingChange("p1", 0, 0, False), None),
-        (10 * M, interface(0, 0, "10000"), PolicingChange("p1", 10_000, 5_000, True), None),  # somebody took it away: it is asked for
+        # somebody took it away: it is asked for
+        (10 * M, interface(0, 0, "10000"), PolicingChange("p1", 10_000, 5_000, True), None),
         (10 * M, interface(700, 9), None, "somebody else polices it"),
         (None, interface(700, 9), None, None),
-        (10 * M, interface(700, 9, "10000"), PolicingChange("p1", 700, 9, False), "somebody else polices it"),  # theirs since
+        # theirs since
+        (10 * M, interface(700, 9, "10000"), PolicingChange("p1", 700, 9, False), "somebody else polices it"),
         (None, interface(700, 9, "10000"), PolicingChange("p1", 700, 9, False), None),
         (10 * M, interface(kind="vxlan"), None, "cannot be policed: a vxlan tunnel"),
         (10 * M, interface(10_000, 5_000, "10000", "internal"), PolicingChange("p1", 0, 0, False), "an internal port"),
@@ -63,7 +65,8 @@ def switch() -> Iterator[DummyOvs]:
 
 
 def test_the_database_gets_it_and_is_left_as_it_was(switch: DummyOvs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ovspane.ovsdb.policing.enforceable", lambda interface, bridge: None)  # dummy ports police nothing
+    # dummy ports police nothing
+    monkeypatch.setattr("ovspane.ovsdb.policing.enforceable", lambda interface, bridge: None)
     columns = "--columns=name,ingress_policing_rate,ingress_policing_burst,external_ids"
     switch.vsctl("set", "interface", "p2", "ingress_policing_rate=700", "ingress_policing_burst=9")
     before = switch.vsctl(columns, "list", "interface")

@@ -97,7 +97,7 @@ def test_what_is_refused_and_why() -> None:
     desired = {name: {1: queue(1, M, port=name)} for name in ("p1", "p2", "p3", "p4", "p9")}
     done = plan(desired, actual, {}, "3.1.0")
     assert done.operations == ()
-    assert "a QoS row of another owner; adopt = [\"p1\"]" in done.refused["p1"]
+    assert 'a QoS row of another owner; adopt = ["p1"]' in done.refused["p1"]
     assert "speed is not known" in done.refused["p2"]
     assert done.refused["p3"] == "its queue 1 is of another owner"
     assert "cannot represent 40000000000 bit/s" in done.refused["p4"]
@@ -258,7 +258,8 @@ def test_rows_of_others_are_left_alone(ovs: DummyOvs) -> None:
 
 
 def test_a_port_with_somebody_else_s_qos_is_adopted_on_demand(ovs: DummyOvs) -> None:
-    """Ours stands in for theirs; theirs is not changed, and comes back when ours goes, or when it shall be adopted no more."""
+    """Ours stands in for theirs; theirs is not changed, and comes back when ours goes, or when it shall be adopted
+    no more."""
 
     async def run() -> None:
         async with syncing(ovs) as (db, strict):

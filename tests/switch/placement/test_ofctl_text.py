@@ -31,7 +31,10 @@ def ovs() -> Iterator[DummyOvs]:
         (Match.of(eth_type=ETH_IPV4), "ip"),
         (Match.of(eth_type=ETH_IPV4, ip_proto=6, tp_dst=80), "tcp,tp_dst=80"),
         (Match.of(eth_type=ETH_IPV6, ip_proto=17, tp_src=(0x50, 0xFFF0)), "udp6,tp_src=0x50/0xfff0"),
-        (Match.of(eth_type=ETH_IPV4, ip_proto=47, ipv4_src=(0x0A000000, 0xFF000000)), "ip,nw_proto=47,nw_src=10.0.0.0/8"),
+        (
+            Match.of(eth_type=ETH_IPV4, ip_proto=47, ipv4_src=(0x0A000000, 0xFF000000)),
+            "ip,nw_proto=47,nw_src=10.0.0.0/8",
+        ),
         (Match.of(eth_type=ETH_IPV4, ipv4_dst=(0x0A000001, 0xFF0000FF)), "ip,nw_dst=10.0.0.1/255.0.0.255"),
         (Match.of(eth_type=ETH_IPV6, ipv6_dst=(0xFD << 120, 0xFF << 120)), "ipv6,ipv6_dst=fd00::/8"),
         (Match.of(eth_type=0x0806, vlan=0), "arp,vlan_vid=0x0"),

@@ -1,4 +1,5 @@
-"""Many daemons' services on one real cluster, in one process: nothing is given away twice, all end up with the same state."""
+"""Many daemons' services on one real cluster, in one process: nothing is given away twice, all end up with the same
+state."""
 
 from __future__ import annotations
 
@@ -133,7 +134,9 @@ def test_nobody_starves_where_all_want_the_same_share(members: list[Member]) -> 
 
             async def ask(number: int) -> None:
                 while max(done) < 200:
-                    await made[number].do(f"reserve(srcPort={number + 1}, dstPort={done[number] + 1}) = 1kb on a to +1h.")
+                    await made[number].do(
+                        f"reserve(srcPort={number + 1}, dstPort={done[number] + 1}) = 1kb on a to +1h."
+                    )
                     done[number] += 1
 
             await asyncio.gather(*map(ask, range(3)))
@@ -200,7 +203,8 @@ def test_shares_grants_and_ends_are_seen_by_all(members: list[Member]) -> None:
 
 @pytest.mark.parametrize("how", ["killed", "hung"])
 def test_a_lost_leader_loses_and_doubles_nothing(members: list[Member], how: str) -> None:
-    """The leader dies or hangs under a load of statements: whatever was answered OK is there, once, and nothing else."""
+    """The leader dies or hangs under a load of statements: whatever was answered OK is there, once, and nothing
+    else."""
 
     async def main() -> None:
         async with parties(remotes(members)) as made:
@@ -364,7 +368,8 @@ def test_an_id_that_may_be_in_the_database_is_not_given_again(members: list[Memb
 
 @pytest.mark.parametrize("done", [True, False])
 def test_a_lost_answer_is_found_out_and_the_client_gets_its_reply(members: list[Member], done: bool) -> None:
-    """The connection breaks after the transaction (or before it): one request either way, and the reply that names it."""
+    """The connection breaks after the transaction (or before it): one request either way, and the reply that names
+    it."""
 
     async def main() -> None:
         gate = Gate(leader_of(members).remote)

@@ -1,4 +1,5 @@
-"""The store on a cluster: databases that are not ours to use, names taken over, the copy that follows, transactions in doubt."""
+"""The store on a cluster: databases that are not ours to use, names taken over, the copy that follows, transactions
+in doubt."""
 
 from __future__ import annotations
 
@@ -162,9 +163,12 @@ def test_differences_of_sets_and_maps() -> None:
     columns = {column.name: column for column in table_of("Share").columns}
     assert patched(columns["holders"], ["set", ["a", "b"]], ["set", ["a", "c"]]) == ["set", ["b", "c"]]
     assert patched(columns["holders"], "a", "a") == ["set", []]
-    assert patched(columns["privileges"], ["map", [["x", "1"], ["y", "2"]]], ["map", [["x", "3"], ["y", "2"], ["z", "4"]]]) == [
-        "map", [["x", "3"], ["z", "4"]],
-    ]  # fmt: skip
+    assert patched(
+        columns["privileges"], ["map", [["x", "1"], ["y", "2"]]], ["map", [["x", "3"], ["y", "2"], ["z", "4"]]]
+    ) == [
+        "map",
+        [["x", "3"], ["z", "4"]],
+    ]
     assert patched(columns["version"], 1, 7) == 7
 
 

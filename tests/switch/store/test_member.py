@@ -65,7 +65,9 @@ def test_a_one_host_database_becomes_a_cluster(folder: Path) -> None:
     member = Member(folder / "member")
     port = free_port()
     member.create(f"tcp:127.0.0.1:{free_port()}", Serving(f"tcp:127.0.0.1:{port}"), 200, database)
-    process = subprocess.Popen(member.command(), env={"OVS_RUNDIR": str(member.folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    process = subprocess.Popen(
+        member.command(), env={"OVS_RUNDIR": str(member.folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    )
     try:
         wait_for(lambda: (member.folder / "ctl").exists() and "Role: leader" in member.status(), "leader")
         assert "tcp:127.0.0.1" in member.status()
@@ -74,7 +76,12 @@ def test_a_one_host_database_becomes_a_cluster(folder: Path) -> None:
         member.backup(folder / "backup")
         assert run("ovsdb-tool", "db-is-standalone", str(folder / "backup")) == ""
         assert member.upgrade() == (json.loads(SCHEMA.read_text())["version"],) * 2
-        run("ovsdb-client", "transact", f"tcp:127.0.0.1:{port}", '["OVSPane", {"op": "delete", "table": "Share", "where": []}]')
+        run(
+            "ovsdb-client",
+            "transact",
+            f"tcp:127.0.0.1:{port}",
+            '["OVSPane", {"op": "delete", "table": "Share", "where": []}]',
+        )
         member.restore(folder / "backup")
         assert "\na\n" in run("ovsdb-client", "dump", f"tcp:127.0.0.1:{port}", "OVSPane", "Share", "name")
         assert member.daemons() == []
@@ -89,12 +96,23 @@ def test_a_cluster_of_the_version_before_is_upgraded_and_daemons_forgotten(folde
     run("ovsdb-tool", "create", str(contents), str(old_schema(folder, "1.1.0")))
     remote = f"tcp:127.0.0.1:{free_port()}"
     member.folder.mkdir()
-    run("ovsdb-tool", "--election-timer=200", "create-cluster", str(member.database), str(contents), f"tcp:127.0.0.1:{free_port()}")
+    run(
+        "ovsdb-tool",
+        "--election-timer=200",
+        "create-cluster",
+        str(member.database),
+        str(contents),
+        f"tcp:127.0.0.1:{free_port()}",
+    )
     (member.folder / "member.json").write_text(json.dumps({"listen": remote}))
-    process = subprocess.Popen(member.command(), env={"OVS_RUNDIR": str(member.folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    process = subprocess.Popen(
+        member.command(), env={"OVS_RUNDIR": str(member.folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    )
 
     def insert(table: str, **row: object) -> None:
-        answer = run("ovsdb-client", "transact", remote, json.dumps(["OVSPane", {"op": "insert", "table": table, "row": row}]))
+        answer = run(
+            "ovsdb-client", "transact", remote, json.dumps(["OVSPane", {"op": "insert", "table": table, "row": row}])
+        )
         assert "error" not in answer, answer
 
     try:
@@ -105,8 +123,18 @@ def test_a_cluster_of_the_version_before_is_upgraded_and_daemons_forgotten(folde
             asyncio.run(_start(remote))
         assert member.upgrade() == ("1.1.0", json.loads(SCHEMA.read_text())["version"])
         asyncio.run(_start(remote))
-        assert {(host, name) for host, name, _ in member.daemons()} >= {("h12", "d1"), ("h12", "d2"), ("h3", "d3"), ("", "me")}
-        assert {name: heard is None for _, name, heard in member.daemons()} == {"d1": True, "d2": True, "d3": True, "me": False}
+        assert {(host, name) for host, name, _ in member.daemons()} >= {
+            ("h12", "d1"),
+            ("h12", "d2"),
+            ("h3", "d3"),
+            ("", "me"),
+        }
+        assert {name: heard is None for _, name, heard in member.daemons()} == {
+            "d1": True,
+            "d2": True,
+            "d3": True,
+            "me": False,
+        }
         insert("Bridge", name="h3/br0", daemon="d3")
         insert("Attachment", name="m h3", daemon="d3")
         for name in ("link:h3/br0:p1", "loose:h3/br0", "link:h1/br0:p1", "room:a"):
@@ -119,7 +147,10 @@ def test_a_cluster_of_the_version_before_is_upgraded_and_daemons_forgotten(folde
         with pytest.raises(StoreError, match=r"was heard of \d+ s ago: stop it first"):
             member.forget("me")
         assert member.forget("h3") == ("d3", 5)
-        assert "link:h1/br0:p1" in (left := run("ovsdb-client", "dump", remote, "OVSPane", "Version")) and "h3/br0" not in left
+        assert (
+            "link:h1/br0:p1" in (left := run("ovsdb-client", "dump", remote, "OVSPane", "Version"))
+            and "h3/br0" not in left
+        )
         assert {name for _, name, _ in member.daemons()} == {"d1", "d2", "me"}
         assert "m h1" in run("ovsdb-client", "dump", remote, "OVSPane", "Attachment")
     finally:
@@ -137,7 +168,9 @@ async def _start(remote: str) -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def test_the_name_that_people_of_ovn_expect(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_that_people_of_ovn_expect(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     scripts = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, name = scripts["ovspane-ctl"].partition(":")
     monkeypatch.setattr(sys, "argv", ["ovspane-ctl", "--help"])

@@ -138,7 +138,7 @@ async def play(store: Store) -> list[Record]:
     share: dict[str, Value] = {"holders": ["Zoë", "Alice"], "privileges": {"reserve<=": "10000000"}}
     share["granted"] = ["Zoë Alice", "Alice root"]
     await store.commit([Record("Share", "aBW", share), Record("Principal", "Alice", {"bindings": ["uid 1000"]})])
-    await store.commit([Record("Hint", "3", {"items": ["short", "bursty"], "text": "\N{SNOWMAN} \"quoted\" \\ {["})])
+    await store.commit([Record("Hint", "3", {"items": ["short", "bursty"], "text": '\N{SNOWMAN} "quoted" \\ {['})])
     await asyncio.gather(*(store.commit([setting("counter", str(n))]) for n in range(50)))
     await store.commit([])
     return await store.load()

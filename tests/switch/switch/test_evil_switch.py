@@ -1,6 +1,7 @@
 """A switch that means ill, or is broken: whatever it sends, its session ends with a reason, and nothing else suffers.
 
-A listener on a Unix socket plays the switch; what it sends is made up, or a real ovs-vswitchd's conversation, changed at random.
+A listener on a Unix socket plays the switch; what it sends is made up, or a real ovs-vswitchd's conversation, changed
+at random.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ EVIL = [garbage, half_a_message, endless_parts, wrong_xids, endless_errors, endl
 
 
 @pytest.mark.parametrize("play", EVIL)
-def test_the_session_ends_with_a_reason_and_holds_little(tmp_path: Path, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_session_ends_with_a_reason_and_holds_little(
+    tmp_path: Path, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ofsession, "REPLY_LIMIT", 1 << 22)
     monkeypatch.setattr(ofsession, "ERROR_LIMIT", 5000)
 
@@ -262,8 +265,8 @@ def switch() -> Iterator[DummyOvs]:
 def test_other_bridges_do_not_suffer(
     switch: DummyOvs, play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One bridge's socket belongs to a switch that means ill: the other gets its flows at once, attempts and log are few, and when
-    the bridge is itself again it is brought to the plan."""
+    """One bridge's socket belongs to a switch that means ill: the other gets its flows at once, attempts and log are
+    few, and when the bridge is itself again it is brought to the plan."""
     monkeypatch.setattr(bridge_room, "CONNECT_SECONDS", 2.0)
     monkeypatch.setattr(ofsession, "REPLY_LIMIT", 1 << 22)
     bridge(switch, "evil")
@@ -298,7 +301,11 @@ def test_other_bridges_do_not_suffer(
 
     with caplog.at_level(logging.INFO), tempfile.TemporaryDirectory(dir="/tmp") as folder:
         run(work(Path(folder)))
-    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING and "evil" in record.getMessage()]
+    told = [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno >= logging.WARNING and "evil" in record.getMessage()
+    ]
     assert 1 <= len(told) <= 3, told
     assert all(len(line) > 60 for line in told), told  # with the reason
 

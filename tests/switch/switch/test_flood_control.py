@@ -1,4 +1,5 @@
-"""The flood tree on a real Open vSwitch (dummy datapath): bridges in a triangle of patch ports, and all that may happen to them."""
+"""The flood tree on a real Open vSwitch (dummy datapath): bridges in a triangle of patch ports, and all that may
+happen to them."""
 
 from __future__ import annotations
 
@@ -60,7 +61,11 @@ def silent(ovs: DummyOvs) -> set[str]:
 
 def marks(ovs: DummyOvs) -> dict[str, str]:
     text = ovs.vsctl("--format=csv", "--no-headings", "--columns=name,external_ids", "list", "port")
-    return {line.split(",")[0]: found[1] for line in text.splitlines() if (found := re.search(r'ovspane-no-flood="*(\w+)', line))}
+    return {
+        line.split(",")[0]: found[1]
+        for line in text.splitlines()
+        if (found := re.search(r'ovspane-no-flood="*(\w+)', line))
+    }
 
 
 def mod_port(ovs: DummyOvs, bridge: str, port: str, what: str) -> None:
@@ -106,7 +111,8 @@ def test_a_daemon_that_is_killed_and_started_changes_nothing(ovs: DummyOvs) -> N
 
 
 def test_what_was_left_half_done_is_finished(ovs: DummyOvs) -> None:
-    """A daemon that was killed while a port was blocked; and one whose mark was written and whose bit was not set yet."""
+    """A daemon that was killed while a port was blocked; and one whose mark was written and whose bit was not set
+    yet."""
     mod_port(ovs, "b", "bc", "no-flood")
     for what in ("no-receive", "no-forward"):
         mod_port(ovs, "b", "bc", what)
@@ -163,7 +169,9 @@ def test_bridges_that_run_stp_are_left_alone(ovs: DummyOvs) -> None:
 
 def test_bridges_that_are_not_ours_are_left_alone(ovs: DummyOvs) -> None:
     with daemon_on(ovs, f'bridges = ["a", "b"]\n{SETTINGS}') as daemon:
-        wait_for(lambda: "link b:bc - c:cb" not in daemon.log and daemon.logged("link a:ab - b:ba is there") > 0, "links", 10)
+        wait_for(
+            lambda: "link b:bc - c:cb" not in daemon.log and daemon.logged("link a:ab - b:ba is there") > 0, "links", 10
+        )
         time.sleep(1)
         assert silent(ovs) == set()
 
@@ -183,7 +191,9 @@ def test_without_the_setting_nothing_is_done_and_what_was_left_is_taken_away(ovs
 
 
 @contextlib.asynccontextmanager
-async def keeping(ovs: DummyOvs, kind: type[FloodControl] = FloodControl) -> AsyncIterator[tuple[FloodControl, Network]]:
+async def keeping(
+    ovs: DummyOvs, kind: type[FloodControl] = FloodControl
+) -> AsyncIterator[tuple[FloodControl, Network]]:
     """The room alone, with a network that nobody tells anything but the test."""
     switch, network = SwitchDb(f"unix:{ovs.database}"), Network()
     flooding = kind(switch, network, BridgeScope(ovs.rundir), lambda bridge: True)
@@ -253,7 +263,9 @@ def test_openflow_10_is_added_and_taken_back() -> None:
         with daemon_on(ovs, SETTINGS) as daemon:
             both = "[OpenFlow10, OpenFlow13, OpenFlow14]"
             for name in ("a", "b"):
-                wait_for(lambda name=name: ovs.vsctl("get", "bridge", name, "protocols").strip() == both, "protocols", 10)
+                wait_for(
+                    lambda name=name: ovs.vsctl("get", "bridge", name, "protocols").strip() == both, "protocols", 10
+                )
             wait(ovs, {"ab2", "ba2"}, "one of two parallel links")
             assert daemon.stop() == 0 and daemon.run("cleanup").returncode == 0
             assert marks(ovs) == {}

@@ -1,7 +1,8 @@
-"""What others do to our part of a bridge is noticed by the flow monitor and undone; what is theirs stays; fights are bounded.
+"""What others do to our part of a bridge is noticed by the flow monitor and undone; what is theirs stays; fights are
+bounded.
 
-A real ovs-vswitchd; `ovs-ofctl` plays the others. The read-back, which would find most of it as well, comes after 30 seconds only:
-what is seen sooner was told.
+A real ovs-vswitchd; `ovs-ofctl` plays the others. The read-back, which would find most of it as well, comes after 30
+seconds only: what is seen sooner was told.
 """
 
 from __future__ import annotations
@@ -66,12 +67,21 @@ def test_every_kind_of_damage_is_noticed_and_repaired(
             for name, damage in DAMAGE.items():
                 said, logged = len(made.said[1]), caplog.text.count("; repairing")
                 damage(switch)
-                assert (flows(switch), switch.ofctl("dump-meters", "br0").split("):\n")[1]) != good, f"{name}: no damage"
+                assert (flows(switch), switch.ofctl("dump-meters", "br0").split("):\n")[1]) != good, (
+                    f"{name}: no damage"
+                )
                 await until_as_planned(switch, made)
                 await made.settled()
                 assert caplog.text.count("; repairing") > logged, name
                 assert made.status == INSTALLED
-                if name in ("all flows", "one flow", "the entry", "actions", "a flow over ours", "a flow over the entry"):
+                if name in (
+                    "all flows",
+                    "one flow",
+                    "the entry",
+                    "actions",
+                    "a flow over ours",
+                    "a flow over the entry",
+                ):
                     assert made.said[1][said:] == ["pending", "installed"], name
 
     with caplog.at_level(logging.WARNING):
@@ -88,7 +98,9 @@ def test_damage_while_we_push(switch: DummyOvs, monkeypatch: pytest.MonkeyPatch)
 
             async def spoil() -> None:
                 for n in range(40):
-                    await asyncio.to_thread(switch.ofctl, "del-flows", "br0", f"table=100,udp,tp_dst={100 + n % 8}/0xfff8")
+                    await asyncio.to_thread(
+                        switch.ofctl, "del-flows", "br0", f"table=100,udp,tp_dst={100 + n % 8}/0xfff8"
+                    )
 
             spoiling = asyncio.create_task(spoil())
             n = 0
@@ -107,9 +119,12 @@ def test_damage_while_we_push(switch: DummyOvs, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_updates_that_were_lost_lead_to_a_read_back(switch: DummyOvs) -> None:
-    """While we do not read, ovs-vswitchd pauses the monitor (128 kB) and says so; what happened meanwhile is found all the same."""
+    """While we do not read, ovs-vswitchd pauses the monitor (128 kB) and says so; what happened meanwhile is found
+    all the same."""
     path = switch.rundir / "many"
-    path.write_text("".join(f"table=120,priority=3,ip,nw_src={n >> 8 & 255}.{n & 255}.1.1,actions=drop\n" for n in range(20_000)))
+    path.write_text(
+        "".join(f"table=120,priority=3,ip,nw_src={n >> 8 & 255}.{n & 255}.1.1,actions=drop\n" for n in range(20_000))
+    )
 
     async def play() -> None:
         async with running(switch) as made:
@@ -134,7 +149,9 @@ def test_updates_that_were_lost_lead_to_a_read_back(switch: DummyOvs) -> None:
     assert len([line for line in flows(switch, ours=False) if "table=120" in line]) == 20_000
 
 
-def test_a_fight_is_bounded_and_told(switch: DummyOvs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fight_is_bounded_and_told(
+    switch: DummyOvs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(5, 1.0, 2.0, 60)))
 
     async def play() -> None:
@@ -142,7 +159,9 @@ def test_a_fight_is_bounded_and_told(switch: DummyOvs, monkeypatch: pytest.Monke
             await prepared(made)
             start, deletions = time.monotonic(), 0
             while deletions < 30 or caplog.text.count("; repairing") < 6:
-                await asyncio.to_thread(switch.ofctl, "--strict", "del-flows", "br0", "table=100,priority=5,udp,tp_dst=53")
+                await asyncio.to_thread(
+                    switch.ofctl, "--strict", "del-flows", "br0", "table=100,priority=5,udp,tp_dst=53"
+                )
                 deletions += 1
             assert caplog.text.count("; repairing") <= 6 + (time.monotonic() - start)
             assert f"degraded: bridge br0: {FIGHT}" in made.said[1]
@@ -185,7 +204,11 @@ def test_what_is_not_ours_is_left_alone(switch: DummyOvs) -> None:
                 assert others(switch) == before
 
     async def until_as_planned_but(ovs: DummyOvs, made: Running) -> None:
-        await until(lambda: "udp,tp_dst=53 actions=drop" in "".join(flows(ovs)) and "rate=1000 " in ovs.ofctl("dump-meters", "br0"))
+        await until(
+            lambda: (
+                "udp,tp_dst=53 actions=drop" in "".join(flows(ovs)) and "rate=1000 " in ovs.ofctl("dump-meters", "br0")
+            )
+        )
 
     asyncio.run(play())
 
@@ -198,11 +221,16 @@ def test_a_foreign_flow_in_our_way_is_told(switch: DummyOvs) -> None:
     async def play() -> None:
         async with running(switch) as made:
             switch.ofctl("add-flow", "br0", line)
-            await until(lambda: bool(made.reconciler._twins["br0"]._watch.foreign or made.reconciler._twins["br0"]._watch.news))
+            await until(
+                lambda: bool(made.reconciler._twins["br0"]._watch.foreign or made.reconciler._twins["br0"]._watch.news)
+            )
             made.change(added=(deny(1, 53), limit(2, 54, 2, M)))
             await made.settled()
             for request in (1, 2):
-                assert "degraded: bridge br0: somebody else's flow lies in table 100, which is ovspane's" in made.status[request]
+                assert (
+                    "degraded: bridge br0: somebody else's flow lies in table 100, which is ovspane's"
+                    in made.status[request]
+                )
             made.reconciler.look()
             await made.settled()
             assert made.status[1].startswith("degraded")
@@ -247,7 +275,10 @@ def test_a_foreign_meter_in_our_range_is_left_alone(switch: DummyOvs) -> None:
         async with running(switch) as made:
             made.change(added=(limit(2, 54, 2, M), limit(3, 55, 3, M), limit(5, 56, 5, M)))
             await made.settled()
-            assert made.status[2] == "degraded: bridge br0 refused its flow: meter 1000002 of bridge br0 is somebody else's"
+            assert (
+                made.status[2]
+                == "degraded: bridge br0 refused its flow: meter 1000002 of bridge br0 is somebody else's"
+            )
             assert made.status[3].startswith("degraded: ")
             assert made.status[5] == "installed by meter 1000005"
             assert {number: text for number, text in meters().items() if number != "1000005"} == before

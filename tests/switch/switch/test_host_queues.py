@@ -29,7 +29,8 @@ Desired = Mapping[str, Mapping[int, Queue | None]]
 
 
 def test_an_id_is_another_request_s_only_when_no_flow_names_it_for_the_first(switch: DummyOvs) -> None:
-    """Request 1 ends and 2 gets its id, in one change. The row goes over when the flow is gone; then comes the new flow."""
+    """Request 1 ends and 2 gets its id, in one change. The row goes over when the flow is gone; then comes the new
+    flow."""
     seen: list[tuple[int, list[str]]] = []
 
     async def play() -> None:
@@ -93,14 +94,16 @@ def test_many_queues_at_once_are_few_transactions(switch: DummyOvs) -> None:
 
 @pytest.mark.parametrize("lasting", [True, False])
 def test_kill_9_between_the_transaction_and_the_flow(switch: DummyOvs, lasting: bool) -> None:
-    """The rows are in the database, ovs-vswitchd has not applied them, so no flow names them yet: then the daemon dies. The next
-    one uses those rows, or collects them where the request ended meanwhile."""
+    """The rows are in the database, ovs-vswitchd has not applied them, so no flow names them yet: then the daemon
+    dies. The next one uses those rows, or collects them where the request ended meanwhile."""
     with daemon_on(switch, RATES) as daemon:
         daemon.do(*TREE, "deny(user=Alice, dstPort=9) on aAC.")
         daemon.settle()  # the deny is in: nothing else is on its way to ovs-vswitchd, which would wait for its answer
         os.kill(switch.vswitchd_pid, signal.SIGSTOP)
         try:
-            daemon.request(f"reserve(user=Alice, dstPort=81, transport=TCP) = 2Mb on aBW to {'+1h' if lasting else '+1s'}.")
+            daemon.request(
+                f"reserve(user=Alice, dstPort=81, transport=TCP) = 2Mb on aBW to {'+1h' if lasting else '+1s'}."
+            )
             wait_for(lambda: len(rows(switch, "queue")) == 4, "queue rows")
             daemon.kill()
             left = rows(switch, "qos"), rows(switch, "queue")

@@ -77,7 +77,8 @@ def test_one_flow_that_is_refused_does_not_hold_up_others(switch: DummyOvs, capl
 
 
 def test_a_refused_flow_behind_a_full_bundle(switch: DummyOvs, caplog: pytest.LogCaptureFixture) -> None:
-    """The first bundle is in when the switch refuses the second, whose meter somebody deleted; a look repairs also that."""
+    """The first bundle is in when the switch refuses the second, whose meter somebody deleted; a look repairs also
+    that."""
     many = tuple(Rule(Stage.ACCESS, 0, 5, Match.of(eth_type=0x800, ipv4_src=n), Effect.DROP, 1) for n in range(10_100))
 
     async def play() -> None:
@@ -145,13 +146,15 @@ def test_what_others_changed_is_read_back_and_repaired(
                 lambda: switch.ofctl("mod-flows", "br0", "table=100,udp,actions=output:1"),
                 lambda: switch.ofctl("del-meter", "br0", "meter=1000002"),
                 lambda: switch.ofctl("mod-meter", "br0", "meter=1000002,kbps,band=type=drop,rate=3"),
-                lambda: switch.ofctl("add-flow", "br0", "table=100,cookie=0x70616e6500000063,priority=9,icmp,actions=drop"),
+                lambda: switch.ofctl(
+                    "add-flow", "br0", "table=100,cookie=0x70616e6500000063,priority=9,icmp,actions=drop"
+                ),
             ):
                 damage()
                 await until(lambda: flows(switch) == good and "rate=1000 " in switch.ofctl("dump-meters", "br0"))
             for uuid in rows(switch, "queue"):
                 switch.vsctl("set", "queue", uuid, "other_config:min-rate=77")
-            await until(lambda: "min-rate=\"77\"" not in switch.vsctl("list", "queue"))
+            await until(lambda: 'min-rate="77"' not in switch.vsctl("list", "queue"))
             await made.settled()
             assert await is_as_planned(switch, made)
 

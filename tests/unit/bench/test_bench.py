@@ -1,4 +1,5 @@
-"""The benchmarks measure what they say: the naive table is right, the shapes are what they promise, cases end in time."""
+"""The benchmarks measure what they say: the naive table is right, the shapes are what they promise, cases end in
+time."""
 
 from __future__ import annotations
 
@@ -130,5 +131,7 @@ def test_a_case_of_each_group_runs() -> None:
     assert {"bulk_ms", "flows", "add_us_p50", "add_us_p99", "remove_us_p50", "bytes_per_request"} <= names
     found = {result.name: result.value for result in apart.results("bench.index:case", "b", "50", seconds=30)}
     assert found["hits"]
-    admitted = {result.name: result.value for result in apart.results("bench.admitting:admission", "bucket", "1000", seconds=30)}
+    admitted = {
+        result.name: result.value for result in apart.results("bench.admitting:admission", "bucket", "1000", seconds=30)
+    }
     assert (admitted["accepted"] or 0) > 0.9

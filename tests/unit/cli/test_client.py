@@ -70,7 +70,9 @@ class Server:
                     except Contradiction as reason:
                         reply = no("contradiction", str(reason))
                     except Exception as fault:  # noqa: BLE001  # a SyntaxFault; anything else fails the test that sees it
-                        reply = err(getattr(fault, "line", 0), getattr(fault, "column", 0), getattr(fault, "expected", "?"))
+                        reply = err(
+                            getattr(fault, "line", 0), getattr(fault, "column", 0), getattr(fault, "expected", "?")
+                        )
                 if said == st.Tick(666):
                     writer.close()
                     return

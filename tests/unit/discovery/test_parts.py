@@ -1,4 +1,5 @@
-"""The parts of discovery without a switch: frames in and out, what hosts say, learning tables, rows of the database, pictures."""
+"""The parts of discovery without a switch: frames in and out, what hosts say, learning tables, rows of the database,
+pictures."""
 
 from __future__ import annotations
 
@@ -65,8 +66,15 @@ def test_a_probe_says_who_sent_it() -> None:
     assert decode(encode(odd, KEY, bytes(6), 70_000), KEY, NOW) == odd
 
 
-@pytest.mark.parametrize("wrong", [PROBE._replace(port=""), PROBE._replace(port="p" * 256), PROBE._replace(host="h" * 260),
-                                   PROBE._replace(bridge="a/b")])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        PROBE._replace(port=""),
+        PROBE._replace(port="p" * 256),
+        PROBE._replace(host="h" * 260),
+        PROBE._replace(bridge="a/b"),
+    ],
+)
 def test_names_that_do_not_fit(wrong: Probe) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         encode(wrong, KEY, bytes(6), 8)
@@ -120,7 +128,9 @@ def probing(*ports: str) -> tuple[Network, LinkProbes, dict[str, BridgeRow]]:
     return made, LinkProbes(made, "here", KEY, 8), table
 
 
-def heard(probes: LinkProbes, rows_: Mapping[str, BridgeRow], sender: str, at: str, number: int, **fields: object) -> None:
+def heard(
+    probes: LinkProbes, rows_: Mapping[str, BridgeRow], sender: str, at: str, number: int, **fields: object
+) -> None:
     port = PortId.parse(sender)
     identity = rows_[port.bridge].datapath_id if port.bridge in rows_ else 0x99
     probe = Probe(identity or 0, "here", port.bridge, port.port, now(), number)._replace(**fields)  # type: ignore[arg-type]
@@ -140,13 +150,23 @@ def test_a_link_that_was_made_through_a_bridge_that_had_just_come_is_corrected()
     for number in (2, 3, 4):
         heard(probes, table, "a:1", "b:1", number)
         heard(probes, table, "b:2", "c:1", number)
-    assert set(made.links) == {link_key(PortId("a", "1"), PortId("b", "1")), link_key(PortId("b", "2"), PortId("c", "1"))}
+    assert set(made.links) == {
+        link_key(PortId("a", "1"), PortId("b", "1")),
+        link_key(PortId("b", "2"), PortId("c", "1")),
+    }
 
 
 def test_a_shared_segment_keeps_all_its_links() -> None:
     made, probes, table = probing("a:1", "b:1", "c:1")
     for number in range(1, 9):
-        for sender, at in (("a:1", "b:1"), ("a:1", "c:1"), ("b:1", "a:1"), ("b:1", "c:1"), ("c:1", "a:1"), ("c:1", "b:1")):
+        for sender, at in (
+            ("a:1", "b:1"),
+            ("a:1", "c:1"),
+            ("b:1", "a:1"),
+            ("b:1", "c:1"),
+            ("c:1", "a:1"),
+            ("c:1", "b:1"),
+        ):
             heard(probes, table, sender, at, number)
     assert len(made.links) == 3
 
@@ -200,7 +220,9 @@ def test_dhcp() -> None:
     def dhcp(kind: str, client: str = "0.0.0.0", hardware: str = MAC, **options: str) -> Sighting | None:
         bootp = BOOTP(chaddr=bytes.fromhex(hardware.replace(":", "")), ciaddr=client)
         words = [("message-type", kind), *options.items(), "end"]
-        return said(ether() / IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67) / bootp / DHCP(options=words))
+        return said(
+            ether() / IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67) / bootp / DHCP(options=words)
+        )
 
     assert dhcp("request", requested_addr="10.0.0.5") == Sighting(MAC, ("10.0.0.5",))
     assert dhcp("request", client="10.0.0.6") == Sighting(MAC, ("10.0.0.6",))
@@ -232,7 +254,8 @@ def test_frames_that_are_cut_or_scrambled_say_nothing_wrong() -> None:
 
 def test_the_learning_table() -> None:
     text = (
-        " port  VLAN  MAC                Age\n    1     0  42:cb:87:56:2c:80    1\nLOCAL    20  00:00:00:00:00:02  299\n"
+        " port  VLAN  MAC                Age\n    1     0  42:cb:87:56:2c:80    1\nLOCAL    20  "
+        "00:00:00:00:00:02  299\n"
         "    7     0  00:00:00:00:00:03  static\n garbage\n   x  0  00:00:00:00:00:04  1\n"
     )
     assert parse(text) == [LearnedAddress(1, "42:cb:87:56:2c:80", 1), LearnedAddress(0xFFFE, "00:00:00:00:00:02", 299)]
@@ -245,8 +268,18 @@ def test_the_learning_table() -> None:
 
 
 def interface(name: str, number: int | None = 1, **fields: object) -> InterfaceRow:
-    given_ = {"type": "", "error": None, "link_speed": 10**9, "admin_up": True, "link_up": True, "ifindex": 5, "mac": MAC,
-              "options": {}, "external_ids": {}, **fields}  # fmt: skip
+    given_ = {
+        "type": "",
+        "error": None,
+        "link_speed": 10**9,
+        "admin_up": True,
+        "link_up": True,
+        "ifindex": 5,
+        "mac": MAC,
+        "options": {},
+        "external_ids": {},
+        **fields,
+    }
     return InterfaceRow(name=name, ofport=number, **given_)  # type: ignore[arg-type]
 
 
@@ -270,9 +303,15 @@ def test_ports_with_and_without_speed() -> None:
     )
     found = {local.port.id.port: local.port for local in ports_of(bridge, {"h": 5})}
     assert {name: (port.up, port.speed) for name, port in found.items()} == {
-        "a": (True, 10**9), "b": (True, 0), "c": (True, 0), "d": (False, 0), "e": (False, 0), "f": (False, 0), "g": (True, 10**9),
+        "a": (True, 10**9),
+        "b": (True, 0),
+        "c": (True, 0),
+        "d": (False, 0),
+        "e": (False, 0),
+        "f": (False, 0),
+        "g": (True, 10**9),
         "h": (True, 5),
-    }  # fmt: skip
+    }
     assert found["e"].number is None and found["g"].kind == ""
     [bond] = ports_of(row("br0", interface("x", 1), interface("y", 2, link_up=False), bond=True), {})
     assert bond.port.up and bond.port.speed == 10**9 and bond.numbers == (1, 2)
@@ -284,16 +323,30 @@ def test_links_by_patch_ports_peers_and_tunnels() -> None:
         return interface(name, 9, type="vxlan", options={"local_ip": here, "remote_ip": there, "key": key})
 
     bridges = [
-        row("br0", interface("pa", type="patch", options={"peer": "pb"}), interface("v0"), tunnel("t0", "1.1.1.1", "2.2.2.2"),
-            interface("half", type="patch", options={"peer": "pb"}), interface("self", type="patch", options={"peer": "self"})),
-        row("br1", interface("pb", type="patch", options={"peer": "pa"}), interface("v1"), tunnel("t1", "2.2.2.2", "1.1.1.1"),
-            tunnel("t2", "2.2.2.2", "1.1.1.1", "8"), interface("gone", type="patch", options={"peer": "nobody"})),
-    ]  # fmt: skip
+        row(
+            "br0",
+            interface("pa", type="patch", options={"peer": "pb"}),
+            interface("v0"),
+            tunnel("t0", "1.1.1.1", "2.2.2.2"),
+            interface("half", type="patch", options={"peer": "pb"}),
+            interface("self", type="patch", options={"peer": "self"}),
+        ),
+        row(
+            "br1",
+            interface("pb", type="patch", options={"peer": "pa"}),
+            interface("v1"),
+            tunnel("t1", "2.2.2.2", "1.1.1.1"),
+            tunnel("t2", "2.2.2.2", "1.1.1.1", "8"),
+            interface("gone", type="patch", options={"peer": "nobody"}),
+        ),
+    ]
     ports = [local for bridge in bridges for local in ports_of(bridge, {})]
     found = links_of(ports, {"v0": "v1", "v1": "v0", "eth9": "v0"})
     assert {(str(a), str(b)): medium for (a, b), medium in found.items()} == {
-        ("br0:pa", "br1:pb"): "patch", ("br0:v0", "br1:v1"): "veth", ("br0:t0", "br1:t1"): "tunnel",
-    }  # fmt: skip
+        ("br0:pa", "br1:pb"): "patch",
+        ("br0:v0", "br1:v1"): "veth",
+        ("br0:t0", "br1:t1"): "tunnel",
+    }
 
 
 # --- pictures and settings
@@ -342,10 +395,14 @@ def test_static_hosts_and_links(tmp_path) -> None:  # type: ignore[no-untyped-de
         return load(file, {})
 
     good = settings(
-        '[topology]\nlldp = false\ninterval = 9\n[hosts]\n"02:00:00:00:00:0A" = { port = "br0:e", addresses = ["10.0.0.1"] }\n'
+        '[topology]\nlldp = false\ninterval = 9\n[hosts]\n"02:00:00:00:00:0A" = { port = "br0:e", addresses = '
+        '["10.0.0.1"] }\n'
         '"02:00:00:00:00:0b" = {}\n[links]\nx = ["br1:b", "br0:a"]\n'
     )
-    assert good.hosts == (StaticHost("02:00:00:00:00:0a", PortId("br0", "e"), ("10.0.0.1",)), StaticHost("02:00:00:00:00:0b"))
+    assert good.hosts == (
+        StaticHost("02:00:00:00:00:0a", PortId("br0", "e"), ("10.0.0.1",)),
+        StaticHost("02:00:00:00:00:0b"),
+    )
     assert good.links == (link_key(PortId("br0", "a"), PortId("br1", "b")),)
     assert not good.topology.lldp and good.topology.snoop and good.topology.interval == 9
     for text, complaint in (

@@ -1,5 +1,6 @@
-"""The manual says what the code does: each verb, subcommand, option, setting, reason and notice is in it, and no other reason;
-its examples parse and its traces play. It is sound reStructuredText, and the completion that is kept in the tree is up to date."""
+"""The manual says what the code does: each verb, subcommand, option, setting, reason and notice is in it, and no
+other reason; its examples parse and its traces play. It is sound reStructuredText, and the completion that is kept
+in the tree is up to date."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from tools.manual import PAGES, options, rendered, settings, source, subcommands
 ROOT = Path(__file__).parents[3]
 LANGUAGE, COMMAND = (source(page) for page in PAGES)
 #: the functions and classes whose first argument is the code of a refusal, or the name of a notice
-REFUSALS = ("no", "_no", "Refused")
+REFUSALS = ("no", "_no", "Refusal")
 NOTICES = ("Notice", "_notice")
 
 
@@ -140,7 +141,9 @@ def test_the_examples_are_answered_as_the_text_says() -> None:
     root, bandwidth, access = _literals(_section(LANGUAGE, "10. EXAMPLES"))
     first, second, third = bandwidth.splitlines()
     trace = "".join(f"OK <- root : {line}\n" for line in root.splitlines())
-    trace += f'OK <- Alice : {first}\nNO no-room "*2Mb free*fits from +20min" <- Alice : {second}\nOK <- Alice : {third}\n'
+    trace += (
+        f'OK <- Alice : {first}\nNO no-room "*2Mb free*fits from +20min" <- Alice : {second}\nOK <- Alice : {third}\n'
+    )
     deny, explain = access.splitlines()
     trace += f'OK <- Alice : {deny}\nOK "*access=deny*" <- Alice : {explain}\n'
     entries, differences = play(trace, False, True)

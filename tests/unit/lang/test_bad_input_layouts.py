@@ -1,8 +1,9 @@
-"""Layouts that are meant to hurt, in steps that are counted: calls that Python makes, so that a slow machine changes nothing.
+"""Layouts that are meant to hurt, in steps that are counted: calls that Python makes, so that a slow machine changes
+nothing.
 
-64 levels of shares, 10 000 shares beside each other, a request that overlaps all others, and a reservation through 64 shares.
-Each bound is a few times what is needed now; an answer that looks at every pair of requests, or at every share for each level, is
-far beyond it. How long the daemon's loop stands still in milliseconds: `make bench BENCH=bounds`.
+64 levels of shares, 10 000 shares beside each other, a request that overlaps all others, and a reservation through 64
+shares. Each bound is a few times what is needed now; an answer that looks at every pair of requests, or at every share
+for each level, is far beyond it. How long the daemon's loop stands still in milliseconds: `make bench BENCH=bounds`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,17 @@ def test_64_levels(place: int) -> None:
     """A request of some kind at each level, eight at each, which nearly all overlap."""
     shares = nested(DEPTH, OPEN)
     requests = [
-        Request(i + 1, shares[i % DEPTH].name, ADMINISTRATOR, KINDS[i // DEPTH % 4], host(i % 5), 0, None, 1000 + i, slot=i + 1)
+        Request(
+            i + 1,
+            shares[i % DEPTH].name,
+            ADMINISTRATOR,
+            KINDS[i // DEPTH % 4],
+            host(i % 5),
+            0,
+            None,
+            1000 + i,
+            slot=i + 1,
+        )
         for i in range(8 * DEPTH)
     ]
     runtime = settled([*shares, *requests])
@@ -88,7 +99,9 @@ def test_10_000_shares() -> None:
     """Each with a deny or an allow: neither what is loaded for one share nor a statement on one looks at the others."""
     shares = beside(10_000, OPEN)
     kinds = (Kind.DENY, Kind.ALLOW)
-    requests = [Request(i + 1, share.name, ADMINISTRATOR, kinds[i % 2], host(i), 0, None) for i, share in enumerate(shares)]
+    requests = [
+        Request(i + 1, share.name, ADMINISTRATOR, kinds[i % 2], host(i), 0, None) for i, share in enumerate(shares)
+    ]
     built: list[Runtime] = []
     assert calls(lambda: built.append(settled(chain(shares, requests)))) < 10_000 * 2_000
     for number in (0, 5_000, 9_999):
@@ -99,7 +112,17 @@ def test_a_request_that_overlaps_all_others() -> None:
     shares = beside(2, OPEN)
     kinds = (Kind.ALLOW, Kind.ALLOW, Kind.DENY, Kind.RESERVE)
     requests = [
-        Request(i + 1, shares[i % 2].name, ADMINISTRATOR, kinds[i % 4], host(i), 0, None, 1000 if i % 4 == 3 else 0, slot=i + 1)
+        Request(
+            i + 1,
+            shares[i % 2].name,
+            ADMINISTRATOR,
+            kinds[i % 4],
+            host(i),
+            0,
+            None,
+            1000 if i % 4 == 3 else 0,
+            slot=i + 1,
+        )
         for i in range(5_000)
     ]
     runtime = settled([*shares, *requests])

@@ -43,7 +43,9 @@ class Place:
         self.told: dict[str, set[str]] = {}
 
     def up(self, name: str, up: bool = True, number: int = 9) -> None:
-        self.network.see_port(Port(PortId("br0", name), number, up, 1_000_000_000, "vxlan" if name.startswith("t") else ""))
+        self.network.see_port(
+            Port(PortId("br0", name), number, up, 1_000_000_000, "vxlan" if name.startswith("t") else "")
+        )
 
     def see(self, mac: str, port: str, *addresses: str) -> None:
         self.network.see_host(mac, PortId("br0", port), self.now, addresses=addresses)
@@ -98,7 +100,10 @@ def ways_of(place: Place, start: str, end: str) -> list[list[str]]:
 def test_names_for_all_and_for_oneself() -> None:
     assert canonical(PortId("br0", "a"), "h1") == PortId("h1/br0", "a") == canonical(PortId("h1/br0", "a"), "h2")
     assert known_as(PortId("h1/br0", "a"), "h1") == PortId("br0", "a")
-    assert known_as(PortId("h1/br0", "a"), "h2") == PortId("h1/br0", "a") and known_as(PortId("br0", "a"), "h1").bridge == "br0"
+    assert (
+        known_as(PortId("h1/br0", "a"), "h2") == PortId("h1/br0", "a")
+        and known_as(PortId("br0", "a"), "h1").bridge == "br0"
+    )
 
 
 def test_all_know_all_bridges_ports_links_and_hosts() -> None:
@@ -112,7 +117,13 @@ def test_all_know_all_bridges_ports_links_and_hosts() -> None:
     assert ways_of(one, "br0", "h3/br0") == [["br0:t2", "h2/br0:t3"]]
     assert ways_of(two, "h1/br0", "h3/br0") == [["h1/br0:t2", "br0:t3"]]
     port = two.network.ports[PortId("h1/br0", "t2")]
-    assert (port.number, port.up, port.speed, port.kind, port.origin) == (2, True, 1_000_000_000, "vxlan", Origin.SHARED)
+    assert (port.number, port.up, port.speed, port.kind, port.origin) == (
+        2,
+        True,
+        1_000_000_000,
+        "vxlan",
+        Origin.SHARED,
+    )
     assert two.network.bridges["h1/br0"] == Bridge("h1/br0", 0xA1, "h1", Origin.SHARED, programmed=True)
     assert (one.at(M2), two.at(M2), three.at("fd00::2")) == ("h3/br0:a", "h3/br0:a", "br0:a")
     assert {link.origin for link in two.network.links.values()} == {Origin.SHARED}
@@ -268,7 +279,13 @@ def test_a_deny_is_left_out_only_where_somebody_programs_the_source(programmed: 
 
 # --- what is no good
 
-GOOD: dict[str, Any] = {"datapath_id": "a1", "programmed": True, "stp": False, "ports": {"a": '[1,1,1000,"",0]'}, "links": []}
+GOOD: dict[str, Any] = {
+    "datapath_id": "a1",
+    "programmed": True,
+    "stp": False,
+    "ports": {"a": '[1,1,1000,"",0]'},
+    "links": [],
+}
 
 
 @pytest.mark.parametrize("name", ["br0", "/br0", "h1/", "h1/x/br0", "h1/b\nr0", "h1/" + "b" * 600, ""])
@@ -279,10 +296,26 @@ def test_bad_names_of_bridges(name: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "7", "[]", "[1,1,1]", '["1",1,1,"",0]', '[1,2,1,"",0]', '[1,1,-1,"",0]', '[true,1,1,"",0]', '[1,1,1e99,"",0]',
-     "[1,1,1,7,0]", '[1,1,1,"",2]', '[1,1,1,"a\\nb",0]', '[1,1,99999999999999999999,"",0]', "[" * 5000, "null",
-     '[1,1,1,"' + "x" * 5000 + '",0]'],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "7",
+        "[]",
+        "[1,1,1]",
+        '["1",1,1,"",0]',
+        '[1,2,1,"",0]',
+        '[1,1,-1,"",0]',
+        '[true,1,1,"",0]',
+        '[1,1,1e99,"",0]',
+        "[1,1,1,7,0]",
+        '[1,1,1,"",2]',
+        '[1,1,1,"a\\nb",0]',
+        '[1,1,99999999999999999999,"",0]',
+        "[" * 5000,
+        "null",
+        '[1,1,1,"' + "x" * 5000 + '",0]',
+    ],
+)
 def test_bad_ports_are_left_out(text: str) -> None:
     told = read_bridge("h1/br0", {**GOOD, "ports": {**GOOD["ports"], "b": text}})
     assert set(told.ports) == {PortId("h1/br0", "a")} and len(told.problems) == 1
@@ -302,7 +335,9 @@ def test_bad_links_are_left_out(text: str) -> None:
 def test_absurd_sizes() -> None:
     told = read_bridge("h1/br0", {**GOOD, "ports": {f"p{n}": '[1,1,0,"",0]' for n in range(PORTS + 1)}})
     assert not told.ports and len(told.problems) == 1
-    told = read_bridge("h1/br0", {**GOOD, "links": [f'["h1/br0","a","h2/br0","p{n}","wire"]' for n in range(LINKS + 1)]})
+    told = read_bridge(
+        "h1/br0", {**GOOD, "links": [f'["h1/br0","a","h2/br0","p{n}","wire"]' for n in range(LINKS + 1)]}
+    )
     assert told.ports and not told.links
     with pytest.raises(ValueError, match="65 addresses"):
         read_host({**HOST, "addresses": [f"10.0.0.{n}" for n in range(65)]})
@@ -314,7 +349,8 @@ HOST: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "change", [{"mac": "x"}, {"mac": "ff:ff:ff:ff:ff:ff"}, {"bridge": "br0"}, {"bridge": ""}, {"port": ""}, {"port": "a\x1b[2J"}]
+    "change",
+    [{"mac": "x"}, {"mac": "ff:ff:ff:ff:ff:ff"}, {"bridge": "br0"}, {"bridge": ""}, {"port": ""}, {"port": "a\x1b[2J"}],
 )
 def test_bad_hosts(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no host"):
@@ -327,14 +363,25 @@ def test_addresses_that_nobody_has_are_left_out() -> None:
     assert {read_host({**HOST, "origin": word}).origin for word in ("local", "configured", "shared")} == {Origin.SHARED}
 
 
-TEXT = st.text(max_size=40) | st.sampled_from(['[1,1,5,"",0]', '["h1/br0","a","h2/br0","b","wire"]', "h1/br0", "a", M1, "10.0.0.1"])
+TEXT = st.text(max_size=40) | st.sampled_from(
+    ['[1,1,5,"",0]', '["h1/br0","a","h2/br0","b","wire"]', "h1/br0", "a", M1, "10.0.0.1"]
+)
 
 
-@given(TEXT, st.dictionaries(TEXT, TEXT, max_size=4), st.lists(TEXT, max_size=4), st.sampled_from(["", "a1", "zz", "-1", "f" * 17]))
-def test_whatever_a_row_says_it_is_taken_or_refused(name: str, ports: dict[str, str], links: list[str], identity: str) -> None:
+@given(
+    TEXT,
+    st.dictionaries(TEXT, TEXT, max_size=4),
+    st.lists(TEXT, max_size=4),
+    st.sampled_from(["", "a1", "zz", "-1", "f" * 17]),
+)
+def test_whatever_a_row_says_it_is_taken_or_refused(
+    name: str, ports: dict[str, str], links: list[str], identity: str
+) -> None:
     place = Place("h2", "a")
     try:
-        told = read_bridge(name, {"datapath_id": identity, "programmed": True, "stp": False, "ports": ports, "links": links})
+        told = read_bridge(
+            name, {"datapath_id": identity, "programmed": True, "stp": False, "ports": ports, "links": links}
+        )
     except ValueError:
         return
     place.others.put_bridge(told, 5)
@@ -344,7 +391,8 @@ def test_whatever_a_row_says_it_is_taken_or_refused(name: str, ports: dict[str, 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_whatever_came_in_between_the_network_is_what_the_rows_say(seed: int) -> None:
-    """Rows come, change and go in any order, ports go down and links come; in the end it is as if only the last had come."""
+    """Rows come, change and go in any order, ports go down and links come; in the end it is as if only the last had
+    come."""
     dice = Random(seed)
     place = Place("h0", "a", "x")
     bridges: dict[str, SharedBridge] = {}
@@ -388,7 +436,9 @@ def test_whatever_came_in_between_the_network_is_what_the_rows_say(seed: int) ->
     for mac in {there.mac for there in hosts.values()}:
         rows = [there for there in hosts.values() if there.mac == mac]
         ports = place.network.ports
-        possible = {str(there.port) for there in rows if (port := ports.get(there.port)) and port.up and edge(place, there.port)}
+        possible = {
+            str(there.port) for there in rows if (port := ports.get(there.port)) and port.up and edge(place, there.port)
+        }
         assert place.at(mac) in (possible or {""}), (mac, rows)
         if len(possible) == 1:
             assert place.at(mac) == fresh.at(mac)
@@ -400,7 +450,15 @@ def edge(place: Place, port: PortId) -> bool:
 
 
 def some_bridge(dice: Random, name: str, names: list[str]) -> SharedBridge:
-    ports = {port: f'[{number},{int(dice.random() < 0.8)},5,"",0]' for number, port in enumerate("abxy", 1) if dice.random() < 0.9}
-    ends = [(dice.choice("xyb"), other, dice.choice("xy")) for other in dice.sample([*names, "h0/br0"], 2) if other != name]
+    ports = {
+        port: f'[{number},{int(dice.random() < 0.8)},5,"",0]'
+        for number, port in enumerate("abxy", 1)
+        if dice.random() < 0.9
+    }
+    ends = [
+        (dice.choice("xyb"), other, dice.choice("xy")) for other in dice.sample([*names, "h0/br0"], 2) if other != name
+    ]
     links = [json.dumps([name, out, other, into, "wire"]) for out, other, into in ends]
-    return read_bridge(name, {"datapath_id": "1", "programmed": dice.random() < 0.5, "stp": False, "ports": ports, "links": links})
+    return read_bridge(
+        name, {"datapath_id": "1", "programmed": dice.random() < 0.5, "stp": False, "ports": ports, "links": links}
+    )

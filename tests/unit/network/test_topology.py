@@ -1,4 +1,5 @@
-"""The network model: what is there by whose word, where hosts are, who claims what is another's, and what listeners are told."""
+"""The network model: what is there by whose word, where hosts are, who claims what is another's, and what listeners
+are told."""
 
 from __future__ import annotations
 
@@ -296,16 +297,33 @@ def test_liars_find_bounds() -> None:
 
 @pytest.mark.parametrize(
     ("text", "usable"),
-    [("10.0.0.1", True), ("::1", False), ("0.0.0.0", False), ("255.255.255.255", False), ("ff02::1", False), ("fe80::1", True),
-     ("::", False), ("10.0.0.256", False), ("127.0.0.1", False), ("", False)],
-)  # fmt: skip
+    [
+        ("10.0.0.1", True),
+        ("::1", False),
+        ("0.0.0.0", False),
+        ("255.255.255.255", False),
+        ("ff02::1", False),
+        ("fe80::1", True),
+        ("::", False),
+        ("10.0.0.256", False),
+        ("127.0.0.1", False),
+        ("", False),
+    ],
+)
 def test_addresses_that_hosts_have(text: str, usable: bool) -> None:
     assert (usable_address(text) == text) is usable
 
 
 def test_macs_that_hosts_have() -> None:
     assert usable_mac("0A:bc:00:00:00:01") == "0a:bc:00:00:00:01"
-    for text in ("ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "33:33:00:00:00:01", "1:2:3:4:5:6", "0a:bc", "0a:bc:00:00:00:0g"):
+    for text in (
+        "ff:ff:ff:ff:ff:ff",
+        "00:00:00:00:00:00",
+        "33:33:00:00:00:01",
+        "1:2:3:4:5:6",
+        "0a:bc",
+        "0a:bc:00:00:00:0g",
+    ):
         assert usable_mac(text) is None
 
 

@@ -29,7 +29,12 @@ def entry(rule: FlowRule, unusual: int = 0) -> bytes:
     return head + rest
 
 
-@given(st.lists(rules(), max_size=8), st.sampled_from((of.ADD, of.DELETE_STRICT)), st.integers(0, 1 << 31), st.integers(1, 1 << 31))
+@given(
+    st.lists(rules(), max_size=8),
+    st.sampled_from((of.ADD, of.DELETE_STRICT)),
+    st.integers(0, 1 << 31),
+    st.integers(1, 1 << 31),
+)
 @example([OPAQUE, FlowRule(0, 0, ANY, DROP), OPAQUE], of.ADD, 1, 1)
 def test_the_same_bytes(flows: list[FlowRule], command: int, bundle: int, xid: int) -> None:
     assert fast.bundle_adds(command, flows, bundle, xid) == plain.bundle_adds(command, flows, bundle, xid)

@@ -112,7 +112,10 @@ SHAPES: dict[str, Any] = {
         eth_type=0x800, ipv4_src=rng.randrange(64), ipv4_dst=rng.randrange(64), ip_proto=6, tp_dst=rng.randrange(4)
     ),
     "prefixes": lambda rng: Match.of(
-        ipv4_src=prefix(rng, 32), ipv4_dst=prefix(rng, 32), ip_proto=rng.choice(((0, 0), (6, 0xFF))), tp_dst=prefix(rng, 16)
+        ipv4_src=prefix(rng, 32),
+        ipv4_dst=prefix(rng, 32),
+        ip_proto=rng.choice(((0, 0), (6, 0xFF))),
+        tp_dst=prefix(rng, 16),
     ),
     "IPv6": lambda rng: Match.of(eth_type=0x86DD, ipv6_src=prefix(rng, 128), ipv6_dst=prefix(rng, 128)),
     "any bits": lambda rng: any_bits(rng, rng.choice((2, 6, 40))),
@@ -202,8 +205,9 @@ def test_what_is_no_tag_limit_or_index_is_refused(make: Any) -> None:
 
 @pytest.mark.parametrize("shape", ["masks", "fields", "one group"])
 def test_no_call_is_slow_whatever_the_masks_are(shape: str) -> None:
-    """100 000 matches of adversarial masks: as many different ones as there are, as many groups as there can be, and all
-    alike but in a bit that no probe looks at. No single call above 50 ms (the median of the slowest is far below)."""
+    """100 000 matches of adversarial masks: as many different ones as there are, as many groups as there can be, and
+    all alike but in a bit that no probe looks at. No single call above 50 ms (the median of the slowest is far
+    below)."""
     rng = Random(shape)
     index = importlib.import_module(TWINS[0]).MatchIndex()
     names = sorted(LAYOUT)

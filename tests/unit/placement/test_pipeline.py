@@ -91,7 +91,9 @@ def test_a_continue_of_the_last_stage_goes_where_its_default_goes() -> None:
 def test_clauses_wait_with_the_flow_that_acts() -> None:
     """Clauses without it would keep the conjunctive matches of lower priority from being tried (lib/classifier.c)."""
     plan = FlowPlan(conjunction=True)
-    sets = [Match.of(eth_type=0x0800, ipv4_src=1 + 2 * src, ipv4_dst=1 + 2 * dst) for src in range(4) for dst in range(4)]
+    sets = [
+        Match.of(eth_type=0x0800, ipv4_src=1 + 2 * src, ipv4_dst=1 + 2 * dst) for src in range(4) for dst in range(4)
+    ]
     queued = [Rule(Stage.QUEUE, 0, 5, match, Effect.QUEUE, 1, 7, 1000) for match in sets]
     lower = [rule._replace(priority=4, request=2, slot=8, rate=900) for rule in queued]
     plan.apply(TableDelta(tuple(queued + lower)), 0)

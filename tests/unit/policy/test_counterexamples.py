@@ -1,7 +1,8 @@
-"""Every counterexample of the design's machine-checked theory, through our own compiler, ranks, schedule and general union.
+"""Every counterexample of the design's machine-checked theory, through our own compiler, ranks, schedule and general
+union.
 
-Each says what a naive implementation gets wrong. The one of Union.v (pairs with equal actions are skipped) is a known defect of the
-prototype: test_known_defects.
+Each says what a naive implementation gets wrong. The one of Union.v (pairs with equal actions are skipped) is a known
+defect of the prototype: test_known_defects.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from ovspane.policy.semantics import evaluate
 from ovspane.policy.state import _schedule, schedule_plain
 from tests.property.policy.test_compile import PACKET, Policy
 
-A, B, WEB, TCP = AddressSet.parse("10.0.0.1"), AddressSet.parse("10.0.0.2"), IntervalSet.single(80), IntervalSet.single(6)
+A, B, WEB, TCP = (
+    AddressSet.parse("10.0.0.1"),
+    AddressSet.parse("10.0.0.2"),
+    IntervalSet.single(80),
+    IntervalSet.single(6),
+)
 
 both_schedules = pytest.mark.parametrize("ledger", [_schedule.Ledger, schedule_plain.Ledger], ids=["compiled", "plain"])
 
@@ -34,8 +40,9 @@ both_schedules = pytest.mark.parametrize("ledger", [_schedule.Ledger, schedule_p
 
 
 def test_left_over_exceptions() -> None:
-    """Pipeline.v, left_over_without_check: a deny at n and an allow below it; the deny goes; then a deny at n's sibling u. The
-    allow is not below u. If its exception stays in the stage and the check for clashes does not see it there, it lifts u's deny."""
+    """Pipeline.v, left_over_without_check: a deny at n and an allow below it; the deny goes; then a deny at n's
+    sibling u. The allow is not below u. If its exception stays in the stage and the check for clashes does not see
+    it there, it lifts u's deny."""
     policy = Policy(("n", ROOT), ("m", "n"), ("u", ROOT))
     first = policy.add("n", Kind.DENY, Flowgroup(src=A))
     policy.add("m", Kind.ALLOW, Flowgroup(dst=B))
@@ -44,15 +51,17 @@ def test_left_over_exceptions() -> None:
     assert not policy.dropped()
     again = policy.add("u", Kind.DENY, Flowgroup(src=A))
     assert policy.dropped()
-    policy.add("n", Kind.DENY, Flowgroup(dport=WEB))  # the exception is needed again, and u's deny has to keep away from it
+    # the exception is needed again, and u's deny has to keep away from it
+    policy.add("n", Kind.DENY, Flowgroup(dport=WEB))
     assert policy.dropped()
     policy.change(TreeDelta(removed=(again,)))
     assert not policy.dropped()
 
 
 def test_overlapping_siblings_need_as_many_stages() -> None:
-    """Greedy.v, overlapping_siblings_conflict: n siblings, each denying everything and with an allow below it that meets the
-    others' denies: no two share a stage. A compiler with a fixed number of stages lets one's allow lift another's deny."""
+    """Greedy.v, overlapping_siblings_conflict: n siblings, each denying everything and with an allow below it that
+    meets the others' denies: no two share a stage. A compiler with a fixed number of stages lets one's allow lift
+    another's deny."""
     count = 6
     policy = Policy(*[(f"s{i}", ROOT) for i in range(count)], *[(f"c{i}", f"s{i}") for i in range(count)])
     for i in range(count):
@@ -66,8 +75,8 @@ def test_overlapping_siblings_need_as_many_stages() -> None:
 
 
 def test_no_single_table() -> None:
-    """NoSingleTable.v: A_m > D_n > A_w > D_u > A_m as verdicts. Whatever the priorities, one table over these four predicates is
-    wrong for one of four packets, each of which is in two of them."""
+    """NoSingleTable.v: A_m > D_n > A_w > D_u > A_m as verdicts. Whatever the priorities, one table over these four
+    predicates is wrong for one of four packets, each of which is in two of them."""
     policy = Policy(("n", ROOT), ("m", "n"), ("u", ROOT), ("w", "u"))
     policy.add("m", Kind.ALLOW, Flowgroup(dst=B))
     policy.add("n", Kind.DENY, Flowgroup(src=A))
@@ -89,8 +98,8 @@ def test_no_single_table() -> None:
 
 @pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
 def test_tied_ranks(order: tuple[int, ...]) -> None:
-    """Scan.v, ties_lose_the_maximum: if two different rates share a priority, either may win. Overlapping guarantees and limits
-    of nearly equal rates: the maximum and the minimum, whatever came first."""
+    """Scan.v, ties_lose_the_maximum: if two different rates share a priority, either may win. Overlapping guarantees
+    and limits of nearly equal rates: the maximum and the minimum, whatever came first."""
     policy = Policy()
     groups = {1: Flowgroup(src=A), 2: Flowgroup(dst=B), 3: Flowgroup(dport=WEB)}
     for kind in (Kind.RESERVE, Kind.RATELIMIT):
@@ -117,8 +126,8 @@ def test_no_two_rates_share_a_rank_where_there_is_no_room() -> None:
 
 @pytest.mark.parametrize("order", list(permutations((Kind.DENY, Kind.ALLOW))))
 def test_children_are_not_folded_by_p(order: tuple[Kind, ...]) -> None:
-    """Tree.v, over_fold_is_wrong: own +P (children joined by +S). +P is associative on access, so folding it over the children
-    looks right; but then the last sibling decides, where +S says Deny."""
+    """Tree.v, over_fold_is_wrong: own +P (children joined by +S). +P is associative on access, so folding it over
+    the children looks right; but then the last sibling decides, where +S says Deny."""
     own, one, other = Verdict(Access.UNSET), Verdict(Access.ALLOW), Verdict(Access.DENY)
     assert own.p(one.s(other)) == own.p(other.s(one)) == Verdict(Access.DENY)
     assert own.p(one).p(other) != own.p(other).p(one)  # the trap is there
@@ -139,8 +148,8 @@ def test_children_are_not_folded_by_p(order: tuple[Kind, ...]) -> None:
 
 @both_schedules
 def test_initial_level_above_capacity(ledger: Callable[..., Any]) -> None:
-    """Schedule.v, level_closed_needs_cap: the closed form of the level needs x0 <= cap; so a level is cut to it. Else the bucket
-    would give out tokens that it never held."""
+    """Schedule.v, level_closed_needs_cap: the closed form of the level needs x0 <= cap; so a level is cut to it.
+    Else the bucket would give out tokens that it never held."""
     bucket = ledger("s", 10, 0, 3, 0, level=5000)
     assert bucket.level == 3000
     assert bucket.level_then(10) == 3000
@@ -154,8 +163,8 @@ def test_initial_level_above_capacity(ledger: Callable[..., Any]) -> None:
 
 @both_schedules
 def test_finite_infinity(ledger: Callable[..., Any]) -> None:
-    """Schedule.v, unit_left and sentinel_ok: 2**62 as infinity is a unit only within bounds. With the largest rates, capacities and
-    times that can be booked nothing wraps around, and beyond them the answer is no."""
+    """Schedule.v, unit_left and sentinel_ok: 2**62 as infinity is a unit only within bounds. With the largest rates,
+    capacities and times that can be booked nothing wraps around, and beyond them the answer is no."""
     bucket = ledger("s", None, 0, 2**60, 2**60, level=2**60 * 1000)
     assert bucket.missing(0, 2**55, 2**60) is None
     bucket.add(0, 2**55, 2**60 - 1)

@@ -1,4 +1,5 @@
-"""What an adversary may ask costs a bounded amount of work: strictness and explanations beside very many entangled requests."""
+"""What an adversary may ask costs a bounded amount of work: strictness and explanations beside very many entangled
+requests."""
 
 from __future__ import annotations
 
@@ -64,7 +65,9 @@ def test_with_the_effort_used_up_the_answer_is_careful(runtime: Runtime, monkeyp
     for half in ("1-32767", "32768-65535"):
         say(runtime, f"allow(transport=TCP, dstPort={half}) on b.")
     say(runtime, "deny(transport=TCP, srcHost=10.0.0.1) partial on a.")
-    asked = Request(99, "a", "root", Kind.ALLOW, parse_group("(transport=TCP, srcHost=10.0.0.1, dstPort=1-65535)"), NOW, None)
+    asked = Request(
+        99, "a", "root", Kind.ALLOW, parse_group("(transport=TCP, srcHost=10.0.0.1, dstPort=1-65535)"), NOW, None
+    )
     assert honour.overriding(runtime.state, asked) == []
     monkeypatch.setattr(honour, "STEPS", 1)
     assert honour.overriding(runtime.state, asked, honour.Effort(1)) == [3]

@@ -1,8 +1,10 @@
-"""The known defects of the PANE prototype of 2013 (engine.md, section 1), each by name: what it got wrong, ovspane gets right.
+"""The known defects of the PANE prototype of 2013 (engine.md, section 1), each by name: what it got wrong, ovspane gets
+right.
 
-Where a defect shows in the language it is spoken there, and the table is checked against the slow evaluator after each line. More
-of the same are traces: 05_5_bucket_forever, 05_7_strict_looks_at_whole_interval, 05_7_strict_limit_of_a_sibling_is_no_parent.
-Clients that flood, stall or babble at a whole daemon: test_daemon_bad_input.
+Where a defect shows in the language it is spoken there, and the table is checked against the slow evaluator after each
+line. More of the same are traces: 05_5_bucket_forever, 05_7_strict_looks_at_whole_interval,
+05_7_strict_limit_of_a_sibling_is_no_parent. Clients that flood, stall or babble at a whole daemon:
+test_daemon_bad_input.
 """
 
 from __future__ import annotations
@@ -45,9 +47,9 @@ def goes(*lines: str) -> None:
 
 
 def test_union_skipped_pairs_with_equal_actions() -> None:
-    """Root denies a host; its child denies a destination and allows TCP. A union of tables that leaves out the pair of the two
-    denies, since both say the same, lets the packet that is in all three through: the next pair that matches is root's deny with
-    the child's allow. Both our compilers, the stages and the general union, deny it."""
+    """Root denies a host; its child denies a destination and allows TCP. A union of tables that leaves out the pair
+    of the two denies, since both say the same, lets the packet that is in all three through: the next pair that
+    matches is root's deny with the child's allow. Both our compilers, the stages and the general union, deny it."""
     requests = [
         (ROOT, Kind.DENY, Flowgroup(src=HOST)),
         ("child", Kind.DENY, Flowgroup(dst=DESTINATION)),
@@ -61,7 +63,10 @@ def test_union_skipped_pairs_with_equal_actions() -> None:
 
     tree = PolicyTree()
     tree.add_node("child", ROOT)
-    active = (ActiveRequest(i, at, kind, normalise(group), 0, kind is Kind.ALLOW) for i, (at, kind, group) in enumerate(requests))
+    active = (
+        ActiveRequest(i, at, kind, normalise(group), 0, kind is Kind.ALLOW)
+        for i, (at, kind, group) in enumerate(requests)
+    )
     tree.apply(TreeDelta(added=tuple(active)))
     table = compiled(of_tree(tree, {}, lambda verdict: verdict.access, Access.UNSET), actions.ACCESS)
     said = [decided(table, packet.packed, Access.UNSET) for packet in (PACKET, beside, udp)]
@@ -69,7 +74,8 @@ def test_union_skipped_pairs_with_equal_actions() -> None:
 
 
 def test_overlapping_sibling_reserve_and_ratelimit_became_deny() -> None:
-    """Rates are components of their own: where a guarantee and a limit of sibling shares overlap, both hold and packets pass."""
+    """Rates are components of their own: where a guarantee and a limit of sibling shares overlap, both hold and
+    packets pass."""
     policy = Policy(("one", ROOT), ("two", ROOT))
     policy.add("one", Kind.RESERVE, Flowgroup(src=HOST), rate=5_000_000)
     policy.add("two", Kind.RATELIMIT, Flowgroup(dst=DESTINATION), rate=9_000_000)
@@ -82,7 +88,8 @@ def test_overlapping_sibling_reserve_and_ratelimit_became_deny() -> None:
 
 @both_schedules
 def test_reservations_for_ever_that_overdrain_a_bucket_were_accepted(ledger: Callable[..., Any]) -> None:
-    """Without an end there is no last breakpoint at which the bucket would be seen dry: the last net rate has to be looked at."""
+    """Without an end there is no last breakpoint at which the bucket would be seen dry: the last net rate has to be
+    looked at."""
     bucket = ledger("s", 10, 0, 100, 2, level=100_000)
     assert bucket.missing(0, None, 3) == (100_000, 0, "tokens")
     assert bucket.missing(0, None, 2) is None
@@ -148,7 +155,9 @@ INPUTS = {
     "one very long word": b"a" * 100_000,
     "no end": b"reserve(dstPort=80) = 1Mb on s from now to forever.\nreserve(dstPort=80) = 1Mb on s from forever.\n",
     "far times": b"deny(dstPort=80) on s from +99999999999999999999 to +999999999999999999999999.\n",
-    "large numbers": b"reserve(dstPort=80) = 99999999999999999999999999999999999999Tb on s.\nCancel 99999999999999999999999.\n",
+    "large numbers": (
+        b"reserve(dstPort=80) = 99999999999999999999999999999999999999Tb on s.\nCancel 99999999999999999999999.\n"
+    ),
     "a wide product": b"deny(srcPort=1-65534, dstPort=1-65534, srcHost=0.0.0.1-255.255.255.254) on s.\n",
     "a share of itself": b"NewShare s for (*) [] on s.\nNewShare t for (*) [] on t.\n",
 }
@@ -156,7 +165,8 @@ INPUTS = {
 
 @pytest.fixture
 def alarm() -> Iterator[None]:
-    """Whatever hangs, even without a turn of the loop, fails after a minute. (The loop only logs what a callback raises.)"""
+    """Whatever hangs, even without a turn of the loop, fails after a minute. (The loop only logs what a callback
+    raises.)"""
     hung = []
 
     def late(*_: object) -> None:

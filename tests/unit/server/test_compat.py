@@ -69,7 +69,10 @@ def test_the_talk_of_the_prototype(tmp_path: Path) -> None:
         assert await ask("reserve(user=Alice, dstPort=80) = 8Mb on aBW from now to +10min.", "Alice> ") == "True\n"
         assert await ask("reserve(user=Alice, dstPort=80) = 5Mb on aBW from now to +10min.", "Alice> ") == "False\n"
         assert await ask("reserve(user=Alice, dstPort=80) = 5Mb on aBW from +20min to +30min", "Alice> ") == "True\n"
-        assert await ask("deny(dstHost=10.0.0.2, srcHost=10.0.0.3) on aAC from now to +5min // why not", "Alice> ") == "True\n"
+        assert (
+            await ask("deny(dstHost=10.0.0.2, srcHost=10.0.0.3) on aAC from now to +5min // why not", "Alice> ")
+            == "True\n"
+        )
         assert await ask("no statement", "Alice> ") == "False\n"
         assert await ask("As root.", "Alice> ") == "False\n"
         assert await ask("AddUser Eve.", "Alice> ") == "False\n"
@@ -130,7 +133,14 @@ def test_root_may_log_in_where_a_setting_says_so(tmp_path: Path) -> None:
 def test_pipelined_lines_a_long_line_and_the_end_of_the_stream(tmp_path: Path) -> None:
     async def talk(service: Service, connect: Callable[[], Awaitable[Prototype]]) -> None:
         client = await connect()
-        lines = ["root.", *(f"AddUser u{i}." for i in range(100)), "x" * 70_000, "\xff\x00", "AddUser u0.", "ListShares."]
+        lines = [
+            "root.",
+            *(f"AddUser u{i}." for i in range(100)),
+            "x" * 70_000,
+            "\xff\x00",
+            "AddUser u0.",
+            "ListShares.",
+        ]
         client.writer.write("\n".join(lines).encode("latin-1"))
         client.writer.write_eof()
         answer = (await asyncio.wait_for(client.reader.read(), 10)).decode()

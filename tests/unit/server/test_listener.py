@@ -36,7 +36,9 @@ def test_it_makes_its_directory_and_leaves_no_socket(tmp_path: Path) -> None:
                 found = path.stat()
                 assert stat.S_ISSOCK(found.st_mode)
                 assert (stat.S_IMODE(found.st_mode), found.st_gid) == (mode, os.getegid())
-                assert [stat.S_IMODE(above.stat().st_mode) for above in (path.parent, path.parent.parent)] == [0o755] * 2
+                assert [stat.S_IMODE(above.stat().st_mode) for above in (path.parent, path.parent.parent)] == [
+                    0o755
+                ] * 2
                 await listener.close()
                 assert not path.exists()
             assert "there is no group" in await refused(UnixListener(service, path, group="no-such-group"))

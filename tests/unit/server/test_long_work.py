@@ -25,7 +25,8 @@ LONG = {
 
 
 def test_long_work_is_done_beside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is judged, applied and settled for a statement about very many requests is done in another thread than the loop's."""
+    """What is judged, applied and settled for a statement about very many requests is done in another thread than
+    the loop's."""
     here: list[tuple[str, bool]] = []
 
     def spy(name: str) -> None:
@@ -45,7 +46,8 @@ def test_long_work_is_done_beside_the_loop(tmp_path: Path, monkeypatch: pytest.M
             for text in ("NewShare a for (*) [] on rootShare.", "NewShare b for (*) [] on a."):
                 assert (await service.ask("root", parse(text))).code is Code.OK
             asked = [
-                service.submit("root", parse(f"allow(srcHost=10.{i >> 8}.{i & 255}.1, dstPort=80) on b.")) for i in range(COUNT)
+                service.submit("root", parse(f"allow(srcHost=10.{i >> 8}.{i & 255}.1, dstPort=80) on b."))
+                for i in range(COUNT)
             ]
             assert all(reply.code is Code.OK for reply in await asyncio.gather(*asked))
             assert all(on_loop for _, on_loop in here[-10:])
@@ -60,7 +62,8 @@ def test_long_work_is_done_beside_the_loop(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_long_answer_is_the_same_as_a_short_one(tmp_path: Path) -> None:
-    """The answer to a question with many lines is rendered in a thread, in the format that was in force when it was asked."""
+    """The answer to a question with many lines is rendered in a thread, in the format that was in force when it was
+    asked."""
 
     async def main() -> None:
         async with serving(tmp_path) as there:

@@ -106,7 +106,8 @@ def test_the_kernel_says_who_we_are() -> None:
 
 
 async def client_of(path: Path, uid: int, gid: int, groups: list[int]) -> Client:
-    """A client whose connection was made by another process under that account: it is that one whom the kernel names."""
+    """A client whose connection was made by another process under that account: it is that one whom the kernel
+    names."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     child = os.fork()
     if child == 0:
@@ -123,7 +124,9 @@ async def client_of(path: Path, uid: int, gid: int, groups: list[int]) -> Client
     return Client(*await asyncio.open_unix_connection(sock=connection))
 
 
-@pytest.mark.skipif(not ROOT, reason="needs root to be others; test_our_own_account is the same with the one account there is")
+@pytest.mark.skipif(
+    not ROOT, reason="needs root to be others; test_our_own_account is the same with the one account there is"
+)
 def test_other_accounts(open_path: Path) -> None:
     nobody = pwd.getpwnam("nobody")
 
@@ -137,7 +140,12 @@ def test_other_accounts(open_path: Path) -> None:
             assert await stranger.ask("Whoami.") == "OK principal=guest:1234"
             assert await other.ask("Whoami.") == f"OK principal=guest:{nobody.pw_uid}"
             assert await member.ask("Whoami.") == "OK principal=guest:4321"
-            for refused in ("As Alice.", "AddUser Eve.", "NewShare s for (*) [] on rootShare.", "deny(*) on rootShare."):
+            for refused in (
+                "As Alice.",
+                "AddUser Eve.",
+                "NewShare s for (*) [] on rootShare.",
+                "deny(*) on rootShare.",
+            ):
                 assert (await stranger.ask(refused)).startswith("NO "), refused
             assert not there.service.committed.principals
             assert not there.service.committed.requests

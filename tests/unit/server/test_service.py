@@ -1,4 +1,5 @@
-"""The service when the store fails: changes are refused, nothing of them stays, questions are answered, and it comes back."""
+"""The service when the store fails: changes are refused, nothing of them stays, questions are answered, and it comes
+back."""
 
 import asyncio
 import time
@@ -108,7 +109,8 @@ def test_requests_end_in_time_while_the_store_is_away(tmp_path: Path) -> None:
 
 
 def test_a_commit_whose_answer_was_lost_is_found_by_loading(tmp_path: Path) -> None:
-    """The store kept the change and then failed: the answer is NO, but the state goes with the store when it is back."""
+    """The store kept the change and then failed: the answer is NO, but the state goes with the store when it is
+    back."""
 
     class Ambiguous(FileKeeper):
         async def keep(self, changes: Sequence[Change]) -> None:

@@ -27,7 +27,14 @@ def test_a_thousand_pipelined_statements_are_answered_in_order(tmp_path: Path) -
         said, expected = [], []
         for i in range(250):
             said += [f"AddUser u{i}.", f"AddUser u{i}.", f"bogus{'x' * (i % 7)}.", f"As u{i}. Whoami. As root."]
-            expected += ["OK", f"NO there is a user u{i} already", "ERR 1:1 a verb", "OK", f"OK principal=root as=u{i}", "OK"]
+            expected += [
+                "OK",
+                f"NO there is a user u{i} already",
+                "ERR 1:1 a verb",
+                "OK",
+                f"OK principal=root as=u{i}",
+                "OK",
+            ]
         client.send("\n".join(said) + "\n")
         for number, start in enumerate(expected):
             answer = await client.line()
@@ -103,7 +110,10 @@ def test_json_begins_with_its_own_answer_and_ends_with_text(tmp_path: Path) -> N
 def test_notices_reach_whom_they_concern_and_stand_after_the_answer(tmp_path: Path) -> None:
     async def talk(there: Served, client: Client) -> None:
         alice, bob = await there.client(), await there.client()
-        assert await client.ask("AddUser Alice. AddUser Bob. NewShare a for (*) [] on rootShare. Grant a to Alice.") == "OK"
+        assert (
+            await client.ask("AddUser Alice. AddUser Bob. NewShare a for (*) [] on rootShare. Grant a to Alice.")
+            == "OK"
+        )
         assert [await client.line() for _ in range(3)] == ["OK"] * 3
         for other, name in ((alice, "Alice"), (bob, "Bob")):
             assert await other.ask(f"As {name}. Subscribe.") == "OK"
@@ -144,7 +154,7 @@ def test_binary_noise_leaves_the_connection_usable(tmp_path: Path, seed: int) ->
         noise = random.Random(seed).randbytes(200_000)
         client.send(noise)
         # Out of whatever the noise began: a string ends with its line, a comment with */, a statement with a dot.
-        client.send(b'\n*/\n. Format text. AddUser after. Whoami.\n')
+        client.send(b"\n*/\n. Format text. AddUser after. Whoami.\n")
         answers: list[str] = []
         while not answers or answers[-1] != "OK principal=root":
             answers.append(await client.line())

@@ -30,7 +30,9 @@ VALUES: list[Value] = [
         "aBW",
         "rootShare",
         GROUP,
-        Privileges(reserve_max=10**7, reserve_min=5, tb_capacity=3, tb_fill=None, deny=False, waypoint=frozenset({"fw", "ids"})),
+        Privileges(
+            reserve_max=10**7, reserve_min=5, tb_capacity=3, tb_fill=None, deny=False, waypoint=frozenset({"fw", "ids"})
+        ),
         "root",
         frozenset({("root", "root"), ("Alice", "root"), ("Alice", "Bob")}),
         True,
@@ -82,7 +84,9 @@ def test_a_state_that_was_kept_loads_as_it_was() -> None:
             await keeper.keep(outcome.changes)
             runtime.apply(outcome.changes)
         over = runtime.overdue(7000)
-        assert any(isinstance(change, Drop) for change in over) and any(isinstance(change.value, Bucket) for change in over)
+        assert any(isinstance(change, Drop) for change in over) and any(
+            isinstance(change.value, Bucket) for change in over
+        )
         await keeper.keep(over)
         runtime.apply(over)
         loaded = Runtime(await keeper.load())

@@ -1,15 +1,16 @@
-"""A fat-tree with hosts and requests, simulated: the daemon's pure rooms, wired as the daemon wires them, without a switch.
+"""A fat-tree with hosts and requests, simulated: the daemon's pure rooms, wired as the daemon wires them, without a
+switch.
 
-Above: fattree (measures it), tests. Below: network, policy, desired. Seeded, so every run has the same.
+Seeded, so every run has the same.
 
-A fat-tree of k-port switches (Al-Fares et al., SIGCOMM 2008): k pods of k/2 edge and k/2 aggregation switches each, and k**2/4
-core switches, so 5 k**2 / 4 switches and k**3/4 ports for hosts. Between two pods there are k**2/4 equal shortest paths: nothing
-here is a tree, all rests on redundant links. All bridges are this host's and all links veth pairs, as in an emulation: so one
-daemon programs everything, which is more than any daemon of a real network does.
+A fat-tree of k-port switches (Al-Fares et al., SIGCOMM 2008): k pods of k/2 edge and k/2 aggregation switches each, and
+k**2/4 core switches, so 5 k**2 / 4 switches and k**3/4 ports for hosts. Between two pods there are k**2/4 equal
+shortest paths: nothing here is a tree, all rests on redundant links. All bridges are this host's and all links veth
+pairs, as in an emulation: so one daemon programs everything, which is more than any daemon of a real network does.
 
-Requests are between hosts, in the names of TENANTS shares: each hundred has 40 reserve, 30 allow, 20 deny, 10 ratelimit, as a mixed
-load elsewhere in bench/. All are in effect at once and end within a day; one in ten of the denies and limits does not name its
-source, so that it stands on every edge.
+Requests are between hosts, in the names of TENANTS shares: each hundred has 40 reserve, 30 allow, 20 deny, 10
+ratelimit, as a mixed load elsewhere in bench/. All are in effect at once and end within a day; one in ten of the denies
+and limits does not name its source, so that it stands on every edge.
 """
 
 from __future__ import annotations
@@ -122,7 +123,11 @@ class Asks:
         source, sink = random.sample(range(self._hosts), 2)
         vague = kind in (Kind.DENY, Kind.RATELIMIT) and random.random() < 0.1
         flowgroup = group(
-            None if vague else (address(source), 32), (address(sink), 32), 6, None, random.choice((22, 80, 443, 8080, 9000, None))
+            None if vague else (address(source), 32),
+            (address(sink), 32),
+            6,
+            None,
+            random.choice((22, 80, 443, 8080, 9000, None)),
         )
         rate = random.choice(RATES) if kind in (Kind.RESERVE, Kind.RATELIMIT) else 0
         end = Time(TimeKind.RELATIVE, random.randrange(HOUR, DAY))
@@ -130,8 +135,9 @@ class Asks:
 
 
 class Simulation:
-    """One daemon's pure rooms over a fat-tree. `paths`: how many are tried for a reservation (`[network] paths`), 0: they are not
-    steered. `bridges`: the daemon's own, for which plans are kept (all). `now` is the simulated clock (ms)."""
+    """One daemon's pure rooms over a fat-tree. `paths`: how many are tried for a reservation (`[network] paths`), 0:
+    they are not steered. `bridges`: the daemon's own, for which plans are kept (all). `now` is the simulated clock
+    (ms)."""
 
     def __init__(self, tree: FatTree, paths: int = PATHS, bridges: Sequence[str] = ()) -> None:
         self.tree = tree
@@ -275,8 +281,8 @@ def ask(runtime: Runtime, statement: Statement, now: int) -> bool:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Milliseconds of processor time: nothing here waits for anything, so it is the time that it takes on a machine without other
-    work."""
+    """Milliseconds of processor time: nothing here waits for anything, so it is the time that it takes on a machine
+    without other work."""
     start = process_time()
     work()
     return (process_time() - start) * 1000

@@ -1,5 +1,6 @@
-"""The simulated fat-tree of the benchmarks is one, and what it simulates is right: no port has more than may be reserved of it,
-each reservation's path is whole on the switches, and what changes bring about is what would be made from scratch."""
+"""The simulated fat-tree of the benchmarks is one, and what it simulates is right: no port has more than may be
+reserved of it, each reservation's path is whole on the switches, and what changes bring about is what would be made
+from scratch."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from random import Random
 import pytest
 
 from bench import apart
-from bench.fat_tree import PAUSE, SPEED, Asks, FatTree, Simulation, address, mac
+from bench.simulated_network import PAUSE, SPEED, Asks, FatTree, Simulation, address, mac
 from ovspane.network.model import LinkKey, PortId
 from ovspane.placement.flow_rules import FlowRule
 from ovspane.placement.link_capacity import RESERVABLE
@@ -157,9 +158,17 @@ def test_a_daemon_with_some_of_the_switches_knows_where_all_rules_stand() -> Non
 
 
 def test_a_case_of_the_group_runs() -> None:
-    found = {result.name: result.value for result in apart.results("bench.fattree:case", "4", "64", "200", "4", seconds=60)}
+    found = {
+        result.name: result.value for result in apart.results("bench.fattree:case", "4", "64", "200", "4", seconds=60)
+    }
     assert 0.3 < (found["load.accepted"] or 0) <= 1
-    assert {"load.bytes_a_request", "reserve_us.p50", "place_us.p99", "move_room_ms.p50", "on_place_ms.p99"} <= found.keys()
+    assert {
+        "load.bytes_a_request",
+        "reserve_us.p50",
+        "place_us.p99",
+        "move_room_ms.p50",
+        "on_place_ms.p99",
+    } <= found.keys()
     times = [value for name, value in found.items() if name.endswith(("ms", "p50", "p99"))]
     assert len(times) > 20 and all(times)
     assert found["fail.moved"] and found["off.moved"]
