@@ -18,6 +18,7 @@ from ovspane.policy.model.actions import Access
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.semantics import evaluate, passes
 from ovspane.policy.state.request_index import hull, located
+from ovspane.policy.state.status import Condition, Status, read_fields
 
 Item = dict[str, Any]
 #: A statement without its dot -> the items of its answer.
@@ -54,7 +55,7 @@ class PolicyOracle:
     default_deny: bool
     pending: frozenset[int]
     index: MatchIndex
-    statuses: dict[int, str]
+    statuses: dict[int, Status]
     paths: dict[int, str]
 
     def expected(self, packet: Packet) -> ExpectedVerdict:
@@ -119,10 +120,10 @@ def read_oracle(ask: Ask, default_deny: bool) -> PolicyOracle:
             raise OracleUnavailable(f"share {item['share']} was made meanwhile")
         request = _request(item, allows)
         requests.append(request)
-        statuses[request.id] = str(item["status"])
+        status = statuses[request.id] = read_fields(item)
         if "path" in item:
             paths[request.id] = str(item["path"])
-        if str(item["status"]).startswith("pending"):
+        if status.condition is Condition.PENDING:
             pending.add(request.id)
     tree.apply(TreeDelta(added=tuple(requests)))
     users = {user for request in requests for user in request.flowgroup.users()}

@@ -42,6 +42,7 @@ from ovspane.placement.routing import Routes, Routing, everything
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.state.shares import Request
 from ovspane.policy.state.state import Change, Put
+from ovspane.policy.state.status import ACTIVE, Condition, Status
 from ovspane.server.accepting import Acceptor
 from ovspane.server.compat import CompatListener
 from ovspane.server.listener import UnixListener
@@ -73,10 +74,6 @@ CLUSTER_SECONDS = 30.0
 
 class PartFailed(Exception):
     """A task of the daemon ended by a defect, so the daemon ended; systemd starts it again."""
-
-
-#: begins the status of a request that has no flow of its own (policy.compiler.hiding)
-HIDDEN = "hidden by"
 
 
 def clock() -> int:
@@ -348,22 +345,22 @@ class Daemon:
         rules now."""
         status = self._service.state.status
         if self._reconciler.hider(number):
-            self._status(number, HIDDEN)
-        elif status.get(number, "").startswith(HIDDEN):
+            self._status(number, Status(Condition.HIDDEN))
+        elif number in status and status[number].condition is Condition.HIDDEN:
             del status[number]
 
-    def _status(self, number: int, text: str) -> None:
+    def _status(self, number: int, status: Status) -> None:
         state = self._service.state
         if hiders := self._reconciler.hider(number):  # whatever became of the flow that it had
-            text = f"{HIDDEN} {','.join(map(str, hiders))}"
+            status = Status(Condition.HIDDEN, hiders=tuple(hiders))
         request = state.requests.get(number)
-        if request is None or state.status.get(number) == text:
+        if request is None or state.status.get(number) == status:
             return
-        before = state.status.get(number, "")
-        state.status[number] = text
-        if text.startswith("degraded") != before.startswith("degraded"):
-            event = "degraded" if text.startswith("degraded") else "restored"
-            detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: {text}"
+        before = state.status.get(number, ACTIVE)
+        state.status[number] = status
+        if status.degraded != before.degraded:
+            event = "degraded" if status.degraded else "restored"
+            detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: {status.text()}"
             self._service.tell([Notice(event, detail, frozenset({request.speaker}), {"id": number})])
 
     def _gate(self, changes: Sequence[Change], reply: Reply) -> Reply:
@@ -381,7 +378,8 @@ class Daemon:
         if self._settings.enforcement == "best-effort":
             return replace(reply, fields={**reply.fields, "note": _added(reply.fields.get("note"), "unenforced")})
         return no(
-            "unenforceable", f'{reason}; enforcement = "best-effort" in the configuration would accept it all the same'
+            "unenforceable",
+            f'{reason.text()}; enforcement = "best-effort" in the configuration would accept it all the same',
         )
 
     def _tell_switch(self, event: Event) -> None:
@@ -428,7 +426,7 @@ async def clean(settings: Settings) -> tuple[int, int]:
     Raises OvsdbError, SessionError.
     """
     switch = SwitchDb(settings.ovsdb)
-    reconciler = Reconciler(switch, scope_of(settings), lambda number, text: None)
+    reconciler = Reconciler(switch, scope_of(settings), lambda number, status: None)
     switch.start()
     try:
         if not await switch.wait_until(lambda: switch.connected, 5.0):

@@ -32,6 +32,7 @@ from ovspane.policy.model.tree import ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.shares import Principal, Request, Share
 from ovspane.policy.state.state import Change, Drop, Put, State, Value
+from ovspane.policy.state.status import Cause, Reason, degraded
 
 #: statements whose work grows with all that there is, or may
 _LONG = (
@@ -346,7 +347,7 @@ class Runtime:
         except CannotCompile as problem:
             self.tree.apply(TreeDelta(removed=step.added))
             for request in step.added:
-                self.state.status[request.id] = f"degraded: {problem}"
+                self.state.status[request.id] = degraded(Reason(Cause.NOT_COMPILED, detail=str(problem)))
                 self._notices.append(_notice("degraded", self.state.requests[request.id], f": {problem}"))
             return TableDelta()
 

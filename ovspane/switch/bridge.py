@@ -29,10 +29,11 @@ from ovspane.openflow.messages import SwitchError, as_programmed, parse_meter_co
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.pipeline import FlowPlan, Pipeline
+from ovspane.policy.state.status import Cause, Reason
 from ovspane.switch.desired import LONG
 from ovspane.switch.installed import InstalledFlows
 from ovspane.switch.ownership import ENTRY, NOT_PASSED, Ownership, of_our_form, tagged
-from ovspane.switch.tampering import FIGHT, TamperWatch
+from ovspane.switch.tampering import TamperWatch
 
 log = logging.getLogger(__name__)
 
@@ -393,16 +394,17 @@ class ManagedBridge:
             await self._session.set_meters((), sorted(self._our_meters))
         return len(flows)
 
-    def troubled(self) -> dict[int, str]:
+    def troubled(self) -> dict[int, Reason]:
         """Requests that are not in effect on this bridge, and why. 0: all of them."""
         found = {
-            rule.cookie & ~COOKIE_MASK: f"bridge {self.name} refused its flow: {why}"
+            rule.cookie & ~COOKIE_MASK: Reason(Cause.REFUSED, self.name, detail=why)
             for rule, why in self.refused.values()
         }
         if self.fought:
-            found |= dict.fromkeys(self._requests(self._watch.damage), f"bridge {self.name}: {FIGHT}")
+            contested = Reason(Cause.CONTESTED, self.name)
+            found |= dict.fromkeys(self._requests(self._watch.damage), contested)
             if self._watch.lost or self._hurt_meters:
-                found[0] = f"bridge {self.name}: {FIGHT}"
+                found[0] = contested
         pipeline, stages = self._plan.pipeline, self._plan.stages
         reachable = (
             0,

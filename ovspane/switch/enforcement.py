@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,10 +12,10 @@ from ovspane.ovsdb.queue_plan import DEFAULT_QUEUE, enforceable, foreign_row, un
 from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, PortRow, SwitchDb
 from ovspane.placement.flow_rules import Queue
 from ovspane.placement.pipeline import FlowPlan, Guarantee, Pipeline
+from ovspane.policy.state.status import Cause, Condition, Means, Reason, Status, degraded
 from ovspane.switch.host_queues import HostQueues
 
-#: ports that a status names
-SHOWN = 5
+NOT_HERE = Reason(Cause.UNENFORCED, detail="none of the ports that it leaves by is on this host")
 
 #: (bridge, queue id) -> the ports
 Stands = Callable[[str, int], frozenset[str] | None]
@@ -75,9 +75,9 @@ class Enforcement:
             return None
         return reason
 
-    def unenforced(self, bridges: Iterable[BridgeRow], rate: int = 0) -> str | None:
+    def unenforced(self, bridges: Iterable[BridgeRow], rate: int = 0) -> Reason | None:
         """Why no port of these bridges can enforce a guarantee of `rate` (bit/s); None if one can."""
-        first: str | None = None
+        first: Reason | None = None
         for bridge in sorted(bridges, key=_name):
             for name, port in sorted(bridge.ports.items()):
                 if name == bridge.name:
@@ -85,9 +85,10 @@ class Enforcement:
                 reason = self._cannot(port, bridge, rate)
                 if reason is None:
                     return None
-                first = first or f"{name}: {reason}"
-            first = first or f"bridge {bridge.name} has no ports that could enforce it"
-        return first or "there is no bridge to enforce it on"
+                first = first or Reason(Cause.UNENFORCED, bridge.name, name, reason)
+            detail = f"bridge {bridge.name} has no ports that could enforce it"
+            first = first or Reason(Cause.UNENFORCED, bridge.name, detail=detail)
+        return first or Reason(Cause.UNENFORCED, detail="there is no bridge to enforce it on")
 
     def _cannot(self, port: PortRow, bridge: BridgeRow, rate: int) -> str | None:
         """Why this port cannot guarantee `rate`: its kind, somebody else's queues, or its speed."""
@@ -134,35 +135,34 @@ class Enforcement:
         ports = self._stands(bridge, queue)
         return ports is None or port in ports
 
-    def statuses(self, plan: FlowPlan, bridges: Iterable[BridgeRow]) -> Callable[[int], str]:
+    def statuses(self, plan: FlowPlan, bridges: Iterable[BridgeRow]) -> Callable[[int], Status]:
         """What to say of a queue, by its id: where it enforces its guarantee, and where it does not."""
         known = sorted(bridges, key=_name)
 
         @cache
-        def places(rate: int, way: tuple[frozenset[str] | None, ...]) -> tuple[str, str]:
-            """The ports that can, and those that cannot, as text. `way`: the ports that count, of each bridge."""
-            reasons = {
-                name: self._cannot(port, bridge, rate) or self._queues.trouble.get(name)
+        def places(rate: int, way: tuple[frozenset[str] | None, ...]) -> tuple[tuple[str, ...], tuple[Reason, ...]]:
+            """The ports that can, and why the others cannot. `way`: the ports that count, of each bridge."""
+            details = {
+                (bridge.name, name): self._cannot(port, bridge, rate) or self._queues.trouble.get(name)
                 for bridge, ports in zip(known, way, strict=True)
                 for name, port in sorted(bridge.ports.items())
                 if (name != bridge.name if ports is None else name in ports and not _is_patch(port))
             }
-            good = [name for name, reason in reasons.items() if reason is None]
-            bad = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-            more = f" (and {len(bad) - 1} more)" if bad[1:] else ""
-            return _few(good), f"{bad[0]}{more}" if bad else ""
+            good = tuple(name for (_, name), detail in details.items() if detail is None)
+            bad = (Reason(Cause.UNENFORCED, *place, detail) for place, detail in details.items() if detail is not None)
+            return good, tuple(bad)
 
-        def status(queue: int) -> str:
+        def status(queue: int) -> Status:
             way = tuple(self._stands(bridge.name, queue) for bridge in known)
             good, bad = places(plan.guarantees[queue].rate, way)
-            if bad and good and None not in way:
-                return f"degraded: by queue {queue} on {good}, but not on its way by {bad}"
             if not good:
-                return f"degraded: unenforced, {bad or self.unenforced(known)}"
+                return degraded(*(bad or (self.unenforced(known) or NOT_HERE,)))
+            if bad and None not in way:
+                return Status(Condition.DEGRADED, Means.QUEUE, queue, good, bad)
             trouble = self._queues.kernel_trouble(queue) or self._queues.kernel_trouble(DEFAULT_QUEUE)
             if trouble is not None:
-                return f"degraded: {trouble}"
-            return f"installed by queue {queue} on {good}" + (f", not on {bad}" if bad else "")
+                return degraded(trouble)
+            return Status(Condition.INSTALLED, Means.QUEUE, queue, good, bad)
 
         return status
 
@@ -174,11 +174,6 @@ def _is_patch(port: PortRow) -> bool:
 
 def _queue(entry: Guarantee, port: str) -> Queue:
     return Queue(entry.slot, entry.rate, None, (port,), entry.request)
-
-
-def _few(names: Sequence[str]) -> str:
-    """Some names, however many there are."""
-    return ",".join(names) if len(names) <= SHOWN else f"{','.join(names[:SHOWN])} and {len(names) - SHOWN} more"
 
 
 def _name(bridge: BridgeRow) -> str:

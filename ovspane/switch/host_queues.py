@@ -28,6 +28,7 @@ from ovspane.ovsdb.queue_plan import DEFAULT_QUEUE, PortQos
 from ovspane.ovsdb.switch_db import OvsdbError, PortRow, SwitchDb
 from ovspane.ovsdb_queues import QueueSync, SyncResult
 from ovspane.placement.flow_rules import Queue
+from ovspane.policy.state.status import Cause, Reason
 from ovspane.switch.queue_ledger import Changes, Named, QueueLedger, Queues
 
 log = logging.getLogger(__name__)
@@ -116,11 +117,11 @@ class HostQueues:
 
     # --- what the kernel has
 
-    def kernel_trouble(self, number: int) -> str | None:
-        """In what the kernel's queue is otherwise than it was told, on the first port where it is; None if nowhere."""
+    def kernel_trouble(self, number: int) -> Reason | None:
+        """How the kernel's queue differs from the row, on the first port where it does; None if nowhere."""
         for port, found in sorted(self._tc.trouble.items()):
             if number in found:
-                return f"port {port} {found[number]}"
+                return Reason(Cause.KERNEL, port=port, detail=found[number])
         return None
 
     def _rows(self, port: str) -> Mapping[int, tuple[int, int]] | None:

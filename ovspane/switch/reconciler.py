@@ -32,6 +32,7 @@ from ovspane.placement.pipeline import FlowPlan
 from ovspane.placement.routing import Routes, Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Rules, Stage, TableDelta
+from ovspane.policy.state.status import INSTALLED, PENDING, Cause, Condition, Means, Reason, Status, degraded
 from ovspane.switch.bridge import BridgeTarget, ManagedBridge, gathered
 from ovspane.switch.desired import LONG, DesiredState
 from ovspane.switch.enforcement import BridgeScope, Enforcement
@@ -51,8 +52,6 @@ READ_BACK = 30.0
 METER_LOOK = 0.5
 #: how long `clean` waits for its locks (seconds)
 LOCK_SECONDS = 5.0
-#: ports that a status names
-SHOWN = 5
 #: requests whose status is told before the loop gets a turn
 SLICE = 500
 
@@ -61,13 +60,13 @@ _EXPECTED = (SessionError, TimeoutError, OvsdbError, OSError)
 
 
 class Reconciler:
-    """Keeps the switches as the plan says. `on_status(request id, text)` hears what became of each request."""
+    """Keeps the switches as the plan says. `on_status(request id, status)` hears what became of each request."""
 
     def __init__(
         self,
         switch: SwitchDb,
         scope: BridgeScope,
-        on_status: Callable[[int, str], None],
+        on_status: Callable[[int, Status], None],
         on_hidden: Callable[[int], None] = lambda request: None,
     ) -> None:
         """`on_hidden(request id)`: `hider` may say something else of it now."""
@@ -99,8 +98,8 @@ class Reconciler:
         self._away: dict[str, str] = {}
         self._healing: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, tuple[float, float]] = {}
-        self._general: str | None = None
-        self._troubled: dict[int, str] = {}
+        self._general: Reason | None = None
+        self._troubled: dict[int, Reason] = {}
         self._unheld: dict[int, str] = {}
         switch.listen(self._on_event)
 
@@ -115,7 +114,7 @@ class Reconciler:
         """The requests below which one lies that has no flow of its own; see policy.compiler.hiding."""
         return self._desired.hider(request)
 
-    def unenforced(self, rate: int = 0) -> str | None:
+    def unenforced(self, rate: int = 0) -> Reason | None:
         """Why no port of any managed bridge can enforce a guarantee of `rate` (bit/s); None if one can."""
         return self._enforcement.unenforced(self._managed().values(), rate)
 
@@ -123,7 +122,7 @@ class Reconciler:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
         self._desired.change(delta, stages)
         for rule in delta.added[:SLICE]:  # of a long one `_take_in` tells
-            self._on_status(rule.request, "pending")
+            self._on_status(rule.request, PENDING)
         self._poke()
 
     def reset(self, table: Rules, stages: int, routes: Mapping[int, Routes] | None = None) -> None:
@@ -157,7 +156,7 @@ class Reconciler:
         for twin in self._twins.values():
             twin.touch(*taken.on(twin.name))
         async for request in _in_turns(taken.requests):
-            self._on_status(request, "pending")
+            self._on_status(request, PENDING)
         async for request in _in_turns(taken.hidden):
             self._on_hidden(request)
         self._waiting |= taken.requests
@@ -227,7 +226,7 @@ class Reconciler:
             log.warning("bridge %s: OpenFlow connection lost (%s); repairing when it is back", name, reason)
             self._away[name] = reason
         for request in self._all_requests():
-            self._on_status(request, f"degraded: bridge {name} is away")
+            self._on_status(request, degraded(Reason(Cause.AWAY, name)))
         self._waiting |= self._all_requests()
         self._poke()
 
@@ -379,7 +378,7 @@ class Reconciler:
                 hurt = self._all_requests()
             if not twin.fought:
                 for request in hurt:
-                    self._on_status(request, "pending")
+                    self._on_status(request, PENDING)
             self._waiting |= hurt
 
     def _may_name(self, queue: int, request: int) -> bool:
@@ -460,7 +459,7 @@ class Reconciler:
 
     async def _report(self, requests: set[int], late: set[int], bridges: Mapping[str, BridgeRow]) -> None:
         """Tell what became of `requests`, and of all whose troubles changed; those that are `late` are not done yet."""
-        troubled: dict[int, str] = {}
+        troubled: dict[int, Reason] = {}
         for twin in self._twins.values():
             troubled |= twin.troubled()
         requests = requests | {number for number, _ in troubled.items() ^ self._troubled.items()} - {0}
@@ -470,35 +469,36 @@ class Reconciler:
             self._general = general
             requests = requests | self._all_requests()
             if general is not None and not self._away:  # that has been said
-                log.warning("%s", general)
-        queues: Callable[[int], str] | None = None
+                log.warning("%s", general.text())
+        queues: Callable[[int], Status] | None = None
         async for request in _in_turns(requests - late):
             if general is not None:
-                status = f"degraded: {general}"
+                status = degraded(general)
             elif request in troubled:
-                status = f"degraded: {troubled[request]}"
+                status = degraded(troubled[request])
             elif request in self._unheld:
-                status = f"degraded: {self._unheld[request]}"
+                status = degraded(Reason(Cause.NETWORK, detail=self._unheld[request]))
             else:
                 stage, number = self.plan.enforcers.get(request, (Stage.ACCESS, 0))
                 if stage is Stage.QUEUE:
                     queues = queues or self._enforcement.statuses(self.plan, bridges.values())
                     status = queues(number)
                 else:
-                    status = f"installed by meter {number}" if stage is Stage.LIMIT else "installed"
+                    limited = stage is Stage.LIMIT
+                    status = Status(Condition.INSTALLED, Means.METER, number) if limited else INSTALLED
             self._on_status(request, status)
 
-    def _general_trouble(self, bridges: Mapping[str, BridgeRow], trouble: str | None) -> str | None:
+    def _general_trouble(self, bridges: Mapping[str, BridgeRow], trouble: Reason | None) -> Reason | None:
         """Why no request at all is as it should be; `trouble`: what bridges say of that."""
         if (driven := self._driven_by_others()) is not None:
             return driven
-        away = next((f"bridge {name} is away" for name in sorted(bridges) if name in self._away), None)
-        return away or (trouble if bridges else "there is no bridge")
+        away = next((Reason(Cause.AWAY, name) for name in sorted(bridges) if name in self._away), None)
+        return away or (trouble if bridges else Reason(Cause.NO_BRIDGE))
 
-    def _driven_by_others(self) -> str | None:
+    def _driven_by_others(self) -> Reason | None:
         """A bridge that another daemon drives."""
         taken = [name for name in sorted(self._managed()) if self._locks.state(name) is False]
-        return f"bridge {taken[0]} is driven by another ovspane daemon" if taken else None
+        return Reason(Cause.DRIVEN, taken[0]) if taken else None
 
     def close(self) -> None:
         """End the sessions; flows, meters and queues stay where they are."""
@@ -525,7 +525,7 @@ class Reconciler:
                 await self._wake.wait()
                 self._wake.clear()
         if (driven := self._driven_by_others()) is not None:
-            raise SessionError(f"{driven}; stop it first")
+            raise SessionError(f"{driven.text()}; stop it first")
         await first()
         self._follow(bridges)
         flows = 0

@@ -18,6 +18,7 @@ from ovspane.openflow import flow_monitor as ofwatch
 from ovspane.openflow.flow_monitor import FlowUpdate
 from ovspane.placement.flow_rules import COOKIE_MASK, DISCOVERY_TAG, FlowRule
 from ovspane.placement.pipeline import FlowKey
+from ovspane.policy.state.status import Cause, Reason
 from ovspane.switch.ownership import Ownership, tagged
 
 log = logging.getLogger(__name__)
@@ -161,12 +162,12 @@ class TamperWatch:
         self._said_fight = self.contest.fighting
         return allowed
 
-    def stranger(self, reachable: Iterable[int]) -> str | None:
+    def stranger(self, reachable: Iterable[int]) -> Reason | None:
         """Why verdicts may be others than planned although all our flows are there; `reachable`: the tables packets
         come to."""
         tables = set(reachable) if self.foreign else set()
         rule = next((rule for rule in self.foreign.values() if rule.table in tables), None)
-        return f"bridge {self._name}: {self._describe(rule)}" if rule is not None else None
+        return Reason(Cause.FOREIGN_FLOW, self._name, detail=self._describe(rule)) if rule is not None else None
 
     def _note(self, rule: FlowRule) -> None:
         """A flow of others; the first few are logged."""

@@ -16,6 +16,7 @@ from ovspane.packets.match import Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
 from ovspane.placement.pipeline import Pipeline
 from ovspane.policy.model.table import Effect, Rule, Stage, TableDelta
+from ovspane.policy.state.status import Status
 from ovspane.switch.enforcement import BridgeScope
 from ovspane.switch.ownership import Ownership
 from ovspane.switch.reconciler import Reconciler
@@ -37,9 +38,9 @@ class Running:
         scope = BridgeScope(ovs.rundir, pipeline=pipeline, speeds=SPEEDS, best_effort=True)
         self.reconciler = Reconciler(self.switch, scope, self._on_status)
 
-    def _on_status(self, request: int, text: str) -> None:
-        self.status[request] = text
-        self.said.setdefault(request, []).append(text)
+    def _on_status(self, request: int, status: Status) -> None:
+        self.status[request] = status.text()
+        self.said.setdefault(request, []).append(status.text())
 
     def change(self, added: tuple[Rule, ...] = (), removed: tuple[Rule, ...] = (), stages: int = 1) -> None:
         self.reconciler.change(TableDelta(added, removed), stages)

@@ -31,6 +31,7 @@ from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Match, Packet
 from ovspane.placement.routing import ANYWHERE, NOBODY, Egress, Routing, Spared, paths_of
 from ovspane.policy.compiler.expand import located_matches
 from ovspane.policy.model.tree import ActiveRequest
+from ovspane.policy.state.status import Condition
 
 #: what comes in from other bridges is tried at so many ports of a bridge
 LINKS = 4
@@ -129,7 +130,9 @@ class RulePlaces:
     def needs(self, slot: int, bridge: str) -> frozenset[str]:
         """Of these, the ports that can have it for sure: the daemon says it is installed, and nothing queues in a
         patch port."""
-        installed = {number for number, status in self.picture.statuses.items() if status.startswith("installed")}
+        installed = {
+            number for number, status in self.picture.statuses.items() if status.condition is Condition.INSTALLED
+        }
         if not any(one.slot == slot and one.id in installed for one in self.picture.tree.requests.values()):
             return frozenset()
         found = (self._known(PortId(bridge, name), bridge) for name in self.ports(slot, bridge) or ())

@@ -37,6 +37,7 @@ from ovspane.lang.statements import Kind
 from ovspane.packets.flowgroup import SCTP, TCP, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match, Packet
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
+from ovspane.policy.state.status import ACTIVE, Cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +205,14 @@ class Proof:
 
     def _queue(self, pair: str, hop: BridgeVisit, region: Region, expected: ExpectedVerdict) -> None:
         wanted: set[int | None] = set(expected.queues) or {None}
-        told = {self._told(number) for number in expected.by if self._reserves(number, expected)}
-        if told == {"degraded"}:
+        troubles = {self._trouble(number) for number in expected.by if self._reserves(number, expected)}
+        if troubles and troubles.isdisjoint({None, Cause.UNENFORCED}):
             wanted |= self._without_degraded(region)
         place = f"leave {hop.bridge} by port {hop.out}"
         if hop.queue not in wanted:
             right = " or ".join(sorted("none" if queue is None else str(queue) for queue in wanted))
             self._say("queue", f"{pair} {place} in queue {hop.queue} instead of {right}", region, expected)
-        elif hop.queue is None or self.queues is None or not ("" in told or self.best_effort):
+        elif hop.queue is None or self.queues is None or not (None in troubles or self.best_effort):
             return
         elif hop.queue not in self.queues.get((hop.bridge, hop.out), ()):
             self._say("queue", f"{pair} {place} in queue {hop.queue}, which it does not have", region, expected)
@@ -225,16 +226,18 @@ class Proof:
         if (one := some(region)) is None:
             return {None}
         packet = packet_of(one)
-        held = [request for request in self.picture.matching(packet) if self._told(request.id) != "degraded"]
+        held = [
+            request
+            for request in self.picture.matching(packet)
+            if self._trouble(request.id) in (None, Cause.UNENFORCED)
+        ]
         return set(self.picture.judged(packet, held).queues) or {None}
 
-    def _told(self, number: int) -> str:
-        """What the daemon says of a reservation: unenforced, degraded, or "" for nothing of that kind."""
-        status = self.picture.statuses.get(number, "")
-        # enforcing.py: ports that cannot, or not all of them
-        if status.startswith(("degraded: unenforced", "degraded: by queue")):
-            return "unenforced"
-        return "degraded" if status.startswith("degraded") else ""
+    def _trouble(self, number: int) -> Cause | None:
+        """Why the daemon says that a reservation is degraded: UNENFORCED where ports cannot, or not all of them; None
+        where it is not."""
+        status = self.picture.statuses.get(number, ACTIVE)
+        return status.cause if status.degraded else None
 
     # --- the oracle, for a set of packets
 

@@ -16,6 +16,7 @@ from ovspane.packets.flowgroup import Flowgroup, overlap
 from ovspane.policy.admission import strictness as honour
 from ovspane.policy.state.shares import Request
 from ovspane.policy.state.state import State
+from ovspane.policy.state.status import ACTIVE, Condition
 
 #: the most active requests that one answer explains
 EXPLAINED = 1_000
@@ -77,8 +78,8 @@ def _explain(state: State, group: Flowgroup, active: list[Request], now: int, ef
                 "until": time_text(request.end),
             }
         )
-        status = state.status.get(request.id, "")
-        hidden = f" ({status}: no flow of its own)" if status.startswith("hidden") else ""
+        status = state.status.get(request.id, ACTIVE)
+        hidden = f" ({status.text()}: no flow of its own)" if status.condition is Condition.HIDDEN else ""
         missing = f" (no packets: {', '.join(unlocated)} not located)" if unlocated else ""
         rate = f" = {rate_text(request.rate)}" if request.rate else ""
         lines.append(

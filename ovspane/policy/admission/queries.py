@@ -14,6 +14,7 @@ from ovspane.policy.admission.explain import explain
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.state.shares import ADMINISTRATOR, Hint, Request, Share
 from ovspane.policy.state.state import State
+from ovspane.policy.state.status import ACTIVE, WAITING
 
 Item = dict[str, Value]
 
@@ -106,6 +107,7 @@ def _shares(state: State, speaker: str, group: Flowgroup | None, now: int) -> Re
 
 
 def request_item(state: State, request: Request | Hint, now: int) -> Item:
+    status = state.status.get(request.id, ACTIVE) if request.start <= now else WAITING
     item: Item = {
         "id": request.id,
         "kind": request.kind.value if isinstance(request, Request) else "hint",
@@ -115,7 +117,8 @@ def request_item(state: State, request: Request | Hint, now: int) -> Item:
         "from": time_text(request.start),
         "to": time_text(request.end),
         "active": request.start <= now,
-        "status": state.status.get(request.id, "active") if request.start <= now else "waiting",
+        "status": status.text(),
+        **status.fields(),
     }
     if isinstance(request, Hint):
         item["hint"] = ", ".join(hint_text(entry) for entry in request.items)

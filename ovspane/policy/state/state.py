@@ -20,6 +20,7 @@ from ovspane.policy.state.changes import Change, Counter, Drop, Put, Registry, V
 from ovspane.policy.state.request_index import RequestIndex
 from ovspane.policy.state.schedule import Chain, Schedule
 from ovspane.policy.state.shares import ROOT_SHARE, Bucket, Hint, Principal, Request, Share
+from ovspane.policy.state.status import Status
 
 __all__ = ["Change", "Counter", "Drop", "Put", "State", "Value"]
 
@@ -47,8 +48,8 @@ class State(Registry):
         self.next_id = 1
         #: the sum of all reservations' rates (bit/s)
         self.booked = 0
-        #: what the network makes of active requests (installed, pending, degraded: reason); not kept in the database
-        self.status: dict[int, str] = {}
+        #: what the network makes of active requests; not kept in the database
+        self.status: dict[int, Status] = {}
         self._slots = bitarray(SLOTS)
         self._slots.setall(False)
         self._slots[0] = True

@@ -12,6 +12,7 @@ from ovspane.policy.concurrency import merged
 from ovspane.policy.model.table import Stage
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.state.shares import Request
+from ovspane.policy.state.status import INSTALLED
 from tests.property.placement.test_link_capacity import reserve
 from tests.support.placing import MAC, M, mac
 from tests.support.steering import Steered, ring
@@ -160,9 +161,9 @@ def test_where_it_was_moved_to_is_written_down() -> None:
     made.settle()
     changes = made.runtime.strayed(9)
     assert [change.value.id for change in changes if isinstance(change.value, Request)] == [1]
-    made.runtime.state.status[1] = "installed"
+    made.runtime.state.status[1] = INSTALLED
     made.runtime.apply(changes)
-    assert made.runtime.strayed(9) == [] and made.room.steering() == {} and made.runtime.state.status[1] == "installed"
+    assert made.runtime.strayed(9) == [] and made.room.steering() == {} and made.runtime.state.status[1] == INSTALLED
     assert not made.runtime.settle(0).notices
     made.restore("s1", "s2")
     assert made.say(reserve(1, 2, "12Mb")).code is Code.OK

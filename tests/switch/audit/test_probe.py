@@ -42,7 +42,7 @@ def item(number: int, kind: str, group: str, share: str, **more: object) -> dict
         "flowgroup": group,
         "share": share,
         "active": True,
-        "status": "installed",
+        "state": "installed",
         **more,
     }
 
@@ -232,7 +232,7 @@ def test_the_oracle_reads_what_the_daemon_tells() -> None:
         item(2, "reserve", "(dstHost=10.0.0.2, dstPort=80)", "b", rate=5, slot=7),
         item(3, "reserve", "(dstHost=10.0.0.2, dstPort=81)", "a", rate=9, slot=8),
         item(4, "ratelimit", "(user=Alice)", "a", rate=4, slot=9),
-        item(5, "deny", "(*)", "a", status="pending") | {"active": False},
+        item(5, "deny", "(*)", "a", state="pending") | {"active": False},
         item(6, "hint", "(*)", "a"),
     )
     web = Packet(src=0x0A000001, dst=0x0A000002, proto=6, dport=80)

@@ -25,6 +25,7 @@ from ovspane.openflow import session as ofsession
 from ovspane.ovsdb.switch_db import SwitchDb
 from ovspane.packets.match import ANY
 from ovspane.placement.flow_rules import Meter
+from ovspane.policy.state.status import INSTALLED, Cause, Reason, Status, degraded
 from ovspane.switch import bridge as bridge_room
 from ovspane.switch.enforcement import BridgeScope
 from ovspane.switch.reconciler import Reconciler
@@ -273,7 +274,7 @@ def test_other_bridges_do_not_suffer(
 
     async def work(rundir: Path) -> None:
         (rundir / "br0.mgmt").symlink_to(switch.mgmt("br0"))
-        status: dict[int, str] = {}
+        status: dict[int, Status] = {}
         database = SwitchDb(f"unix:{switch.database}")
         reconciler = Reconciler(database, BridgeScope(rundir, speeds=SPEEDS), status.__setitem__)
         database.start()
@@ -285,13 +286,13 @@ def test_other_bridges_do_not_suffer(
                 for number in range(1, 11):
                     reconciler.change(of_deny(number), 1)
                     await until(lambda number=number: f"tp_dst={number} " in "".join(flows(switch)), 1.5)  # type: ignore[misc]
-                    await until(lambda number=number: status.get(number) == "degraded: bridge evil is away")  # type: ignore[misc]
+                    await until(lambda number=number: status.get(number) == degraded(Reason(Cause.AWAY, "evil")))  # type: ignore[misc]
                     await asyncio.sleep(0.1)
                 seconds = asyncio.get_running_loop().time() - start
                 assert len(connections) - before <= 10 + 6 * seconds
             (rundir / "evil.mgmt").unlink(missing_ok=True)
             (rundir / "evil.mgmt").symlink_to(switch.mgmt("evil"))
-            await until(lambda: set(status.values()) == {"installed"}, 10)
+            await until(lambda: set(status.values()) == {INSTALLED}, 10)
             assert flows(switch, "evil") == flows(switch, "br0")
         finally:
             task.cancel()

@@ -152,7 +152,7 @@ def test_too_many_stages_are_refused_whenever_they_would_be_needed(runtime: Runt
     later = NOW + 3_600_000
     runtime.settle(later)
     assert len(runtime.tree.requests) == len(runtime.state.requests) == len(replies) - len(refused)
-    assert not any(status.startswith("degraded") for status in runtime.state.status.values())
+    assert not any(status.degraded for status in runtime.state.status.values())
     # And when one goes, there is room again, for what is to come too.
     say(runtime, "DropShare s1.", later)
     assert all(reply.code is Code.OK for reply in contrary(runtime, 60, "from +2h"))

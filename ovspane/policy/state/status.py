@@ -1,0 +1,174 @@
+"""What became of a request: a value, and its text for people. Pure.
+
+Who brings requests to the switch makes it, and the runtime where one cannot be compiled; `State.status` keeps it by
+request; ListRequests and notices show it: `text` to people, `fields` to programs. Programs read values, never the words
+of a text (tests/unit/policy/test_status.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+#: ports that a text names; `fields` names all
+SHOWN: Final = 5
+
+
+class Condition(Enum):
+    """How a request stands."""
+
+    WAITING = "waiting"  # it starts later
+    ACTIVE = "active"  # in effect, and nothing is to be installed or nothing was heard of it yet
+    PENDING = "pending"  # on its way to the switch
+    INSTALLED = "installed"  # in effect on the switch
+    DEGRADED = "degraded"  # not in effect, or not as was promised: `reasons` says why
+    HIDDEN = "hidden"  # other requests decide all that it speaks of, so it has no flow (policy.compiler.hiding)
+
+
+class Means(Enum):
+    """What on the switch puts a request into effect."""
+
+    FLOWS = "flows"
+    METER = "meter"
+    QUEUE = "queue"
+
+
+class Cause(Enum):
+    """Why a request is not in effect, or not everywhere."""
+
+    UNENFORCED = "unenforced"  # no port, or not this one, can enforce the guarantee
+    KERNEL = "kernel"  # the kernel has another queue than it was told
+    REFUSED = "refused"  # the switch refused a flow or a meter
+    CONTESTED = "contested"  # somebody else keeps undoing what we do
+    FOREIGN_FLOW = "foreign-flow"  # somebody else's flow lies where only ours should, so verdicts may differ
+    AWAY = "away"  # a bridge cannot be reached
+    DRIVEN = "driven"  # another daemon drives a bridge
+    NO_BRIDGE = "no-bridge"
+    NETWORK = "network"  # links cannot hold it: no path, or no room on one
+    NOT_COMPILED = "not-compiled"  # it cannot be compiled beside the others (a user moved to too many addresses)
+
+
+_TEXTS: Final[Mapping[Cause, str]] = {
+    Cause.KERNEL: "port {port} {detail}",
+    Cause.REFUSED: "bridge {bridge} refused its flow: {detail}",
+    Cause.CONTESTED: "bridge {bridge}: somebody else keeps changing ovspane's flows or meters",
+    Cause.FOREIGN_FLOW: "bridge {bridge}: {detail}",
+    Cause.AWAY: "bridge {bridge} is away",
+    Cause.DRIVEN: "bridge {bridge} is driven by another ovspane daemon",
+    Cause.NO_BRIDGE: "there is no bridge",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why, where, and what there is to say of it besides: what the switch answered, say."""
+
+    cause: Cause
+    bridge: str = ""
+    port: str = ""
+    detail: str = ""
+
+    def text(self) -> str:
+        """For people."""
+        if self.cause in _TEXTS:
+            return _TEXTS[self.cause].format(bridge=self.bridge, port=self.port, detail=self.detail)
+        return f"{self.port}: {self.detail}" if self.port else self.detail
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`means` and `number` (the id of the meter or the queue): what puts it into effect. `ports`: those on which a
+    guarantee is enforced. `reasons`: why it is degraded; of an installed guarantee, the ports that do not enforce it,
+    and why. `hiders`: the requests that decide in place of a hidden one."""
+
+    condition: Condition
+    means: Means | None = None
+    number: int = 0
+    ports: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+    hiders: tuple[int, ...] = ()
+
+    @property
+    def degraded(self) -> bool:
+        """True iff it is not in effect as was promised."""
+        return self.condition is Condition.DEGRADED
+
+    @property
+    def cause(self) -> Cause | None:
+        """Of the first reason; None: there is none."""
+        return self.reasons[0].cause if self.reasons else None
+
+    def text(self) -> str:
+        """For people; ovspane(7), ListRequests."""
+        by = f"by {self.means.value} {self.number}" if self.means in (Means.METER, Means.QUEUE) else ""
+        ports = f" on {_few(self.ports)}" if self.ports else ""
+        why = self._why()
+        match self.condition:
+            case Condition.INSTALLED:
+                return " ".join(filter(None, ("installed", by))) + ports + (f", not on {why}" if why else "")
+            case Condition.DEGRADED if self.ports:
+                return f"degraded: {by}{ports}, but not on its way by {why}"
+            case Condition.DEGRADED:
+                return f"degraded: {'unenforced, ' if self.cause is Cause.UNENFORCED else ''}{why}"
+            case Condition.HIDDEN:
+                return "hidden by" + (f" {','.join(map(str, self.hiders))}" if self.hiders else "")
+            case _:
+                return str(self.condition.value)
+
+    def _why(self) -> str:
+        more = f" (and {len(self.reasons) - 1} more)" if self.reasons[1:] else ""
+        return f"{self.reasons[0].text()}{more}" if self.reasons else ""
+
+    def fields(self) -> dict[str, str | int]:
+        """For programs: what an item of ListRequests says in JSON; ovspane(7) has the keys."""
+        found: dict[str, str | int] = {"state": self.condition.value}
+        if self.means is not None:
+            found["means"] = self.means.value
+        if self.number:
+            found["number"] = self.number
+        if self.ports:
+            found["ports"] = ",".join(self.ports)
+        if self.cause is not None:
+            found["reason"] = self.cause.value
+        if lacking := ",".join(reason.port for reason in self.reasons if reason.port):
+            found["not_on"] = lacking
+        if self.hiders:
+            found["hidden_by"] = ",".join(map(str, self.hiders))
+        return found
+
+
+WAITING: Final = Status(Condition.WAITING)
+ACTIVE: Final = Status(Condition.ACTIVE)
+PENDING: Final = Status(Condition.PENDING)
+INSTALLED: Final = Status(Condition.INSTALLED, Means.FLOWS)
+
+
+def degraded(*reasons: Reason) -> Status:
+    """Not in effect, and why."""
+    return Status(Condition.DEGRADED, reasons=reasons)
+
+
+def read_fields(item: Mapping[str, object]) -> Status:
+    """The status that an item of ListRequests tells in JSON, without the details that only its text has. Raises
+    KeyError or ValueError where it tells none."""
+    ports = _split(item.get("not_on"))
+    cause = Cause(item["reason"]) if "reason" in item else None
+    return Status(
+        Condition(item["state"]),
+        Means(item["means"]) if "means" in item else None,
+        int(str(item.get("number", 0))),
+        _split(item.get("ports")),
+        tuple(Reason(cause, port=port) for port in ports or ("",)) if cause is not None else (),
+        tuple(map(int, _split(item.get("hidden_by")))),
+    )
+
+
+def _split(listed: object) -> tuple[str, ...]:
+    return tuple(str(listed).split(",")) if listed else ()
+
+
+def _few(names: Sequence[str]) -> str:
+    """Some names, however many there are."""
+    return ",".join(names) if len(names) <= SHOWN else f"{','.join(names[:SHOWN])} and {len(names) - SHOWN} more"
