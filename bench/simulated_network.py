@@ -151,7 +151,7 @@ class Simulation:
         tree.fill(self.network)
         self.room = self._new_room()
         self.runtime = Runtime(self._shares(), room=self.room)
-        self.desired = DesiredState(Pipeline(), conjunction=True, spread=self._new_spread())
+        self.desired = DesiredState(Pipeline(), conjunction=True, placement=self._new_spread())
         self._runner = asyncio.Runner()
         self.desired.move(everything(self.network))
         self._run(self.desired.take_in)
@@ -258,7 +258,7 @@ class Simulation:
 
     def desired_anew(self) -> DesiredState:
         """The whole table placed again."""
-        desired = DesiredState(Pipeline(), conjunction=True, spread=self._new_spread())
+        desired = DesiredState(Pipeline(), conjunction=True, placement=self._new_spread())
         desired.move(everything(self.network))
         routes = {slot: some for slot, some in self._routes.items() if some}
         desired.reset(tuple(self.runtime.compiler.table.rules.values()), self.runtime.compiler.stages, routes)

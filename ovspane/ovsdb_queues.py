@@ -129,7 +129,7 @@ class QueueSync:
             if name in changes
         }
 
-    async def again(self, port: str, *, anew: bool = False, seconds: float = 10.0) -> None:
+    async def reapply(self, port: str, *, anew: bool = False, seconds: float = 10.0) -> None:
         """Makes ovs-vswitchd set our queues of a port once more, as it does at every change of its configuration: the
         kernel lost them. `anew`: also the qdisc is not what it was, so our rows go, and come back with the next `sync`.
 
@@ -189,7 +189,7 @@ class QueueSync:
             for port in bridge.ports.values()
         }
 
-    def standing(self, bridge: str, port: PortRow) -> PortQos:
+    def port_qos(self, bridge: str, port: PortRow) -> PortQos:
         """What one port has, but for its queues: that costs the same however many there are."""
         return self._port_qos(bridge, port, ())
 

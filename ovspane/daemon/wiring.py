@@ -53,9 +53,11 @@ from ovspane.store import OvsdbStore, PrivateServer
 from ovspane.store.cluster import ClusterStore, client_context, own_name
 from ovspane.store.keeper import StoreKeeper
 from ovspane.store.shared_keeper import SharedKeeper
-from ovspane.switch.enforcement import BridgeScope
+from ovspane.switch.cleaning import clean as clean_bridges
+from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.flood_control import FloodControl
 from ovspane.switch.reconciler import Reconciler
+from ovspane.switch.scope import BridgeScope
 
 log = logging.getLogger(__name__)
 
@@ -81,38 +83,43 @@ def clock() -> int:
     return time.time_ns() // 1_000_000
 
 
+def pipeline_of(settings: Settings) -> Pipeline:
+    """Which tables and meters are ours."""
+    return Pipeline(settings.first_table, settings.meter_base)
+
+
 def scope_of(settings: Settings) -> BridgeScope:
     """What of the switches the settings give us."""
     return BridgeScope(
         settings.rundir,
-        frozenset(settings.bridges),
-        Pipeline(settings.first_table, settings.meter_base),
-        settings.ports,
-        settings.enforcement == "best-effort",
-        frozenset(settings.adopt),
-        settings.police,
-        settings.conjunction,
-        settings.hiding,
-        settings.network.placement == "paths",
-        settings.network.paths if settings.network.flood_tree else 0,
+        names=frozenset(settings.bridges),
+        pipeline=pipeline_of(settings),
+        speeds=settings.ports,
+        best_effort=settings.enforcement == "best-effort",
+        adopt=frozenset(settings.adopt),
+        police=settings.police,
+        conjunction=settings.conjunction,
+        hiding=settings.hiding,
+        paths=settings.network.placement == "paths",
+        routes=settings.network.paths if settings.network.flood_tree else 0,
     )
 
 
-def look_of(settings: Settings) -> DiscoverySettings:
+def discovery_of(settings: Settings) -> DiscoverySettings:
     """How the network is learned."""
     topology = settings.topology
     return DiscoverySettings(
         settings.rundir,
-        Pipeline(settings.first_table, settings.meter_base),
-        frozenset(settings.bridges),
-        topology.lldp,
-        topology.snoop,
-        topology.interval,
-        topology.secret.encode(),
-        topology.name or socket.gethostname().replace("/", "_")[:200],
-        settings.ports,
-        settings.hosts,
-        settings.links,
+        pipeline=pipeline_of(settings),
+        bridges=frozenset(settings.bridges),
+        lldp=topology.lldp,
+        snoop=topology.snoop,
+        interval=topology.interval,
+        key=topology.secret.encode(),
+        host=topology.name or socket.gethostname().replace("/", "_")[:200],
+        speeds=settings.ports,
+        hosts=settings.hosts,
+        links=settings.links,
     )
 
 
@@ -136,11 +143,15 @@ class Daemon:
         self._room: LinkCapacity | None = None
         self._looked = False
         self._room_due = asyncio.Event()
-        self._look = look_of(settings)
+        self._look = discovery_of(settings)
         self._discovery = Discovery(self._switch, self._network, self._look)
         self._shared_topology: SharedTopology | None = None
         self._flooding = FloodControl(
-            self._switch, self._network, scope_of(settings), self._reconciler.drives, keep=settings.network.flood_tree
+            self._switch,
+            self._network,
+            scope_of(settings),
+            self._reconciler.fleet.drives,
+            keep=settings.network.flood_tree,
         )
 
     def end(self) -> None:
@@ -193,7 +204,7 @@ class Daemon:
         await store.until_synced(CLUSTER_SECONDS)
         if not settings.topology.secret:
             self._discovery.sign_with(await probe_secret(store))
-        now, programs = self._discovery.now, self._reconciler.programs
+        now, programs = self._discovery.now, self._reconciler.fleet.programs
         self._shared_topology = SharedTopology(store, self._network, self._look.host, programs, now)
         return service
 
@@ -425,17 +436,17 @@ async def clean(settings: Settings) -> tuple[int, int]:
 
     Raises OvsdbError, SessionError.
     """
-    switch = SwitchDb(settings.ovsdb)
-    reconciler = Reconciler(switch, scope_of(settings), lambda number, status: None)
+    switch, scope = SwitchDb(settings.ovsdb), scope_of(settings)
+
+    async def let_ports_flood(fleet: BridgeFleet) -> None:
+        await FloodControl(switch, Network(), scope, fleet.drives, keep=False).clean()
+
     switch.start()
     try:
         if not await switch.wait_until(lambda: switch.connected, 5.0):
             raise ConnectionError(f"no connection to {settings.ovsdb}")
-        bridges = [name for name in switch.bridges() if not settings.bridges or name in settings.bridges]
-        for name in bridges:
-            await clean_ear(settings.rundir / f"{name}.mgmt", Pipeline(settings.first_table, settings.meter_base))
-        flooding = FloodControl(switch, Network(), scope_of(settings), reconciler.drives, keep=False)
-        return await reconciler.clean(flooding.clean)
+        for name in filter(scope.manages, switch.bridges()):
+            await clean_ear(scope.rundir / f"{name}.mgmt", scope.pipeline)
+        return await clean_bridges(switch, scope, let_ports_flood)
     finally:
-        reconciler.close()
         await switch.close()

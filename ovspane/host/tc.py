@@ -19,9 +19,8 @@ from ovspane.lang.units import rate_text
 
 log = logging.getLogger(__name__)
 
-#: seconds between a change and the look at it, so that many changes are one look; and before a look that could not be
-#: had is
-#: tried again
+#: seconds between a change and the look at it, so that many changes are one look; and before one that failed is tried
+#: again
 GATHER, AGAIN = 0.05, 0.25
 #: how long it rests, in times the last reading took
 REST = 10
@@ -80,28 +79,28 @@ def differences(rows: Mapping[int, tuple[int, int]], kernel: Mapping[int, tuple[
 
 class TcWatch:
     """Compares ports with what the kernel has. `rows(port)`: our queues there, queue id -> (rate, ceil), None while
-    that is about to change; `on_look(port, queue ids)`: a look at the port found or ended trouble; of these queues
-    `trouble` is another now."""
+    that is about to change; `on_compared(port, queue ids)`: a look at the port found or ended trouble; of these queues
+    `trouble` changed."""
 
     def __init__(
         self,
         rows: Callable[[str], Mapping[int, tuple[int, int]] | None],
-        on_look: Callable[[str, frozenset[int]], None],
+        on_compared: Callable[[str, frozenset[int]], None],
     ) -> None:
         self._rows = rows
-        self._on_look = on_look
+        self._on_compared = on_compared
         self._due: dict[str, None] = {}
         self._wake = asyncio.Event()
-        #: port -> queue id -> what the kernel has otherwise than our rows say
+        #: port -> queue id -> how the kernel's queue differs from our row
         self.trouble: dict[str, dict[int, str]] = {}
 
-    def look(self, ports: Iterable[str]) -> None:
-        """Have a look at these ports soon."""
+    def check_soon(self, ports: Iterable[str]) -> None:
+        """Compare these ports soon."""
         self._due.update(dict.fromkeys(ports))
         if self._due:
             self._wake.set()
 
-    def forget(self, ports: Iterable[str]) -> None:
+    def drop(self, ports: Iterable[str]) -> None:
         """These have no queues of ours any more."""
         for port in ports:
             self._due.pop(port, None)
@@ -109,7 +108,7 @@ class TcWatch:
                 self._found(port, {})
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Compare until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
@@ -119,7 +118,7 @@ class TcWatch:
             start = loop.time()
             again = [port for port in due if not await self._check(port)]
             await asyncio.sleep(REST * (loop.time() - start) + (AGAIN if again else 0.0))
-            self.look(again)
+            self.check_soon(again)
 
     async def _check(self, port: str) -> bool:
         """False: try again, the rows were changing meanwhile."""
@@ -146,4 +145,4 @@ class TcWatch:
             log.warning("port %s: the kernel has other queues than it was told: %s", port, "; ".join(found.values()))
         if found or old:
             changed = (number for number in old.keys() | found.keys() if old.get(number) != found.get(number))
-            self._on_look(port, frozenset(changed))
+            self._on_compared(port, frozenset(changed))

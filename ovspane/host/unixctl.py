@@ -38,10 +38,11 @@ class ControlSocket:
             return rundir / "ovs-vswitchd.ctl"  # as with --unixctl
 
     def close(self) -> None:
+        """End the connection."""
         self._socket.close()
 
     def call(self, command: str, *arguments: str) -> str:
-        """The command's output."""
+        """The command's output. Raises ControlUnavailable, also where ovs-vswitchd refuses it."""
         try:
             self._socket.sendall(json.dumps({"id": 0, "method": command, "params": arguments}).encode())
             text = b""

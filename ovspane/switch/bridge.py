@@ -1,13 +1,14 @@
 """One bridge of ours: its OpenFlow session, what we know to be installed on it, and how to bring it to the plan.
 
-Make before break on one bridge: `make` sets meters and pushes flows (adds and deletes in one atomic bundle); `tidy`
-then deletes meters that no flow names any more. Queues live in OVSDB and are reconcile's. Invariant: `_installed` is
-None (unknown: read it back) or equals the flows of ours on the bridge, but for news not yet taken in.
+Make before break on one bridge: `install` sets meters and pushes flows (adds and deletes in one atomic bundle);
+`delete_stale_meters` then deletes meters that no flow names any more. Queues live in OVSDB (host_queues).
+
+What is wanted and what is there is kept by trackers (delta_tracker): it is known, or everything is read back at the
+next `install`. News of the monitor wait in the watch (tampering) until they are taken in.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,29 +19,27 @@ from ovspane.flowpush import (
     BridgeSession,
     FlowDifference,
     FlowKey,
-    MeterError,
     PushError,
     RequestRefused,
     SessionError,
     SyncCounts,
     difference,
 )
-from ovspane.openflow.messages import SwitchError, as_programmed, parse_meter_config
+from ovspane.loop import LogOnce, off_loop
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.pipeline import FlowPlan, Pipeline
 from ovspane.policy.state.status import Cause, Reason
+from ovspane.switch.delta_tracker import DeltaTracker
 from ovspane.switch.desired import LONG
 from ovspane.switch.installed import InstalledFlows
-from ovspane.switch.ownership import ENTRY, NOT_PASSED, Ownership, of_our_form, tagged
+from ovspane.switch.meters import BridgeMeters
+from ovspane.switch.ownership import ENTRY, NOT_PASSED, Ownership, tagged
 from ovspane.switch.tampering import TamperWatch
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
-ABSENT = Meter(0, 0, 0)  # None is a meter that we cannot have made
-#: refusals remembered as logged
-TOLD = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,57 +67,62 @@ class ManagedBridge:
         self._on_lost = on_lost
         self._session: BridgeSession | None = None
         self._plan = FlowPlan(pipeline)
-        self._ours = Ownership(pipeline)
-        self._watch = TamperWatch(name, self._ours, on_news)
-        self._installed: InstalledFlows | None = None
-        self._meters: dict[int, Meter | None] = {}
-        self._raw_meters = b""
-        self._our_meters: set[int] = set()
-        self._hurt_meters = False
-        self._dirty: set[FlowKey] = set()
-        self._dirty_meters: set[int] = set()
-        #: flows and meters that cannot be had, and why; tried again when they change and whenever all is read back
-        self.refused: dict[FlowKey, tuple[FlowRule, str]] = {}
-        self.refused_meters: dict[int, tuple[Meter, str]] = {}
-        #: the last `make` read everything back and found the bridge otherwise than we had left it
+        self._ownership = Ownership(pipeline)
+        self._watch = TamperWatch(name, self._ownership, on_news)
+        self._flows: DeltaTracker[FlowKey, FlowRule] = DeltaTracker(self._plan.flows)
+        self._meters = BridgeMeters(name, self._ownership, log)
+        #: the last `install` read everything back and found the bridge in another state than we had left it in
         self.read_back = False
-        self._told: set[str] = set()
-        self._known = False
+        self._log = LogOnce(log)
+        self._seen = False  # all was brought to the plan on this session
 
     @property
     def connected(self) -> bool:
+        """True iff there is a session."""
         return self._session is not None and not self._session.closed.done()
+
+    @property
+    def _installed(self) -> InstalledFlows | None:
+        """The flows of ours on the bridge, but for news not yet taken in; None: not known."""
+        flows = self._flows.actual
+        assert flows is None or isinstance(flows, InstalledFlows)
+        return flows
 
     def touch(self, keys: Iterable[FlowKey], meters: Iterable[int] = ()) -> None:
         """Note flows and meters that may differ from the plan now."""
-        self._dirty.update(keys)
-        self._dirty_meters.update(meters)
+        self._flows.touch(keys)
+        self._meters.touch(meters)
 
     def forget(self) -> None:
-        """Read everything back at the next `make`."""
+        """Read everything back at the next `install`."""
         if self._installed is not None:
             self._watch.begin(self._installed)
-            self._installed = None
+            self._forget()
+
+    def _forget(self) -> None:
+        self._flows.forget()
+        self._meters.forget()
 
     def close(self) -> None:
+        """End the session; what is installed stays."""
         if self._session is not None:
             session, self._session = self._session, None
             session.close()
-        self._installed = None
+        self._forget()
 
     async def connect(self) -> None:
         """Open the session if there is none. Raises SessionError (VersionError: no OpenFlow 1.4 on this bridge)."""
         if self.connected:
             return
-        self._installed = None
-        self._known = False
-        self._our_meters = set()
+        self._flows.forget()
+        self._meters.reset()
+        self._seen = False
         self._watch.reset()
         session = BridgeSession(self._path, timeout=CONNECT_SECONDS, on_closed=self._closed)
         await session.connect()
         self._session = session
         try:
-            await session.watch(self._ours.spots(), self._watch.hear)
+            await session.watch(self._ownership.spots(), self._watch.hear)
         except RequestRefused as refusal:
             log.warning(
                 "bridge %s has no flow monitor (%s): changes by others show only at a read-back", self.name, refusal
@@ -127,21 +131,21 @@ class ManagedBridge:
     def _closed(self, reason: Exception | None) -> None:
         if self._session is not None and self._session.closed.done():
             self._session = None
-            self._installed = None
+            self._forget()
             self._on_lost(f"{reason or 'closed'}")
 
     # --- what others did
 
-    def news(self, now: float) -> set[int]:
-        """Take in what others did. If it may be undone now (seconds), `take` will have it. Gives the requests
-        concerned."""
-        watch = self._watch
-        if self._installed is not None:
-            freed = watch.absorb(self._installed)
+    def absorb_news(self, now: float) -> set[int]:
+        """Take in what others did. If it may be undone now (seconds), `next_target` will have it. Gives the requests
+        concerned (0: all)."""
+        watch, installed = self._watch, self._installed
+        if installed is not None:
+            freed = watch.absorb(installed)
             for key in freed:
-                self.refused.pop(key, None)
-            self._dirty |= freed
-        if not watch.hurt or self._installed is None:
+                self._flows.refused.pop(key, None)
+            self._flows.touch(freed)
+        if not watch.hurt or installed is None:
             return set()
         requests = self._requests(watch.damage)
         if watch.repair(now):
@@ -149,8 +153,8 @@ class ManagedBridge:
                 "bridge %s: somebody else changed ovspane's flows (%d of them); repairing", self.name, len(watch.damage)
             )
             for key in watch.damage:
-                self.refused.pop(key, None)
-            self._dirty |= watch.damage
+                self._flows.refused.pop(key, None)
+            self._flows.touch(watch.damage)
             named = any(
                 rule.instructions.meter for key in watch.damage if (rule := self._plan.flows.get(key)) is not None
             )
@@ -163,50 +167,39 @@ class ManagedBridge:
         """Whose flows the plan has there (0: the pipeline's)."""
         return {rule.cookie & ~COOKIE_MASK for key in keys if (rule := self._plan.flows.get(key)) is not None}
 
-    def due(self, now: float) -> float | None:
+    def repair_due(self, now: float) -> float | None:
         """Seconds until damage that waits may be undone; None: there is none."""
-        return self._watch.contest.due(now) if self._watch.hurt or self._hurt_meters else None
+        return self._watch.contest.due(now) if self._watch.hurt or self._meters.damaged else None
 
-    async def look_at_meters(self, now: float) -> bool:
-        """Meters have no monitor: read them. True: one of ours is not as we left it, and `make` will mend it. Raises
-        SessionError.
+    async def check_meters(self, now: float) -> bool:
+        """Meters have no monitor: read them. True: one of ours is not as we left it, and `install` will mend it.
+        Raises SessionError.
         """
-        if self._session is None or self._installed is None or not (self._our_meters or self.refused_meters):
+        if self._session is None or self._installed is None or not self._meters.any:
             return False
-        raw = await self._session.raw_meters()
-        if raw == self._raw_meters or self._installed is None:
+        changed = await self._meters.changed(self._session)
+        if not changed or not self._watch.repair(now):
             return False
-        there = parse_meter_config(raw)
-        concerned = self._our_meters | self.refused_meters.keys()
-        changed = {n for n in concerned if there.get(n, ABSENT) != self._meters.get(n, ABSENT)}
-        self._hurt_meters = bool(changed)
-        if not changed:
-            self._meters, self._raw_meters = there, raw
-        elif self._watch.repair(now):
-            log.warning(
-                "bridge %s: somebody else changed ovspane's meters (%d of them); repairing", self.name, len(changed)
-            )
-            self._hurt_meters = False
-            self.forget()
-            return True
-        return False
+        log.warning(
+            "bridge %s: somebody else changed ovspane's meters (%d of them); repairing", self.name, len(changed)
+        )
+        self._meters.damaged = False
+        self.forget()
+        return True
 
     # --- to the plan
 
-    def due_flows(self, plan: FlowPlan) -> int:
-        """How many flows `take` will look at."""
-        return len(plan.flows) if self._installed is None else len(self._dirty)
+    def flows_due(self, plan: FlowPlan) -> int:
+        """How many flows `next_target` will look at."""
+        return len(plan.flows) if self._flows.suspects is None else len(self._flows.suspects)
 
-    def take(self, plan: FlowPlan, ready: Callable[[int], bool]) -> BridgeTarget:
+    def next_target(self, plan: FlowPlan, ready: Callable[[int], bool]) -> BridgeTarget:
         """What is to be done now. `ready` says whether a queue id may be named by flows yet; flows that have to wait
         for theirs are noted for the next time."""
         self._plan = plan
-        dirty, self._dirty = self._dirty, set()
-        dirty_meters, self._dirty_meters = self._dirty_meters, set()
-        whole = self._installed is None
-        flows: dict[FlowKey, FlowRule | None] = (
-            dict(plan.flows) if whole else {key: plan.flows.get(key) for key in dirty}
-        )
+        self._flows.wanted = plan.flows
+        whole = self._flows.suspects is None
+        flows = self._flows.take()
         held = frozenset(
             key
             for key, rule in flows.items()
@@ -215,172 +208,111 @@ class ManagedBridge:
         held |= _clauses_of(held, flows)
         for key in held:
             del flows[key]
-        self._dirty |= held
-        meters = {number: plan.meters.get(number) for number in (plan.meters if whole else dirty_meters)}
-        return BridgeTarget(flows, meters, whole, held)
+        self._flows.touch(held)
+        return BridgeTarget(flows, self._meters.take(plan.meters), whole, held)
 
-    def names(self, plan: FlowPlan, queue: int, request: int) -> bool:
+    def names_queue(self, plan: FlowPlan, queue: int, request: int) -> bool:
         """True iff an installed flow names the queue for that request (its low 32 bits), or nobody knows what is
         installed."""
-        return self._installed is None or self._installed.names(queue, request, plan.flows)
+        installed = self._installed
+        return installed is None or installed.names(queue, request, plan.flows)
 
-    async def make(self, work: BridgeTarget) -> SyncCounts:
-        """Install what the work has and the bridge lacks, and remove flows that it has no more. Raises SessionError;
-        then the work is still to be done."""
+    async def install(self, target: BridgeTarget) -> SyncCounts:
+        """Install what the target has and the bridge lacks, and remove flows that it has no more. Raises SessionError;
+        then it is still to be done."""
         try:
-            return await self._make(work)
+            return await self._install(target)
         except (SessionError, TimeoutError):
             self.forget()
             raise
 
-    async def _make(self, work: BridgeTarget) -> SyncCounts:
+    async def _install(self, target: BridgeTarget) -> SyncCounts:
         session = self._session
         if session is None:
             raise SessionError(f"{self._path}: no session")
-        fresh = self._installed is None
-        if self._installed is None:
-            if not work.whole:
+        installed = self._installed
+        fresh = installed is None
+        if installed is None:
+            if not target.whole:
                 raise SessionError(f"{self._path}: the session was lost")
-            self._installed = await self._read(session)
-            self.refused, self.refused_meters = {}, {}
-        await self._make_meters(session, work)
+            installed = await self._read(session)
+            self._flows.refused.clear()
+            self._meters.retry_refused()
+        retried = await self._meters.install(session, target.meters)
+        for key in [key for key, (rule, _) in self._flows.refused.items() if rule.instructions.meter in retried]:
+            del self._flows.refused[key]
         while True:
             try:
-                counts = await self._make_flows(session, work, self._installed)
+                counts = await self._push(session, target, installed)
             except PushError as problem:  # one bad flow must not hold up all others
                 if not problem.failed:
                     raise
-                self._say(f"flows: {problem}")
-                self.refused.update({rule.key: (rule, str(error)) for rule, error in problem.failed})
+                self._log.warning(str(problem), "bridge %s refused flows: %s", self.name, problem)
+                for rule, error in problem.failed:
+                    self._flows.refuse(rule.key, rule, str(error))
                 if problem.committed:  # which of several bundles are in
-                    self._installed = await self._read(session)
+                    installed = await self._read(session)
             else:
-                self.read_back = fresh and self._known and counts[:3] != (0, 0, 0)
-                self._dirty_meters |= self._stale(work)  # for `tidy`, now or in a later pass
-                self._known = True
+                self.read_back = fresh and self._seen and counts[:3] != (0, 0, 0)
+                self._meters.touch(self._meters.stale(target.meters, target.whole))  # deleted now or in a later pass
+                self._seen = True
                 return counts
 
     async def _read(self, session: BridgeSession) -> InstalledFlows:
         """Read back what is ours: the flows; and what of others lies where only ours should be."""
         self._watch.begin(self._installed)
-        self._hurt_meters = False
-        self._raw_meters = b""
-        self._meters = await session.meter_table()
+        await self._meters.read(session)
         flows = await session.dump(self._plan.flows)
-        self._ours.learn(flows.values())
-        installed = InstalledFlows(rule for key, rule in flows.items() if self._ours.place(key))
-        self._our_meters |= {meter for rule in installed.values() if (meter := rule.instructions.meter) is not None}
-        self._our_meters &= self._ours.meters(self._meters)
+        self._ownership.learn(flows.values())
+        installed = InstalledFlows(rule for key, rule in flows.items() if self._ownership.place(key))
+        self._flows.read_back(installed)
+        self._meters.claim(meter for rule in installed.values() if (meter := rule.instructions.meter) is not None)
         held = Counter(key[0] for key in installed)
         counts = await session.table_counts()
         others = (
             [] if ENTRY in installed else [rule for rule in await session.flows_in(0, NOT_PASSED) if rule.key == ENTRY]
         )
-        for table in self._ours.tables:
+        for table in self._ownership.tables:
             if counts.get(table, 0) != held[table]:
                 others += await session.flows_in(table)
         self._watch.found(rule for rule in others if not tagged(rule))
         return installed
 
-    async def _make_meters(self, session: BridgeSession, work: BridgeTarget) -> None:
-        wanted = []
-        for number, meter in work.meters.items():
-            if meter is None or self.refused_meters.get(number, (None,))[0] == meter:
-                continue
-            if self._meters.get(number) == as_programmed(meter):
-                self._our_meters.add(number)
-            elif number not in self._meters or number in self._our_meters or await self._nobodys(session, number):
-                wanted.append(meter)
-            else:
-                self._refuse_meter(meter, f"meter {number} of bridge {self.name} is somebody else's")
-        if wanted:
-            await self._set_meters(session, wanted)
-
-    async def _nobodys(self, session: BridgeSession, number: int) -> bool:
-        """True iff a meter in our range was left by a daemon of ours that was killed (see ownership)."""
-        try:
-            return of_our_form(self._meters[number]) and await session.meter_users(number) == 0
-        except RequestRefused:  # it went meanwhile
-            return True
-
-    def _refuse_meter(self, meter: Meter, reason: str) -> None:
-        self.refused_meters[meter.id] = (meter, reason)
-        self._say(f"meters: {reason}")
-
-    async def _set_meters(self, session: BridgeSession, wanted: list[Meter]) -> None:
-        refused: dict[int, SwitchError | ValueError] = {}
-        try:
-            await session.set_meters(wanted, there=self._meters.keys())
-        except MeterError as problem:
-            self._say(f"meters: {problem}")
-            refused = problem.failed
-        for meter in wanted:
-            if self.refused_meters.pop(meter.id, None) is not None:  # flows that name it may try again
-                named = [key for key, (rule, _) in self.refused.items() if rule.instructions.meter == meter.id]
-                for key in named:
-                    del self.refused[key]
-            if meter.id in refused:
-                self.refused_meters[meter.id] = (meter, str(refused[meter.id]))
-            else:
-                self._meters[meter.id] = as_programmed(meter)
-                self._our_meters.add(meter.id)
-
-    async def _make_flows(self, session: BridgeSession, work: BridgeTarget, installed: InstalledFlows) -> SyncCounts:
-        if len(work.flows) > LONG:
-            adds, deletes, changed = await asyncio.to_thread(self._difference, work, installed)
-        else:
-            adds, deletes, changed = self._difference(work, installed)
+    async def _push(self, session: BridgeSession, target: BridgeTarget, installed: InstalledFlows) -> SyncCounts:
+        """Raises PushError for flows that the switch refuses."""
+        adds, deletes, changed = await off_loop(len(target.flows), LONG, self._difference, target, installed)
         if adds or deletes:
             await session.push(adds, deletes)
         for rule in adds:
-            installed[rule.key] = rule
+            self._flows.note(rule.key, rule)
         for rule in deletes:
-            del installed[rule.key]
+            self._flows.note(rule.key, None)
         if self._watch.news and self._watch.concerns({rule.key for rule in (*adds, *deletes)}):
             self._watch.lost = True  # somebody else changed one of these meanwhile, before us or after us
         return SyncCounts(len(adds) - changed, changed, len(deletes), len(installed) - len(adds))
 
-    def _difference(self, work: BridgeTarget, installed: Mapping[FlowKey, FlowRule]) -> FlowDifference:
-        desired = {key: rule for key, rule in work.flows.items() if rule is not None and self._possible(key, rule)}
-        concerned = installed.keys() - work.held if work.whole else work.flows.keys() & installed.keys()
+    def _difference(self, target: BridgeTarget, installed: Mapping[FlowKey, FlowRule]) -> FlowDifference:
+        desired = {key: rule for key, rule in target.flows.items() if rule is not None and self._possible(key, rule)}
+        concerned = installed.keys() - target.held if target.whole else target.flows.keys() & installed.keys()
         return difference(desired, {key: installed[key] for key in concerned})
-
-    def _say(self, problem: str) -> None:
-        """Log a refusal, once."""
-        text = f"refused {problem}"
-        if text not in self._told:
-            if len(self._told) >= TOLD:
-                self._told.clear()
-            self._told.add(text)
-            log.warning("bridge %s %s", self.name, text)
 
     def _possible(self, key: FlowKey, rule: FlowRule) -> bool:
         """False for what the switch refused already, as it is, or whose meter it refused."""
-        if key in self.refused and self.refused[key][0] == rule:
+        if self._flows.is_refused(key, rule):
             return False
-        self.refused.pop(key, None)
         if key in self._watch.foreign:
-            self.refused[key] = (rule, "somebody else's flow has its place")
+            self._flows.refuse(key, rule, "somebody else's flow has its place")
             return False
-        if rule.instructions.meter in self.refused_meters:
-            self.refused[key] = (rule, self.refused_meters[rule.instructions.meter or 0][1])
+        if (meter := rule.instructions.meter) is not None and meter in self._meters.refused:
+            self._flows.refuse(key, rule, self._meters.refused[meter][1])
             return False
         return True
 
-    async def tidy(self, work: BridgeTarget) -> None:
-        """Delete meters of ours that the work has no more; no flow names them now. Raises SessionError."""
-        stale = self._stale(work)
+    async def delete_stale_meters(self, target: BridgeTarget) -> None:
+        """Delete meters of ours that the target has no more; no flow names them now. Raises SessionError."""
+        stale = self._meters.stale(target.meters, target.whole)
         if stale and self._session is not None:
-            await self._session.set_meters((), sorted(stale), there=())
-            self._dirty_meters -= stale
-            self._our_meters -= stale
-            for number in stale:
-                self._meters.pop(number, None)
-
-    def _stale(self, work: BridgeTarget) -> set[int]:
-        """Meters of ours that the work has no more."""
-        gone = {number for number, meter in work.meters.items() if meter is None} & self._our_meters
-        return gone | (self._our_meters - work.meters.keys()) if work.whole else gone
+            await self._meters.delete(self._session, stale)
 
     async def clean(self) -> int:
         """Remove every flow and meter of ours; returns how many flows there were. Raises SessionError."""
@@ -389,21 +321,20 @@ class ManagedBridge:
         flows = await self._read(self._session)
         # first nobody comes to our tables any more
         await self._session.push((), [flows[ENTRY]] if ENTRY in flows else [])
-        await self._session.cleanup(sorted(self._ours.tables))
-        if self._our_meters:
-            await self._session.set_meters((), sorted(self._our_meters))
+        await self._session.cleanup(sorted(self._ownership.tables))
+        await self._meters.delete_all(self._session)
         return len(flows)
 
-    def troubled(self) -> dict[int, Reason]:
+    def troubles(self) -> dict[int, Reason]:
         """Requests that are not in effect on this bridge, and why. 0: all of them."""
         found = {
             rule.cookie & ~COOKIE_MASK: Reason(Cause.REFUSED, self.name, detail=why)
-            for rule, why in self.refused.values()
+            for rule, why in self._flows.refused.values()
         }
-        if self.fought:
+        if self.contested:
             contested = Reason(Cause.CONTESTED, self.name)
             found |= dict.fromkeys(self._requests(self._watch.damage), contested)
-            if self._watch.lost or self._hurt_meters:
+            if self._watch.lost or self._meters.damaged:
                 found[0] = contested
         pipeline, stages = self._plan.pipeline, self._plan.stages
         reachable = (
@@ -418,9 +349,9 @@ class ManagedBridge:
         return found
 
     @property
-    def fought(self) -> bool:
+    def contested(self) -> bool:
         """True while damage stays because its repair would be undone."""
-        return (self._watch.hurt or self._hurt_meters) and self._watch.contest.fighting
+        return (self._watch.hurt or self._meters.damaged) and self._watch.contest.fighting
 
 
 def _clauses_of(held: frozenset[FlowKey], flows: Mapping[FlowKey, FlowRule | None]) -> set[FlowKey]:
@@ -435,8 +366,3 @@ def _clauses_of(held: frozenset[FlowKey], flows: Mapping[FlowKey, FlowRule | Non
         for key, rule in flows.items()
         if rule is not None and any(number in numbers for number, _, _ in rule.instructions.conjunctions)
     }
-
-
-async def gathered(tasks: Iterable[asyncio.Task[None]]) -> list[BaseException | None]:
-    """Wait for all; exceptions are returned, not raised."""
-    return await asyncio.gather(*tasks, return_exceptions=True)

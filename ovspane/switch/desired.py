@@ -1,8 +1,8 @@
 """What the switches must have: the changes of the network flow table, hidden where that is asked for, placed, in their
 order.
 
-Without a spread one plan is that of all bridges; with one, each bridge has its own, and `plan` is the whole table's,
-for what is asked of all.
+Without a placement (rule_placement) one plan is that of all bridges; with one, each bridge has its own, and `plan` is
+the whole table's, for what is asked of all.
 
 Changes wait until the one task that reads the plan takes them in, so no pass sees half of one; a long one is worked on
 in a thread, beside the event loop (one request can change as many flows as there are). Invariant: outside of `take_in`
@@ -11,12 +11,11 @@ the plan is that of the changes taken in.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
 
+from ovspane.loop import off_loop
 from ovspane.network.model import NetworkDelta
 from ovspane.placement.pipeline import FlowKey, FlowPlan, Pipeline
 from ovspane.placement.routing import Routes
@@ -26,9 +25,6 @@ from ovspane.policy.model.table import Rule, TableDelta
 
 #: rules (some 10 us each) beyond which a change is worked on in a thread
 LONG = 500
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -45,10 +41,11 @@ class Affected:
     bridges: dict[str, tuple[set[FlowKey], set[int]]] | None = None
 
     def on(self, bridge: str) -> tuple[set[FlowKey], set[int]]:
-        """The flows and meters of a bridge that may be others now."""
+        """The flows and meters of a bridge that may have changed."""
         return (self.flows, self.meters) if self.bridges is None else self.bridges.get(bridge, (set(), set()))
 
     def join(self, other: Affected) -> None:
+        """Add what other changes concern."""
         self.flows |= other.flows
         self.requests |= other.requests
         self.hidden |= other.hidden
@@ -75,9 +72,14 @@ class DesiredState:
     """The plan, and the changes of it that wait."""
 
     def __init__(
-        self, pipeline: Pipeline, *, conjunction: bool = True, hide: bool = False, spread: RulePlacement | None = None
+        self,
+        pipeline: Pipeline,
+        *,
+        conjunction: bool = True,
+        hide: bool = False,
+        placement: RulePlacement | None = None,
     ) -> None:
-        self._spread = spread
+        self._placement = placement
         self._plans: dict[str, FlowPlan] = {}
         self._stages = 0
         self._pipeline = pipeline
@@ -94,19 +96,19 @@ class DesiredState:
         self._waiting.append(_Waiting(delta, stages, anew=False))
 
     def reset(self, rules: Sequence[Rule], stages: int, routes: Mapping[int, Routes] | None = None) -> None:
-        """The whole table may be another, and so may be the routes of reservations; what the network told before
-        stays true."""
+        """The whole table may have changed, and so may the routes of reservations; what the network told before stays
+        true."""
         self._waiting = deque(change for change in self._waiting if change.moves)
         self._waiting.append(_Waiting(TableDelta(tuple(rules)), stages, anew=True, routes=routes or {}))
 
     def move(self, deltas: Sequence[NetworkDelta]) -> None:
-        """The network is another: rules may stand on other bridges."""
-        if self._spread is not None and deltas:
+        """The network changed: rules may have to stand on other bridges."""
+        if self._placement is not None and deltas:
             self._waiting.append(_Waiting(TableDelta(), 0, anew=False, moves=tuple(deltas)))
 
     def steer(self, routes: Mapping[int, Routes]) -> None:
-        """Reservations have other routes now, by slot."""
-        if self._spread is not None and routes:
+        """The routes of these reservations changed, by slot."""
+        if self._placement is not None and routes:
             self._waiting.append(_Waiting(TableDelta(), 0, anew=False, routes=routes))
 
     def plan_of(self, bridge: str) -> FlowPlan:
@@ -115,36 +117,31 @@ class DesiredState:
 
     def ports(self, bridge: str, queue: int) -> frozenset[str] | None:
         """The ports of a bridge by which the flows of a queue may leave; None: by any."""
-        return None if self._spread is None else self._spread.ports(bridge, queue)
+        return None if self._placement is None else self._placement.ports(bridge, queue)
 
     async def follow(self, bridges: Collection[str]) -> None:
         """These are the bridges that must have anything."""
-        if self._spread is None or self._plans.keys() == set(bridges):
+        if self._placement is None or self._plans.keys() == set(bridges):
             return
-        self._spread.follow(bridges)
+        self._placement.follow(bridges)
         for gone in self._plans.keys() - set(bridges):
             del self._plans[gone]
         fresh = sorted(set(bridges) - self._plans.keys())
-        self._plans |= await self._worked(len(self._spread), self._plans_for, fresh, self._spread)
+        self._plans |= await off_loop(len(self._placement), LONG, self._plans_for, fresh, self._placement)
         for name, plan in self._plans.items():
-            plan.pass_by(self._spread.fed(name))
+            plan.pass_by(self._placement.fed(name))
 
     def shut(self, bridge: str, ports: frozenset[int]) -> set[FlowKey]:
         """The ports of a bridge that are none of the flood tree; gives the flows that changed."""
         plan = self._plans.get(bridge)
         return plan.shut(ports) if plan is not None else set()
 
-    def _plans_for(self, bridges: Sequence[str], spread: RulePlacement) -> dict[str, FlowPlan]:
+    def _plans_for(self, bridges: Sequence[str], placement: RulePlacement) -> dict[str, FlowPlan]:
         plans = {}
-        for name, rules in spread.tables(bridges).items():
+        for name, rules in placement.tables(bridges).items():
             plan = plans[name] = FlowPlan(self._pipeline, conjunction=self._conjunction)
             plan.apply(TableDelta(tuple(rules)), self._stages)
         return plans
-
-    @staticmethod
-    async def _worked(amount: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do it; in a thread, if it is long."""
-        return await asyncio.to_thread(work, *args, **kwargs) if amount > LONG else work(*args, **kwargs)
 
     def hider(self, request: int) -> list[int]:
         """The requests below which a request lies that has rules but no flow of its own; else none."""
@@ -154,65 +151,65 @@ class DesiredState:
 
     async def take_in(self) -> Affected:
         """Bring the plan to the changes that wait."""
-        taken = Affected()
+        affected = Affected()
         while self._waiting:
             change = self._waiting.popleft()
             moved = change.moves or (change.routes is not None and not change.anew)
             work = self._moved if moved else self._rebuild if change.anew else self._apply
-            taken.join(await self._worked(self._amount(change), work, change))
-        return taken
+            affected.join(await off_loop(self._weight(change), LONG, work, change))
+        return affected
 
-    def _amount(self, change: _Waiting) -> int:
+    def _weight(self, change: _Waiting) -> int:
         """How many rules are looked at for a change, at most."""
-        if change.moves and self._spread is not None:
-            return self._spread.weight(change.moves)
+        if change.moves and self._placement is not None:
+            return self._placement.weight(change.moves)
         return len(change.delta.added) + len(change.delta.removed) + len(change.routes or ())
 
     def _apply(self, change: _Waiting) -> Affected:
-        taken, delta = _brought(self.plan, self._hiding, change)
+        affected, delta = _brought(self.plan, self._hiding, change)
         self._stages = change.stages
-        if self._spread is not None:
-            self._place(self._spread, self._spread.change(delta), taken)
-        return taken
+        if self._placement is not None:
+            self._place(self._placement, self._placement.change(delta), affected)
+        return affected
 
     def _moved(self, change: _Waiting) -> Affected:
-        taken = Affected()
-        assert self._spread is not None
-        deltas = self._spread.move(change.moves) if change.routes is None else self._spread.steer(change.routes)
-        taken.requests |= {rule.request for delta in deltas.values() for rule in (*delta.added, *delta.removed)}
-        self._place(self._spread, deltas, taken)
-        return taken
+        affected = Affected()
+        assert self._placement is not None
+        deltas = self._placement.move(change.moves) if change.routes is None else self._placement.steer(change.routes)
+        affected.requests |= {rule.request for delta in deltas.values() for rule in (*delta.added, *delta.removed)}
+        self._place(self._placement, deltas, affected)
+        return affected
 
-    def _place(self, spread: RulePlacement, deltas: Mapping[str, TableDelta], taken: Affected) -> None:
+    def _place(self, placement: RulePlacement, deltas: Mapping[str, TableDelta], affected: Affected) -> None:
         """Bring each bridge's plan to what it has now."""
-        taken.bridges = taken.bridges or {}
+        affected.bridges = affected.bridges or {}
         for name, plan in self._plans.items():
-            fed = spread.fed(name)
+            fed = placement.fed(name)
             if name not in deltas and plan.stages == self._stages and plan.passing is fed:
                 continue
             flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.pass_by(fed)
             meters, plan.touched_meters = plan.touched_meters, set()
             plan.touched_guarantees.clear()
             if flows or meters:
-                known = taken.bridges.setdefault(name, (set(), set()))
+                known = affected.bridges.setdefault(name, (set(), set()))
                 known[0].update(flows)
                 known[1].update(meters)
-        taken.guarantees |= spread.touched
-        spread.touched.clear()
+        affected.guarantees |= placement.touched
+        placement.touched.clear()
 
     def _rebuild(self, change: _Waiting) -> Affected:
         old = self.plan
         plan, hiding = self._anew()
-        taken, delta = _brought(plan, hiding, change)
+        affected, delta = _brought(plan, hiding, change)
         self.plan, self._hiding = plan, hiding
         self._stages = change.stages
-        if self._spread is not None:
-            self._place(self._spread, self._spread.steer(change.routes or {}, anew=True), taken)
-            self._place(self._spread, self._spread.replace(delta.added), taken)
-        taken.flows = {key for key in old.flows.keys() | plan.flows if old.flows.get(key) != plan.flows.get(key)}
-        taken.meters |= old.meters.keys()
-        taken.guarantees |= old.guarantees.keys()
-        return taken
+        if self._placement is not None:
+            self._place(self._placement, self._placement.steer(change.routes or {}, anew=True), affected)
+            self._place(self._placement, self._placement.replace(delta.added), affected)
+        affected.flows = {key for key in old.flows.keys() | plan.flows if old.flows.get(key) != plan.flows.get(key)}
+        affected.meters |= old.meters.keys()
+        affected.guarantees |= old.guarantees.keys()
+        return affected
 
 
 def _brought(plan: FlowPlan, hiding: Hiding | None, change: _Waiting) -> tuple[Affected, TableDelta]:

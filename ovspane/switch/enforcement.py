@@ -2,57 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import cache
-from pathlib import Path
 
 from ovspane.lang.units import rate_text
 from ovspane.ovsdb.queue_plan import DEFAULT_QUEUE, enforceable, foreign_row, unrepresentable
 from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, PortRow, SwitchDb
 from ovspane.placement.flow_rules import Queue
-from ovspane.placement.pipeline import FlowPlan, Guarantee, Pipeline
+from ovspane.placement.pipeline import FlowPlan, Guarantee
 from ovspane.policy.state.status import Cause, Condition, Means, Reason, Status, degraded
 from ovspane.switch.host_queues import HostQueues
+from ovspane.switch.scope import BridgeScope
 
 NOT_HERE = Reason(Cause.UNENFORCED, detail="none of the ports that it leaves by is on this host")
 
 #: (bridge, queue id) -> the ports
-Stands = Callable[[str, int], frozenset[str] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class BridgeScope:
-    """What we may touch. `names`: the bridges (empty: all). `speeds`: what ports can send, in bit/s, where it was
-    configured. `adopt`: the ports whose QoS row of another owner ours may stand in for. `police`: what ports may
-    send in, in bit/s."""
-
-    rundir: Path
-    names: frozenset[str] = frozenset()
-    pipeline: Pipeline = field(default_factory=Pipeline)
-    speeds: Mapping[str, int] = field(default_factory=dict)
-    best_effort: bool = False
-    adopt: frozenset[str] = frozenset()
-    police: Mapping[str, int] = field(default_factory=dict)
-    conjunction: bool = True
-    hiding: bool = False
-    #: each rule only where its packets enter or cross (placement.rule_placement), not everywhere
-    paths: bool = False
-    #: how many paths a reservation is steered by one of; 0: none, packets go as the bridges will
-    routes: int = 0
-
-    def manages(self, bridge: str) -> bool:
-        return not self.names or bridge in self.names
+QueuePorts = Callable[[str, int], frozenset[str] | None]
 
 
 class Enforcement:
     """Guarantees against ports."""
 
     def __init__(
-        self, switch: SwitchDb, scope: BridgeScope, queues: HostQueues, stands: Stands = lambda bridge, queue: None
+        self,
+        switch: SwitchDb,
+        scope: BridgeScope,
+        queues: HostQueues,
+        ports_of: QueuePorts = lambda bridge, queue: None,
     ) -> None:
-        """`stands`: the ports of a bridge that a queue stands on, None: on all that can."""
-        self._stands = stands
+        """`ports_of`: the ports of a bridge that a queue stands on, None: on all that can."""
+        self._ports_of = ports_of
         self._switch = switch
         self._scope = scope
         self._queues = queues
@@ -96,7 +75,7 @@ class Enforcement:
         reason = next((reason for reason in reasons if reason is not None), None)
         if reason is not None:
             return reason
-        has = self._queues.standing(bridge.name, port)
+        has = self._queues.port_qos(bridge.name, port)
         if port.name not in self._scope.adopt and (has.foreign or has.former is not None):
             return foreign_row(port.name)
         speed = self._scope.speeds.get(port.name) or has.speed
@@ -106,10 +85,10 @@ class Enforcement:
             return f"it sends at most {rate_text(speed)}"
         return unrepresentable(speed, self._switch.ovs_version)
 
-    def want(self, plan: FlowPlan, bridges: Iterable[BridgeRow], changed: Iterable[int]) -> None:
+    def want_queues(self, plan: FlowPlan, bridges: Iterable[BridgeRow], changed: Iterable[int]) -> None:
         """Each guarantee on each port that may get it and that its flows may leave by. Without knowledge of the
         network these are all: where a flow leaves is the bridge's business (NORMAL, other flows). `changed`: the
-        queue ids whose guarantees or ports are other ones than when this was asked last, for the same plan."""
+        queue ids whose guarantees or ports differ from those of the last call, for the same plan."""
         ports = [port for bridge in bridges for port in self._ports(bridge)]
         if self._plan is plan and self._wanted == ports:
             if queues := {number: plan.guarantees.get(number) for number in changed}:
@@ -132,19 +111,19 @@ class Enforcement:
         )
 
     def _on(self, bridge: str, port: str, queue: int) -> bool:
-        ports = self._stands(bridge, queue)
+        ports = self._ports_of(bridge, queue)
         return ports is None or port in ports
 
     def statuses(self, plan: FlowPlan, bridges: Iterable[BridgeRow]) -> Callable[[int], Status]:
         """What to say of a queue, by its id: where it enforces its guarantee, and where it does not."""
-        known = sorted(bridges, key=_name)
+        by_name = sorted(bridges, key=_name)
 
         @cache
-        def places(rate: int, way: tuple[frozenset[str] | None, ...]) -> tuple[tuple[str, ...], tuple[Reason, ...]]:
-            """The ports that can, and why the others cannot. `way`: the ports that count, of each bridge."""
+        def places(rate: int, allowed: tuple[frozenset[str] | None, ...]) -> tuple[tuple[str, ...], tuple[Reason, ...]]:
+            """The ports that can, and why the others cannot. `allowed`: the ports that count, of each bridge."""
             details = {
                 (bridge.name, name): self._cannot(port, bridge, rate) or self._queues.trouble.get(name)
-                for bridge, ports in zip(known, way, strict=True)
+                for bridge, ports in zip(by_name, allowed, strict=True)
                 for name, port in sorted(bridge.ports.items())
                 if (name != bridge.name if ports is None else name in ports and not _is_patch(port))
             }
@@ -153,11 +132,11 @@ class Enforcement:
             return good, tuple(bad)
 
         def status(queue: int) -> Status:
-            way = tuple(self._stands(bridge.name, queue) for bridge in known)
-            good, bad = places(plan.guarantees[queue].rate, way)
+            allowed = tuple(self._ports_of(bridge.name, queue) for bridge in by_name)
+            good, bad = places(plan.guarantees[queue].rate, allowed)
             if not good:
-                return degraded(*(bad or (self.unenforced(known) or NOT_HERE,)))
-            if bad and None not in way:
+                return degraded(*(bad or (self.unenforced(by_name) or NOT_HERE,)))
+            if bad and None not in allowed:
                 return Status(Condition.DEGRADED, Means.QUEUE, queue, good, bad)
             trouble = self._queues.kernel_trouble(queue) or self._queues.kernel_trouble(DEFAULT_QUEUE)
             if trouble is not None:

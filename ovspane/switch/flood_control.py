@@ -39,7 +39,7 @@ from ovspane.network.topology import Network
 from ovspane.openflow.port_config import NO_FLOOD, NO_FWD, NO_RECV, PhysicalPort, PortBits, PortSession
 from ovspane.openflow.session import SessionError, VersionError
 from ovspane.ovsdb.switch_db import OPENFLOW10, BridgeRow, Event, OvsdbError, PortRow, SwitchDb, Transaction
-from ovspane.switch.enforcement import BridgeScope
+from ovspane.switch.scope import BridgeScope
 from ovspane.switch.tampering import Contest
 
 log = logging.getLogger(__name__)

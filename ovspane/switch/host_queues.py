@@ -10,8 +10,8 @@ wanted next gathers. So the first of many changes goes at once, the others toget
 port anew at each transaction, and answers no OpenFlow meanwhile. A change of a few queues is planned and written at the
 cost of these few (queue_ledger, QueueSync.change); all rows are compared when somebody may have changed them.
 
-What the kernel made of the rows is read back after each change and at each look. A port that differs is set once more;
-if that does not help, made anew; if that does not help either, it is said in the status of the requests
+What the kernel made of the rows is read back after each change and at each comparison of all. A port that differs is
+set once more; if that does not help, made anew; if that does not help either, it is said in the status of the requests
 (`kernel_trouble`) and left.
 """
 
@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from ovspane.host.tc import TcWatch
+from ovspane.loop import Backoff, LogOnce
 from ovspane.ovsdb.policing import PolicingSync
 from ovspane.ovsdb.queue_plan import DEFAULT_QUEUE, PortQos
 from ovspane.ovsdb.switch_db import OvsdbError, PortRow, SwitchDb
@@ -58,7 +59,7 @@ class HostQueues:
     ) -> None:
         """`named` says whether a flow that is installed may name a queue for a request (True also where that is not
         known). `adopt`: ports whose QoS of another owner ours may stand in for; `police`: what interfaces may send
-        in at most, bit/s; `on_kernel` hears of queue ids whose `kernel_trouble` is another."""
+        in at most, bit/s; `on_kernel` hears of queue ids whose `kernel_trouble` changed."""
         self._switch = switch
         self._speeds = speeds
         self._on_ready = on_ready
@@ -66,16 +67,16 @@ class HostQueues:
         self._sync = QueueSync(switch, manages, adopt)
         self._policing = PolicingSync(switch, manages, police or {})
         self._unpoliced: dict[str, str] = {}
-        self._tc = TcWatch(self._rows, self._kernel_looked)
+        self._tc = TcWatch(self._rows, self._kernel_compared)
         #: port -> how often it was set again since the kernel last had what the rows say
         self._attempts: dict[str, int] = {}
-        self._again: set[str] = set()
+        self._to_reapply: set[str] = set()
         self._ledger = QueueLedger(named)
         self._unsure = True
         self._orphans = True
         self._wake = asyncio.Event()
         self._task: asyncio.Task[SyncResult | None] | None = None
-        self._said = ""
+        self._log = LogOnce(log)
         #: port -> why it gets no queues
         self.trouble: dict[str, str] = {}
 
@@ -92,11 +93,11 @@ class HostQueues:
         self.check()
 
     def check(self) -> None:
-        """What is wanted, or what flows name, may be another."""
+        """What is wanted, or what flows name, may have changed."""
         if not self.done:
             self._wake.set()
 
-    def look(self, orphans: bool = False) -> None:
+    def compare_all(self, orphans: bool = False) -> None:
         """Somebody may have changed rows: compare all of them again. `orphans`: rows of ports that went may be left."""
         self._unsure = True
         self._orphans |= orphans
@@ -111,9 +112,9 @@ class HostQueues:
         """True iff flows may name the queue: on each port that shall have it, it is there as wanted."""
         return self._ledger.ready(number)
 
-    def standing(self, bridge: str, port: PortRow) -> PortQos:
+    def port_qos(self, bridge: str, port: PortRow) -> PortQos:
         """What a port has, but for its queues."""
-        return self._sync.standing(bridge, port)
+        return self._sync.port_qos(bridge, port)
 
     # --- what the kernel has
 
@@ -126,28 +127,28 @@ class HostQueues:
 
     def _rows(self, port: str) -> Mapping[int, tuple[int, int]] | None:
         """What the kernel should have, None while it is about to change, empty where there is no HTB."""
-        return self._sync.classes(port) if self._task is None and port not in self._again else None
+        return self._sync.classes(port) if self._task is None and port not in self._to_reapply else None
 
-    def _kernel_looked(self, port: str, numbers: frozenset[int]) -> None:
+    def _kernel_compared(self, port: str, numbers: frozenset[int]) -> None:
         if port not in self._tc.trouble:
             self._attempts.pop(port, None)
         elif self._attempts.get(port, 0) < 2:
-            self._again.add(port)
+            self._to_reapply.add(port)
             self._wake.set()
         if numbers:
             self._on_kernel(numbers)
 
-    async def _set_again(self) -> None:
+    async def _reapply(self) -> None:
         """Raises OvsdbError."""
-        for port in sorted(self._again):
+        for port in sorted(self._to_reapply):
             attempt = self._attempts[port] = self._attempts.get(port, 0) + 1
             log.info("port %s: %s", port, "setting its queues again" if attempt == 1 else "making its queues anew")
-            await self._sync.again(port, anew=attempt > 1, seconds=APPLY_SECONDS)
-            self._again.discard(port)
+            await self._sync.reapply(port, anew=attempt > 1, seconds=APPLY_SECONDS)
+            self._to_reapply.discard(port)
             if attempt > 1:
                 self._unsure = True
                 self._wake.set()
-            self._tc.look([port])
+            self._tc.check_soon([port])
 
     # --- what is done
 
@@ -165,24 +166,20 @@ class HostQueues:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        pause = RETRY[0]
+        retry = Backoff(*RETRY)
         while True:
             await self._wake.wait()
             self._wake.clear()
             if not self._switch.connected:
-                continue  # `look` comes with the connection
+                continue  # `compare_all` comes with the connection
             start = loop.time()
             if await self._bring():
-                pause = RETRY[0]
+                retry.reset()
                 self._on_ready()
                 await asyncio.sleep(min(GAP, (loop.time() - start) / 4))
                 continue
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                self._wake.set()
-            pause = min(RETRY[1], 2 * pause)
+            await retry.wait(self._wake)
+            self._wake.set()
 
     async def _bring(self) -> bool:
         """One transaction. True iff Open vSwitch has applied it."""
@@ -199,17 +196,15 @@ class HostQueues:
                 await self._bring_some(steps)
             if unsure:
                 await self._police()
-            if self._again:
-                await self._set_again()
+            if self._to_reapply:
+                await self._reapply()
             if orphans:
                 await self._sync.collect(seconds=APPLY_SECONDS)
         except OvsdbError as problem:
             self._unsure, self._orphans = True, self._orphans or orphans
-            if self._said != str(problem):
-                self._said = str(problem)
-                log.warning("queues: %s; trying again", problem)
+            self._log.warning("queues", "queues: %s; trying again", problem)
             return False
-        self._said = ""
+        self._log.forget("queues")
         return True
 
     async def _bring_all(self) -> None:
@@ -219,7 +214,7 @@ class HostQueues:
         assert result is not None
         self._note(result.refused, self.trouble)
         self._ledger.made_all(target)
-        self._look_at_kernel(target)
+        self._compare_kernel(target)
 
     async def _bring_some(self, steps: Changes) -> None:
         """Change a few queues. Raises OvsdbError."""
@@ -231,7 +226,7 @@ class HostQueues:
             return
         self._note(result.refused, steps)
         self._ledger.made(steps)
-        self._look_at_kernel(result.ports)
+        self._compare_kernel(result.ports)
 
     async def _send(self, work: Coroutine[Any, Any, SyncResult | None]) -> SyncResult | None:
         """Raises OvsdbError, also when the connection is lost meanwhile, or Open vSwitch does not apply it."""
@@ -264,10 +259,10 @@ class HostQueues:
                 log.warning("no policing on %s: %s", interface, reason)
         self._unpoliced = refused
 
-    def _look_at_kernel(self, ports: Collection[str]) -> None:
+    def _compare_kernel(self, ports: Collection[str]) -> None:
         """After rows were written, or when all are to be compared."""
-        self._tc.look(port for port in ports if self._ledger.has(port))
-        self._tc.forget([port for port in self._tc.trouble if not self._ledger.has(port)])
+        self._tc.check_soon(port for port in ports if self._ledger.has(port))
+        self._tc.drop([port for port in self._tc.trouble if not self._ledger.has(port)])
 
     def _present(self) -> Queues:
         """The queues that an earlier daemon left."""

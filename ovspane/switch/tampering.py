@@ -14,11 +14,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
+from ovspane.loop import Backoff
 from ovspane.openflow import flow_monitor as ofwatch
 from ovspane.openflow.flow_monitor import FlowUpdate
 from ovspane.placement.flow_rules import COOKIE_MASK, DISCOVERY_TAG, FlowRule
 from ovspane.placement.pipeline import FlowKey
-from ovspane.policy.state.status import Cause, Reason
+from ovspane.policy.state.status import CONTESTED, Cause, Reason
 from ovspane.switch.ownership import Ownership, tagged
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 NEWS_LIMIT = 50_000
 #: flows of others that are logged one by one
 LOGGED = 5
-FIGHT = "somebody else keeps changing ovspane's flows or meters"
 
 
 class Contest:
@@ -35,8 +35,9 @@ class Contest:
     on to `last`; at once again after `quiet` seconds of peace."""
 
     def __init__(self, burst: int = 10, first: float = 1.0, last: float = 30.0, quiet: float = 60.0) -> None:
-        self._burst, self._first, self._last, self._quiet = burst, first, last, quiet
-        self._left, self._pause = burst, first
+        self._burst, self._quiet = burst, quiet
+        self._left = burst
+        self._backoff = Backoff(first, last)
         self._next = self._latest = 0.0
 
     @property
@@ -46,16 +47,16 @@ class Contest:
 
     def may(self, now: float) -> bool:
         """Ask for a repair at `now` (seconds): True, and it counts."""
-        if now - self._latest > self._quiet + (0 if self._left else self._pause):
-            self._left, self._pause = self._burst, self._first
+        if now - self._latest > self._quiet + (0 if self._left else self._backoff.pause):
+            self._left = self._burst
+            self._backoff.reset()
         if self._left:
             self._left -= 1
-            self._next = now + self._pause
         elif now < self._next:
             return False
         else:
-            self._pause = min(self._last, 2 * self._pause)
-            self._next = now + self._pause
+            self._backoff.take()
+        self._next = now + self._backoff.pause
         self._latest = now
         return True
 
@@ -152,18 +153,19 @@ class TamperWatch:
 
     @property
     def hurt(self) -> bool:
+        """True iff something is to be repaired."""
         return bool(self.damage) or self.lost
 
     def repair(self, now: float) -> bool:
         """Ask whether damage may be repaired now."""
         allowed = self.contest.may(now)
         if self.contest.fighting and not self._said_fight:
-            log.warning("bridge %s: %s; undoing it less and less often", self._name, FIGHT)
+            log.warning("bridge %s: %s; undoing it less and less often", self._name, CONTESTED)
         self._said_fight = self.contest.fighting
         return allowed
 
     def stranger(self, reachable: Iterable[int]) -> Reason | None:
-        """Why verdicts may be others than planned although all our flows are there; `reachable`: the tables packets
+        """Why verdicts may differ from the plan although all our flows are there; `reachable`: the tables packets
         come to."""
         tables = set(reachable) if self.foreign else set()
         rule = next((rule for rule in self.foreign.values() if rule.table in tables), None)

@@ -17,9 +17,9 @@ from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
 from ovspane.placement.pipeline import Pipeline
 from ovspane.policy.model.table import Effect, Rule, Stage, TableDelta
 from ovspane.policy.state.status import Status
-from ovspane.switch.enforcement import BridgeScope
 from ovspane.switch.ownership import Ownership
 from ovspane.switch.reconciler import Reconciler
+from ovspane.switch.scope import BridgeScope
 from tests.support.daemon_bridges import FOREIGN_METER
 from tests.support.ovs_dummy import DummyOvs
 

@@ -50,10 +50,12 @@ class Cause(Enum):
     NOT_COMPILED = "not-compiled"  # it cannot be compiled beside the others (a user moved to too many addresses)
 
 
+#: what is said of a contest
+CONTESTED: Final = "somebody else keeps changing ovspane's flows or meters"
 _TEXTS: Final[Mapping[Cause, str]] = {
     Cause.KERNEL: "port {port} {detail}",
     Cause.REFUSED: "bridge {bridge} refused its flow: {detail}",
-    Cause.CONTESTED: "bridge {bridge}: somebody else keeps changing ovspane's flows or meters",
+    Cause.CONTESTED: f"bridge {{bridge}}: {CONTESTED}",
     Cause.FOREIGN_FLOW: "bridge {bridge}: {detail}",
     Cause.AWAY: "bridge {bridge} is away",
     Cause.DRIVEN: "bridge {bridge} is driven by another ovspane daemon",

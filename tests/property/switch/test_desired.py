@@ -36,7 +36,7 @@ async def walk(seed: int) -> None:
     history = History.start(seed)
     compiler = Compiler(history.tree)
     spread = RulePlacement(Routing())
-    desired = DesiredState(Pipeline(), conjunction=seed % 2 == 0, hide=seed % 3 == 0, spread=spread)
+    desired = DesiredState(Pipeline(), conjunction=seed % 2 == 0, hide=seed % 3 == 0, placement=spread)
     desired.move(everything(paper.network))
     paper.take()
     bridges = sorted(paper.graph.nodes)

@@ -27,8 +27,8 @@ from ovspane.packets.match import ANY
 from ovspane.placement.flow_rules import Meter
 from ovspane.policy.state.status import INSTALLED, Cause, Reason, Status, degraded
 from ovspane.switch import bridge as bridge_room
-from ovspane.switch.enforcement import BridgeScope
 from ovspane.switch.reconciler import Reconciler
+from ovspane.switch.scope import BridgeScope
 from tests.support.bridge_session import BRIDGE, many, run, session
 from tests.support.daemon_bridges import bridge, flows
 from tests.support.ovs_dummy import DummyOvs

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ovspane.placement.flow_rules import COOKIE_TAG
+from ovspane.policy.state.status import CONTESTED
 from ovspane.switch import bridge as bridge_room
 from ovspane.switch.ownership import Ownership
-from ovspane.switch.tampering import FIGHT, Contest, TamperWatch
+from ovspane.switch.tampering import Contest, TamperWatch
 from tests.support.daemon_bridges import add_foreign, bridge, flood, flows, make_foreign, others
 from tests.support.ovs_dummy import DummyOvs
 from tests.support.reconciling import M, Running, deny, is_as_planned, limit, running, until, until_as_planned
@@ -58,7 +59,7 @@ async def prepared(made: Running) -> None:
 def test_every_kind_of_damage_is_noticed_and_repaired(
     switch: DummyOvs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(burst=100)))
+    monkeypatch.setattr(bridge_room, "TamperWatch", lambda *a: TamperWatch(*a, contest=Contest(burst=100)))
 
     async def play() -> None:
         async with running(switch) as made:
@@ -90,7 +91,7 @@ def test_every_kind_of_damage_is_noticed_and_repaired(
 
 def test_damage_while_we_push(switch: DummyOvs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody deletes at random while requests come and go: nothing is missing or left when it is quiet."""
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(burst=10_000)))
+    monkeypatch.setattr(bridge_room, "TamperWatch", lambda *a: TamperWatch(*a, contest=Contest(burst=10_000)))
 
     async def play() -> None:
         async with running(switch) as made:
@@ -129,15 +130,15 @@ def test_updates_that_were_lost_lead_to_a_read_back(switch: DummyOvs) -> None:
     async def play() -> None:
         async with running(switch) as made:
             await prepared(made)
-            twin = made.reconciler._twins["br0"]
+            br0 = made.reconciler.fleet["br0"]
             reads = []
-            real = twin._read
+            real = br0._read
 
             async def read(session: object) -> object:
                 reads.append(1)
                 return await real(session)  # type: ignore[arg-type]
 
-            twin._read = read  # type: ignore[method-assign, assignment]
+            br0._read = read  # type: ignore[method-assign, assignment]
             switch.ofctl("--bundle", "add-flows", "br0", str(path))  # the loop stands still meanwhile
             switch.ofctl("--bundle", "mod-flows", "br0", "table=120,actions=output:1")
             switch.ofctl("del-flows", "br0", "table=100,udp,tp_dst=53")
@@ -152,7 +153,7 @@ def test_updates_that_were_lost_lead_to_a_read_back(switch: DummyOvs) -> None:
 def test_a_fight_is_bounded_and_told(
     switch: DummyOvs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(5, 1.0, 2.0, 60)))
+    monkeypatch.setattr(bridge_room, "TamperWatch", lambda *a: TamperWatch(*a, contest=Contest(5, 1.0, 2.0, 60)))
 
     async def play() -> None:
         async with running(switch) as made:
@@ -164,7 +165,7 @@ def test_a_fight_is_bounded_and_told(
                 )
                 deletions += 1
             assert caplog.text.count("; repairing") <= 6 + (time.monotonic() - start)
-            assert f"degraded: bridge br0: {FIGHT}" in made.said[1]
+            assert f"degraded: bridge br0: {CONTESTED}" in made.said[1]
             assert set(made.said[2]) <= {"pending", INSTALLED[2]}  # the other request has no part in it
             async with asyncio.timeout(30):  # they gave up
                 while made.status[1] != "installed" or not await is_as_planned(switch, made):
@@ -173,7 +174,7 @@ def test_a_fight_is_bounded_and_told(
             for _ in range(2):  # the other kind: of meters nothing is told
                 switch.ofctl("mod-meter", "br0", "meter=1000002,kbps,band=type=drop,rate=3")
                 await until(lambda: "rate=1000 " in switch.ofctl("dump-meters", "br0"))
-            assert f"degraded: bridge br0: {FIGHT}" in made.said[2]
+            assert f"degraded: bridge br0: {CONTESTED}" in made.said[2]
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(play())
@@ -191,7 +192,7 @@ def test_what_is_not_ours_is_left_alone(switch: DummyOvs) -> None:
                 DAMAGE["one flow"](switch)
                 DAMAGE["a meter's rate"](switch)
                 await until_as_planned_but(switch, made)
-                made.reconciler.look()
+                made.reconciler.read_back()
                 await made.settled()
                 made.change(removed=(deny(1, 53), limit(2, 54, 2, M)), stages=0)
                 await made.settled()
@@ -222,7 +223,7 @@ def test_a_foreign_flow_in_our_way_is_told(switch: DummyOvs) -> None:
         async with running(switch) as made:
             switch.ofctl("add-flow", "br0", line)
             await until(
-                lambda: bool(made.reconciler._twins["br0"]._watch.foreign or made.reconciler._twins["br0"]._watch.news)
+                lambda: bool(made.reconciler.fleet["br0"]._watch.foreign or made.reconciler.fleet["br0"]._watch.news)
             )
             made.change(added=(deny(1, 53), limit(2, 54, 2, M)))
             await made.settled()
@@ -231,7 +232,7 @@ def test_a_foreign_flow_in_our_way_is_told(switch: DummyOvs) -> None:
                     "degraded: bridge br0: somebody else's flow lies in table 100, which is ovspane's"
                     in made.status[request]
                 )
-            made.reconciler.look()
+            made.reconciler.read_back()
             await made.settled()
             assert made.status[1].startswith("degraded")
             assert any("cookie=0x9" in flow and "udp" in flow for flow in flows(switch, ours=False))
@@ -243,7 +244,7 @@ def test_a_foreign_flow_in_our_way_is_told(switch: DummyOvs) -> None:
             switch.ofctl("del-flows", "br0", "table=100,cookie=0x9/-1")
             await until(lambda: made.status == INSTALLED)
             switch.ofctl("add-flow", "br0", beside.replace("table=100", "table=130"))  # nobody comes there
-            made.reconciler.look()
+            made.reconciler.read_back()
             await made.settled()
             assert made.status == INSTALLED
         switch.ofctl("add-flow", "br0", "table=0,cookie=0x9,priority=65535,reg15=0/1,actions=output:1")

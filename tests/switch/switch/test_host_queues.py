@@ -55,14 +55,14 @@ def test_an_id_is_another_request_s_only_when_no_flow_names_it_for_the_first(swi
             first, second = queue(1, 53, 5, M), queue(2, 54, 5, 2 * M)
             made.change(added=(first,))
             await made.settled()
-            twin = made.reconciler._twins["br0"]
-            go, make = asyncio.Event(), twin.make
+            bridge = made.reconciler.fleet["br0"]
+            go, install = asyncio.Event(), bridge.install
 
             async def slowly(*arguments: object, **named: object) -> object:
                 await go.wait()
-                return await make(*arguments, **named)  # type: ignore[arg-type]
+                return await install(*arguments, **named)  # type: ignore[arg-type]
 
-            twin.make = slowly  # type: ignore[method-assign, assignment]
+            bridge.install = slowly  # type: ignore[method-assign, assignment]
             made.change(added=(second,), removed=(first,))
             await asyncio.sleep(0.2)  # the first flow is still there: the queue is kept for it
             assert 'ovspane-request="1"' in switch.vsctl("list", "queue")

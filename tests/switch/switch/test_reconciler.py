@@ -85,16 +85,16 @@ def test_a_refused_flow_behind_a_full_bundle(switch: DummyOvs, caplog: pytest.Lo
         async with running(switch) as made:
             made.change(added=(limit(2, 53, 1, M),))
             await made.settled()
-            taken = made.reconciler._taken
+            taken = made.reconciler._passes._target
 
             async def behind_our_back(twin: ManagedBridge) -> BridgeTarget:
                 """The meter goes when all has been looked at, and before anything is sent."""
-                made.reconciler._taken = taken  # type: ignore[method-assign]
+                made.reconciler._passes._target = taken  # type: ignore[method-assign]
                 work = await taken(twin)
                 switch.ofctl("del-meters", "br0")
                 return work
 
-            made.reconciler._taken = behind_our_back  # type: ignore[method-assign]
+            made.reconciler._passes._target = behind_our_back  # type: ignore[method-assign]
             made.change(added=(*many, limit(3, 54, 1, M)))
             await made.settled(30)
             assert made.status[1] == "installed"
