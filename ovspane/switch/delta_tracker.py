@@ -17,7 +17,7 @@ asked, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from operator import eq
 from typing import Generic, TypeVar
 
@@ -55,6 +55,10 @@ class DeltaTracker(Generic[K, V]):
     def touch(self, keys: Iterable[K]) -> None:
         """Wanted or actual may have changed here, or work was not done."""
         self._suspects.update(keys)
+
+    def touch_all(self) -> None:
+        """Wanted or actual may have changed anywhere."""
+        self._all_suspect = True
 
     def forget(self) -> None:
         """Nobody knows any more what is there."""
@@ -104,14 +108,23 @@ class DeltaTracker(Generic[K, V]):
         self._suspects, self._all_suspect = set(), False
         return found
 
-    def differing(self) -> Collection[K]:
-        """The suspects that do differ; the others are none any more. Everything that is wanted, while nobody knows."""
+    def differing(self) -> Iterator[K]:
+        """The suspects that do differ; those that were looked at and do not are none any more. Everything that is
+        wanted, while nobody knows what is there. Nothing may be touched before the iteration ends."""
         if self._actual is None:
-            return self.wanted.keys()
+            yield from self.wanted
+            return
         if self._all_suspect:
             self._suspects, self._all_suspect = {*self.wanted, *self._actual}, False
-        self._suspects = {key for key in self._suspects if self.differs(key)}
-        return self._suspects
+        settled: list[K] = []
+        try:
+            for key in self._suspects:
+                if self.differs(key):
+                    yield key
+                else:
+                    settled.append(key)
+        finally:
+            self._suspects.difference_update(settled)
 
     def differs(self, key: K) -> bool:
         """True iff what is wanted is not there, or something is that is not wanted."""

@@ -1,18 +1,20 @@
 """The books of queues: which are wanted on which port, which are made, which flows still name; and the steps between.
 No I/O.
 
-Everything is kept by pairs of port and queue id, so a change costs what changes, not what is there. A pair is open
-while what is wanted is not what is made. Its step is to what is wanted, but for a queue that is made for a request and
-still named by a flow of it: that one stays, and its id is nobody else's meanwhile, unless the request's queue is wanted
-and made on other ports. Until it is said what is wanted all stays. Invariants: `_open` are exactly the pairs with
-wanted != made; `_reserved` are the sums of the minimum rates of what is made.
+Kept by queue ids, each with its ports, so a change costs what changes, not what is there (delta_tracker). A queue of a
+port is open while what is wanted is not what is made. Its step is to what is wanted, but for a queue that is made for a
+request and still named by a flow of it: that one stays, and its id is nobody else's meanwhile, unless the request's
+queue is wanted and made on other ports. Until it is said what is wanted all stays. Invariant: `_reserved` and `_counts`
+are of what is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
 from ovspane.placement.flow_rules import Queue
+from ovspane.switch.delta_tracker import DeltaTracker
 
 #: port -> queue id -> queue
 Queues = Mapping[str, Mapping[int, Queue]]
@@ -21,6 +23,8 @@ Changes = dict[str, dict[int, Queue | None]]
 #: may a flow that is installed name this queue id for that request (its low 32 bits)?
 Named = Callable[[int, int], bool]
 REQUEST = 0xFFFFFFFF
+#: queue id -> port -> queue
+_ById = dict[int, dict[str, Queue]]
 
 
 class QueueLedger:
@@ -28,52 +32,54 @@ class QueueLedger:
 
     def __init__(self, named: Named) -> None:
         self._named = named
-        self._wanted: dict[str, dict[int, Queue]] = {}
-        self._told = False
-        self._made: dict[str, dict[int, Queue]] | None = None
-        self._open: dict[int, set[str]] = {}
+        self._wanted: _ById = {}
+        self._tracker: DeltaTracker[int, dict[str, Queue]] = DeltaTracker(self._wanted)
+        self._told = False  # what is wanted
         self._reserved: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
 
     @property
     def known(self) -> bool:
         """True iff it is known what is made."""
-        return self._made is not None
+        return self._tracker.actual is not None
 
     def has(self, port: str) -> bool:
         """True iff the port has a queue."""
-        return bool(self._made and self._made.get(port))
+        return self._counts[port] > 0
 
     # --- what is wanted
 
     def want_all(self, queues: Queues) -> None:
         """These queues, and no others."""
         self._told = True
-        self._wanted = {port: dict(some) for port, some in queues.items() if some}
-        self._compare()
+        self._tracker.wanted = self._wanted = _by_id(queues)
+        self._tracker.touch_all()
 
     def want(self, changes: Changes) -> None:
-        """Others than before are wanted, as said."""
+        """The same as before is wanted, but for these."""
         for port, queues in changes.items():
             for number, queue in queues.items():
                 _put(self._wanted, port, number, queue)
-                self._look(port, number)
+            self._tracker.touch(queues)
 
     # --- what is made
 
     def made_all(self, queues: Queues) -> None:
         """These queues are there, and no others."""
-        self._made = {port: dict(some) for port, some in queues.items() if some}
-        self._reserved = {port: sum(queue.min_rate for queue in some.values()) for port, some in self._made.items()}
-        self._compare()
+        self._tracker.read_back(_by_id(queues))
+        self._reserved = {port: sum(queue.min_rate for queue in some.values()) for port, some in queues.items()}
+        self._counts = Counter({port: len(some) for port, some in queues.items()})
 
     def made(self, changes: Changes) -> None:
         """These steps were done."""
-        assert self._made is not None
+        made = self._tracker.actual
+        assert made is not None
         self._reserved |= self.reserved(changes)
         for port, queues in changes.items():
             for number, queue in queues.items():
-                _put(self._made, port, number, queue)
-                self._look(port, number)
+                self._counts[port] += (queue is not None) - (self._made_at(port, number) is not None)
+                _put(made, port, number, queue)
+            self._tracker.touch(queues)
 
     def reserved(self, changes: Changes) -> dict[str, int]:
         """The sums of the minimum rates (bit/s) on these ports when these steps will have been done."""
@@ -97,32 +103,46 @@ class QueueLedger:
     @property
     def done(self) -> bool:
         """True iff ports have exactly the queues that are wanted, or that flows still name."""
-        return self._made is not None and next(self._steps(), None) is None
+        return self.known and next(self._steps(), None) is None
 
     def ready(self, number: int) -> bool:
         """True iff flows may name the queue: on each port that shall have it, it is there as wanted."""
-        if self._made is None:
+        made, suspects = self._tracker.actual, self._tracker.suspects
+        if made is None:
             return False
-        return not any(number in self._wanted.get(port, ()) for port in self._open.get(number, ()))
+        if suspects is not None and number not in suspects:
+            return True
+        there = made.get(number, {})
+        return all(there.get(port) == queue for port, queue in self._wanted.get(number, {}).items())
 
     def target(self) -> dict[str, dict[int, Queue]]:
         """All queues as they shall be when the steps were done."""
-        target = {port: dict(queues) for port, queues in self._wanted.items()}
-        for number, ports in self._open.items():
-            for port in ports:
-                _put(target, port, number, self._next(port, number))
-        return target
+        target: dict[str, dict[int, Queue]] = {}
+        for number, ports in self._wanted.items():
+            for port, queue in ports.items():
+                target.setdefault(port, {})[number] = queue
+        for port, number, after in self._open():
+            if after is not None:
+                target.setdefault(port, {})[number] = after
+            elif port in target:
+                target[port].pop(number, None)
+        return {port: queues for port, queues in target.items() if queues}
 
     def _steps(self) -> Iterator[tuple[str, int, Queue | None]]:
-        for number, ports in self._open.items():
-            for port in ports:
-                queue = self._next(port, number)
-                if queue != self._made_at(port, number):
-                    yield port, number, queue
+        return ((port, number, queue) for port, number, queue in self._open() if queue != self._made_at(port, number))
+
+    def _open(self) -> Iterator[tuple[str, int, Queue | None]]:
+        """Where what is wanted is not what is made, and what comes next there."""
+        made = self._tracker.actual or {}
+        for number in self._tracker.differing():
+            wanted, there = self._wanted.get(number, {}), made.get(number, {})
+            for port in wanted.keys() | there.keys():
+                if wanted.get(port) != there.get(port):
+                    yield port, number, self._next(port, number)
 
     def _next(self, port: str, number: int) -> Queue | None:
         """What is made and may still be named keeps its place, also from another request."""
-        made, wanted = self._made_at(port, number), self._wanted_at(port, number)
+        made, wanted = self._made_at(port, number), self._wanted.get(number, {}).get(port)
         if made is None or (wanted is not None and wanted.request == made.request):
             return wanted
         if not self._told:
@@ -134,40 +154,26 @@ class QueueLedger:
     def _moved(self, number: int, request: int) -> bool:
         """True iff the request has its queue on other ports now: its flows go on naming it, but do not leave by this
         one."""
-        elsewhere = any(
-            (queue := queues.get(number)) is not None and queue.request == request for queues in self._wanted.values()
-        )
-        return elsewhere and self.ready(number)
+        wanted = self._wanted.get(number, {}).values()
+        return any(queue.request == request for queue in wanted) and self.ready(number)
 
     def _made_at(self, port: str, number: int) -> Queue | None:
-        return self._made.get(port, {}).get(number) if self._made is not None else None
-
-    def _wanted_at(self, port: str, number: int) -> Queue | None:
-        return self._wanted.get(port, {}).get(number)
-
-    def _look(self, port: str, number: int) -> None:
-        """Keep the open pairs."""
-        if self._wanted_at(port, number) != self._made_at(port, number):
-            self._open.setdefault(number, set()).add(port)
-        elif number in self._open:
-            self._open[number].discard(port)
-            if not self._open[number]:
-                del self._open[number]
-
-    def _compare(self) -> None:
-        self._open = {}
-        made = self._made or {}
-        for port in self._wanted.keys() | made.keys():
-            wanted, there = self._wanted.get(port, {}), made.get(port, {})
-            for number in wanted.keys() | there.keys():
-                if wanted.get(number) != there.get(number):
-                    self._open.setdefault(number, set()).add(port)
+        made = self._tracker.actual
+        return made.get(number, {}).get(port) if made is not None else None
 
 
-def _put(queues: dict[str, dict[int, Queue]], port: str, number: int, queue: Queue | None) -> None:
+def _by_id(queues: Queues) -> _ById:
+    found: _ById = {}
+    for port, some in queues.items():
+        for number, queue in some.items():
+            found.setdefault(number, {})[port] = queue
+    return found
+
+
+def _put(queues: MutableMapping[int, dict[str, Queue]], port: str, number: int, queue: Queue | None) -> None:
     if queue is not None:
-        queues.setdefault(port, {})[number] = queue
-    elif port in queues:
-        queues[port].pop(number, None)
-        if not queues[port]:
-            del queues[port]
+        queues.setdefault(number, {})[port] = queue
+    elif number in queues:
+        queues[number].pop(port, None)
+        if not queues[number]:
+            del queues[number]
