@@ -95,7 +95,12 @@ class DaemonProcess:
         self._talk: Talk | None = None
 
     def __enter__(self) -> DaemonProcess:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # a `with` whose beginning fails has no end: nobody else would end the process
+            print(self.log)
+            self.close()
+            raise
         return self
 
     def __exit__(

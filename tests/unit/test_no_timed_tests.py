@@ -1,8 +1,8 @@
 """No test asserts that something took less than so many seconds: on a busy machine it fails, and says nothing of
 ovspane.
 
-What to do instead is in tests/support/patience.py. This reads the syntax of every test. Refused are an `assert` in which a
-number bounds an elapsed time from above, and a wait of a few seconds for a fact.
+What to do instead is in tests/support/patience.py. This reads the syntax of every test. Refused are an `assert` in
+which a number bounds an elapsed time from above, and a wait of a few seconds for a fact.
 """
 
 from __future__ import annotations
