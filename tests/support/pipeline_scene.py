@@ -62,6 +62,9 @@ TWO_STATEMENTS = (
     "reserve(srcHost=10.0.0.1, dstHost=10.0.0.2, transport=TCP, dstPort=80) = 5Mb on net.",
 )
 
+#: the cookie of the catch flow of a probe
+CATCH = f"cookie=0x{messages.COOKIE >> 32:x}"
+
 _STEADY = (
     (re.compile(r"(?<=cookie=0x70707262)[0-9a-f]{8}"), "TOKEN"),
     (re.compile(r"(?<=reg14=)0x[0-9a-f]+"), "0xTOKEN"),
@@ -175,7 +178,7 @@ def _catch_flow(ovs: DummyOvs, daemon: DaemonProcess) -> None:
         ovspane("probe", "--rate", "1", *where), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as probe:
         try:
-            wait_for(lambda: any(f"priority={messages.PRIORITY}" in line for line in _flows(ovs, "br0")), "catch flow")
+            wait_for(lambda: any(CATCH in line for line in _flows(ovs, "br0")), "catch flow")
         finally:
             probe.kill()
 
