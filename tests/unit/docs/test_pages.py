@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.test_layers import LAYERS, LEVEL, PURE
 from tools.manual import options, subcommands
+from tools.rooms import described
 
 ROOT = Path(__file__).parents[3]
 ARCHITECTURE = ROOT / "docs/architecture.md"
@@ -160,6 +161,10 @@ def test_the_architecture_page_has_the_floors_of_the_layer_test() -> None:
     assert [int(floor) for floor, _, _ in rows] == sorted(
         (LEVEL[room] for rooms in LAYERS for room in rooms), reverse=True
     )
+
+
+def test_each_module_says_what_it_is_for() -> None:
+    assert [line for line in described() if not line.partition(": ")[2]] == []
 
 
 def test_the_architecture_page_is_short() -> None:
