@@ -132,6 +132,38 @@ def test_the_files_that_the_manual_names_are_there(page: Path) -> None:
     assert list(_paths(page.read_text(encoding="utf-8"))) == []
 
 
+def _sources() -> Iterator[Path]:
+    """Everything but pages: sources, tests, scripts, traces."""
+    for top in ("ovspane", "tests", "bench", "demo", "lab", "tools", ".ci", "systemd"):
+        for path in sorted((ROOT / top).rglob("*")):
+            if path.suffix in ("", ".py", ".pyi", ".pyx", ".pxd", ".trace", ".service") and path.is_file():
+                yield path
+
+
+def cited(text: str) -> Iterator[str]:
+    """Pages that a source names and that are not there, and sections of theirs that are not."""
+    for page, title in re.findall(r'(?<![\w/])([\w./-]+\.md)\b(?:, "([^"]+)")?', " ".join(text.split())):
+        if not (ROOT / page).exists():
+            yield f"no page {page}"
+        elif title and not re.search(rf"^#+ {re.escape(title)}$", (ROOT / page).read_text(encoding="utf-8"), re.M):
+            yield f"no section {title} in {page}"
+
+
+def test_the_pages_that_sources_name_are_there() -> None:
+    sources = [path for path in _sources() if path != Path(__file__)]
+    found = [f"{path.relative_to(ROOT)}: {f}" for path in sources for f in cited(path.read_text(errors="ignore"))]
+    assert found == []
+
+
+def test_the_check_of_sources_sees() -> None:
+    assert list(
+        cited('as engine.md says (docs/design/admission.md, "Bounds"; docs/design/admission.md, "Ways out")')
+    ) == [
+        "no page engine.md",
+        "no section Ways out in docs/design/admission.md",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
