@@ -1,6 +1,6 @@
 """The one place where statements meet the state: judge, make durable, reply, then act.
 
-It is the "One way through" of docs/design/admission.md. Above: sessions ask, the daemon wires. Below: policy.runtime,
+It is "the one way through" of docs/architecture.md. Above: sessions ask, the daemon wires. Below: policy.runtime,
 store. One task works: it takes all statements that wait, judges them one after the other, makes their changes durable
 in one transaction, answers, and hands the change of the network flow table on. So replies are in order, a reply is sent
 only after the commit, and a burst of statements costs one fsync.
