@@ -1,5 +1,5 @@
 """What `placement = "paths"` relies on, and "everywhere" (the default) does not: that addresses are where they are
-seen; and that it limits what enters at several bridges at each of them. docs/architecture.md, "Why rules stand
+seen; and that it limits what enters at several bridges at each of them. docs/design/placement.md, "Why rules stand
 everywhere by default".
 """
 
