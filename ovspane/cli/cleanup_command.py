@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ovspane.daemon.wiring import clean  # slow to import, and only needed here
+    from ovspane.daemon.cleanup import clean  # slow to import, and only needed here
     from ovspane.flowpush import SessionError
     from ovspane.ovsdb.switch_db import OvsdbError
 

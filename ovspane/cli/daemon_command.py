@@ -50,7 +50,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ovspane.daemon.wiring import PartFailed, serve  # slow to import, and only needed here
+    from ovspane.daemon.parts import PartFailed
+    from ovspane.daemon.wiring import serve  # slow to import, and only needed here
     from ovspane.server.accepting import ListenError
     from ovspane.store import StoreError
 

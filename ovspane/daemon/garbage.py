@@ -10,6 +10,7 @@ grown that much.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 from collections.abc import Iterator
@@ -33,6 +34,13 @@ def loading() -> Iterator[None]:
         gc.enable()
     gc.set_threshold(*THRESHOLDS)
     gc.freeze()
+
+
+async def keep_tending() -> None:
+    """Call `tend` now and then until cancelled."""
+    while True:
+        await asyncio.sleep(EVERY)
+        tend()
 
 
 def tend() -> int:

@@ -1,9 +1,26 @@
 """The daemon: the only place that wires the rooms together (docs/architecture.md).
 
-    clients -> server.listener -> server.service -> policy.runtime
-                                        |  store.keeper (durable before the reply)
-                                        v
-                              reconcile -> bridge (OpenFlow), ovsdb_queues (OVSDB)
+What flows where; each edge is drawn once more over the line that makes the node it leads to:
+
+    clients ==> listeners ==statements==> Service ==values==> store       durable before the reply
+                    ^                      | | ^
+                    +------replies, notices+ | +--state, reload-- store   another daemon's changes, too
+                                             |
+        network flow table: delta, reload    v
+    +------------------------------------ Daemon._on_delta, _on_reload
+    |                                        |
+    |   routes of reservations               v
+    +<------------- LinkCapacityTask <--network deltas-- Network <--links, hosts-- Discovery <--packets-- switch
+    |                |  reservations that links cannot hold            |    ^
+    v                v                                                 |    +--topology of other hosts-- SharedTopology
+    Reconciler <-----+<-------------- network deltas ------------------+
+    |   ^                                                              |
+    |   +--rows of bridges, ports, queues-- SwitchDb                   +--> FloodControl ==> ports that do not flood
+    |
+    +==> flows, meters (OpenFlow), queues (OVSDB)
+    |
+    +--status of a request--> RequestStatuses --> State.status, notices to its speaker
+    +--why no port can enforce a rate--> ReservationGate --> the reply to a reservation
 
 Life: take the state directory and start the store -> load the state, ending what is over -> connect to the host's OVSDB
 -> serve; the switches are brought to the plan by the difference, so a restart changes no flow that is right already.
@@ -19,30 +36,28 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator
 
 from ovspane.config import Settings, address
 from ovspane.daemon import garbage
-from ovspane.discovery.discovery import SLICE, Discovery, DiscoverySettings
-from ovspane.discovery.packet_session import clean as clean_ear
+from ovspane.daemon.gate import ReservationGate
+from ovspane.daemon.link_capacity_task import LinkCapacityTask
+from ovspane.daemon.parts import DaemonParts
+from ovspane.daemon.settings_parts import discovery_of, links_seen_after, network_limits, scope_of
+from ovspane.daemon.statuses import RequestStatuses
+from ovspane.discovery.discovery import SLICE, Discovery
 from ovspane.discovery.shared import SharedTopology, probe_secret
-from ovspane.lang.replies import Code, Notice, Reply, listing, no
-from ovspane.lang.statements import Kind
-from ovspane.network.hosts import HostLimits
+from ovspane.lang.replies import Reply, listing
+from ovspane.loop import in_slices
 from ovspane.network.listing import ListingRow, rows
 from ovspane.network.model import NetworkDelta
 from ovspane.network.topology import Network
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
 from ovspane.placement.link_capacity import LinkCapacity
-from ovspane.placement.pipeline import Pipeline
-from ovspane.placement.routing import Routes, Routing, everything
+from ovspane.placement.routing import Routing, everything
 from ovspane.policy.model.table import TableDelta
-from ovspane.policy.state.shares import Request
-from ovspane.policy.state.state import Change, Put
-from ovspane.policy.state.status import ACTIVE, Condition, Status
+from ovspane.policy.state.state import State
+from ovspane.policy.state.status import Status
 from ovspane.server.accepting import Acceptor
 from ovspane.server.compat import CompatListener
 from ovspane.server.listener import UnixListener
@@ -53,18 +68,13 @@ from ovspane.store import OvsdbStore, PrivateServer
 from ovspane.store.cluster import ClusterStore, client_context, own_name
 from ovspane.store.keeper import StoreKeeper
 from ovspane.store.shared_keeper import SharedKeeper
-from ovspane.switch.cleaning import clean as clean_bridges
-from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.flood_control import FloodControl
 from ovspane.switch.reconciler import Reconciler
-from ovspane.switch.scope import BridgeScope
 
 log = logging.getLogger(__name__)
 
 #: how long a clean end may take to push what was accepted last (seconds)
 LAST_PUSH = 2.0
-#: between looks at what the network can hold (seconds)
-ROOM_PAUSE = 0.1
 #: statements are served before the switch is reached, but wait this long for it, so that admission knows its ports
 #: (seconds)
 FIRST_LOOK = 1.0
@@ -74,58 +84,9 @@ STORE_SECONDS = 5.0
 CLUSTER_SECONDS = 30.0
 
 
-class PartFailed(Exception):
-    """A task of the daemon ended by a defect, so the daemon ended; systemd starts it again."""
-
-
 def clock() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def pipeline_of(settings: Settings) -> Pipeline:
-    """Which tables and meters are ours."""
-    return Pipeline(settings.first_table, settings.meter_base)
-
-
-def scope_of(settings: Settings) -> BridgeScope:
-    """What of the switches the settings give us."""
-    return BridgeScope(
-        settings.rundir,
-        names=frozenset(settings.bridges),
-        pipeline=pipeline_of(settings),
-        speeds=settings.ports,
-        best_effort=settings.enforcement == "best-effort",
-        adopt=frozenset(settings.adopt),
-        police=settings.police,
-        conjunction=settings.conjunction,
-        hiding=settings.hiding,
-        paths=settings.network.placement == "paths",
-        routes=settings.network.paths if settings.network.flood_tree else 0,
-    )
-
-
-def discovery_of(settings: Settings) -> DiscoverySettings:
-    """How the network is learned."""
-    topology = settings.topology
-    return DiscoverySettings(
-        settings.rundir,
-        pipeline=pipeline_of(settings),
-        bridges=frozenset(settings.bridges),
-        lldp=topology.lldp,
-        snoop=topology.snoop,
-        interval=topology.interval,
-        key=topology.secret.encode(),
-        host=topology.name or socket.gethostname().replace("/", "_")[:200],
-        speeds=settings.ports,
-        hosts=settings.hosts,
-        links=settings.links,
-    )
-
-
-def network_limits(settings: Settings) -> HostLimits:
-    """Three probes may be lost before a link is."""
-    return HostLimits(host_age=1000 * settings.topology.host_age, link_age=3500 * settings.topology.interval)
 
 
 class Daemon:
@@ -134,24 +95,34 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ending = asyncio.Event()
-        self._failure: BaseException | None = None
+        scope = scope_of(settings)
+
+        # the host's Open_vSwitch database --rows--> SwitchDb
         self._switch = SwitchDb(settings.ovsdb)
-        self._reconciler = Reconciler(self._switch, scope_of(settings), self._status, self._note_hidden)
-        self._switch.listen(self._tell_switch)
+        self._switch.listen(self._log_connection)
+
+        # SwitchDb --rows--> Reconciler --statuses--> RequestStatuses (through methods: the two know each other)
+        self._reconciler = Reconciler(self._switch, scope, self._on_status, self._on_hidden)
+        self._statuses = RequestStatuses(
+            self._state, self._reconciler.hider, lambda notices: self._service.tell(notices)
+        )
+
+        # Reconciler --why a rate cannot be enforced--> ReservationGate
+        self._gate = ReservationGate(self._reconciler.unenforced, best_effort=scope.best_effort)
+
+        # Network --deltas--> Reconciler, LinkCapacityTask
         self._network = Network(network_limits(settings))
         self._network.listen(self._on_network)
-        self._room: LinkCapacity | None = None
-        self._looked = False
-        self._room_due = asyncio.Event()
-        self._look = discovery_of(settings)
-        self._discovery = Discovery(self._switch, self._network, self._look)
+        self._capacity = LinkCapacityTask(self._make_capacity, clock)
+
+        # SwitchDb, packets --links, hosts--> Discovery --claims--> Network
+        self._host = discovery_of(settings).host
+        self._discovery = Discovery(self._switch, self._network, discovery_of(settings))
         self._shared_topology: SharedTopology | None = None
+
+        # Network, SwitchDb --> FloodControl, on the bridges whose locks the reconciler holds
         self._flooding = FloodControl(
-            self._switch,
-            self._network,
-            scope_of(settings),
-            self._reconciler.fleet.drives,
-            keep=settings.network.flood_tree,
+            self._switch, self._network, scope, self._reconciler.fleet.drives, keep=settings.network.flood_tree
         )
 
     def end(self) -> None:
@@ -161,72 +132,77 @@ class Daemon:
     async def run(self) -> None:
         """Serve. Raises StoreError, ListenError or OSError when it cannot start, PartFailed when it had to end."""
         async with contextlib.AsyncExitStack() as stack:
-            self._service = await (self._shared_service(stack) if self._settings.db else self._own_service(stack))
-            await self._load()
+            parts = DaemonParts(stack, self._ending)
+            self._service = await (self._shared_service(parts) if self._settings.db else self._private_service(stack))
+            with garbage.loading():
+                await self._service.load()
             self._switch.start()
             stack.push_async_callback(self._switch.close)
             await self._switch.wait_until(lambda: self._switch.connected, FIRST_LOOK)
-            await stack.enter_async_context(self._task(self._service.run()))
-            await stack.enter_async_context(self._task(self._tend_garbage()))
+            parts.start(self._service.run())
+            parts.start(garbage.keep_tending())
             listeners = await self._listen(stack)
             # Only now the switch: a daemon whose socket is in use ends without having touched it.
             stack.callback(self._reconciler.close)
-            await stack.enter_async_context(self._task(self._reconciler.run()))
-            await stack.enter_async_context(self._task(self._tend_room()))
-            await stack.enter_async_context(self._task(self._look_around()))
-            await stack.enter_async_context(self._task(self._flooding.run()))
-            await stack.enter_async_context(self._task(self._discovery.run()))
+            parts.start(self._reconciler.run())
+            parts.start(self._capacity.run(self._service, self._reconciler))
+            parts.start(self._capacity.trust_network_after(links_seen_after(self._settings)))
+            parts.start(self._flooding.run())
+            parts.start(self._discovery.run())
             if self._shared_topology is not None:
-                await stack.enter_async_context(self._task(self._shared_topology.run()))
+                parts.start(self._shared_topology.run())
             log.info("serving on %s, %d requests", self._settings.socket, len(self._service.state.requests))
             await self._ending.wait()
             log.info("ending; flows and queues stay in place")
             for listener in listeners:
                 await listener.close()
             await self._reconciler.settled(LAST_PUSH)
-        if self._failure is not None:
-            raise PartFailed(str(self._failure)) from self._failure
+        parts.raise_failure()
 
-    async def _own_service(self, stack: contextlib.AsyncExitStack) -> Service:
+    # --- clients and the store
+
+    async def _private_service(self, stack: contextlib.AsyncExitStack) -> Service:
         """On a private database, which nobody else writes."""
         store = OvsdbStore(await stack.enter_async_context(self._private_store()), limit=STORE_SECONDS)
         stack.push_async_callback(store.close)
-        return Service(StoreKeeper(store), **self._hooks())
+        # statements --> Service --values--> OvsdbStore
+        return Service(
+            StoreKeeper(store),
+            clock=clock,
+            on_delta=self._on_delta,
+            on_reload=self._on_reload,
+            gate=self._gate.judge,
+            topology=self._topology,
+            room=self._capacity.make,
+            default_deny=self._settings.default_deny,
+        )
 
-    async def _shared_service(self, stack: contextlib.AsyncExitStack) -> Service:
+    async def _shared_service(self, parts: DaemonParts) -> Service:
         """On a database that other daemons write, too. Raises StoreError when it has no leader or is not for us."""
         settings = self._settings
         tls = client_context(settings.db_tls.certificate, settings.db_tls.key, settings.db_tls.authority)
         host = socket.gethostname()
         store = ClusterStore(settings.db, own_name(settings.state_dir), host=host, tls=tls)
-        await stack.enter_async_context(self._task(store.run()))
-        service = SharedService(SharedKeeper(store), **self._hooks())
+        parts.start(store.run())
+        # statements --> SharedService --values--> ClusterStore --values of all daemons--> SharedService
+        service = SharedService(
+            SharedKeeper(store),
+            clock=clock,
+            on_delta=self._on_delta,
+            on_reload=self._on_reload,
+            gate=self._gate.judge,
+            topology=self._topology,
+            room=self._capacity.make,
+            default_deny=settings.default_deny,
+        )
         await store.until_synced(CLUSTER_SECONDS)
         if not settings.topology.secret:
             self._discovery.sign_with(await probe_secret(store))
-        now, programs = self._discovery.now, self._reconciler.fleet.programs
-        self._shared_topology = SharedTopology(store, self._network, self._look.host, programs, now)
+        # ClusterStore --topology of other hosts--> SharedTopology --claims--> Network, and ours back
+        self._shared_topology = SharedTopology(
+            store, self._network, self._host, self._reconciler.fleet.programs, self._discovery.now
+        )
         return service
-
-    def _hooks(self) -> dict[str, Any]:
-        return {
-            "clock": clock,
-            "on_delta": self._on_delta,
-            "on_reload": self._on_reload,
-            "gate": self._gate,
-            "topology": self._topology,
-            "room": self._make_room,
-            "default_deny": self._settings.default_deny,
-        }
-
-    async def _load(self) -> None:
-        with garbage.loading():
-            await self._service.load()
-
-    async def _tend_garbage(self) -> None:
-        while True:
-            await asyncio.sleep(garbage.EVERY)
-            garbage.tend()
 
     @contextlib.asynccontextmanager
     async def _private_store(self) -> AsyncIterator[str]:
@@ -237,24 +213,8 @@ class Daemon:
         finally:
             await server.stop()
 
-    @contextlib.asynccontextmanager
-    async def _task(self, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-        """Run a coroutine beside; its failure ends the daemon (systemd starts it again), its end is awaited."""
-        task: asyncio.Task[None] = asyncio.create_task(work)
-        task.add_done_callback(self._failed)
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    def _failed(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            log.critical("a part of the daemon failed", exc_info=task.exception())
-            self._failure = task.exception()
-            self.end()
-
     async def _listen(self, stack: contextlib.AsyncExitStack) -> list[Acceptor]:
+        # clients --> UnixListener, CompatListener, TlsListener --statements--> Service
         settings = self._settings
         listeners: list[Acceptor] = [
             UnixListener(self._service, settings.socket, mode=settings.socket_mode, group=settings.socket_group or None)
@@ -279,145 +239,56 @@ class Daemon:
             stack.push_async_callback(listener.close)
         return listeners
 
-    # --- the network
-
-    def _make_room(self) -> LinkCapacity:
-        """The links' room for a new runtime, with nothing booked."""
-        scope = scope_of(self._settings)
-        host = self._look.host if self._settings.db else ""
-        self._room = LinkCapacity(Routing(scope.manages, scope.routes), self._settings.network.reservable, host)
-        self._room.hear(everything(self._network))
-        if self._looked:
-            self._room.trust_no_more()
-        return self._room
-
-    def _on_network(self, deltas: tuple[NetworkDelta, ...]) -> None:
-        self._reconciler.move(deltas)
-        if self._room is not None:
-            self._room.hear(deltas)
-        self._room_due.set()
-
-    async def _tend_room(self) -> None:
-        """Say of reservations when the network cannot hold them any more, and when it can again."""
-        while True:
-            await self._room_due.wait()
-            self._room_due.clear()
-            if (room := self._room) is not None:
-                seen = await self._service.undisturbed(partial(_looked_at, room), room.weight)
-                self._reconciler.steer(seen.routes)
-                self._reconciler.cannot_hold(seen.troubles)
-                self._tell_rerouted(seen.rerouted)
-                if room.strayed(1):  # to be written down; once more, should there be many
-                    self._service.look()
-                    self._room_due.set()
-            await asyncio.sleep(ROOM_PAUSE)
-
-    def _tell_rerouted(self, rerouted: dict[int, str]) -> None:
-        """The holders of reservations that were moved to another path hear of it."""
-        requests = self._service.state.requests
-        for number, ports in rerouted.items():
-            if (request := requests.get(number)) is not None:
-                detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: by {ports}"
-                self._service.tell([Notice("moved", detail, frozenset({request.speaker}), {"id": number, "by": ports})])
-
-    async def _look_around(self) -> None:
-        """What reservations were given before the start is taken to be there until all links had time to be seen."""
-        await asyncio.sleep(3.5 * self._settings.topology.interval)
-        self._looked = True
-        if self._room is not None:
-            self._room.trust_no_more()
-            self._room_due.set()
-
-    async def _topology(self) -> Reply:
-        """The answer to ListTopology: everything, in pieces, so that the loop goes on."""
-        found: list[ListingRow] = []
-        for row in rows(self._network, self._discovery.now()):
-            found.append(row)
-            if len(found) % SLICE == 0:
-                await asyncio.sleep(0)
-        return listing([row.line for row in found], [row.item for row in found])
-
-    # --- policy to switch, switch to policy
+    # --- the edges
 
     def _on_delta(self, delta: TableDelta) -> None:
-        self._room_due.set()
-        if self._room is not None:
-            self._reconciler.steer(self._room.steering())
+        """Service --network flow table--> Reconciler, with the routes that its reservations got."""
+        self._capacity.check()
+        self._reconciler.steer(self._capacity.steering())
         self._reconciler.change(delta, self._service.runtime.compiler.stages)
 
     def _on_reload(self) -> None:
+        """Service --the whole table--> Reconciler."""
         compiler = self._service.runtime.compiler
-        self._reconciler.reset(
-            compiler.table, compiler.stages, self._room.steering() if self._room is not None else None
-        )
+        self._reconciler.reset(compiler.table, compiler.stages, self._capacity.steering())
 
-    def _note_hidden(self, number: int) -> None:
-        """The status of a request that may have no flow of its own any more, or lie below another one, or have no
-        rules now."""
-        status = self._service.state.status
-        if self._reconciler.hider(number):
-            self._status(number, Status(Condition.HIDDEN))
-        elif number in status and status[number].condition is Condition.HIDDEN:
-            del status[number]
+    def _on_network(self, deltas: tuple[NetworkDelta, ...]) -> None:
+        """Network --deltas--> Reconciler, LinkCapacityTask."""
+        self._reconciler.move(deltas)
+        self._capacity.hear(deltas)
 
-    def _status(self, number: int, status: Status) -> None:
-        state = self._service.state
-        if hiders := self._reconciler.hider(number):  # whatever became of the flow that it had
-            status = Status(Condition.HIDDEN, hiders=tuple(hiders))
-        request = state.requests.get(number)
-        if request is None or state.status.get(number) == status:
-            return
-        before = state.status.get(number, ACTIVE)
-        state.status[number] = status
-        if status.degraded != before.degraded:
-            event = "degraded" if status.degraded else "restored"
-            detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: {status.text()}"
-            self._service.tell([Notice(event, detail, frozenset({request.speaker}), {"id": number})])
+    def _on_status(self, number: int, status: Status) -> None:
+        """Reconciler --status--> RequestStatuses."""
+        self._statuses.set(number, status)
 
-    def _gate(self, changes: Sequence[Change], reply: Reply) -> Reply:
-        """Refuse a reservation that no port can enforce; with best effort say that nobody enforces it."""
-        rates = [
-            change.value.rate
-            for change in changes
-            if isinstance(change, Put) and isinstance(change.value, Request) and change.value.kind is Kind.RESERVE
-        ]
-        if not rates:
-            return reply
-        reason = self._reconciler.unenforced(max(rates))
-        if reason is None or reply.code is not Code.OK:
-            return reply
-        if self._settings.enforcement == "best-effort":
-            return replace(reply, fields={**reply.fields, "note": _added(reply.fields.get("note"), "unenforced")})
-        return no(
-            "unenforceable",
-            f'{reason.text()}; enforcement = "best-effort" in the configuration would accept it all the same',
-        )
+    def _on_hidden(self, number: int) -> None:
+        """Reconciler --may be hidden now--> RequestStatuses."""
+        self._statuses.check_hidden(number)
 
-    def _tell_switch(self, event: Event) -> None:
+    def _state(self) -> State:
+        return self._service.state
+
+    def _make_capacity(self) -> LinkCapacity:
+        """Network --everything--> LinkCapacity, with nothing booked."""
+        scope = scope_of(self._settings)
+        host = self._host if self._settings.db else ""
+        capacity = LinkCapacity(Routing(scope.manages, scope.routes), self._settings.network.reservable, host)
+        capacity.hear(everything(self._network))
+        return capacity
+
+    async def _topology(self) -> Reply:
+        """Network --everything--> the answer to ListTopology; in pieces, so that the loop goes on."""
+        found: list[ListingRow] = []
+        async for some in in_slices(rows(self._network, self._discovery.now()), SLICE):
+            found += some
+        return listing([row.line for row in found], [row.item for row in found])
+
+    def _log_connection(self, event: Event) -> None:
         if event.change is EventKind.CONNECTED:
-            log.info(
-                "connected to %s, Open vSwitch %s",
-                self._settings.ovsdb,
-                self._switch.ovs_version or "of unknown version",
-            )
+            version = self._switch.ovs_version or "of unknown version"
+            log.info("connected to %s, Open vSwitch %s", self._settings.ovsdb, version)
         elif event.change is EventKind.DISCONNECTED:
             log.warning("the connection to %s is lost; flows stay, repairing when it is back", self._settings.ovsdb)
-
-
-class _Seen(NamedTuple):
-    """What the links cannot hold, whose routes are others, and who was moved from one to another."""
-
-    troubles: dict[int, str]
-    routes: dict[int, Routes]
-    rerouted: dict[int, str]
-
-
-def _looked_at(room: LinkCapacity) -> _Seen:
-    return _Seen(room.troubles(clock()), room.steering(), room.rerouted())
-
-
-def _added(note: object, word: str) -> str:
-    return f"{note},{word}" if note else word
 
 
 async def serve(settings: Settings) -> None:
@@ -428,25 +299,3 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, daemon.end)
     os.umask(0o077)
     await daemon.run()
-
-
-async def clean(settings: Settings) -> tuple[int, int]:
-    """Remove every flow, meter and queue of ours from the bridges, and nothing else: (flows, queue rows) removed. Ports
-    that did not flood by our word do again.
-
-    Raises OvsdbError, SessionError.
-    """
-    switch, scope = SwitchDb(settings.ovsdb), scope_of(settings)
-
-    async def let_ports_flood(fleet: BridgeFleet) -> None:
-        await FloodControl(switch, Network(), scope, fleet.drives, keep=False).clean()
-
-    switch.start()
-    try:
-        if not await switch.wait_until(lambda: switch.connected, 5.0):
-            raise ConnectionError(f"no connection to {settings.ovsdb}")
-        for name in filter(scope.manages, switch.bridges()):
-            await clean_ear(scope.rundir / f"{name}.mgmt", scope.pipeline)
-        return await clean_bridges(switch, scope, let_ports_flood)
-    finally:
-        await switch.close()

@@ -1,0 +1,98 @@
+"""Reservations against what the links can hold: looked at again whenever the network or the policy changed.
+
+A look may be long, so it is done in a thread, and the runtime is not touched meanwhile (`Service.undisturbed`); at
+most every PAUSE seconds. What comes of it: routes for the reconciler, who cannot be held, who was moved (its speaker is
+told), and what is to be written down (`Service.look`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from ovspane.lang.replies import Notice
+from ovspane.network.model import NetworkDelta
+from ovspane.placement.link_capacity import LinkCapacity
+from ovspane.placement.routing import Routes
+from ovspane.server.service import Service
+from ovspane.switch.reconciler import Reconciler
+
+#: between looks at what the network can hold (seconds)
+PAUSE = 0.1
+
+
+class _Found(NamedTuple):
+    """What the links cannot hold, whose routes changed, and who was moved from one to another."""
+
+    troubles: dict[int, str]
+    routes: dict[int, Routes]
+    rerouted: dict[int, str]
+
+
+class LinkCapacityTask:
+    """`make` gives the capacity of the network as it is known, with nothing booked; `clock` ms since the epoch."""
+
+    def __init__(self, make: Callable[[], LinkCapacity], clock: Callable[[], int]) -> None:
+        self._make = make
+        self._clock = clock
+        self._capacity: LinkCapacity | None = None
+        self._complete = False  # all links that are there had time to be seen
+        self._due = asyncio.Event()
+
+    def make(self) -> LinkCapacity:
+        """For a new runtime."""
+        self._capacity = self._make()
+        if self._complete:
+            self._capacity.trust_no_more()
+        return self._capacity
+
+    def hear(self, deltas: Sequence[NetworkDelta]) -> None:
+        """The network changed."""
+        if self._capacity is not None:
+            self._capacity.hear(deltas)
+        self._due.set()
+
+    def check(self) -> None:
+        """The policy changed: look again soon."""
+        self._due.set()
+
+    def steering(self) -> Mapping[int, Routes]:
+        """The routes of reservations, by slot, that changed since this was asked last."""
+        return self._capacity.steering() if self._capacity is not None else {}
+
+    async def run(self, service: Service, reconciler: Reconciler) -> None:
+        """Look until cancelled."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            if (capacity := self._capacity) is not None:
+                found = await service.undisturbed(partial(self._look, capacity), capacity.weight)
+                reconciler.steer(found.routes)
+                reconciler.cannot_hold(found.troubles)
+                _tell_rerouted(service, found.rerouted)
+                if capacity.strayed(1):  # to be written down; once more, should there be many
+                    service.look()
+                    self._due.set()
+            await asyncio.sleep(PAUSE)
+
+    def _look(self, capacity: LinkCapacity) -> _Found:
+        return _Found(capacity.troubles(self._clock()), capacity.steering(), capacity.rerouted())
+
+    async def trust_network_after(self, seconds: float) -> None:
+        """What reservations were given before the start is taken to be there until all links had time to be seen."""
+        await asyncio.sleep(seconds)
+        self._complete = True
+        if self._capacity is not None:
+            self._capacity.trust_no_more()
+            self._due.set()
+
+
+def _tell_rerouted(service: Service, rerouted: Mapping[int, str]) -> None:
+    """The holders of reservations that were moved to another path hear of it."""
+    requests = service.state.requests
+    for number, ports in rerouted.items():
+        if (request := requests.get(number)) is not None:
+            detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: by {ports}"
+            service.tell([Notice("moved", detail, frozenset({request.speaker}), {"id": number, "by": ports})])
