@@ -5,8 +5,9 @@ The columns ingress_policing_rate and _burst of Interface (ovs-vswitchd.conf.db(
 before any flow sees them, so it costs no meter and holds whatever the flows say.
 
 Invariants: a rate that somebody else set is never overwritten: external_ids:ovspane-police says which rate is ours, and
-where the interface has another one than that, it is theirs. What is asked for no more, and `clean`, set ours back to
-none.
+where the interface's rate differs from that, it is theirs. What is no longer asked for, and `clean`, set ours back to
+none. Nothing is remembered between two calls: what is wanted is the configuration's, what is there the rows', so the
+difference is a function of the two, made when rows may have changed: there is nothing for a tracker to keep.
 """
 
 from __future__ import annotations

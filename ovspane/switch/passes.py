@@ -30,7 +30,7 @@ from ovspane.switch.bridge import BridgeTarget, ManagedBridge
 from ovspane.switch.desired import LONG, DesiredState
 from ovspane.switch.enforcement import Enforcement
 from ovspane.switch.fleet import BridgeFleet
-from ovspane.switch.flood_control import not_flooding
+from ovspane.switch.flood_marks import not_flooding
 from ovspane.switch.host_queues import HostQueues
 from ovspane.switch.status_report import StatusReport, requests_of
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pyroute2 import IPRoute
 
 from ovspane.host.tc import read_tc
-from ovspane.switch.flood_control import HOLD
+from ovspane.switch.flood_ports import HOLD
 from tests.kernel.control import carried
 from tests.kernel.scenarios import LINK, MBIT, UNBOUND, Figure
 from tests.lab import mininet_net

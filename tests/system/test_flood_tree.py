@@ -14,7 +14,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from ovspane.config import TopologySettings
-from ovspane.switch.flood_control import HOLD
+from ovspane.switch.flood_ports import HOLD
 from tests.lab import mininet_net
 from tests.lab.packets import listener, received
 from tests.lab.switch import appctl, ofctl, run, vsctl

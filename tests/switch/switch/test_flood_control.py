@@ -15,7 +15,8 @@ from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.openflow.port_config import PortBits
 from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
-from ovspane.switch.flood_control import BLOCK, FREE, HOLD, UNBLOCK, FloodControl
+from ovspane.switch.flood_control import BLOCK, FREE, UNBLOCK, FloodControl
+from ovspane.switch.flood_ports import HOLD
 from ovspane.switch.scope import BridgeScope
 from tests.support.daemon_bridges import daemon_on
 from tests.support.daemon_process import DaemonProcess
