@@ -34,9 +34,6 @@ class AwayBridges:
     def __contains__(self, name: str) -> bool:
         return name in self._away
 
-    def __bool__(self) -> bool:
-        return bool(self._away)
-
     def add(self, name: str) -> bool:
         """It is away; whether that is new."""
         new = name not in self._away

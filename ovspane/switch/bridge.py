@@ -147,7 +147,7 @@ class ManagedBridge:
             self._flows.touch(freed)
         if not watch.hurt or installed is None:
             return set()
-        requests = self._requests(watch.damage)
+        requests = _requests(self._plan, watch.damage)
         if watch.repair(now):
             log.warning(
                 "bridge %s: somebody else changed ovspane's flows (%d of them); repairing", self.name, len(watch.damage)
@@ -163,10 +163,6 @@ class ManagedBridge:
                 self.forget()
         return requests
 
-    def _requests(self, keys: Iterable[FlowKey]) -> set[int]:
-        """Whose flows the plan has there (0: the pipeline's)."""
-        return {rule.cookie & ~COOKIE_MASK for key in keys if (rule := self._plan.flows.get(key)) is not None}
-
     def repair_due(self, now: float) -> float | None:
         """Seconds until damage that waits may be undone; None: there is none."""
         return self._watch.contest.due(now) if self._watch.hurt or self._meters.damaged else None
@@ -175,7 +171,7 @@ class ManagedBridge:
         """Meters have no monitor: read them. True: one of ours is not as we left it, and `install` will mend it.
         Raises SessionError.
         """
-        if self._session is None or self._installed is None or not self._meters.any:
+        if self._session is None or self._installed is None or not self._meters.exist:
             return False
         changed = await self._meters.changed(self._session)
         if not changed or not self._watch.repair(now):
@@ -333,7 +329,7 @@ class ManagedBridge:
         }
         if self.contested:
             contested = Reason(Cause.CONTESTED, self.name)
-            found |= dict.fromkeys(self._requests(self._watch.damage), contested)
+            found |= dict.fromkeys(_requests(self._plan, self._watch.damage), contested)
             if self._watch.lost or self._meters.damaged:
                 found[0] = contested
         pipeline, stages = self._plan.pipeline, self._plan.stages
@@ -352,6 +348,11 @@ class ManagedBridge:
     def contested(self) -> bool:
         """True while damage stays because its repair would be undone."""
         return (self._watch.hurt or self._meters.damaged) and self._watch.contest.fighting
+
+
+def _requests(plan: FlowPlan, keys: Iterable[FlowKey]) -> set[int]:
+    """Whose flows the plan has there (0: the pipeline's)."""
+    return {rule.cookie & ~COOKIE_MASK for key in keys if (rule := plan.flows.get(key)) is not None}
 
 
 def _clauses_of(held: frozenset[FlowKey], flows: Mapping[FlowKey, FlowRule | None]) -> set[FlowKey]:

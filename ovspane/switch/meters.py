@@ -43,7 +43,7 @@ class BridgeMeters:
         return self._tracker.refused
 
     @property
-    def any(self) -> bool:
+    def exist(self) -> bool:
         """True iff there is a meter to look at."""
         return bool(self._ours or self.refused)
 
@@ -56,7 +56,7 @@ class BridgeMeters:
         self._tracker.forget()
 
     def reset(self) -> None:
-        """The bridge may be another one: nothing on it is known to be ours."""
+        """The session is new, and the bridge may be: nothing on it is known to be ours."""
         self._ours = set()
         self.forget()
 

@@ -101,7 +101,7 @@ class TamperWatch:
             self._before = installed
 
     def reset(self) -> None:
-        """The bridge may be another one."""
+        """The session is new, and the bridge may be."""
         self.begin({})
         self.foreign = {}
 
