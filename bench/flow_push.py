@@ -181,16 +181,16 @@ async def _reconcile(ovs: DummyOvs) -> AsyncIterator[Result]:
     for count in RECONCILED:
         plan = FlowPlan()
         plan.flows |= many(count)
-        twin = _twin(ovs)
-        await twin.connect()
-        await _bring(twin, plan)
+        managed = _managed(ovs)
+        await managed.connect()
+        await _bring(managed, plan)
         again, restart, cold = (Meter(ovs.vswitchd_pid) for _ in range(3))
         for _ in range(SIZES[MOST]):
-            twin.forget()
+            managed.forget()
             with again.run():
-                await _bring(twin, plan)
+                await _bring(managed, plan)
             decode_oxm.cache_clear()
-            newcomer = _twin(ovs)
+            newcomer = _managed(ovs)
             fresh = many(count)  # of its own: nothing is the same object
             other = FlowPlan()
             other.flows |= fresh
@@ -198,7 +198,7 @@ async def _reconcile(ovs: DummyOvs) -> AsyncIterator[Result]:
                 await newcomer.connect()
                 await _bring(newcomer, other)
             newcomer.close()
-        twin.close()
+        managed.close()
         decode_oxm.cache_clear()
         async with BridgeSession(ovs.mgmt(BRIDGE)) as bridge:
             with cold.run():
@@ -212,10 +212,10 @@ async def _reconcile(ovs: DummyOvs) -> AsyncIterator[Result]:
         yield Result(f"reconcile.{count}.decode_all_ms", cold.wall, "ms", count)
 
 
-def _twin(ovs: DummyOvs) -> ManagedBridge:
+def _managed(ovs: DummyOvs) -> ManagedBridge:
     return ManagedBridge(BRIDGE, ovs.rundir, Pipeline(), lambda reason: None, lambda: None)
 
 
-async def _bring(twin: ManagedBridge, plan: FlowPlan) -> None:
+async def _bring(bridge: ManagedBridge, plan: FlowPlan) -> None:
     """A pass over one bridge. Raises SessionError."""
-    await twin.make(twin.take(plan, lambda queue: True))
+    await bridge.install(bridge.next_target(plan, lambda queue: True))
