@@ -88,10 +88,10 @@ def test_a_refused_flow_behind_a_full_bundle(switch: DummyOvs, caplog: pytest.Lo
             await made.settled()
             taken = made.reconciler._passes._target
 
-            async def behind_our_back(twin: ManagedBridge) -> BridgeTarget:
+            async def behind_our_back(bridge: ManagedBridge) -> BridgeTarget:
                 """The meter goes when all has been looked at, and before anything is sent."""
                 made.reconciler._passes._target = taken  # type: ignore[method-assign]
-                work = await taken(twin)
+                work = await taken(bridge)
                 switch.ofctl("del-meters", "br0")
                 return work
 
