@@ -322,7 +322,7 @@ class Discovery:
                 now = frozenset(number for (bridge, number), port in self._numbered.items()
                                 if bridge == name and not self.network.is_edge(port))  # fmt: skip
                 if now != links or loop.time() - renewed > LIFETIME / 3:
-                    await ear.arm(self._look.lldp, self._look.snoop, now)
+                    await ear.install(self._look.lldp, self._look.snoop, now)
                     links, renewed = now, loop.time()
                     self._armed.add(name)
                     self._silent.discard(name)
@@ -342,7 +342,7 @@ class Discovery:
             if not ear.closed.done():
                 with contextlib.suppress(SessionError, TimeoutError):
                     async with asyncio.timeout(LAST):
-                        await ear.disarm()
+                        await ear.remove()
 
     async def _send(self, name: str, ear: PacketSession) -> None:
         row = self._rows.get(name)
