@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"network", "host", "policy.model"}),
     frozenset({"dataplane", "lang"}),
     frozenset({"packets"}),
-    frozenset({"_fastmatch"}),
+    frozenset({"_fastmatch", "loop"}),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS), 1) for room in rooms}
 PURE = frozenset(room for room in LEVEL if room.startswith("policy")) | {
