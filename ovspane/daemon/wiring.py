@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 
 from ovspane.config import Settings, address
 from ovspane.daemon import garbage
-from ovspane.discovery.discovery import SLICE, Discovery, DiscoverySettings
+from ovspane.discovery.discovery import SLICE, Discovery
 from ovspane.discovery.packet_session import remove_discovery_flows
+from ovspane.discovery.settings import DiscoverySettings
 from ovspane.discovery.shared import SharedTopology, probe_secret
 from ovspane.lang.replies import Code, Notice, Reply, listing, no
 from ovspane.lang.statements import Kind

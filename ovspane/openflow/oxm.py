@@ -56,6 +56,7 @@ class OpaqueMatch(Match):
     oxm: bytes
 
     def __new__(cls, oxm: bytes) -> OpaqueMatch:
+        """`oxm`: the OXMs without ofp_match's header."""
         self = super().__new__(cls, 0, 0)
         self.oxm = oxm
         return self
