@@ -72,8 +72,8 @@ def read_kernel(devices: Mapping[str, int], own: frozenset[str], physical: froze
 
 
 def _speeds(devices: list[str]) -> dict[str, int]:
-    """Of these devices, in bit/s, as ethtool(8) shows them. Open vSwitch 3.1 reports 10M, 100M, 1G, 10G, 40G, 100G and 1T
-    only (OpenFlow 1.0's bits)."""
+    """Of these devices, in bit/s, as ethtool(8) shows them. Open vSwitch 3.1 reports 10M, 100M, 1G, 10G, 40G, 100G and
+    1T only (OpenFlow 1.0's bits)."""
     from pyroute2.ethtool import Ethtool
 
     found: dict[str, int] = {}
