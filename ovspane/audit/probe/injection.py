@@ -25,7 +25,7 @@ RENEW = messages.LIFETIME / 3  # seconds
 
 
 class ProbeSession(BridgeSession):
-    """`async with ProbeSession("RUNDIR/BRIDGE.mgmt") as session: await session.send(0, frame, port); …;
+    """`async with ProbeSession("RUNDIR/BRIDGE.mgmt") as session: await session.send({0: (frame, port)}); …;
     session.caught`.
 
     Raises SessionError where the bridge does not answer or refuses.
