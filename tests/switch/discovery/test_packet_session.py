@@ -18,6 +18,7 @@ from ovspane.discovery.settings import DiscoverySettings
 from ovspane.openflow.packet_in import PacketIn
 from ovspane.placement.pipeline import Pipeline
 from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import until
 
 PIPELINE = Pipeline()
 PROBE = lldp.DESTINATION + bytes.fromhex("020000000001") + lldp.ETHERTYPE.to_bytes(2, "big") + bytes(46)
@@ -51,12 +52,6 @@ async def session(ovs: DummyOvs, got: list[PacketIn]) -> AsyncIterator[PacketSes
     async with PacketSession(ovs.mgmt("br0"), PIPELINE, 77, got.append) as made:
         await made.listen()
         yield made
-
-
-async def until(condition: object, what: str) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.005)
 
 
 def test_flows_come_are_renewed_and_go(ovs: DummyOvs) -> None:
