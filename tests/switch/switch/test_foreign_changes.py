@@ -59,7 +59,7 @@ async def prepared(made: Running) -> None:
 def test_every_kind_of_damage_is_noticed_and_repaired(
     switch: DummyOvs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(burst=100)))
+    monkeypatch.setattr(bridge_room, "TamperWatch", lambda *a: TamperWatch(*a, contest=Contest(burst=100)))
 
     async def play() -> None:
         async with running(switch) as made:
@@ -91,7 +91,7 @@ def test_every_kind_of_damage_is_noticed_and_repaired(
 
 def test_damage_while_we_push(switch: DummyOvs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody deletes at random while requests come and go: nothing is missing or left when it is quiet."""
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(burst=10_000)))
+    monkeypatch.setattr(bridge_room, "TamperWatch", lambda *a: TamperWatch(*a, contest=Contest(burst=10_000)))
 
     async def play() -> None:
         async with running(switch) as made:
@@ -153,7 +153,7 @@ def test_updates_that_were_lost_lead_to_a_read_back(switch: DummyOvs) -> None:
 def test_a_fight_is_bounded_and_told(
     switch: DummyOvs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(5, 1.0, 2.0, 60)))
+    monkeypatch.setattr(bridge_room, "TamperWatch", lambda *a: TamperWatch(*a, contest=Contest(5, 1.0, 2.0, 60)))
 
     async def play() -> None:
         async with running(switch) as made:
