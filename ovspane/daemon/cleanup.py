@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ovspane.config import Settings
 from ovspane.daemon.settings_parts import scope_of
-from ovspane.discovery.packet_session import clean as clean_discovery
+from ovspane.discovery.packet_session import remove_discovery_flows
 from ovspane.network.topology import Network
 from ovspane.ovsdb.switch_db import SwitchDb
 from ovspane.switch.cleaning import clean as clean_bridges
@@ -28,7 +28,7 @@ async def clean(settings: Settings) -> tuple[int, int]:
         if not await switch.wait_until(lambda: switch.connected, 5.0):
             raise ConnectionError(f"no connection to {settings.ovsdb}")
         for name in filter(scope.manages, switch.bridges()):
-            await clean_discovery(scope.rundir / f"{name}.mgmt", scope.pipeline)
+            await remove_discovery_flows(scope.rundir / f"{name}.mgmt", scope.pipeline)
         return await clean_bridges(switch, scope, let_ports_flood)
     finally:
         await switch.close()

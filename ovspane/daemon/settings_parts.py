@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from ovspane.config import Settings
-from ovspane.discovery.discovery import DiscoverySettings
+from ovspane.discovery.settings import DiscoverySettings
 from ovspane.network.hosts import HostLimits
 from ovspane.placement.pipeline import Pipeline
 from ovspane.switch.scope import BridgeScope

@@ -30,7 +30,7 @@ from ovspane.network.flood import joined_with
 from ovspane.network.model import Bridge, Link, NetworkDelta, PortId
 from ovspane.network.model import Port as NetworkPort
 from ovspane.network.topology import Network
-from ovspane.openflow.port_config import NO_FLOOD, NO_FWD, NO_RECV, PortBits
+from ovspane.openflow.openflow10 import NO_FLOOD, NO_FWD, NO_RECV, PortBits
 from ovspane.openflow.session import SessionError
 from ovspane.ovsdb.switch_db import BridgeRow, Event, OvsdbError, SwitchDb
 from ovspane.switch.flood_marks import BLOCKED, KEPT, NO, marked_ports, write_mark

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from ovspane.flowpush import BridgeSession, MeterError, RequestRefused
 from ovspane.loop import LogOnce
-from ovspane.openflow.messages import SwitchError, as_programmed, parse_meter_config
+from ovspane.openflow.errors import SwitchError
+from ovspane.openflow.meters import as_programmed, parse_meter_config
 from ovspane.placement.flow_rules import Meter
 from ovspane.switch.delta_tracker import DeltaTracker
 from ovspane.switch.ownership import Ownership, of_our_form

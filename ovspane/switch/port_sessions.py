@@ -15,7 +15,8 @@ from typing import Final
 
 from ovspane.loop import Backoff, LogOnce
 from ovspane.network.model import PortId
-from ovspane.openflow.port_config import NO_FLOOD, PhysicalPort, PortBits, PortSession
+from ovspane.openflow.openflow10 import NO_FLOOD, PhysicalPort, PortBits
+from ovspane.openflow.port_config import PortSession
 from ovspane.openflow.session import SessionError, VersionError
 from ovspane.ovsdb.switch_db import OPENFLOW10, BridgeRow, OvsdbError, SwitchDb
 from ovspane.switch.flood_marks import marked_ports

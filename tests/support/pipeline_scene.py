@@ -192,7 +192,7 @@ def two_bridges() -> Scene:
             ovs.add_patch("br0", f"br0x{number}", number, f"br1x{number}")
             ovs.add_patch("br1", f"br1x{number}", number, f"br0x{number}")
         with daemon_on(ovs, TWO_SETTINGS) as daemon:
-            wait_for(lambda: any(_shut(line) for line in _flows(ovs, "br1")), "port off the flood tree", 20)
+            wait_for(lambda: any(_shut(line) for line in _flows(ovs, "br1")), "port off the flood tree")
             daemon.do(*TWO_STATEMENTS)
             daemon.settle()
             for name in ("br0", "br1"):

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from ovspane.flowpush import BridgeSession
-from ovspane.openflow.messages import as_programmed
+from ovspane.openflow.meters import as_programmed
 from ovspane.ovsdb.switch_db import SwitchDb
 from ovspane.packets.match import Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG

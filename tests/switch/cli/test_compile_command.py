@@ -14,7 +14,7 @@ import pytest
 
 from ovspane.cli.compile_command import Compiled, read
 from ovspane.cli.main import main
-from ovspane.openflow.messages import as_programmed
+from ovspane.openflow.meters import as_programmed
 from ovspane.packets.match import ETH_IPV4, Packet
 from ovspane.policy.model.actions import Verdict
 from ovspane.policy.semantics import evaluate, passes

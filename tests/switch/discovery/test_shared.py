@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ovspane.discovery import daemons
 from ovspane.discovery import shared as shared_topology
 from ovspane.discovery.shared import SharedTopology, probe_secret
 from ovspane.network.model import Bridge, Origin, Port, PortId
@@ -141,7 +142,7 @@ def test_a_daemon_that_is_gone(members: list[Member], monkeypatch: pytest.Monkey
     """Its rows stay, but count as programmed by nobody; when it is back nothing was lost meanwhile; or it is
     forgotten."""
     monkeypatch.setattr(shared_topology, "BEAT", 0.5)
-    monkeypatch.setattr(shared_topology, "SILENCE", 8.0)
+    monkeypatch.setattr(daemons, "SILENCE", 8.0)
     monkeypatch.setattr(shared_topology, "GRACE", 12.0)
 
     async def main() -> None:
@@ -183,15 +184,15 @@ def test_a_daemon_that_is_gone(members: list[Member], monkeypatch: pytest.Monkey
             finally:
                 await again.stop()
             # Nobody heard of it for more than a month: whoever looks removes it.
-            await until(lambda: not one.shared._peers["h2"].live, "silence")
-            long_ago = clock() - shared_topology.RETIRE - 1000
+            await until(lambda: not one.shared._daemons._daemons["h2"].live, "silence")
+            long_ago = clock() - daemons.RETIRE - 1000
             transact(
                 members,
                 {"op": "update", "table": "Daemon", "where": [["name", "==", "h2"]], "row": {"heard_ms": long_ago}},
             )
             await until(lambda: one.rows("Daemon")["h2"].columns["heard_ms"] == long_ago, "its row")
-            one.shared._peers["h2"].live = False
-            await one.shared._retire()
+            one.shared._daemons._daemons["h2"].live = False
+            await one.shared._daemons.remove_retired()
             await until(lambda: "h2/br0" not in one.network.bridges and not one.at(M1), "end of its rows")
             assert "h2" not in one.rows("Daemon") and not one.rows("Attachment")
             # A row that somebody deletes under a daemon that is there is made again.
@@ -257,14 +258,14 @@ def test_versions_of_ports_that_are_gone_are_deleted_in_time(members: list[Membe
                 *({"op": "insert", "table": "Version", "row": {"name": name, "number": 5}} for name in sorted(names)),
             )
             await until(lambda: set(one.rows("Version")) == names, "versions")
-            await one.shared._tidy()
+            await one.shared._delete_unused_versions()
             assert set(one.rows("Version")) == names  # it was there one moment ago
             transact(members, {"op": "mutate", "table": "Version", "where": [["name", "==", "link:h1/br0:used"]],
                                "mutations": [["number", "+=", 1]]})  # fmt: skip
             await until(lambda: one.rows("Version")["link:h1/br0:used"].columns["number"] == 6, "change")
-            await one.shared._tidy()
+            await one.shared._delete_unused_versions()
             assert set(one.rows("Version")) == names - {"link:h1/br0:gone"}
-            await one.shared._tidy()
+            await one.shared._delete_unused_versions()
             assert set(one.rows("Version")) == names - {"link:h1/br0:gone", "link:h1/br0:used"}
 
     asyncio.run(main())

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovspane.openflow.oxm import OpenFlowError
-from ovspane.openflow.port_config import (
+from ovspane.openflow.errors import OpenFlowError
+from ovspane.openflow.openflow10 import (
     LINK_DOWN,
     NO_FLOOD,
     PhysicalPort,
     PortBits,
-    PortSession,
+    parse_port_status,
     parse_ports,
-    parse_status,
     port_mod,
 )
+from ovspane.openflow.port_config import PortSession
 from ovspane.openflow.session import RequestRefused, SessionError, VersionError
 from tests.support.ovs_dummy import DummyOvs
 from tests.support.patience import PATIENCE
@@ -159,14 +159,14 @@ PORT = PhysicalPort(3, b"\x02\0\0\0\0\1", "eth0", NO_FLOOD, 0)
 def test_the_bytes() -> None:
     raw = struct.pack("!H6s16sII16x", 3, b"\x02\0\0\0\0\1", b"eth0", NO_FLOOD, 0)
     assert list(parse_ports(raw * 2)) == [PORT, PORT] and len(raw) == 48
-    assert parse_status(b"\x02" + bytes(7) + raw) == (2, PORT)
+    assert parse_port_status(b"\x02" + bytes(7) + raw) == (2, PORT)
     assert port_mod(PORT, OFF) == b"\0\3\x02\0\0\0\0\1" + struct.pack("!IIII", 0, NO_FLOOD, 0, 0)
     assert port_mod(PORT, ON) == b"\0\3\x02\0\0\0\0\1" + struct.pack("!IIII", NO_FLOOD, NO_FLOOD, 0, 0)
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_decoders_fail_otherwise(data: bytes) -> None:
-    for parse in (lambda body: list(parse_ports(body)), parse_status):
+    for parse in (lambda body: list(parse_ports(body)), parse_port_status):
         try:
             parse(data)
         except OpenFlowError:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ovspane.openflow.messages import as_programmed
+from ovspane.openflow.meters import as_programmed
 from ovspane.packets.match import ANY, ETH_IPV4, ETH_IPV6, Match
 from ovspane.placement.flow_rules import FlowRule, Instructions, Meter
 from ovspane.placement.ofctl_text import actions_text, flow_text, match_text, meter_text

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -213,6 +214,12 @@ def test_a_second_daemon_is_refused_and_the_first_goes_on(tmp_path: Path) -> Non
     asyncio.run(run())
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal (proc(5), SigCgt)."""
+    [mask] = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(encoding="ascii"), re.M)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def test_a_left_over_server_is_ended(tmp_path: Path) -> None:
     async def run() -> None:
         async with private(tmp_path) as (server, store):
@@ -222,6 +229,9 @@ def test_a_left_over_server_is_ended(tmp_path: Path) -> None:
             "--unixctl=none", env={**os.environ, "OVS_RUNDIR": str(tmp_path)},
         )  # fmt: skip
         await until(lambda: database_holder(server.database) is not None, "left-over server")
+        await until(
+            lambda: catches(leftover.pid, signal.SIGTERM), "handler of SIGTERM"
+        )  # without one it ends stopped, too
         leftover.send_signal(signal.SIGSTOP)  # the worst: it does not even take SIGTERM
         async with private(tmp_path) as (server, store):
             assert len(await store.load()) == 1

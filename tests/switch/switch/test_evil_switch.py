@@ -19,9 +19,11 @@ from pathlib import Path
 import pytest
 
 from ovspane.flowpush import BridgeSession, SessionError
-from ovspane.openflow import flow_monitor as ofwatch
-from ovspane.openflow import messages as of
+from ovspane.openflow import constants
 from ovspane.openflow import session as ofsession
+from ovspane.openflow.constants import ECHO_REQUEST, ERROR, FEATURES_REPLY, FLOW_MONITOR, FLOW_STATS, MULTIPART_REPLY
+from ovspane.openflow.flow_monitor import RESUMED
+from ovspane.openflow.framing import Frames, hello, message, multipart_reply
 from ovspane.ovsdb.switch_db import SwitchDb
 from ovspane.packets.match import ANY
 from ovspane.placement.flow_rules import Meter
@@ -36,7 +38,7 @@ from tests.support.patience import LONG, PATIENCE, until
 from tests.support.reconciling import SPEEDS, deny
 
 Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-HELLO = of.message(*(of.HELLO, 1, of.hello()[1]))
+HELLO = message(*(constants.HELLO, 1, hello()[1]))
 
 
 @contextlib.asynccontextmanager
@@ -62,11 +64,11 @@ async def playing(path: Path, play: Play) -> AsyncIterator[list[int]]:
 
 async def features(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readexactly(8)
-    writer.write(of.message(of.FEATURES_REPLY, 2, bytes(24)))
+    writer.write(message(FEATURES_REPLY, 2, bytes(24)))
 
 
 def stats(more: bool, body: bytes = b"", xid: int = 3) -> bytes:
-    return of.message(of.MULTIPART_REPLY, xid, of._MULTIPART.pack(of.FLOW_STATS, int(more), 0) + body)
+    return message(MULTIPART_REPLY, xid, multipart_reply(FLOW_STATS, body, more))
 
 
 async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -101,7 +103,7 @@ async def endless_errors(reader: asyncio.StreamReader, writer: asyncio.StreamWri
     await features(reader, writer)
     xid = 10
     while True:
-        writer.write(b"".join(of.message(of.ERROR, xid + i, bytes(2000)) for i in range(100)))
+        writer.write(b"".join(message(ERROR, xid + i, bytes(2000)) for i in range(100)))
         xid += 100
         await writer.drain()
 
@@ -109,14 +111,14 @@ async def endless_errors(reader: asyncio.StreamReader, writer: asyncio.StreamWri
 async def endless_echoes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await features(reader, writer)
     while True:  # and never reads
-        writer.write(of.message(of.ECHO_REQUEST, 9, bytes(60_000)))
+        writer.write(message(ECHO_REQUEST, 9, bytes(60_000)))
         await writer.drain()
 
 
 async def endless_updates(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await features(reader, writer)
-    resumed = bytes((0, 8, 0, ofwatch.RESUMED, 0, 0, 0, 0))
-    update = of.message(of.MULTIPART_REPLY, 0, of._MULTIPART.pack(ofwatch.FLOW_MONITOR, 0, 0) + resumed * 999)
+    resumed = bytes((0, 8, 0, RESUMED, 0, 0, 0, 0))
+    update = message(MULTIPART_REPLY, 0, multipart_reply(FLOW_MONITOR, resumed * 999))
     while True:
         writer.write(update)
         await writer.drain()
@@ -218,7 +220,7 @@ def test_a_real_conversation_changed_at_random(recorded: bytes, tmp_path: Path) 
 
     async def one(dice: random.Random, path: Path) -> None:
         data = mutated(recorded, dice)
-        frames = list(of.Frames().feed(recorded))
+        frames = list(Frames().feed(recorded))
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             sent = 0

@@ -13,7 +13,7 @@ import pytest
 
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
-from ovspane.openflow.port_config import PortBits
+from ovspane.openflow.openflow10 import PortBits
 from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
 from ovspane.switch.flood_control import BLOCK, FREE, UNBLOCK, FloodControl
 from ovspane.switch.flood_ports import HOLD
