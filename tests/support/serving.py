@@ -14,6 +14,7 @@ from ovspane.server.accepting import DEFAULT_CAPS, ConnectionCaps, Owner
 from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
 from ovspane.server.listener import UnixListener
 from ovspane.server.peers import UnixPeer
+from ovspane.server.private_commit import PrivateCommit
 from ovspane.server.service import Service
 from ovspane.server.session import ClientSession
 from ovspane.store import StoreError
@@ -122,7 +123,7 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def running(keeper: FileKeeper) -> AsyncIterator[Service]:
-    service = Service(keeper, clock=lambda: time.time_ns() // 1_000_000)
+    service = Service(PrivateCommit(keeper), clock=lambda: time.time_ns() // 1_000_000)
     await service.load()
     task = asyncio.create_task(service.run())
     try:

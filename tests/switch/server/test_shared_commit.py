@@ -15,7 +15,8 @@ import pytest
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply
-from ovspane.server.shared_service import SharedService
+from ovspane.server.service import Service
+from ovspane.server.shared_commit import SharedCommit
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.shared_keeper import SharedKeeper
 from tests.support.cluster import Member, leader_of, loopback_cluster, remotes
@@ -37,7 +38,9 @@ class Party:
 
     def __init__(self, where: str, name: str) -> None:
         self.store = ClusterStore(where, name)
-        self.service = SharedService(SharedKeeper(self.store), clock=clock)
+        self.keeper = SharedKeeper(self.store)
+        self.commits = SharedCommit(self.keeper)
+        self.service = Service(self.commits, clock=clock)
         self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -116,7 +119,7 @@ def test_the_last_room_is_given_away_once(members: list[Member]) -> None:
                 assert set(reserved) == ids
                 assert one.service.state.schedules["a"].total_at(clock()) == 100_000_000
                 assert len({request.slot for request in reserved.values()}) == 100
-            races = [one.service.races for one in made]
+            races = [one.commits.races for one in made]
             print("races lost:", races)
             assert sum(races) > 0
 
@@ -140,7 +143,7 @@ def test_nobody_starves_where_all_want_the_same_share(members: list[Member]) -> 
                     done[number] += 1
 
             await asyncio.gather(*map(ask, range(3)))
-            print("statements of each:", done, "races lost:", [one.service.races for one in made])
+            print("statements of each:", done, "races lost:", [one.commits.races for one in made])
             assert min(done) > 10
 
     asyncio.run(main())
@@ -352,11 +355,11 @@ def test_an_id_that_may_be_in_the_database_is_not_given_again(members: list[Memb
             waiting = asyncio.create_task(one.say("reserve(dstPort=81) = 1Mb on rootShare to +1h."))
             await asyncio.sleep(0.6)
             service = one.service
-            async with service._turn:
+            async with service._live.turn:
                 gate.cut()
                 await one.store.until_synced(20)
                 await asyncio.sleep(0.2)
-                await service._adopt(list(await service._shared.load()))
+                await one.commits._rebuild(list(await one.keeper.load()))
                 assert service.state.next_id not in service.state.requests
             first = await waiting
             second = await one.do("reserve(dstPort=82) = 1Mb on rootShare to +1h.")
