@@ -19,8 +19,9 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
-from ovspane.server.quietly import Quietly
+from ovspane.loop import RateLimitedLog
+from ovspane.server.channel import Channel
+from ovspane.server.limits import DEFAULT_LIMITS, ConnectionLimits
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Acceptor(ABC):
         self._channels: dict[Channel, Owner] = {}
         self._beginning: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._quietly = Quietly(log)
+        self._rarely = RateLimitedLog(log)
         self._all_gone = asyncio.Event()
 
     @property
@@ -170,9 +171,9 @@ class Acceptor(ABC):
     def _short(self, error: OSError) -> None:
         """accept failed: turn the one at the head of the queue away with the spare descriptor, then rest."""
         if error.errno not in _SHORTAGE:
-            self._quietly.error("accepting on %s failed: %s", self.where, error)
+            self._rarely.error("accepting on %s failed: %s", self.where, error)
         else:
-            self._quietly.error("no more connections to %s for now: %s", self.where, error)
+            self._rarely.error("no more connections to %s for now: %s", self.where, error)
         assert self._socket is not None
         if self._spare is not None:
             os.close(self._spare)
@@ -196,7 +197,7 @@ class Acceptor(ABC):
             return
         reason = self._full(owner)
         if reason:
-            self._quietly.warning("turning connections to %s away: %s", self.where, reason)
+            self._rarely.warning("turning connections to %s away: %s", self.where, reason)
             turn_away(connection)
             return
         self._owners[owner] += 1
@@ -225,7 +226,7 @@ class Acceptor(ABC):
             self._leave(owner)
             if not isinstance(error, OSError):
                 raise
-            self._quietly.warning("a connection to %s failed: %s", self.where, error)
+            self._rarely.warning("a connection to %s failed: %s", self.where, error)
             return
         if channel.lost:
             self._leave(owner)
@@ -252,7 +253,7 @@ class Acceptor(ABC):
         now = time.monotonic()
         for channel in self.channels:
             if channel.overstayed(now):
-                self._quietly.warning("closing a connection to %s that does not read its answers", self.where)
+                self._rarely.warning("closing a connection to %s that does not read its answers", self.where)
                 channel.abort()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 

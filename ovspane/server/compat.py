@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply, err, no
@@ -21,7 +21,8 @@ from ovspane.lang.tokens import MAX_STATEMENT, SyntaxFault, is_name
 from ovspane.packets.flowgroup import Contradiction
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
 from ovspane.server.accepting import DEFAULT_CAPS, Acceptor, ConnectionCaps, ListenError, Owner
-from ovspane.server.channel import DEFAULT_LIMITS, HEAVY_TEXT, Channel, ConnectionLimits
+from ovspane.server.channel import Channel
+from ovspane.server.limits import DEFAULT_LIMITS, HEAVY_TEXT, ConnectionLimits
 from ovspane.server.service import Service
 from ovspane.server.session import HEAVY
 
@@ -80,21 +81,15 @@ class CompatSession(Channel):
         limits: ConnectionLimits = DEFAULT_LIMITS,
         on_lost: Callable[[Channel], None] = lambda channel: None,
     ) -> None:
-        super().__init__(limits, on_lost)
+        self._lines = Lines()
+        super().__init__(self._lines, limits, on_lost)
         self._service = service
         self._root_allowed = root_allowed
-        self._lines = Lines()
         self._name: str | None = None
         self._settling: asyncio.TimerHandle | None = None
 
     def greet(self, transport: asyncio.Transport) -> None:
-        self.say(LOGIN)
-
-    def cut(self, data: bytes) -> Sequence[Piece]:
-        return self._lines.feed(data)
-
-    def cut_end(self) -> Sequence[Piece]:
-        return self._lines.finish()
+        transport.write(LOGIN.encode())
 
     def idle(self) -> None:
         if self._settling is not None:
@@ -105,15 +100,14 @@ class CompatSession(Channel):
 
     def _settle(self) -> None:
         self._settling = None
-        self._pieces.extend(self._lines.finish())
-        self._advance()
+        self.handle_late(self._lines.finish())
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._settling is not None:
             self._settling.cancel()
         super().connection_lost(exc)
 
-    def take(self, piece: Piece) -> None:
+    def handle(self, piece: Piece) -> None:
         text = piece.text.strip()
         if piece.fault is None and not text:
             return

@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 from ovspane.server.accepting import DEFAULT_CAPS, Acceptor, ConnectionCaps, ListenError, Owner
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
+from ovspane.server.channel import Channel
+from ovspane.server.limits import DEFAULT_LIMITS, ConnectionLimits
 from ovspane.server.peers import UnixPeer, account_name, unix_peer
 from ovspane.server.service import Service
 from ovspane.server.session import ClientSession
@@ -81,7 +82,7 @@ class UnixListener(Acceptor):
         try:
             name = await asyncio.wait_for(asyncio.to_thread(account_name, peer.uid), NAME_PATIENCE)
         except TimeoutError:
-            self._quietly.warning("the name of uid %d could not be found out in time", peer.uid)
+            self._rarely.warning("the name of uid %d could not be found out in time", peer.uid)
             return None
         if len(self._names) >= NAMES:
             self._names.clear()

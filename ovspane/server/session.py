@@ -18,15 +18,17 @@ from ovspane.lang.parser import parse
 from ovspane.lang.replies import Notice, Reply, Value, err, no, ok
 from ovspane.lang.splitter import Piece, Splitter
 from ovspane.lang.tokens import SyntaxFault
+from ovspane.loop import RateLimitedLog
 from ovspane.packets.flowgroup import Contradiction
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
-from ovspane.server.channel import DEFAULT_LIMITS, HEAVY_TEXT, Answer, Channel, ConnectionLimits
+from ovspane.server.channel import Channel
+from ovspane.server.limits import DEFAULT_LIMITS, HEAVY_TEXT, ConnectionLimits
+from ovspane.server.output_stream import Answer
 from ovspane.server.peers import Peer
-from ovspane.server.quietly import Quietly
 from ovspane.server.service import Service
 
 log = logging.getLogger(__name__)
-quietly = Quietly(log)
+rarely = RateLimitedLog(log)
 
 #: after so many seconds without another byte, `Cancel 17.` at the end of what came is a whole statement
 SETTLE = 0.05
@@ -54,11 +56,11 @@ class ClientSession(Channel):
         limits: ConnectionLimits = DEFAULT_LIMITS,
         on_lost: Callable[[Channel], None] = lambda channel: None,
     ) -> None:
-        super().__init__(limits, on_lost)
+        self._splitter = Splitter()
+        super().__init__(self._splitter, limits, on_lost)
         self._service = service
         self._peer = peer
         self._account = account
-        self._splitter = Splitter()
         self._principal = ""
         self._seen = -1  # the service's generation that `_principal` is of
         self._as: str | None = None
@@ -84,12 +86,6 @@ class ClientSession(Channel):
 
     # --- Channel
 
-    def cut(self, data: bytes) -> Sequence[Piece]:
-        return self._splitter.feed(data)
-
-    def cut_end(self) -> Sequence[Piece]:
-        return self._splitter.finish()
-
     def idle(self) -> None:
         if self._settling is not None:
             self._settling.cancel()
@@ -100,8 +96,7 @@ class ClientSession(Channel):
     def _settle(self) -> None:
         self._settling = None
         if self._whole():
-            self._pieces.extend(self._splitter.settle())
-            self._advance()
+            self.handle_late(self._splitter.settle())
 
     def _whole(self) -> bool:
         """True iff what came is a statement if its dot is the final one. Else the peer (or its network) only stalled
@@ -123,7 +118,7 @@ class ClientSession(Channel):
         self._subscribe(False)
         super().connection_lost(exc)
 
-    def take(self, piece: Piece) -> None:
+    def handle(self, piece: Piece) -> None:
         fault = piece.fault
         if fault is None:
             try:
@@ -134,7 +129,7 @@ class ClientSession(Channel):
                 self._reply(no("contradiction", str(contradiction)))
                 return
             except Exception:  # a defect in the parser must not cost the peer its connection
-                quietly.error("parsing a statement of %s failed: %.200r", self._peer, piece.text)
+                rarely.error("parsing a statement of %s failed: %.200r", self._peer, piece.text)
                 log.debug("parsing failed", exc_info=True)
                 self._reply(no("internal", "ovspane has a defect here; its log says more"))
                 return
@@ -217,6 +212,6 @@ class ClientSession(Channel):
             if speaker == ADMINISTRATOR or not notice.principals or speaker in notice.principals:
                 self.notify(notice.to_json() if self._json else notice.to_text())
 
-    def told_dropped(self, count: int) -> str:
+    def dropped_notice(self, count: int) -> str:
         notice = Notice("dropped", f"{count} notices that were not read in time", fields={"count": count})
         return notice.to_json() if self._json else notice.to_text()

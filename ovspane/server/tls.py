@@ -15,15 +15,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ovspane.loop import RateLimitedLog
 from ovspane.server.accepting import DEFAULT_CAPS, ConnectionCaps, ListenError
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
+from ovspane.server.channel import Channel
 from ovspane.server.compat import TcpAcceptor
+from ovspane.server.limits import DEFAULT_LIMITS, ConnectionLimits
 from ovspane.server.peers import CertificatePeer
-from ovspane.server.quietly import Quietly
 from ovspane.server.service import Service
 from ovspane.server.session import ClientSession
 
-quietly = Quietly(logging.getLogger(__name__))
+rarely = RateLimitedLog(logging.getLogger(__name__))
 
 #: seconds that a handshake may take
 HANDSHAKE = 10.0
@@ -38,7 +39,7 @@ class TlsSession(ClientSession):
     def greet(self, transport: asyncio.Transport) -> None:
         name = common_name(transport.get_extra_info("peercert") or {})
         if name is None:
-            quietly.warning(
+            rarely.warning(
                 "a client certificate has no single common name: %.200s", transport.get_extra_info("peercert")
             )
             self.finish()

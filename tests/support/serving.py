@@ -11,8 +11,10 @@ from pathlib import Path
 
 from ovspane.policy.state.state import Change, State, Value
 from ovspane.server.accepting import DEFAULT_CAPS, ConnectionCaps, Owner
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
+from ovspane.server.channel import Channel
+from ovspane.server.limits import DEFAULT_LIMITS, ConnectionLimits
 from ovspane.server.listener import UnixListener
+from ovspane.server.output_stream import OutputStream
 from ovspane.server.peers import UnixPeer
 from ovspane.server.private_commit import PrivateCommit
 from ovspane.server.service import Service
@@ -151,4 +153,4 @@ async def serving(
         finally:
             await served.close_clients()
             await listener.close()
-            assert Channel._busy == 0
+            assert OutputStream.busy == 0

@@ -10,7 +10,8 @@ import pytest
 
 from ovspane.lang.replies import Notice
 from ovspane.server import accepting
-from ovspane.server.channel import Channel, ConnectionLimits
+from ovspane.server.channel import Channel
+from ovspane.server.limits import ConnectionLimits
 from tests.support.serving import Client, Served, serving
 
 LIMITS = ConnectionLimits(outstanding=16, high_water=16 * 1024, notices=32 * 1024, bound=64 * 1024, patience=0.5)
