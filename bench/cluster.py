@@ -22,7 +22,8 @@ from ovspane.lang.replies import Code
 from ovspane.policy.state.shares import Request
 from ovspane.server.service import Service
 from ovspane.server.shared_commit import SharedCommit
-from ovspane.store.cluster import ClusterStore, Guard, LostRace
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.guards import Guard, LostRace
 from ovspane.store.records import Record
 from ovspane.store.shared_keeper import SharedKeeper
 from tests.support.cluster import Member, leader_of, loopback_cluster, remotes

@@ -50,8 +50,10 @@ from ovspane.server.service import Service
 from ovspane.server.shared_commit import SharedCommit
 from ovspane.server.tls import TlsListener, server_context
 from ovspane.store import OvsdbStore, PrivateServer
-from ovspane.store.cluster import ClusterStore, client_context, own_name
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.daemon_row import own_name
 from ovspane.store.keeper import StoreKeeper
+from ovspane.store.leader_search import client_context
 from ovspane.store.shared_keeper import SharedKeeper
 from ovspane.switch.enforcement import BridgeScope
 from ovspane.switch.flood_control import FloodControl

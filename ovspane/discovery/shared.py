@@ -29,7 +29,8 @@ from ovspane.network.model import Bridge, Host, Link, NetworkDelta, Port, PortId
 from ovspane.network.published import RemoteTopology, bridge_columns, host_columns, read_bridge, read_host
 from ovspane.network.topology import Network
 from ovspane.policy.concurrency import of_bridge
-from ovspane.store.cluster import ClusterStore, LostRace
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.guards import LostRace
 from ovspane.store.records import Key, Record, StoreError, checked
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from collections import deque
 from typing import Final
 
 from ovspane.policy.state.state import State
-from ovspane.server.transactions import Stalled, Transactor
-from ovspane.store.cluster import InDoubt, LostRace, Unwritable
+from ovspane.server.transactor import Stalled, Transactor
+from ovspane.store.guards import InDoubt, LostRace, Unwritable
 from ovspane.store.records import StoreError, TakenOver
 from ovspane.store.shared_keeper import SharedKeeper
 

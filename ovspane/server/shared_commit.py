@@ -31,9 +31,9 @@ from ovspane.server.commit_policy import AWAY_PAUSE, BATCH, LONGEST_PAUSE
 from ovspane.server.id_lease import IdLease
 from ovspane.server.live_policy import SLICE, LivePolicy
 from ovspane.server.pending import PendingStatement, deliver
-from ovspane.server.transactions import Doubt, Stalled, Transactor
+from ovspane.server.transactor import Doubt, Stalled, Transactor
 from ovspane.server.upkeep import Upkeep
-from ovspane.store.cluster import InDoubt, LostRace, Unwritable
+from ovspane.store.guards import InDoubt, LostRace, Unwritable
 from ovspane.store.records import StoreError, TakenOver
 from ovspane.store.shared_keeper import SharedKeeper
 

@@ -18,8 +18,8 @@ from ovspane.policy.state.shares import Bucket, Hint, Request
 from ovspane.policy.state.state import State
 from ovspane.server.id_lease import IdLease
 from ovspane.server.live_policy import SLICE, LivePolicy
-from ovspane.server.transactions import Stalled, Transactor
-from ovspane.store.cluster import InDoubt, LostRace
+from ovspane.server.transactor import Stalled, Transactor
+from ovspane.store.guards import InDoubt, LostRace
 from ovspane.store.records import StoreError, TakenOver
 from ovspane.store.shared_keeper import SharedKeeper
 

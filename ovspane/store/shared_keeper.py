@@ -19,7 +19,8 @@ from typing import Final
 from ovspane.policy.concurrency import STRUCTURE, Footprint
 from ovspane.policy.state.changes import Change, Put, Value
 from ovspane.policy.state.shares import Hint, Request
-from ovspane.store.cluster import ClusterStore, Guard
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.guards import Guard
 from ovspane.store.keeper import LONG, NEXT_ID, keys_of, record_of, values_of
 from ovspane.store.records import Key, Record, StoreError
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from ovspane.store.cluster import ClusterStore, Guard, InDoubt, LostRace
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.guards import Guard, InDoubt, LostRace
 from ovspane.store.records import Record, StoreError, TakenOver, table_of
 from ovspane.store.replica import Replica, patched
 from tests.support.cluster import SCHEMA, free_port, run, wait_for

@@ -15,7 +15,8 @@ from typing import Any, Final, TypeVar
 
 from ovspane.lang.replies import Reply
 from ovspane.server.pending import PendingStatement
-from ovspane.store.cluster import ClusterStore, InDoubt
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.guards import InDoubt
 from ovspane.store.records import TakenOver
 from ovspane.store.shared_keeper import SharedKeeper
 
