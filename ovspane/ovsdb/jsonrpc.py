@@ -15,6 +15,8 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from ovspane.loop import off_loop
+
 # Up to the next brace outside of strings, or the quote of a string whose end has not arrived. A JSON-RPC message is an
 # object, so the braces alone tell where it ends; nothing follows the repeats, so it is one pass in C.
 _SKIP: Final = re.compile(rb'[^"{}]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"{}]*)*', re.DOTALL)
@@ -99,8 +101,8 @@ class Connection(asyncio.Protocol):
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls[self._next] = answer
         number = self._next
-        long = len(params) > LONG
-        text = await asyncio.to_thread(_long_call, method, params, number) if long else _call(method, params, number)
+        encode = _long_call if len(params) > LONG else _call
+        text = await off_loop(len(params), LONG, encode, method, params, number)
         if not self.closed.is_set():  # else `answer` says so
             self._transport.write(text)
         return await answer

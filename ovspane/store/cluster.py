@@ -164,9 +164,7 @@ class ClusterStore:
         try:
             leader = await find_leader(self._remotes, self._tls, self._hear)
             await self._begin(leader)
-        except NoLeader as problem:
-            self.reason = str(problem)
-        except _NotBegun as problem:
+        except (NoLeader, _NotBegun) as problem:
             self.reason = str(problem)
         except StoreError as failure:
             if isinstance(failure, TakenOver) or not self._row.claimed:
@@ -199,7 +197,7 @@ class ClusterStore:
                 await self._row.raise_fence(leader.connection)
         except (OSError, TimeoutError, CallError, ValueError, KeyError, InDoubt, LostRace) as problem:
             leader.connection.close()
-            raise _NotBegun(f"{leader.remote}: {problem or 'no answer'}") from problem
+            raise _NotBegun(f"{leader.remote}: {str(problem) or 'no answer'}") from problem
         except BaseException:
             leader.connection.close()
             raise

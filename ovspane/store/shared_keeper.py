@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ovspane.loop import off_loop
 from ovspane.policy.concurrency import STRUCTURE, Footprint
 from ovspane.policy.state.changes import Change, Put, Value
 from ovspane.policy.state.shares import Hint, Request
@@ -99,10 +100,7 @@ class SharedKeeper:
                 gone.append(key)
         if not records:
             return RemoteChanges((), tuple(gone))
-        long = len(records) > LONG
-        return RemoteChanges(
-            tuple(await asyncio.to_thread(_values, records, True) if long else _values(records, True)), tuple(gone)
-        )
+        return RemoteChanges(tuple(await off_loop(len(records), LONG, _values, records, True)), tuple(gone))
 
     def _note_version(self, name: str, uuid: str | None, record: Record | None) -> None:
         if name.startswith(_TURN):
@@ -126,8 +124,7 @@ class SharedKeeper:
     async def commit(self, changes: Sequence[Change], footprint: Footprint) -> Sent:
         """Make changes durable; raises as `ClusterStore.commit` does. They come back by `take`, unless `known` is
         told first."""
-        long = len(changes) > LONG
-        puts, drops = await asyncio.to_thread(_records, changes) if long else _records(changes)
+        puts, drops = await off_loop(len(changes), LONG, _records, changes)
         present = tuple(self._key(number) for number in sorted(footprint.present))
         reads = {name: self._versions.get(name) for name in footprint.reads}
         gone = footprint.gone | ({self._mine} if self._claimed else set())
