@@ -108,14 +108,17 @@ class Connection(asyncio.Protocol):
         return await answer
 
     def close(self) -> None:
+        """Drop the connection at once; calls that were not answered end with ConnectionError."""
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.BaseProtocol."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol. A stream that is not JSON-RPC is closed."""
         self.heard = asyncio.get_running_loop().time()
         try:
             for text in self._framer.feed(data):
@@ -124,6 +127,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.BaseProtocol: every open call ends with ConnectionError."""
         self.closed.set()
         calls, self._calls = self._calls, {}
         for answer in calls.values():

@@ -112,6 +112,7 @@ class Transaction(ovs.db.idl.Transaction):  # type: ignore[misc]
         self._durable = durable
 
     def commit(self) -> str:
+        """See ovs.db.idl.Transaction: sends the transaction; its status, as far as it is known."""
         session = self.idl._session
         if self._durable:
             self.idl._session = _DurableSender(session)
@@ -158,7 +159,7 @@ class _Waits:
 
 def texts(row: Any, column: str) -> dict[str, str]:
     """A map of texts, as the replica has it. The library's own way makes a value of Python of it, checks that
-    against the schema and makes another one (50 us; with references to 1000 rows 6 ms). Not for a row that the
+    against the schema and makes a new one (50 us; with references to 1000 rows 6 ms). Not for a row that the
     transaction being built has written."""
     return {key.value: value.value for key, value in row._data[column].values.items()}
 

@@ -40,6 +40,7 @@ class Lines:
 
     @property
     def rest(self) -> bytes:
+        """What came after the end of the last line."""
         return bytes(self._kept)
 
     def feed(self, data: bytes) -> list[Piece]:
@@ -89,9 +90,12 @@ class CompatSession(Channel):
         self._settling: asyncio.TimerHandle | None = None
 
     def greet(self, transport: asyncio.Transport) -> None:
+        """See Channel: ask for a login."""
         transport.write(LOGIN.encode())
 
     def idle(self) -> None:
+        """See Channel. A client of the prototype may end its name with a dot and no newline: after SETTLE without a
+        further byte that is a login."""
         if self._settling is not None:
             self._settling.cancel()
             self._settling = None
@@ -103,11 +107,13 @@ class CompatSession(Channel):
         self.handle_late(self._lines.finish())
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.BaseProtocol."""
         if self._settling is not None:
             self._settling.cancel()
         super().connection_lost(exc)
 
     def handle(self, piece: Piece) -> None:
+        """See Channel: a login first, then a statement on each line; `quit` ends the connection."""
         text = piece.text.strip()
         if piece.fault is None and not text:
             return
@@ -173,7 +179,8 @@ class TcpAcceptor(Acceptor):
         self._port = port
 
     @property
-    def where(self) -> str:
+    def address(self) -> str:
+        """See Acceptor: IP address and port."""
         return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
 
     @property
@@ -182,6 +189,7 @@ class TcpAcceptor(Acceptor):
         return int(self._socket.getsockname()[1]) if self._socket is not None else self._port
 
     def bind(self) -> socket.socket:
+        """See Acceptor. Raises OSError."""
         family = socket.AF_INET6 if ipaddress.ip_address(self._host).version == 6 else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -197,6 +205,7 @@ class TcpAcceptor(Acceptor):
         """Nothing but the socket was made."""
 
     def owner(self, connection: socket.socket) -> Owner:
+        """See Acceptor: each peer address is one. Raises OSError."""
         return Owner(f"address {connection.getpeername()[0]}")
 
 
@@ -228,7 +237,8 @@ class CompatListener(TcpAcceptor):
                 f"the compatibility listener has no passwords and listens on loopback only, not on {host}"
             )
 
-    async def begin(self, connection: socket.socket) -> Channel:
-        session = CompatSession(self._service, self._root_allowed, self._limits, self.lost)
+    async def open_session(self, connection: socket.socket) -> Channel:
+        """See Acceptor. Raises OSError."""
+        session = CompatSession(self._service, self._root_allowed, self._limits, self.forget)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: session, connection)
         return session

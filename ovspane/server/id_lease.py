@@ -53,7 +53,7 @@ class IdLease:
         database refuses to give us ids."""
         updates = self._keeper.store.replica.updates
         try:
-            self._current = await self._transactor.run(self._keeper.lease())
+            self._current = await self._transactor.run(self._keeper.lease_ids())
             self._past.append(self._current)
             self.lend_to(state)
         except LostRace:

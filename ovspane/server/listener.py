@@ -58,17 +58,20 @@ class UnixListener(Acceptor):
         self._names: dict[int, tuple[float, str | None]] = {}
 
     @property
-    def where(self) -> str:
+    def address(self) -> str:
+        """See Acceptor: the path of the socket."""
         return str(self._path)
 
     def owner(self, connection: socket.socket) -> Owner:
+        """See Acceptor: each uid is one, and root's connections are not limited. Raises OSError."""
         uid = unix_peer(connection).uid
         return Owner(f"uid {uid}", unlimited=uid == 0)
 
-    async def begin(self, connection: socket.socket) -> Channel:
+    async def open_session(self, connection: socket.socket) -> Channel:
+        """See Acceptor. Raises OSError."""
         peer = unix_peer(connection)
         account = await self._account(peer)
-        session = ClientSession(self._service, peer, account, self._limits, self.lost)
+        session = ClientSession(self._service, peer, account, self._limits, self.forget)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: session, connection)
         return session
 
@@ -92,6 +95,8 @@ class UnixListener(Acceptor):
     # --- the socket in the file system
 
     def bind(self) -> socket.socket:
+        """See Acceptor: makes the folder, takes the lock on PATH.lock, replaces a stale socket. Raises ListenError when
+        somebody listens there or something else lies there; OSError."""
         _make(self._path.parent)
         self._lock = self._locked()
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -140,6 +145,7 @@ class UnixListener(Acceptor):
         self._path.chmod(self._mode)
 
     def release(self) -> None:
+        """See Acceptor: removes the socket unless it was replaced, and frees the lock."""
         if self._inode is not None:
             try:
                 there = self._path.lstat()

@@ -3,7 +3,7 @@ answered here.
 
 As, Format, Subscribe, Unsubscribe and Whoami are the session's own. `As` and Format hold from the next statement on,
 though earlier ones are still being worked on; notices change their form, and Subscribe takes effect, when the answer to
-that is given. The principal is looked at again whenever shares or principals changed.
+that is given. Who speaks is found out again whenever shares or principals changed.
 """
 
 from __future__ import annotations
@@ -87,6 +87,8 @@ class ClientSession(Channel):
     # --- Channel
 
     def idle(self) -> None:
+        """See Channel. What came may end with `17.`: after SETTLE without a further byte that is the end of a
+        statement."""
         if self._settling is not None:
             self._settling.cancel()
             self._settling = None
@@ -113,12 +115,15 @@ class ClientSession(Channel):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.BaseProtocol: ends the subscription, too."""
         if self._settling is not None:
             self._settling.cancel()
         self._subscribe(False)
         super().connection_lost(exc)
 
     def handle(self, piece: Piece) -> None:
+        """See Channel: parse a statement; the service answers it, or the session itself if it is about the
+        connection."""
         fault = piece.fault
         if fault is None:
             try:
@@ -213,5 +218,6 @@ class ClientSession(Channel):
                 self.notify(notice.to_json() if self._json else notice.to_text())
 
     def dropped_notice(self, count: int) -> str:
+        """See Channel: in the form of the other notices."""
         notice = Notice("dropped", f"{count} notices that were not read in time", fields={"count": count})
         return notice.to_json() if self._json else notice.to_text()

@@ -147,7 +147,7 @@ class SharedCommit:
                 break
             if not self.store_away and not self._lease.covers(next_id):
                 await self._lease.renew(self._live.state)
-            elif not self.store_away and not self._lost and (wait := self._keeper.others_turn()) > 0:
+            elif not self.store_away and not self._lost and (wait := self._keeper.seconds_to_yield()) > 0:
                 await self._keeper.store.newer(self._keeper.store.replica.updates, wait)
             else:
                 todo = todo[await self._attempt(todo[: min(self._most, self._lease.left(next_id))]) :]
@@ -157,12 +157,12 @@ class SharedCommit:
         """Take in what others changed, end what is over, and act on it."""
         live = self._live
         now = live.clock()
-        remote = await self._keeper.take()
+        remote = await self._keeper.collect_changes()
         if remote.puts or remote.gone:
             changes = merged(live.state, remote.puts, remote.gone)
             if changes is None:
                 log.info("the database was replaced: taking all of it anew")
-                self._upkeep.note_ended(await self._rebuild(await self._keeper.copy()))
+                self._upkeep.note_ended(await self._rebuild(await self._keeper.read_copy()))
                 return
             await live.apply(changes)
             await live.note_committed(changes)
@@ -226,7 +226,7 @@ class SharedCommit:
         """Commit. None: done; else nothing is (yet), and how many statements need not be tried again."""
         replies, updates = judged.replies, self._keeper.store.replica.updates
         try:
-            self._keeper.known(await self._transactor.run(self._keeper.commit(judged.changes, judged.reads)))
+            self._keeper.skip_own(await self._transactor.run(self._keeper.commit(judged.changes, judged.reads)))
             return None
         except Stalled as stalled:
             return self._leave_in_doubt(Doubt(0, asyncio.get_running_loop().time(), replies, stalled.task))
@@ -256,7 +256,7 @@ class SharedCommit:
         self._most = max(1, min(self._most, len(replies)) // 2)
         if self._lost % UNLUCKY == 0:
             with contextlib.suppress(LostRace, InDoubt, StoreError, Stalled):
-                await self._transactor.run(self._keeper.claim())
+                await self._transactor.run(self._keeper.claim_turn())
         await self._keeper.store.newer(updates)
         if self._lost <= RACES:
             return False

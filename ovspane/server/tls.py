@@ -37,6 +37,7 @@ class TlsSession(ClientSession):
         super().__init__(service, None, None, limits, on_lost)
 
     def greet(self, transport: asyncio.Transport) -> None:
+        """See Channel: from now on the peer is known by its certificate, or there is no session."""
         name = common_name(transport.get_extra_info("peercert") or {})
         if name is None:
             rarely.warning(
@@ -91,8 +92,9 @@ class TlsListener(TcpAcceptor):
         self._service = service
         self._context = context
 
-    async def begin(self, connection: socket.socket) -> Channel:
-        session = TlsSession(self._service, self._limits, self.lost)
+    async def open_session(self, connection: socket.socket) -> Channel:
+        """See Acceptor: the session exists once the handshake is done. Raises OSError."""
+        session = TlsSession(self._service, self._limits, self.forget)
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: session, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE
         )

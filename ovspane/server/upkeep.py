@@ -59,7 +59,7 @@ class Upkeep:
         now = asyncio.get_running_loop().time()
         due: list[Request | Hint] = []
         for number, (at, value) in list(self._ended.items()):
-            if not self._keeper.there(value):
+            if not self._keeper.has(value):
                 del self._ended[number]
             elif at <= now and len(due) < SLICE:
                 due.append(value)

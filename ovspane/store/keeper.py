@@ -44,6 +44,7 @@ class StoreKeeper:
             raise StoreError(f"the database holds what this version cannot read: {problem}") from problem
 
     async def keep(self, changes: Sequence[Change]) -> None:
+        """Make changes durable, all or nothing."""
         puts, drops = await off_loop(len(changes), LONG, _records, changes)
         await self._store.commit(puts, drops)
 

@@ -42,6 +42,7 @@ class Serving:
 
     @property
     def passive(self) -> str:
+        """The `--remote` of ovsdb-server(1) that listens there. Raises StoreError when `listen` is not well formed."""
         kind, host, port = split(self.listen)
         return f"p{kind}:{port}:{host}"
 

@@ -17,6 +17,7 @@ class MemoryStore:
         self._records: dict[Key, Record] = {}
 
     async def load(self) -> list[Record]:
+        """See records.Store."""
         return sorted(self._records.values(), key=order)
 
     async def commit(self, puts: Sequence[Record], deletes: Sequence[Key] = ()) -> None:

@@ -3,8 +3,8 @@
 Rows are kept as the server sends them, for an update has differences only; records are made of them.
 
 Invariants: after `begin` and each `update` the copy is the database at the end of some transaction; `changed` has every
-key whose record is, or was since `forget`, another than at the last `forget`; `told` the same of what daemons tell each
-other of the network, which other readers take.
+key whose record differs, or differed since `forget`, from what it was at the last `forget`; `told` the same of what
+daemons tell each other of the network, which has readers of its own.
 """
 
 from __future__ import annotations

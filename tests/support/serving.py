@@ -69,8 +69,8 @@ class AdministratorsListener(UnixListener):
     def owner(self, connection: socket.socket) -> Owner:
         return Owner("uid 0", unlimited=True)
 
-    async def begin(self, connection: socket.socket) -> Channel:
-        session = ClientSession(self._service, UnixPeer(0), None, self._limits, self.lost)
+    async def open_session(self, connection: socket.socket) -> Channel:
+        session = ClientSession(self._service, UnixPeer(0), None, self._limits, self.forget)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: session, connection)
         return session
 
