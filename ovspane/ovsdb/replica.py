@@ -1,7 +1,7 @@
 """A replica of an OVSDB database: python-ovs's IDL, driven by the asyncio loop.
 
 Nothing is polled: what the IDL waits for (descriptors, timers) is given to add_reader, add_writer and call_later after
-each step. Transactions are coroutines; `changed` is called after a step that changed rows or the connection.
+each step. Transactions are coroutines; `on_change` is called after a step that changed rows or the connection.
 
 Invariants: a descriptor is in the loop only while the library cannot close it; only the tables and columns of the given
 schema are replicated; a transaction is built, and built again after a conflict, on the newest rows.
@@ -285,7 +285,7 @@ class Database:
                 raise OvsdbError(f"no answer from {self.remote}")
         return transaction
 
-    def changed(self, tables: set[str], connection: bool) -> None:
+    def on_change(self, tables: set[str], connection: bool) -> None:
         """For subclasses: rows of `tables` changed, or the connection came or went."""
 
     def _run(self) -> None:
@@ -312,7 +312,7 @@ class Database:
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-            self.changed(set(self._idl.touched), flipped)
+            self.on_change(set(self._idl.touched), flipped)
 
     def _disarm(self) -> None:
         """Descriptors are taken out before the library may close them: one that is closed and used again for another

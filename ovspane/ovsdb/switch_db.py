@@ -253,7 +253,7 @@ class SwitchDb(Database):
     def _root(self) -> Any:
         return next(iter(self.rows("Open_vSwitch").values()), None)
 
-    def changed(self, tables: set[str], connection: bool) -> None:
+    def on_change(self, tables: set[str], connection: bool) -> None:
         """See Database: takes a new snapshot and schedules the events between it and the last one."""
         events: list[Event] = []
         if connection:

@@ -13,7 +13,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 
-from ovspane.lang import statements as said
+from ovspane.lang import statements
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Notice, Reply, Value, err, no, ok
 from ovspane.lang.splitter import Piece, Splitter
@@ -37,11 +37,11 @@ LONGEST_SETTLED = 4096
 #: the weight of a statement with an answer as long as the state is large
 HEAVY = 16
 _LISTINGS = (
-    said.ListShares,
-    said.ListSharesByFlowGroup,
-    said.ListRequests,
-    said.GetSchedule,
-    said.Show,
+    statements.ListShares,
+    statements.ListSharesByFlowGroup,
+    statements.ListRequests,
+    statements.GetSchedule,
+    statements.Show,
 )
 
 
@@ -145,22 +145,22 @@ class ClientSession(Channel):
 
     # --- statements
 
-    def _said(self, statement: said.Statement, weight: int) -> None:
+    def _said(self, statement: statements.Statement, weight: int) -> None:
         match statement:
-            case said.As(name=name):
+            case statements.As(name=name):
                 self._speak_as(name)
-            case said.Format(name=name):
+            case statements.Format(name=name):
                 self._json_said = name == "json"
                 self._when_due(lambda: self._format(name))
-            case said.Subscribe():
+            case statements.Subscribe():
                 self._when_due(lambda: self._subscribe(True))
-            case said.Unsubscribe():
+            case statements.Unsubscribe():
                 self._when_due(lambda: self._subscribe(False))
-            case said.Whoami():
+            case statements.Whoami():
                 self._reply(self._whoami())
-            case said.ListTopology():
+            case statements.ListTopology():
                 self._topology(weight + HEAVY)
-            case said.Tick():
+            case statements.Tick():
                 self._reply(no("not-here", "Tick moves the clock of a replay; here time passes by itself"))
             case _:
                 if isinstance(statement, _LISTINGS):

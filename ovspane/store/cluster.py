@@ -207,9 +207,9 @@ class ClusterStore:
         self._held = []
         try:
             answer = await connection.call(
-                "monitor_cond_since", [DATABASE, "data", Replica.wanted(), self.replica.last]
+                "monitor_cond_since", [DATABASE, "data", Replica.monitor_request(), self.replica.last]
             )
-            await asyncio.to_thread(self.replica.begin, *answer)
+            await asyncio.to_thread(self.replica.apply_answer, *answer)
             for last, updates in self._held:
                 self.replica.update(last, updates)
         except (ValueError, KeyError, TypeError):

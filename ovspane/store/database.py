@@ -37,7 +37,7 @@ from ovspane.store.records import (
     checked,
     decoded,
     key_of,
-    order,
+    sort_key,
     table_of,
     tables,
 )
@@ -108,7 +108,7 @@ class OvsdbStore:
                     found.append(record)
             self._unsure.clear()
             self._loaded = True
-        return sorted(found, key=order)
+        return sorted(found, key=sort_key)
 
     async def commit(self, puts: Sequence[Record], deletes: Sequence[Key] = ()) -> None:
         """See records.Store. When StoreError is raised it is unknown whether the changes are there: load again, or

@@ -69,7 +69,7 @@ class SharedKeeper:
     async def read_copy(self) -> list[Value]:
         """All values of the copy that we have, however old. Raises StoreError when it cannot be understood."""
         replica = self.store.replica
-        replica.forget()
+        replica.clear_changed()
         self._versions = {}
         for name, uuid in ((key[1], uuid) for key, uuid in replica.uuids.items() if key[0] == "Version"):
             self._versions[name] = (uuid, _number(replica.records["Version", name]))
@@ -85,7 +85,7 @@ class SharedKeeper:
             return RemoteChanges()
         replica = self.store.replica
         changed = list(replica.changed)
-        replica.forget()
+        replica.clear_changed()
         records: list[Record] = []
         gone: list[Key] = []
         for key in changed:
