@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain
 
 from ovspane.lang.replies import Code, Notice, Reply, no
 from ovspane.loop import in_slices, off_loop
@@ -149,9 +148,12 @@ class LivePolicy:
                 self._on_delta(one.delta)
 
     async def notify(self, settled: Sequence[Settled]) -> None:
-        """Tell subscribers what settling means for them."""
-        async for part in in_slices(chain.from_iterable(one.notices for one in settled), SLICE):
+        """Tell subscribers what settling means for them; the loop gets a turn after that."""
+        notices = [notice for one in settled for notice in one.notices]
+        async for part in in_slices(notices, SLICE):
             self._on_notices(part)
+        if notices:
+            await asyncio.sleep(0)  # who was just answered can speak again, and is in the next batch
 
 
 async def rendered(reply: Reply, show: Callable[[Reply], str]) -> Reply:
