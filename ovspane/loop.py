@@ -1,5 +1,5 @@
 """The mechanics of tasks on the event loop: pauses between attempts, log lines that do not repeat, long work in slices
-or in a thread. One loop serves everybody, so nothing may hold it for more than some 50 ms (docs/design/switch.md).
+or in a thread. One loop serves everybody, so nothing may hold it for more than some 50 ms (docs/design/admission.md).
 
 Who waits for something that may not be there yet keeps a `Backoff`; who says what went wrong says it through a
 `LogOnce` (what is wrong with a subject changed) or a `RateLimitedLog` (what peers cause, who may be many); who goes

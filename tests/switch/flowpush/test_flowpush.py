@@ -124,7 +124,9 @@ def test_ofctl_shows_what_was_meant(ovs: DummyOvs) -> None:
     assert shown(ovs) == sorted(expected)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(rules(), max_size=20, unique_by=lambda rule: rule.key))
 def test_dump_equals_sent_whatever_it_is(switch: DummyOvs, flows: list[FlowRule]) -> None:
     async def work() -> None:

@@ -27,6 +27,7 @@ from ovspane.openflow.port_config import (
 )
 from ovspane.openflow.session import RequestRefused, SessionError, VersionError
 from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import PATIENCE
 
 ON, OFF = PortBits(on=NO_FLOOD), PortBits(off=NO_FLOOD)
 Change = tuple[PhysicalPort | None, PhysicalPort | None]
@@ -54,7 +55,7 @@ def mod_port(ovs: DummyOvs, port: str, what: str) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -128,7 +129,7 @@ def test_the_end_of_the_switch_is_the_end_of_the_session(ovs: DummyOvs) -> None:
     async def run() -> None:
         async with PortSession(ovs.mgmt("br0"), lambda *change: None) as session:
             await asyncio.to_thread(ovs.restart_vswitchd, True)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await session.closed
             with pytest.raises(SessionError):
                 await session.configure({1: ON})

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import pytest
 from ovspane.flowpush import BridgeSession, SessionError, SyncCounts, VersionError
 from ovspane.openflow import messages as of
 from tests.support.bridge_session import BRIDGE, many, run, session
-from tests.support.ovs_dummy import DummyOvs, wait_for
+from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import PATIENCE, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_killed_switch_ends_the_session_and_a_new_one_repairs_it(ovs: DummyOvs
         await bridge.connect()
         await bridge.sync(flows)
         ovs.stop_vswitchd(kill=True)
-        await asyncio.wait_for(bridge.closed, 2)
+        await asyncio.wait_for(bridge.closed, PATIENCE)
         with pytest.raises(SessionError, match="closed"):
             await bridge.dump()
         assert len(reasons) == 1
@@ -95,7 +95,8 @@ def test_who_waits_when_the_switch_dies_hears_of_it(ovs: DummyOvs) -> None:
 @pytest.mark.parametrize("what", ["barrier", "dump", "push"])
 def test_a_hung_switch_is_given_up_after_the_timeout(ovs: DummyOvs, what: str) -> None:
     async def work() -> None:
-        async with session(ovs, timeout=0.3) as bridge:
+        async with session(ovs) as bridge:
+            bridge.timeout = 0.3  # now that it is connected
             operations: dict[str, Callable[[], Awaitable[object]]] = {
                 "barrier": bridge.barrier,
                 "dump": bridge.dump,
@@ -103,10 +104,8 @@ def test_a_hung_switch_is_given_up_after_the_timeout(ovs: DummyOvs, what: str) -
             }
             os.kill(ovs.vswitchd_pid, signal.SIGSTOP)
             try:
-                start = time.monotonic()
                 with pytest.raises(SessionError, match=r"no answer within 0\.3 s"):
                     await operations[what]()
-                assert time.monotonic() - start < 3
                 assert isinstance(bridge.closed.result(), TimeoutError)
             finally:
                 os.kill(ovs.vswitchd_pid, signal.SIGCONT)
@@ -212,7 +211,7 @@ def test_the_switch_gets_its_echo_back(tmp_path: Path) -> None:
             writer.close()
 
         async with await asyncio.start_unix_server(serve, tmp_path / "s"), BridgeSession(tmp_path / "s"):
-            assert await asyncio.wait_for(answer, 2) == of.message(of.ECHO_REPLY, 99, b"alive?")
+            assert await asyncio.wait_for(answer, PATIENCE) == of.message(of.ECHO_REPLY, 99, b"alive?")
 
     run(work())
 
