@@ -86,7 +86,7 @@ class Acceptor(ABC):
         """The bound socket that listens, non-blocking. Raises ListenError, OSError."""
 
     @abstractmethod
-    def owner(self, connection: socket.socket) -> Owner:
+    def owner_of(self, connection: socket.socket) -> Owner:
         """For whom an accepted connection counts. Raises OSError."""
 
     @abstractmethod
@@ -191,7 +191,7 @@ class Acceptor(ABC):
     def _welcome(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         try:
-            owner = self.owner(connection)
+            owner = self.owner_of(connection)
         except OSError as error:
             log.debug("a peer left at once: %s", error)
             connection.close()

@@ -204,7 +204,7 @@ class TcpAcceptor(Acceptor):
     def release(self) -> None:
         """Nothing but the socket was made."""
 
-    def owner(self, connection: socket.socket) -> Owner:
+    def owner_of(self, connection: socket.socket) -> Owner:
         """See Acceptor: each peer address is one. Raises OSError."""
         return Owner(f"address {connection.getpeername()[0]}")
 

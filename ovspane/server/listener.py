@@ -62,7 +62,7 @@ class UnixListener(Acceptor):
         """See Acceptor: the path of the socket."""
         return str(self._path)
 
-    def owner(self, connection: socket.socket) -> Owner:
+    def owner_of(self, connection: socket.socket) -> Owner:
         """See Acceptor: each uid is one, and root's connections are not limited. Raises OSError."""
         uid = unix_peer(connection).uid
         return Owner(f"uid {uid}", unlimited=uid == 0)

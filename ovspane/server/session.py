@@ -139,13 +139,13 @@ class ClientSession(Channel):
                 self._reply(no("internal", "ovspane has a defect here; its log says more"))
                 return
             else:
-                self._said(statement, 1 + len(piece.text) // HEAVY_TEXT)
+                self._perform(statement, 1 + len(piece.text) // HEAVY_TEXT)
                 return
         self._reply(err(fault.line, fault.column, fault.expected))
 
     # --- statements
 
-    def _said(self, statement: statements.Statement, weight: int) -> None:
+    def _perform(self, statement: statements.Statement, weight: int) -> None:
         match statement:
             case statements.As(name=name):
                 self._speak_as(name)
@@ -205,13 +205,13 @@ class ClientSession(Channel):
 
     def _subscribe(self, wanted: bool) -> Reply:
         if wanted and self._unsubscribe is None:
-            self._unsubscribe = self._service.subscribe(self._hear)
+            self._unsubscribe = self._service.subscribe(self._on_notices)
         elif not wanted and self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
         return ok()
 
-    def _hear(self, notices: Sequence[Notice]) -> None:
+    def _on_notices(self, notices: Sequence[Notice]) -> None:
         speaker = self.speaker
         for notice in notices:
             if speaker == ADMINISTRATOR or not notice.principals or speaker in notice.principals:

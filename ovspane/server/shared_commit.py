@@ -31,7 +31,7 @@ from ovspane.server.commit_policy import AWAY_PAUSE, BATCH, LONGEST_PAUSE
 from ovspane.server.id_lease import IdLease
 from ovspane.server.live_policy import SLICE, LivePolicy
 from ovspane.server.pending import PendingStatement, deliver
-from ovspane.server.transactor import Doubt, Stalled, Transactor
+from ovspane.server.transactor import DoubtfulTransaction, Stalled, Transactor
 from ovspane.server.upkeep import Upkeep
 from ovspane.store.guards import InDoubt, LostRace, Unwritable
 from ovspane.store.records import StoreError, TakenOver
@@ -70,7 +70,7 @@ class SharedCommit:
         self._lease = IdLease(keeper, self._transactor)
         self._upkeep = Upkeep(keeper, self._transactor, self._lease)
         self._parked: list[PendingStatement] = []  # changes that wait for a leader, or for what became of a doubt
-        self._doubt: Doubt | None = None
+        self._doubt: DoubtfulTransaction | None = None
         self._most = BATCH  # statements in one transaction: fewer after a lost race
         self._lost = 0  # races lost in a row
         self._races = 0
@@ -229,12 +229,14 @@ class SharedCommit:
             self._keeper.skip_own(await self._transactor.run(self._keeper.commit(judged.changes, judged.reads)))
             return None
         except Stalled as stalled:
-            return self._leave_in_doubt(Doubt(0, asyncio.get_running_loop().time(), replies, stalled.task))
+            return self._leave_in_doubt(
+                DoubtfulTransaction(0, asyncio.get_running_loop().time(), replies, stalled.task)
+            )
         except LostRace:
             if await self._lose_race(replies, updates):
                 return 1
         except InDoubt as doubt:
-            return self._leave_in_doubt(Doubt(doubt.sequence, asyncio.get_running_loop().time(), replies))
+            return self._leave_in_doubt(DoubtfulTransaction(doubt.sequence, asyncio.get_running_loop().time(), replies))
         except Unwritable as problem:
             if len(replies) == 1:
                 log.error("%s", problem)
@@ -265,7 +267,7 @@ class SharedCommit:
         deliver([(replies[0][0], refusal)])
         return True
 
-    def _leave_in_doubt(self, doubt: Doubt) -> int:
+    def _leave_in_doubt(self, doubt: DoubtfulTransaction) -> int:
         """Keep replies until it is known what became of their transaction; how many."""
         self._doubt = doubt
         self._transactor.check_leader()

@@ -1,8 +1,8 @@
 """Transactions on a database that other daemons write, too: how long one is waited for, and whether there is a leader.
 
 A leader that does not answer must not hold everything up: after STALL a transaction is left to itself, and whoever made
-it finds out later what became of it (`Doubt`). A cluster elects another leader within seconds, so changes wait for
-PATIENCE before they are refused.
+it finds out later what became of it (`DoubtfulTransaction`). A cluster elects another leader within seconds, so changes
+wait for PATIENCE before they are refused.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Transactor:
 
     def _answered(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled():
-            task.exception()  # `Doubt.passed` looks at it, if anybody does
+            task.exception()  # `DoubtfulTransaction.passed` looks at it, if anybody does
         self._wake()
 
     def check_leader(self) -> None:
@@ -96,7 +96,7 @@ class Transactor:
 
 
 @dataclass(slots=True)
-class Doubt:
+class DoubtfulTransaction:
     """Statements whose transaction is in doubt, with the replies that they get if it passed."""
 
     sequence: int

@@ -67,7 +67,7 @@ class AdministratorsListener(UnixListener):
     """Takes this process for root's when it is not: `make check` runs without root. Nothing else is different, and
     test_server_peers has the real thing."""
 
-    def owner(self, connection: socket.socket) -> Owner:
+    def owner_of(self, connection: socket.socket) -> Owner:
         return Owner("uid 0", unlimited=True)
 
     async def open_session(self, connection: socket.socket) -> Channel:

@@ -233,8 +233,8 @@ def test_too_many_are_told_so_and_the_log_says_it_once(tmp_path: Path, caplog: p
     async def main() -> None:
         # The real listener: as root nobody is limited, so count this process for somebody else.
         class Limited(UnixListener):
-            def owner(self, connection: socket.socket):  # type: ignore[no-untyped-def]
-                return type(super().owner(connection))("uid 1234")
+            def owner_of(self, connection: socket.socket):  # type: ignore[no-untyped-def]
+                return type(super().owner_of(connection))("uid 1234")
 
         async with running(FileKeeper(tmp_path / "kept")) as service:
             listener = Limited(service, tmp_path / "s", caps=ConnectionCaps(total=100, each=8))
