@@ -1,8 +1,8 @@
 """Reservations against what the links can hold: looked at again whenever the network or the policy changed.
 
-A look may be long, so it is done in a thread, and the runtime is not touched meanwhile (`Service.undisturbed`); at
+A look may be long, so it is done in a thread, and the runtime is not touched meanwhile (`Service.run_alone`); at
 most every PAUSE seconds. What comes of it: routes for the reconciler, who cannot be held, who was moved (its speaker is
-told), and what is to be written down (`Service.look`).
+told), and what is to be written down (`Service.wake`).
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class LinkCapacityTask:
             await self._due.wait()
             self._due.clear()
             if (capacity := self._capacity) is not None:
-                found = await service.undisturbed(partial(self._look, capacity), capacity.weight)
+                found = await service.run_alone(partial(self._look, capacity), capacity.weight)
                 reconciler.steer(found.routes)
                 reconciler.cannot_hold(found.troubles)
                 _tell_rerouted(service, found.rerouted)
                 if capacity.strayed(1):  # to be written down; once more, should there be many
-                    service.look()
+                    service.wake()
                     self._due.set()
             await asyncio.sleep(PAUSE)
 

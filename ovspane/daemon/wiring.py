@@ -59,14 +59,18 @@ from ovspane.policy.model.table import TableDelta
 from ovspane.policy.state.state import State
 from ovspane.policy.state.status import Status
 from ovspane.server.accepting import Acceptor
+from ovspane.server.commit_policy import CommitPolicy
 from ovspane.server.compat import CompatListener
 from ovspane.server.listener import UnixListener
+from ovspane.server.private_commit import PrivateCommit
 from ovspane.server.service import Service
-from ovspane.server.shared_service import SharedService
+from ovspane.server.shared_commit import SharedCommit
 from ovspane.server.tls import TlsListener, server_context
 from ovspane.store import OvsdbStore, PrivateServer
-from ovspane.store.cluster import ClusterStore, client_context, own_name
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.daemon_row import own_name
 from ovspane.store.keeper import StoreKeeper
+from ovspane.store.leader_search import client_context
 from ovspane.store.shared_keeper import SharedKeeper
 from ovspane.switch.flood_control import FloodControl
 from ovspane.switch.reconciler import Reconciler
@@ -166,16 +170,7 @@ class Daemon:
         store = OvsdbStore(await stack.enter_async_context(self._private_store()), limit=STORE_SECONDS)
         stack.push_async_callback(store.close)
         # statements --> Service --values--> OvsdbStore
-        return Service(
-            StoreKeeper(store),
-            clock=clock,
-            on_delta=self._on_delta,
-            on_reload=self._on_reload,
-            gate=self._gate.judge,
-            topology=self._topology,
-            room=self._capacity.make,
-            default_deny=self._settings.default_deny,
-        )
+        return self._policy_service(PrivateCommit(StoreKeeper(store)))
 
     async def _shared_service(self, parts: DaemonParts) -> Service:
         """On a database that other daemons write, too. Raises StoreError when it has no leader or is not for us."""
@@ -184,17 +179,8 @@ class Daemon:
         host = socket.gethostname()
         store = ClusterStore(settings.db, own_name(settings.state_dir), host=host, tls=tls)
         parts.start(store.run())
-        # statements --> SharedService --values--> ClusterStore --values of all daemons--> SharedService
-        service = SharedService(
-            SharedKeeper(store),
-            clock=clock,
-            on_delta=self._on_delta,
-            on_reload=self._on_reload,
-            gate=self._gate.judge,
-            topology=self._topology,
-            room=self._capacity.make,
-            default_deny=settings.default_deny,
-        )
+        # statements --> Service --values--> ClusterStore --values of all daemons--> Service
+        service = self._policy_service(SharedCommit(SharedKeeper(store)))
         await store.until_synced(CLUSTER_SECONDS)
         if not settings.topology.secret:
             self._discovery.sign_with(await probe_secret(store))
@@ -203,6 +189,19 @@ class Daemon:
             store, self._network, self._host, self._reconciler.fleet.programs, self._discovery.now
         )
         return service
+
+    def _policy_service(self, commits: CommitPolicy) -> Service:
+        # Service --deltas, reload--> Reconciler; LinkCapacityTask, ReservationGate, Network --answers--> Service
+        return Service(
+            commits,
+            clock=clock,
+            on_delta=self._on_delta,
+            on_reload=self._on_reload,
+            gate=self._gate.judge,
+            topology=self._topology,
+            room=self._capacity.make,
+            default_deny=self._settings.default_deny,
+        )
 
     @contextlib.asynccontextmanager
     async def _private_store(self) -> AsyncIterator[str]:
