@@ -104,20 +104,21 @@ class Status:
 
     def text(self) -> str:
         """For people; ovspane(7), ListRequests."""
-        by = f"by {self.means.value} {self.number}" if self.means in (Means.METER, Means.QUEUE) else ""
-        ports = f" on {_few(self.ports)}" if self.ports else ""
-        why = self._why()
         match self.condition:
-            case Condition.INSTALLED:
-                return " ".join(filter(None, ("installed", by))) + ports + (f", not on {why}" if why else "")
+            case Condition.INSTALLED if self.number:
+                return f"installed {self._by()}" + (f", not on {self._why()}" if self.reasons else "")
             case Condition.DEGRADED if self.ports:
-                return f"degraded: {by}{ports}, but not on its way by {why}"
+                return f"degraded: {self._by()}, but not on its way by {self._why()}"
             case Condition.DEGRADED:
-                return f"degraded: {'unenforced, ' if self.cause is Cause.UNENFORCED else ''}{why}"
+                return f"degraded: {'unenforced, ' if self.cause is Cause.UNENFORCED else ''}{self._why()}"
             case Condition.HIDDEN:
                 return "hidden by" + (f" {','.join(map(str, self.hiders))}" if self.hiders else "")
-            case _:
-                return str(self.condition.value)
+            case other:
+                return str(other.value)
+
+    def _by(self) -> str:
+        means = self.means.value if self.means is not None else ""
+        return f"by {means} {self.number}" + (f" on {_few(self.ports)}" if self.ports else "")
 
     def _why(self) -> str:
         more = f" (and {len(self.reasons) - 1} more)" if self.reasons[1:] else ""
@@ -132,10 +133,10 @@ class Status:
             found["number"] = self.number
         if self.ports:
             found["ports"] = ",".join(self.ports)
-        if self.cause is not None:
-            found["reason"] = self.cause.value
-        if lacking := ",".join(reason.port for reason in self.reasons if reason.port):
-            found["not_on"] = lacking
+        if self.reasons:
+            found["reason"] = self.reasons[0].cause.value
+            if lacking := ",".join(reason.port for reason in self.reasons if reason.port):
+                found["not_on"] = lacking
         if self.hiders:
             found["hidden_by"] = ",".join(map(str, self.hiders))
         return found
