@@ -48,7 +48,7 @@ class DeltaTracker(Generic[K, V]):
     @property
     def suspects(self) -> Collection[K] | None:
         """Where wanted and actual may differ, as far as it is not in flight; None: anywhere."""
-        return None if self._all_suspect else self._suspects
+        return None if self._all_suspect or self._actual is None else self._suspects
 
     # --- what changes
 
@@ -99,9 +99,9 @@ class DeltaTracker(Generic[K, V]):
     # --- what is to be done
 
     def take(self) -> dict[K, V | None]:
-        """What is wanted at each suspect (None: nothing); all that is wanted where everything is one. It is in flight
-        then."""
-        if self._all_suspect:
+        """What is wanted at each suspect (None: nothing); all that is wanted where everything is one, so also while
+        nobody knows what is there, however often it is taken. It is in flight then."""
+        if self.suspects is None:
             found: dict[K, V | None] = dict(self.wanted)
         else:
             found = {key: self.wanted.get(key) for key in self._suspects}

@@ -80,6 +80,13 @@ class Histories(RuleBasedStateMachine):
             self.do(key, value)
             self.tracker.note(key, value)
 
+    @precondition(lambda self: self.in_flight is not None and self.tracker.actual is None)
+    @rule()
+    def lose(self) -> None:
+        """Work that could not even begin need not be given back: nobody knows what is there, so all is taken again."""
+        self.in_flight = None
+        assert self.tracker.suspects is None
+
     @precondition(lambda self: self.in_flight is None)
     @rule(again=st.booleans())
     def read_back(self, again: bool) -> None:

@@ -97,11 +97,11 @@ def test_clauses_wait_with_the_flow_that_acts() -> None:
     queued = [Rule(Stage.QUEUE, 0, 5, match, Effect.QUEUE, 1, 7, 1000) for match in sets]
     lower = [rule._replace(priority=4, request=2, slot=8, rate=900) for rule in queued]
     plan.apply(TableDelta(tuple(queued + lower)), 0)
-    twin = ManagedBridge("br0", Path("/nowhere"), plan.pipeline, lambda reason: None, lambda: None)
-    whole = twin.take(plan, lambda queue: True)
+    bridge = ManagedBridge("br0", Path("/nowhere"), plan.pipeline, lambda reason: None, lambda: None)
+    whole = bridge.next_target(plan, lambda queue: True)
     assert not whole.held
     assert len(whole.flows) == len(plan.flows) == len(FlowPlan().flows) + 2 * (4 + 4 + 1)
-    work = twin.take(plan, lambda queue: queue == 8)
+    work = bridge.next_target(plan, lambda queue: queue == 8)
     assert work.held == {key for key, rule in plan.flows.items() if rule.priority == 5}
     assert len(work.held) == 9
     assert work.flows.keys() | work.held == plan.flows.keys()
