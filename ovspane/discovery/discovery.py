@@ -189,7 +189,7 @@ class Discovery:
 
     def _take_links(self, now: int) -> None:
         found = links_of(self._ports.values(), self._kernel.peers)
-        for key in self.network.claimed(Origin.LOCAL) - found.keys():
+        for key in self.network.claims.links_by(Origin.LOCAL) - found.keys():
             self.network.lose_link(*key, Origin.LOCAL)
         for (a, b), medium in found.items():
             self.network.see_link(a, b, medium, Origin.LOCAL, now)
@@ -235,7 +235,7 @@ class Discovery:
         for mac, address in self._kernel.neighbours:
             host = self.network.host(mac)
             if host is not None and host.port is not None:
-                self.network.see_host(mac, host.port, now, addresses=[address], seen=self.network.last_seen(mac))
+                self.network.see_host(mac, host.port, now, addresses=[address], seen=self.network.hosts.last_seen(mac))
 
     # --- learning tables
 

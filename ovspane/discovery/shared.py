@@ -154,7 +154,7 @@ class SharedTopology:
 
     def _look(self) -> None:
         """What nobody tells of: who claims links, which bridges we program, whether there is a leader again."""
-        for key in self._network.reclaimed():
+        for key in self._network.claims.take_changed():
             for end in key:
                 self._mark(end.bridge)
         driven = {name: self._programs(name) for name, one in self._network.bridges.items() if not one.host}

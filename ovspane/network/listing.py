@@ -31,9 +31,9 @@ def rows(network: Network, now: int) -> Iterator[ListingRow]:
     for ends in sorted(network.links):
         if (link := network.links.get(ends)) is not None:
             yield _link(link, now)
-    for mac in network.macs():
-        if (host := network.host(mac)) is not None:
-            yield _host(host, network.last_seen(mac), now)
+    for mac in network.hosts.macs():
+        if (host := network.hosts.get(mac)) is not None:
+            yield _host(host, network.hosts.last_seen(mac), now)
     for conflict in network.conflicts:
         yield _conflict(conflict, now)
 

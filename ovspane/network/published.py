@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ovspane.network.hosts import usable_address, usable_mac
+from ovspane.network.addresses import usable_address, usable_mac
 from ovspane.network.model import (
     Bridge,
     Host,
@@ -67,7 +67,7 @@ def bridge_columns(network: Network, bridge: Bridge, host: str, programmed: bool
     told = (
         _link_text(link, medium, host)
         for link in links.values()
-        if (medium := network.first_hand(link.ends)) is not None
+        if (medium := network.claims.own_medium(link.ends)) is not None
     )
     return {
         "datapath_id": "" if bridge.datapath_id is None else f"{bridge.datapath_id:x}",

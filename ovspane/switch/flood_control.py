@@ -259,7 +259,7 @@ class FloodControl:
                 "use STP there"
             )
         linked = {end for key in links for end in key}
-        known = self._network.claimed(Origin.LOCAL) | self._network.claimed(Origin.CONFIGURED)
+        known = self._network.claims.links_by(Origin.LOCAL) | self._network.claims.links_by(Origin.CONFIGURED)
         waiting = {end for key in known if all(end.bridge in ours for end in key) for end in key}
         waiting = (waiting | self._lately_linked(linked, now)) - linked - quiet
         if now < self._free_at:

@@ -24,7 +24,7 @@ from ovspane.openflow import packet_in as ofpackets
 from ovspane.openflow.oxm import OpenFlowError
 from ovspane.packets.flowgroup import ALL
 from ovspane.packets.match import Match, Packet
-from ovspane.placement.routing import everything as all_of
+from ovspane.placement.network_view import snapshot
 from ovspane.policy.semantics import evaluate, passes
 from tests.support.ovs_dummy import DummyOvs
 
@@ -310,7 +310,7 @@ def test_the_network_comes_out_of_its_listing_as_it_was() -> None:
     network.configure_host("02:00:00:00:00:0a", None, [], 5)
     network.see_host("02:00:00:00:00:0b", edge, 6, addresses=["10.0.0.9"])
     read = {thing.key: thing for thing in things(row.item for row in rows(network, 9))}
-    there = {delta.thing.key: delta.thing for delta in all_of(network)}
+    there = {delta.thing.key: delta.thing for delta in snapshot(network)}
     assert len(there) == 2 + 3 + 1 + 3 + 1
     assert read == {key: replace(thing, since=0) if hasattr(thing, "since") else thing for key, thing in there.items()}
     with pytest.raises(OracleUnavailable):
