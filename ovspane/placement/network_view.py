@@ -181,14 +181,17 @@ class NetworkView:
         """Where what a match names on one side is attached; None: not known, or (`uncontested`) claimed by somebody
         else too."""
         macs, addresses = addresses_on(match, side)
-        ports = {address: self._attachment(address) for address in (*macs, *addresses)}
-        if uncontested and any(address in self._contested for address in ports):
+        if uncontested and any(address in self._contested for address in (*macs, *addresses)):
             return None
-        found = frozenset(port for address in macs or addresses if (port := ports[address]) is not None)
-        if not found or any(ports[address] is None for address in macs or addresses):
-            return None
-        contradicted = macs and any(port is not None and port not in found for port in ports.values())
-        return None if contradicted else found
+        found = set[PortId]()
+        for address in macs or addresses:
+            port = self._attachment(address)
+            if port is None:
+                return None
+            found.add(port)
+        if macs and any((port := self._attachment(address)) and port not in found for address in addresses):
+            return None  # the two contradict each other
+        return frozenset(found) if found else None
 
     def _attachment(self, address: Address) -> PortId | None:
         port = self.ports.get(self._port_of[address]) if address in self._port_of else None

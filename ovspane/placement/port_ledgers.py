@@ -7,7 +7,8 @@ guarantee asks for the speed (switch.enforcement).
 A ledger is made when somebody asks for it. When the speed or the name of a port changes it is made anew
 (`refresh`), and then more may be booked on it than there is (`overbooked`).
 
-Invariant: a ledger holds exactly the reservations that were added on its port and not removed since.
+Invariants: a ledger holds exactly the reservations that were added on its port and not removed since; once `refresh`
+was called for each port that changed, or whose links did, a ledger's bound is the port's capacity.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class PortLedgers:
 
     def bounded(self, ports: Iterable[PortId]) -> Iterable[Schedule]:
         """The ledgers of those of the ports whose speed is known."""
-        return (self.ledger(port) for port in ports if self.capacity(port) is not None)
+        return (ledger for ledger in map(self.ledger, ports) if ledger.top is not None)
 
     def ledger(self, port: PortId) -> Schedule:
         """What is reserved on a port, and until when."""
