@@ -32,7 +32,7 @@ from ovspane.discovery.shared import SharedTopology, probe_secret
 from ovspane.lang.replies import Code, Notice, Reply, listing, no
 from ovspane.lang.statements import Kind
 from ovspane.network.hosts import HostLimits
-from ovspane.network.listing import ListingRow, rows
+from ovspane.network.listing import ListingRow, list_network
 from ovspane.network.model import NetworkDelta
 from ovspane.network.topology import Network
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
@@ -325,7 +325,7 @@ class Daemon:
     async def _topology(self) -> Reply:
         """The answer to ListTopology: everything, in pieces, so that the loop goes on."""
         found: list[ListingRow] = []
-        for row in rows(self._network, self._discovery.now()):
+        for row in list_network(self._network, self._discovery.now()):
             found.append(row)
             if len(found) % SLICE == 0:
                 await asyncio.sleep(0)

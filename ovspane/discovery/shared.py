@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ovspane.network.model import Bridge, Host, Link, NetworkDelta, Port, PortId, known_as
+from ovspane.network.model import Bridge, Host, Link, NetworkDelta, Port, PortId, local_name
 from ovspane.network.published import RemoteTopology, bridge_columns, host_columns, read_bridge, read_host
 from ovspane.network.topology import Network
 from ovspane.policy.concurrency import of_bridge
@@ -275,7 +275,7 @@ class SharedTopology:
             told = read_host(row.columns)
         except ValueError:
             return
-        port, there = known_as(told.port, self._host), self._network.host(told.mac)
+        port, there = local_name(told.port, self._host), self._network.host(told.mac)
         if there is not None and there.port == port and not set(told.addresses) <= set(there.addresses):
             self._network.see_host(told.mac, port, self._now(), addresses=told.addresses)
 

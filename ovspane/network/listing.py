@@ -16,11 +16,13 @@ from ovspane.network.topology import Network
 
 
 class ListingRow(NamedTuple):
+    """One thing of the network: as a line for people, and as an item of the reply."""
+
     line: str
     item: dict[str, Value]
 
 
-def rows(network: Network, now: int) -> Iterator[ListingRow]:
+def list_network(network: Network, now: int) -> Iterator[ListingRow]:
     """Everything that is known at `now` (ms). Ages in the items are seconds, speeds bit/s, 0 for unknown."""
     for name in sorted(network.bridges):
         if (bridge := network.bridges.get(name)) is not None:
@@ -116,7 +118,7 @@ def _conflict(conflict: Conflict, now: int) -> ListingRow:
     return ListingRow(f"conflict {conflict}", item)
 
 
-def things(items: Iterable[Mapping[str, Any]]) -> Iterator[Thing]:
+def parse_listing(items: Iterable[Mapping[str, Any]]) -> Iterator[Thing]:
     """What the items of a listing say; times are left out. Raises ValueError, KeyError for what is no such item."""
     for item in items:
         match item["kind"]:

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ovspane.network.model import Bridge, Link, NetworkDelta, Port, PortId, canonical
+from ovspane.network.model import Bridge, Link, NetworkDelta, Port, PortId, global_name
 from ovspane.packets.flowgroup import ANY_DSCP, ANY_PORT, Flowgroup, Locations
 from ovspane.packets.match import Match
 from ovspane.placement.bookings import Bookings
@@ -92,7 +92,7 @@ class LinkCapacity:
             for port in self._choice.ports(matches, request.rate, some):
                 if self.capacity(port) is None:
                     continue
-                name = canonical(port, self._host) if self._host else port
+                name = global_name(port, self._host) if self._host else port
                 link, loose, tight = f"link:{name}", f"loose:{name.bridge}", f"tight:{name.bridge}"
                 if port in sure:
                     reads |= {link, loose}
@@ -143,7 +143,7 @@ class LinkCapacity:
 
     @property
     def work_estimate(self) -> int:
-        """How much work a question is now, about, in reservations that have to be looked at."""
+        """How much work a question is now, about, in reservations that have to be judged again."""
         return len(self.bookings) if self._news else self._ledgers.suspects + len(self.bookings.lost)
 
     def take_steering(self) -> dict[int, Routes]:

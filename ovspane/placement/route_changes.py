@@ -20,7 +20,7 @@ class RouteChanges:
     def __init__(self, routing: Routing, host: str) -> None:
         self._network = routing.network
         self._host = host
-        self._strayed: dict[int, str] = {}  # by number: the routes, as text, of those with others than are written
+        self._strayed: dict[int, str] = {}  # by number: the routes, as text, of those whose written routes differ
         self._rerouted: dict[int, str] = {}  # by number: the new ports, of those that nobody asked about yet
         self._steering: dict[int, dict[Pair, Route]] = {}  # by slot: what its packets are to do
         self._changed: dict[int, Routes] = {}  # the same, of those that changed since somebody took them

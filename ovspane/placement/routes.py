@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 
 from ovspane.network.addresses import parse_address
-from ovspane.network.model import Port, PortId, canonical, known_as
+from ovspane.network.model import Port, PortId, global_name, local_name
 
 #: what a route leads between: the bridge where packets enter, and the port to their destination, with its MAC address.
 #: Only packets that have it may be sent there: those for a router have to get to it first (0: the match says it, or it
@@ -58,7 +58,7 @@ def via_text(routes: Routes, host: str) -> str:
     among those who share the database; "": nobody does, and the names are our own."""
     paths: list[list[object]] = []
     for (_, _, mac), route in sorted(routes.items()):
-        paths.append([canonical(port, host) if host else port for port, _ in route])
+        paths.append([global_name(port, host) if host else port for port, _ in route])
         paths[-1] += [mac.to_bytes(6, "big").hex(":")] if mac else []
     return json.dumps(paths) if routes else ""
 
@@ -70,7 +70,7 @@ def parse_via(via: str, host: str) -> dict[Pair, Route]:
         for written in json.loads(via or "[]"):
             mac = parse_address(written[-1])[1] if written and isinstance(written[-1], str) else 0
             ports = [PortId(str(bridge), str(port)) for bridge, port in (written[:-1] if mac else written)]
-            route = tuple((known_as(port, host) if host else port, 0) for port in ports)
+            route = tuple((local_name(port, host) if host else port, 0) for port in ports)
             if route:
                 found[route[0][0].bridge, route[-1][0], mac] = route
     except (ValueError, TypeError, KeyError):

@@ -13,7 +13,7 @@ What is known of a match follows from its addresses, and from what the network t
     take. In a tree that is the one path. Where links are redundant, and spanning tree or anything else decides, these
     are all links that lie on a path without a bridge twice: those of the blocks (biconnected components) that the
     shortest path goes through, since in a block each edge lies on a simple path between any two of its nodes. A packet
-    that a host routes takes two such paths, which no match tells.
+    that a host routes takes two such paths, which no match shows.
 
 `steering`: which packets can be sent along one path instead, and along which (`Steering`).
 """

@@ -39,7 +39,7 @@ class Steering:
             return
         for ends in change.touched:
             link = self._network.links.get(ends)
-            if self._graph.change(ends, link if link is not None and self._is_usable(link) else None):
+            if self._graph.set_link(ends, link if link is not None and self._is_usable(link) else None):
                 self._paths.clear()
 
     @property
@@ -96,7 +96,7 @@ class Steering:
         if paths is None:
             if len(self._paths) == MOST_PAIRS:
                 self._paths.clear()
-            found = self._graph.apart(start, sink.bridge, self._most)
+            found = self._graph.diverse_paths(start, sink.bridge, self._most)
             paths = self._paths[start, sink.bridge] = [tuple(hop.out for hop in path.hops) for path in found]
         return [self._with_numbers((*path, sink)) for path in paths]
 

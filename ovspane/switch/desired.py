@@ -127,12 +127,12 @@ class DesiredState:
         fresh = sorted(set(bridges) - self._plans.keys())
         self._plans |= await self._worked(len(self._spread), self._plans_for, fresh, self._spread)
         for name, plan in self._plans.items():
-            plan.pass_by(self._spread.fabric_ports(name))
+            plan.skip_limits(self._spread.fabric_ports(name))
 
     def shut(self, bridge: str, ports: frozenset[int]) -> set[FlowKey]:
         """The ports of a bridge that are none of the flood tree; gives the flows that changed."""
         plan = self._plans.get(bridge)
-        return plan.shut(ports) if plan is not None else set()
+        return plan.block_ports(ports) if plan is not None else set()
 
     def _plans_for(self, bridges: Sequence[str], spread: RulePlacement) -> dict[str, FlowPlan]:
         plans = {}
@@ -192,9 +192,9 @@ class DesiredState:
         taken.bridges = taken.bridges or {}
         for name, plan in self._plans.items():
             fed = spread.fabric_ports(name)
-            if name not in deltas and plan.stages == self._stages and plan.passing is fed:
+            if name not in deltas and plan.stages == self._stages and plan.unlimited_ports is fed:
                 continue
-            flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.pass_by(fed)
+            flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.skip_limits(fed)
             meters, plan.touched_meters = plan.touched_meters, set()
             plan.touched_guarantees.clear()
             if flows or meters:

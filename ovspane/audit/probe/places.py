@@ -25,7 +25,7 @@ from typing import Any
 
 from ovspane.audit.oracle import ExpectedVerdict, OracleUnavailable, PolicyOracle
 from ovspane.lang.statements import Kind
-from ovspane.network.listing import things
+from ovspane.network.listing import parse_listing
 from ovspane.network.model import NetworkDelta, PortId
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Match, Packet
 from ovspane.placement.egress import ANYWHERE, NONE_SPARED, Egress, Spared
@@ -44,7 +44,7 @@ def read_ways(items: Iterable[dict[str, Any]], steered: bool = False) -> Routing
     `steered`: the daemon gives reservations paths of their own. Raises NoPicture."""
     ways = Routing(most=int(steered))
     try:
-        ways.update([NetworkDelta(None, thing) for thing in things(items)])
+        ways.update([NetworkDelta(None, thing) for thing in parse_listing(items)])
     except (ValueError, KeyError) as problem:
         raise OracleUnavailable(f"the daemon's listing of the network is not to be read: {problem}") from problem
     return ways

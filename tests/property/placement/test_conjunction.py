@@ -24,7 +24,7 @@ from ovspane.packets.flowgroup import SCTP, TCP, UDP, AddressSet, Flowgroup, nor
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT, ETH_IPV4, Match, Packet
 from ovspane.placement import conjunction
-from ovspane.placement.conjunction import factored
+from ovspane.placement.conjunction import factor
 from ovspane.placement.flow_rules import FlowRule
 from ovspane.placement.pipeline import FlowPlan
 from ovspane.policy.compiler.compile import Compiler
@@ -66,7 +66,7 @@ def test_a_product_is_said_by_its_clauses(
         match(host, port, proto, sport if both else None)
         for host, port, proto, sport in product(hosts, dports, protos, sports if both else [0])
     ]
-    found = factored(whole)
+    found = factor(whole)
     packets = [
         Packet(src=src, proto=proto, sport=sport, dport=dport).packed
         for src, dport, proto, sport in product(range(3), range(3), (TCP, UDP, 1), range(3))
@@ -81,7 +81,7 @@ def test_a_product_is_said_by_its_clauses(
     else:
         assert min(len(hosts), len(dports) * len(protos)) < 4 or len(whole) < conjunction.FEWEST * 4
     if found is not None and min(len(hosts), len(dports), len(protos), len(sports) if both else 2) > 1:
-        assert factored(whole[: left_out % len(whole)] + whole[left_out % len(whole) + 1 :]) is None
+        assert factor(whole[: left_out % len(whole)] + whole[left_out % len(whole) + 1 :]) is None
 
 
 def test_twenty_hosts_by_twenty_ports_by_two_transports() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovspane.network.hosts import HostLimits
-from ovspane.network.model import Bridge, Origin, Port, PortId, canonical, known_as, link_key
+from ovspane.network.model import Bridge, Origin, Port, PortId, global_name, link_key, local_name
 from ovspane.network.published import (
     LINKS,
     PORTS,
@@ -99,11 +99,11 @@ def ways_of(place: Place, start: str, end: str) -> list[list[str]]:
 
 
 def test_names_for_all_and_for_oneself() -> None:
-    assert canonical(PortId("br0", "a"), "h1") == PortId("h1/br0", "a") == canonical(PortId("h1/br0", "a"), "h2")
-    assert known_as(PortId("h1/br0", "a"), "h1") == PortId("br0", "a")
+    assert global_name(PortId("br0", "a"), "h1") == PortId("h1/br0", "a") == global_name(PortId("h1/br0", "a"), "h2")
+    assert local_name(PortId("h1/br0", "a"), "h1") == PortId("br0", "a")
     assert (
-        known_as(PortId("h1/br0", "a"), "h2") == PortId("h1/br0", "a")
-        and known_as(PortId("br0", "a"), "h1").bridge == "br0"
+        local_name(PortId("h1/br0", "a"), "h2") == PortId("h1/br0", "a")
+        and local_name(PortId("br0", "a"), "h1").bridge == "br0"
     )
 
 
