@@ -256,7 +256,7 @@ def run_history(seed: int, hidden: bool = False, steps: int = 10) -> tuple[str |
         assert plan._conjunctions is not None
         seen["blocked"] += len(plan._conjunctions._blocked)
         members = {key for made in plan._conjunctions._taken.values() for key in made.members}
-        others = {(plan.pipeline.table(*key[:2]), *key[2:]) for key in table.rules.keys() - members}
+        others = {(plan.pipeline.table_of(*key[:2]), *key[2:]) for key in table.rules.keys() - members}
         seen["beside clauses"] += len(plan._clauses.keys() & others)
     for request in list(sets.tree.requests.values()):  # and back to nothing
         delta = TreeDelta(removed=(request,))
@@ -457,14 +457,14 @@ def clauses_are_not_shared(patch: pytest.MonkeyPatch) -> None:
 
 
 def overlapping_ones_are_allowed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(conjunction.Product, "meets", lambda self, other: False)
+    patch.setattr(conjunction.Product, "intersects", lambda self, other: False)
 
 
 def clauses_win_over_single_rules(patch: pytest.MonkeyPatch) -> None:
     true = FlowPlan._show
 
     def show(self: FlowPlan, key: conjunction.Key, rule: Rule | None) -> FlowKey:
-        at = self.pipeline.table(*key[:2]), key[2], key[3]
+        at = self.pipeline.table_of(*key[:2]), key[2], key[3]
         return at if at in self._clauses else true(self, key, rule)
 
     patch.setattr(FlowPlan, "_show", show)
