@@ -6,6 +6,7 @@ The ports of egress are compared with all simple paths.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, pairwise
 from random import Random
 
@@ -262,6 +263,23 @@ def test_in_doubt_everywhere() -> None:
     paper.unlink("s1", "s2")  # perhaps they are joined in a way that we do not know
     bridges.move()
     assert where(bridges) == {"s1": {1, 2}, "s2": {1, 2}, "s3": {1, 2}}
+
+
+def test_who_is_behind_a_port_that_is_down_may_be_anywhere() -> None:
+    paper = line()
+    bridges = Bridges(paper)
+    bridges.change(TableDelta((rule(addressed(1), Effect.DROP), rule(addressed(2, 3), Effect.QUEUE, 2))))
+    placed = where(bridges)
+    assert placed == {"s1": {1}, "s2": {2}, "s3": {2}}
+    down = {"h1": {"s1": {1}, "s2": {1, 2}, "s3": {1, 2}}, "h3": {"s1": {1, 2}, "s2": {2}, "s3": {2}}}
+    for name, wanted in down.items():
+        port = paper.network.ports[PortId(f"s{name[1:]}", name)]
+        paper.network.see_port(replace(port, up=False))
+        bridges.move()
+        assert where(bridges) == wanted, name
+        paper.network.see_port(port)
+        bridges.move()
+        assert where(bridges) == placed
 
 
 def test_several_sources_and_contradictory_ones() -> None:

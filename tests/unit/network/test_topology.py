@@ -226,6 +226,7 @@ def test_a_host_that_moves_every_second_is_held() -> None:
     assert made.host(M1) == Host(M1, port("s2:p"), (), Origin.OBSERVED, 47_000)
     made.age(120_000)
     assert made.conflicts == []
+    assert heard.of(Conflict)[-1] == NetworkDelta(conflict, None), "who listens is told that it is over"
 
 
 def test_held_is_over_when_nobody_claims_it_any_more() -> None:
