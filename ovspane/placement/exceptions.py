@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from functools import reduce
 
 from ovspane.packets.overlap import MatchIndex
-from ovspane.placement.egress import NONE_SPARED, Spared
+from ovspane.placement.egress import NONE_SPARED, Spared, Where
 from ovspane.policy.model.table import Effect, Key, Rule
 
 
@@ -52,10 +52,13 @@ class ExceptionIndex:
         self._stages[rule.index].index_of(rule).remove(handle)
         self._counts.pop(rule.key, None)
 
-    def add_exception(self, rule: Rule, spared: Mapping[Key, Spared]) -> None:
-        """Count its drops. `spared`: where each of those does not stand."""
-        drops = self._stages[rule.index].drops.overlapping(*rule.match)
-        self._counts[rule.key] = Counter(spared[self._keys[handle]] for handle in drops)
+    def add_exception(self, rule: Rule, where: Mapping[Key, Where]) -> None:
+        """Count its drops. `where`: where each of those stands."""
+        counts = self._counts[rule.key] = Counter()
+        for handle in self._stages[rule.index].drops.overlapping(*rule.match):
+            spared = where[self._keys[handle]]
+            assert isinstance(spared, Spared)  # drops are no queue rules
+            counts[spared] += 1
 
     def move_drop(self, drop: Key, old: Spared | None, new: Spared | None) -> Iterator[Key]:
         """A drop came (`old` is None), moved, or went (`new` is None): the exceptions that overlap it, each counted

@@ -61,8 +61,7 @@ class RulePlacement:
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
         self._rules: dict[Key, Rule] = {}
-        self._egress: dict[Key, Egress] = {}  # where they stand: queue rules,
-        self._spared: dict[Key, Spared] = {}  # and all others
+        self._where: dict[Key, Where] = {}  # of queue rules an Egress, of all others a Spared
         self._bridges: frozenset[str] = frozenset()
         self._by_address: dict[Address, set[Key]] = {}
         self._exceptions = ExceptionIndex()
@@ -82,7 +81,7 @@ class RulePlacement:
         found: dict[str, list[Rule]] = {bridge: [] for bridge in bridges}
         names = frozenset(found)
         for key, rule in self._rules.items():
-            where = self._where(key)
+            where = self._where[key]
             for bridge in where.relevant(names):
                 found[bridge].append(_rule_on(bridge, rule, where))
         return found
@@ -123,9 +122,9 @@ class RulePlacement:
                 self._add(rule, before)
                 continue
             self._rules[rule.key] = rule  # of another request perhaps, which may have another route
-            if (egress := self._egress.get(rule.key)) is not None:
-                self._queues.remove(old, egress)
-                self._queues.add(rule, egress)
+            if isinstance(where := self._where[rule.key], Egress):
+                self._queues.remove(old, where)
+                self._queues.add(rule, where)
                 self._place(rule.key, before)
         for rule in delta.removed:
             self._note(rule.key, before)
@@ -165,13 +164,9 @@ class RulePlacement:
 
     # --- rules
 
-    def _where(self, key: Key) -> Where:
-        egress = self._egress.get(key)
-        return self._spared.get(key, NONE_SPARED) if egress is None else egress
-
     def _note(self, key: Key, before: _Before) -> None:
         if key not in before:
-            before[key] = self._rules.get(key), self._where(key)
+            before[key] = self._rules.get(key), self._where.get(key, NONE_SPARED)
 
     def _add(self, rule: Rule, before: _Before) -> None:
         key = rule.key
@@ -181,14 +176,14 @@ class RulePlacement:
         if rule.stage is Stage.ACCESS:
             self._exceptions.add(rule)
         if rule.effect is Effect.CONTINUE:
-            self._exceptions.add_exception(rule, self._spared)
-            self._spared[key] = self._exceptions.spared_of(key)
+            self._exceptions.add_exception(rule, self._where)
+            self._where[key] = self._exceptions.spared_of(key)
         elif rule.stage is Stage.QUEUE:
-            self._egress[key] = ANYWHERE
+            self._where[key] = ANYWHERE
             self._queues.add(rule, ANYWHERE)
             self._place(key, before)
         else:
-            self._spared[key] = NONE_SPARED
+            self._where[key] = NONE_SPARED
             if rule.effect is Effect.DROP:
                 self._move_drop(key, None, NONE_SPARED, before)
             self._place(key, before)
@@ -201,31 +196,31 @@ class RulePlacement:
                 del self._by_address[address]
         if rule.stage is Stage.ACCESS:
             self._exceptions.remove(rule)
-        if rule.stage is Stage.QUEUE:
-            self._queues.remove(rule, self._egress.pop(key))
-            return
-        spared = self._spared.pop(key)
-        if rule.effect is Effect.DROP:
-            self._move_drop(key, spared, None, before)
+        where = self._where.pop(key)
+        if isinstance(where, Egress):
+            self._queues.remove(rule, where)
+        elif rule.effect is Effect.DROP:
+            self._move_drop(key, where, None, before)
 
     def _place(self, key: Key, before: _Before) -> None:
         """Put a rule where it has to be now. Exceptions follow their drops."""
         rule = self._rules[key]
         if rule.effect is Effect.CONTINUE:
             return
-        if rule.stage is Stage.QUEUE:
-            old, new = self._egress[key], self._queues.egress_of(rule)
-            if new != old:
+        old = self._where[key]
+        if isinstance(old, Egress):
+            egress = self._queues.egress_of(rule)
+            if egress != old:
                 self._note(key, before)
-                self._egress[key] = new
-                self._queues.move(rule, old, new)
+                self._where[key] = egress
+                self._queues.move(rule, old, egress)
             return
-        was, spared = self._spared[key], self._routing.spared(rule.match)
-        if spared != was:
+        spared = self._routing.spared(rule.match)
+        if spared != old:
             self._note(key, before)
-            self._spared[key] = spared
+            self._where[key] = spared
             if rule.effect is Effect.DROP:
-                self._move_drop(key, was, spared, before)
+                self._move_drop(key, old, spared, before)
 
     # --- exceptions and components
 
@@ -237,22 +232,23 @@ class RulePlacement:
     def _place_exception(self, exception: Key, before: _Before) -> None:
         """Put an exception where its drops are."""
         spared = self._exceptions.spared_of(exception)
-        if spared != self._spared[exception]:
+        if spared != self._where[exception]:
             self._note(exception, before)
-            self._spared[exception] = spared
+            self._where[exception] = spared
 
     def _follow_components(self, before: _Before) -> set[Key]:
         """Links join other bridges: mostly that makes no difference on the bridges that are followed. Returns the
         rules of which that is not known."""
         now: dict[Spared, Spared | None] = {}
         keys = set()
-        for key, spared in self._spared.items():
-            if spared not in now:
-                now[spared] = self._routing.recheck_spared(spared, self._bridges)
-            if (new := now[spared]) is None:
-                keys.add(key)
-            else:
-                self._spared[key] = new
+        for key, where in self._where.items():
+            if isinstance(where, Spared):
+                if where not in now:
+                    now[where] = self._routing.recheck_spared(where, self._bridges)
+                if (new := now[where]) is None:
+                    keys.add(key)
+                else:
+                    self._where[key] = new
         for exception in self._exceptions.replace_spared(now):
             self._place_exception(exception, before)
         return keys
@@ -263,7 +259,7 @@ class RulePlacement:
         added: dict[str, list[Rule]] = {}
         removed: dict[str, list[Rule]] = {}
         for key, (old, old_where) in before.items():
-            new, where = self._rules.get(key), self._where(key)
+            new, where = self._rules.get(key), self._where.get(key, NONE_SPARED)
             there = old_where.relevant(self._bridges) if old is not None else _NOWHERE
             wanted = where.relevant(self._bridges) if new is not None else _NOWHERE
             if new is not None:
