@@ -7,7 +7,7 @@
 #                    kernel datapath, too, where there is one   (PLACEMENT=paths: rules by paths wherever a test does not say; for
 #                    check-system, too)
 # make check-cluster only the part of check-system about three hosts on one clustered database
-# make lint          ruff, mypy, the layer test                       make clean
+# make lint          ruff (rules and format), mypy, the layer test    make clean
 # make bench         figures of this machine, and build/bench.json (BENCH='compile index …': only these groups;
 #                    BENCH='--document docs/measurements.md': into their sections there)
 # make man           build/man: the manual pages, also as HTML and plain text
@@ -66,11 +66,8 @@ check-cluster: build
 check-kernel: build
 	lab/kernel $(PYTEST) -q tests/system $(wildcard tests/kernel)
 
-# Exit status 77 of lab/kernel (there is no kernel datapath here) is neither a pass nor a failure: .ci/run says SKIPPED.
 check-kernel-short: build
-	OVSPANE_SHORT=1 OVSPANE_GUEST_SECONDS=420 lab/kernel $(PYTEST) -q -s $(KERNEL_SHORT)
-
-KERNEL_SHORT := tests/kernel/test_guarantees.py tests/kernel/test_tc_watch.py tests/kernel/test_ring.py
+	tools/check-kernel-short
 
 measure: build
 	lab/kernel $(VENV)/bin/python -m tests.kernel.measure docs/measurements.md
@@ -80,6 +77,7 @@ test: check check-system
 
 lint: build
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(PYTEST) -q tests/unit/test_layers.py
 

@@ -4,7 +4,7 @@
 and settled (policy tree and flows; no switch), the worst of several statements; `bounds.<case>.cpu_ms` the same as CPU
 time of the loop's thread, which other work on the machine does not change; `bounds.<case>.answer_ms` the longest that a
 speaker waits. What is long the service does in a thread, whose turns are 5 ms (sys.getswitchinterval), so about that
-much is seen then. docs/architecture.md has the bounds as a table.
+much is seen then. docs/design/admission.md has the bounds as a table.
 """
 
 from __future__ import annotations

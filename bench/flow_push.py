@@ -24,7 +24,7 @@ from typing import NamedTuple
 from bench.results import Result, percentile
 from ovspane.flowpush import BridgeSession
 from ovspane.openflow import bulk as flowbytes
-from ovspane.openflow import messages as openflow
+from ovspane.openflow.constants import ADD
 from ovspane.openflow.oxm import decode_oxm
 from ovspane.placement.ofctl_text import flow_text
 from ovspane.placement.pipeline import FlowPlan, Pipeline
@@ -159,7 +159,7 @@ async def _change(ovs: DummyOvs, forked: Meter) -> AsyncIterator[Result]:
     flows = many(MOST)
     rules = list(flows.values())
     start = perf_counter()
-    flowbytes.bundle_adds(openflow.ADD, rules, 1, 1)
+    flowbytes.bundle_adds(ADD, rules, 1, 1)
     yield Result(f"push.{MOST}.encode_ms", (perf_counter() - start) * 1000, "ms", MOST)
     async with session(ovs) as bridge:
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bench.cluster import cpu
 from bench.results import Result, percentile
-from ovspane.discovery.shared import BEAT, SharedTopology
+from ovspane.discovery.daemons import BEAT
+from ovspane.discovery.shared import SharedTopology
 from ovspane.network.model import Bridge, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.ovsdb.jsonrpc import Connection

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 BRIDGE = "br0"
-#: the high half of the cookie of each of our flows; the low half is the request's number (docs/architecture.md)
+#: the high half of the cookie of each of our flows; the low half is the request's number (docs/design/switch.md)
 COOKIE_TAG, COOKIE_MASK = 0x70616E65 << 32, 0xFFFFFFFF << 32
 #: our meters have numbers above this one
 METER_BASE = 1_000_000

@@ -3,7 +3,7 @@
 
 The typed interface is in _fastmatch.pyi.
 
-Quantised tuple space (engine.md, section 4): matches are grouped by their mask with prefix lengths floored to a few
+Quantised tuple space (docs/design/compiler.md): matches are grouped by their mask with prefix lengths floored to a few
 levels and other fields floored to all or nothing. All members of a group, and so all that can meet a query, agree with
 the query in the bits that the group's mask and the query's floored mask have in common: one look-up in a hash over
 those bits (a probe, built when first asked for) gives the candidates, and each is then compared exactly.

@@ -15,17 +15,32 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ovspane.openflow import bulk as flowbytes
-from ovspane.openflow import flow_monitor as ofwatch
-from ovspane.openflow import messages as openflow
-from ovspane.openflow.flow_monitor import FlowUpdate
-from ovspane.openflow.messages import FlowStats, Frame, MeterFeatures, PortDescription, SwitchError
-from ovspane.openflow.session import OpenFlowSession, RequestRefused, SessionError, VersionError
-from ovspane.packets.match import ANY, Match
+from ovspane.openflow import bulk
+from ovspane.openflow.bridge_reader import BridgeReader, FlowKey
+from ovspane.openflow.bundles import bundle_control, parse_bundle_control
+from ovspane.openflow.constants import (
+    ADD,
+    ALL_TABLES,
+    BARRIER_REQUEST,
+    BUNDLE_COMMIT,
+    BUNDLE_COMMITTED,
+    BUNDLE_CONTROL,
+    BUNDLE_DISCARD,
+    BUNDLE_OPEN,
+    DELETE_STRICT,
+    METER_ADD,
+    METER_MODIFY,
+    TO_TABLES,
+)
+from ovspane.openflow.errors import SwitchError
+from ovspane.openflow.flow_mods import delete_by_cookie, flow_mod
+from ovspane.openflow.framing import Frame, Request, message
+from ovspane.openflow.meters import meter_delete, meter_mod, parse_meter_config
+from ovspane.openflow.packet_out import packet_out
+from ovspane.openflow.session import RequestRefused, SessionError, VersionError
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
 
 __all__ = [
@@ -42,16 +57,15 @@ __all__ = [
     "difference",
 ]
 
-FlowKey = tuple[int, int, Match]
-
 #: Flow-mods in one bundle: COMMIT stalls ovs-vswitchd for 25 ms at this size, for longer above.
 BUNDLE_LIMIT = 10_000
 _SLICE = 500  # flow-mods encoded before other tasks get their turn
 
 
 class PushError(SessionError):
-    """Nothing of the bundle was installed. `failed` names the flows at fault, as far as the switch or the codec told;
-    `committed` counts the flow-mods of earlier bundles of the same push, which are in. The session goes on."""
+    """Nothing of the bundle was installed. `failed` names the flows at fault, as far as the switch or the codec
+    named them; `committed` counts the flow-mods of earlier bundles of the same push, which are installed. The session
+    goes on."""
 
     def __init__(
         self, failed: Sequence[tuple[FlowRule, SwitchError | ValueError]], reason: str, committed: int
@@ -73,19 +87,19 @@ class MeterError(SessionError):
         self.failed = dict(failed)
 
 
-class _Unsayable(Exception):
-    """Flows of a bundle that cannot be said in OpenFlow."""
+class _Inexpressible(Exception):
+    """Flows of a bundle that cannot be expressed in OpenFlow."""
 
     def __init__(self, failed: list[tuple[FlowRule, SwitchError | ValueError]]) -> None:
         super().__init__()
         self.failed = failed
 
 
-def _unsayable(command: int, bundle: _Bundle) -> list[tuple[FlowRule, SwitchError | ValueError]]:
+def _inexpressible(command: int, bundle: _Bundle) -> list[tuple[FlowRule, SwitchError | ValueError]]:
     failed: list[tuple[FlowRule, SwitchError | ValueError]] = []
     for rule in bundle.rules:
         try:
-            openflow.flow_mod(command, rule, 0)
+            flow_mod(command, rule, 0)
         except ValueError as problem:
             failed.append((rule, problem))
     return failed
@@ -127,116 +141,15 @@ class _Bundle(NamedTuple):
         return [rule for _, rules in self.work for rule in rules]
 
 
-class BridgeSession(OpenFlowSession):
-    """What ovspane does with a bridge: `async with BridgeSession("RUNDIR/BRIDGE.mgmt") as session` (see Session)."""
+class BridgeSession(BridgeReader):
+    """What ovspane does with a bridge: `async with BridgeSession("RUNDIR/BRIDGE.mgmt") as session` (see
+    OpenFlowSession)."""
 
-    _on_updates: Callable[[list[FlowUpdate]], None] | None = None
+    def _received_unsolicited(self, frame: Frame) -> None:
+        if frame.kind != BUNDLE_CONTROL:  # of an opening, for which nobody waits: the barrier tells
+            super()._received_unsolicited(frame)
 
-    # --- reading
-
-    async def flow_stats(self) -> list[FlowStats]:
-        """Every flow with our cookie and its counters. Raises SessionError."""
-        found: list[FlowStats] = []
-        async with self._operation():
-            for part in await self._ask(*openflow.flow_stats_request()):
-                found += self._parsed(openflow.parse_flow_stats, part)
-                await asyncio.sleep(0)
-        return found
-
-    async def dump(self, expected: Mapping[FlowKey, FlowRule] | None = None) -> dict[FlowKey, FlowRule]:
-        """Every flow with our cookie. One that does what we never write has openflow.FOREIGN instructions or an
-        OpaqueMatch, so it equals no rule of ours. The `expected` ones are recognised by their bytes, which is 20 times
-        as fast. Raises SessionError.
-        """
-        expected = expected or {}
-        async with self._operation():
-            known = flowbytes.identities(expected.values())
-            found: list[FlowRule] = []
-            others: list[bytes] = []
-            for part in await self._ask(*openflow.flow_stats_request()):
-                rules, rest = self._parsed(partial(flowbytes.recognise, known=known), part)
-                found += rules
-                others += rest
-            if len(found) == len(expected) and not others:
-                return dict(expected)
-            table = {rule.key: rule for rule in found}
-            for start in range(0, len(others), _SLICE):
-                for stats in self._parsed(openflow.parse_flow_stats, b"".join(others[start : start + _SLICE])):
-                    table[stats.rule.key] = stats.rule
-                await asyncio.sleep(0)
-            return table
-
-    async def _meter_table(self) -> dict[int, Meter | None]:
-        return self._parsed(openflow.parse_meter_config, b"".join(await self._ask(*openflow.meter_config_request())))
-
-    async def raw_meters(self) -> bytes:
-        """What `meter_table` makes the values of: equal as long as no meter changes. Raises SessionError."""
-        async with self._operation():
-            return b"".join(await self._ask(*openflow.meter_config_request()))
-
-    async def meter_table(self) -> dict[int, Meter | None]:
-        """Every meter of the bridge by id, whoever made it (meters carry no cookie); None: one that we never make.
-        Raises SessionError."""
-        async with self._operation():
-            return await self._meter_table()
-
-    async def meters(self) -> dict[int, Meter]:
-        """The meters of the bridge that look like ours (one drop band, kbit/s with burst). Raises SessionError."""
-        return {number: meter for number, meter in (await self.meter_table()).items() if meter is not None}
-
-    async def meter_features(self) -> MeterFeatures:
-        """How many meters the bridge takes. Raises SessionError."""
-        async with self._operation():
-            parts = await self._ask(*openflow.meter_features_request())
-            return self._parsed(openflow.parse_meter_features, parts[0])
-
-    async def ports(self) -> list[PortDescription]:
-        """The bridge's ports. Raises SessionError."""
-        async with self._operation():
-            parts = await self._ask(*openflow.port_desc_request())
-            return [port for part in parts for port in self._parsed(openflow.parse_port_desc, part)]
-
-    async def flows_in(self, table: int, match: Match = ANY) -> list[FlowRule]:
-        """Every flow of the table, whosever it is, whose match is inside `match`. Raises SessionError."""
-        async with self._operation():
-            parts = await self._ask(*openflow.flow_stats_request(0, 0, table, match))
-            return [stats.rule for part in parts for stats in self._parsed(openflow.parse_flow_stats, part)]
-
-    async def table_counts(self) -> dict[int, int]:
-        """How many flows each table has, whosever they are; empty tables are left out. Raises SessionError."""
-        async with self._operation():
-            parts = await self._ask(*ofwatch.table_counts_request())
-            return {t: n for part in parts for t, n in self._parsed(ofwatch.parse_table_counts, part).items()}
-
-    async def meter_users(self, meter: int) -> int:
-        """How many flows, of whomever, name the meter. Raises RequestRefused (it is not there), SessionError."""
-        async with self._operation():
-            parts = await self._ask(*ofwatch.meter_users_request(meter))
-            return {m: n for part in parts for m, n in self._parsed(ofwatch.parse_meter_users, part).items()}.get(
-                meter, 0
-            )
-
-    async def watch(self, spots: Iterable[tuple[int, Match]], on_updates: Callable[[list[FlowUpdate]], None]) -> None:
-        """Be told, from now on, of changes that others make to flows of these tables inside these matches; our own are
-        not told.
-
-        Raises RequestRefused (Open vSwitch before 2.16 has no flow monitor in OpenFlow 1.4), SessionError.
-        """
-        async with self._operation():
-            self._on_updates = on_updates
-            await self._ask(*ofwatch.monitor_request(spots))
-
-    def _unasked(self, frame: Frame) -> None:
-        if frame.kind == openflow.MULTIPART_REPLY and self._on_updates is not None:
-            kind, _, part = openflow.parse_multipart(frame.body)
-            if kind == ofwatch.FLOW_MONITOR:
-                if updates := ofwatch.parse_updates(part):
-                    self._on_updates(updates)
-                return
-        if frame.kind != openflow.BUNDLE_CONTROL:  # of an opening, for which nobody waits: the barrier tells
-            super()._unasked(frame)
-
-    # --- writing
+    # --- flows
 
     async def sync(self, desired: Mapping[FlowKey, FlowRule]) -> SyncCounts:
         """Make the flows with our cookie exactly `desired`: read, compare, push only the difference.
@@ -266,14 +179,13 @@ class BridgeSession(OpenFlowSession):
 
     async def _push_one(self, command: int, rule: FlowRule, xid: int) -> None:
         """One flow-mod and the barrier behind it. Raises PushError, SessionError."""
-        problem: SwitchError | ValueError | None
         try:
-            text = openflow.flow_mod(command, rule, xid)
-        except ValueError as unsayable:
-            raise PushError([(rule, unsayable)], f"{self.mgmt_path.stem}: cannot be said in OpenFlow", 0) from None
-        await self._ask(openflow.BARRIER_REQUEST, after=text)
-        if (problem := self._errors.get(xid)) is not None:
-            raise PushError([(rule, problem)], f"{self.mgmt_path.stem}: flow refused", 0)
+            encoded = flow_mod(command, rule, xid)
+        except ValueError as problem:
+            raise PushError([(rule, problem)], f"{self.mgmt_path.stem}: cannot be expressed in OpenFlow", 0) from None
+        await self._ask(BARRIER_REQUEST, after=encoded)
+        if (error := self._errors.get(xid)) is not None:
+            raise PushError([(rule, error)], f"{self.mgmt_path.stem}: flow refused", 0)
 
     def _bundles(self, adds: list[FlowRule], deletes: list[FlowRule]) -> Iterator[_Bundle]:
         """Every add before the first delete, BUNDLE_LIMIT in each. Deletes go by ascending priority: the classifier
@@ -285,11 +197,7 @@ class BridgeSession(OpenFlowSession):
             end = start + BUNDLE_LIMIT
             self._bundle_id = self._bundle_id % 0xFFFFFFF0 + 1
             few = [adds[start:end], deletes[max(0, start - len(adds)) : max(0, end - len(adds))]]
-            work = [
-                (command, rules)
-                for command, rules in zip((openflow.ADD, openflow.DELETE_STRICT), few, strict=True)
-                if rules
-            ]
+            work = [(command, rules) for command, rules in zip((ADD, DELETE_STRICT), few, strict=True) if rules]
             yield _Bundle(self._bundle_id, self._next_xid(len(few[0]) + len(few[1])), work)
 
     async def _push_bundle(self, bundle: _Bundle, committed: int) -> None:
@@ -304,16 +212,16 @@ class BridgeSession(OpenFlowSession):
                 reason = await self._commit(bundle)
                 if reason is None:
                     return
-        except _Unsayable as problem:
+        except _Inexpressible as problem:
             refused = problem.failed
         finally:
             if undecided:  # also when we are cancelled: then nobody waits for the reply
-                kind, body = openflow.bundle_control(openflow.BUNDLE_DISCARD, bundle.id)
-                self._wire.write(openflow.message(kind, self._next_xid(), body))
+                kind, body = bundle_control(BUNDLE_DISCARD, bundle.id)
+                self._wire.write(message(kind, self._next_xid(), body))
         if undecided:
-            await self._ask(openflow.BARRIER_REQUEST)
+            await self._ask(BARRIER_REQUEST)
         by_codec = bool(refused) and isinstance(refused[0][1], ValueError)
-        text = "cannot be said in OpenFlow" if by_codec else "bundle refused" + (f": {reason}" if reason else "")
+        text = "cannot be expressed in OpenFlow" if by_codec else "bundle refused" + (f": {reason}" if reason else "")
         raise PushError(refused or self._refused(bundle), f"{self.mgmt_path.stem}: {text}", committed)
 
     def _refused(self, bundle: _Bundle) -> list[tuple[FlowRule, SwitchError | ValueError]]:
@@ -328,38 +236,38 @@ class BridgeSession(OpenFlowSession):
         ]
 
     async def _stage(self, bundle: _Bundle) -> SwitchError | None:
-        """Open the bundle and put all messages in, each slice encoded while the switch takes the one before; then
-        every error has come. Gives that of the opening, if any. Raises _Unsayable."""
+        """Open the bundle and put all messages in, each slice encoded while the switch reads the one before; then
+        every error has come. Gives that of the opening, if any. Raises _Inexpressible."""
         opening = self._next_xid()
-        kind, body = openflow.bundle_control(openflow.BUNDLE_OPEN, bundle.id)
-        unsent = openflow.message(kind, opening, body)
+        kind, body = bundle_control(BUNDLE_OPEN, bundle.id)
+        unsent = message(kind, opening, body)
         xid = bundle.first
         slices = [
             (command, rules[at : at + _SLICE]) for command, rules in bundle.work for at in range(0, len(rules), _SLICE)
         ]
         for number, (command, few) in enumerate(slices, 1):
             try:
-                messages = flowbytes.bundle_adds(command, few, bundle.id, xid)
+                messages = bulk.bundle_adds(command, few, bundle.id, xid)
             except ValueError:
                 await self._write([unsent])  # that the switch has it open is what the caller assumes
-                raise _Unsayable(_unsayable(command, bundle)) from None
+                raise _Inexpressible(_inexpressible(command, bundle)) from None
             unsent += messages
             if number < len(slices):
                 await self._write([unsent])
                 unsent = b""
                 await asyncio.sleep(0)
             xid += len(few)
-        await self._ask(openflow.BARRIER_REQUEST, after=unsent)
+        await self._ask(BARRIER_REQUEST, after=unsent)
         return self._errors.get(opening)
 
     async def _commit(self, bundle: _Bundle) -> SwitchError | None:
         try:
-            reply = await self._ask(*openflow.bundle_control(openflow.BUNDLE_COMMIT, bundle.id))
+            reply = await self._ask(*bundle_control(BUNDLE_COMMIT, bundle.id))
         except RequestRefused as refusal:
             return refusal.error
-        if self._parsed(openflow.parse_bundle_control, reply[0]) != (bundle.id, openflow.BUNDLE_COMMITTED):
+        if self._parsed(parse_bundle_control, reply[0]) != (bundle.id, BUNDLE_COMMITTED):
             self._wire.end(None)
-            raise SessionError(f"{self.mgmt_path}: a commit was answered by something else")
+            raise SessionError(f"{self.mgmt_path}: a commit was answered with another message")
         return None
 
     async def set_meters(
@@ -375,13 +283,16 @@ class BridgeSession(OpenFlowSession):
         """
         async with self._operation():
             wanted = {meter.id: meter for meter in add_or_modify}
-            failed = await self._set_meters(wanted, delete, there if there is not None else await self._meter_table())
+            failed = await self._set_meters(wanted, delete, there if there is not None else await self._meters_there())
             if there is not None and failed:  # somebody else may have made or deleted them
                 again = {number: wanted[number] for number in failed if number in wanted}
                 self._errors.clear()
-                failed = await self._set_meters(again, failed.keys() - wanted.keys(), await self._meter_table())
+                failed = await self._set_meters(again, failed.keys() - wanted.keys(), await self._meters_there())
             if failed:
                 raise MeterError(failed)
+
+    async def _meters_there(self) -> Collection[int]:
+        return self._parsed(parse_meter_config, await self._meter_config())
 
     async def _set_meters(
         self, wanted: Mapping[int, Meter], delete: Iterable[int], there: Collection[int]
@@ -391,37 +302,31 @@ class BridgeSession(OpenFlowSession):
         failed: dict[int, SwitchError | ValueError] = {}
         unsent: list[bytes] = []
 
-        def say(number: int, request: tuple[int, bytes]) -> None:
+        def add(number: int, request: Request) -> None:
             xid = self._next_xid()
             sent[xid] = number
-            unsent.append(openflow.message(request[0], xid, request[1]))
+            unsent.append(message(request[0], xid, request[1]))
 
         for number, meter in wanted.items():
             try:
-                say(number, openflow.meter_mod(openflow.METER_MODIFY if number in there else openflow.METER_ADD, meter))
+                add(number, meter_mod(METER_MODIFY if number in there else METER_ADD, meter))
             except ValueError as problem:
                 failed[number] = problem
         for number in delete:
-            say(number, openflow.meter_delete(number))
+            add(number, meter_delete(number))
         await self._write(unsent[:-1])
-        await self._ask(openflow.BARRIER_REQUEST, after=b"".join(unsent[-1:]))
+        await self._ask(BARRIER_REQUEST, after=b"".join(unsent[-1:]))
         return failed | {sent[xid]: error for xid, error in self._errors.items() if xid in sent}
 
-    async def packet_out(self, packet: bytes, in_port: int, out_port: int = openflow.TO_TABLES) -> None:
+    async def packet_out(self, packet: bytes, in_port: int, out_port: int = TO_TABLES) -> None:
         """Send a frame out of a port, or by default through the tables as if it had come in by `in_port`.
 
         Raises RequestRefused, SessionError.
         """
         async with self._operation():
-            xid = await self._send(*openflow.packet_out(packet, in_port, out_port))
-            await self._ask(openflow.BARRIER_REQUEST)
-            if xid in self._errors:
-                raise RequestRefused(self._errors[xid])
+            await self._complete([packet_out(packet, in_port, out_port)])
 
-    async def cleanup(self, tables: Iterable[int] = (openflow.ALL_TABLES,)) -> None:
+    async def cleanup(self, tables: Iterable[int] = (ALL_TABLES,)) -> None:
         """Delete every flow with our cookie in these tables, and nothing else. Raises RequestRefused, SessionError."""
         async with self._operation():
-            sent = [await self._send(*openflow.delete_by_cookie(COOKIE_TAG, COOKIE_MASK, table)) for table in tables]
-            await self._ask(openflow.BARRIER_REQUEST)
-            if refused := [self._errors[xid] for xid in sent if xid in self._errors]:
-                raise RequestRefused(refused[0])
+            await self._complete([delete_by_cookie(COOKIE_TAG, COOKIE_MASK, table) for table in tables])

@@ -12,12 +12,13 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Continuous integration judges a change, so it must not depend on luck: the same cases each time. Elsewhere every run
-# looks at new ones, and what it finds becomes an example.
-settings.register_profile("ci", derandomize=True, deadline=None)
-settings.register_profile("here", deadline=None)
+# looks at new ones, and what it finds becomes an example. How long an example takes, or its making, says something of
+# the machine only.
+settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 TIERS = {"system": ("lab/sandbox", ("netdev", "system")), "kernel": ("lab/kernel", ("system",))}

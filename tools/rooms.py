@@ -3,6 +3,7 @@
     python -m tools.rooms            modules at the top level, rooms, floors, arrows, and the length of files and
                                      functions
     python -m tools.rooms --arrows   each room with the rooms that it imports, from the top floor down
+    python -m tools.rooms --modules  each module with the first sentence of its header, room by room
 
 A room is a package below ovspane/, a folder below ovspane/policy/, or a module at the top level.
 tests/unit/test_layers.py holds the rooms against its table. Imports are those of the whole module, inside functions and
@@ -104,6 +105,22 @@ def floors(graph: Mapping[str, set[str]]) -> dict[str, int]:
     return {room: floor(room) for room in graph}
 
 
+def _header(path: Path) -> str:
+    """The first sentence of a module's docstring, on one line; Cython's too."""
+    found = re.search(r'"""(.*?)"""', path.read_text(encoding="utf-8"), re.S)
+    text = " ".join(found[1].split("\n\n")[0].split()) if found else ""
+    return re.split(r"(?<=\.) (?=[A-Z])", text)[0]
+
+
+def described(package: Path = PACKAGE) -> Iterator[str]:
+    """Each module with what its header says it is for, a line each, the rooms from the top floor down."""
+    floor = floors(arrows(package))
+    found = [path for path in modules(package) if path.suffix != ".pxd" and path.name != "__init__.py"]
+    named = [(room_of(dotted_name(path, package)), path) for path in found]
+    for room, path in sorted(named, key=lambda one: (-floor[one[0]], one)):
+        yield f"{floor[room]:2} {path.relative_to(package.parent)}: {_header(path)}"
+
+
 def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
@@ -169,14 +186,17 @@ def figures(package: Path = PACKAGE) -> Iterator[str]:
 def main() -> None:
     options = argparse.ArgumentParser(description="The rooms of ovspane, read from its sources.")
     options.add_argument("--arrows", action="store_true", help="each room with the rooms that it imports")
-    if options.parse_args().arrows:
+    options.add_argument("--modules", action="store_true", help="each module with the first sentence of its header")
+    chosen = options.parse_args()
+    if chosen.modules:
+        print(*described(), sep="\n")
+    elif chosen.arrows:
         graph = arrows()
         floor = floors(graph)
         for room in sorted(graph, key=lambda room: (-floor[room], room)):
             print(f"{floor[room]:2} {room}: {', '.join(sorted(graph[room], key=lambda other: (-floor[other], other)))}")
-        return
-    for line in figures():
-        print(line)
+    else:
+        print(*figures(), sep="\n")
 
 
 if __name__ == "__main__":

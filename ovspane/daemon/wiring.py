@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 
 from ovspane.config import Settings, address
 from ovspane.daemon import garbage
-from ovspane.discovery.discovery import SLICE, Discovery, DiscoverySettings
-from ovspane.discovery.packet_session import clean as clean_ear
+from ovspane.discovery.discovery import SLICE, Discovery
+from ovspane.discovery.packet_session import remove_discovery_flows
+from ovspane.discovery.settings import DiscoverySettings
 from ovspane.discovery.shared import SharedTopology, probe_secret
 from ovspane.lang.replies import Code, Notice, Reply, listing, no
 from ovspane.lang.statements import Kind
@@ -437,7 +438,9 @@ async def clean(settings: Settings) -> tuple[int, int]:
             raise ConnectionError(f"no connection to {settings.ovsdb}")
         bridges = [name for name in switch.bridges() if not settings.bridges or name in settings.bridges]
         for name in bridges:
-            await clean_ear(settings.rundir / f"{name}.mgmt", Pipeline(settings.first_table, settings.meter_base))
+            await remove_discovery_flows(
+                settings.rundir / f"{name}.mgmt", Pipeline(settings.first_table, settings.meter_base)
+            )
         flooding = FloodControl(switch, Network(), scope_of(settings), reconciler.drives, keep=False)
         return await reconciler.clean(flooding.clean)
     finally:

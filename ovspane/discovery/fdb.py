@@ -23,7 +23,7 @@ class LearnedAddress(NamedTuple):
 
 
 def parse(text: str) -> list[LearnedAddress]:
-    """The entries; lines that are none (the heading, static entries) are left out."""
+    """The entries; other lines (the heading, static entries) are left out."""
     found = []
     for line in text.splitlines():
         words = line.split()
@@ -37,7 +37,8 @@ def parse(text: str) -> list[LearnedAddress]:
 
 
 class LearningTables:
-    """Reads them over one connection, made anew when ovs-vswitchd was. It blocks: use it in one thread at a time."""
+    """Reads them over one connection, made again when ovs-vswitchd was restarted. It blocks: use it in one thread at a
+    time."""
 
     def __init__(self, rundir: Path) -> None:
         self._rundir = rundir
@@ -59,6 +60,7 @@ class LearningTables:
         return found
 
     def close(self) -> None:
+        """End the connection; `read` makes a new one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -1,10 +1,10 @@
-"""What this network namespace's kernel knows, by netlink: which devices are veth peers, speeds, addresses, neighbours.
+"""Facts of this network namespace's kernel, by netlink: which devices are veth peers, speeds, addresses, neighbours.
 
 It blocks: call it in a thread. Devices are told apart by name and index, since ovs-vswitchd may live in another network
-namespace than we; what is not the same device says nothing.
+namespace than we; what is not the same device is left out.
 
 A veth peer in another namespace has no name here (rtnetlink(7): IFLA_LINK with IFLA_LINK_NETNSID), so it is no link
-that we see.
+that we can find.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class KernelFacts:
 def read_kernel(devices: Mapping[str, int], own: frozenset[str], physical: frozenset[str]) -> KernelFacts:
     """Facts of these devices (name -> index). `own`: those through which this host itself speaks, whose addresses
     and neighbours are wanted; `physical`: those whose speed is. Raises OSError when the kernel refuses."""
-    from pyroute2 import IPRoute  # slow to import, and of no use to those who do not look
+    from pyroute2 import IPRoute  # slow to import, and not needed without discovery
     from pyroute2.netlink.exceptions import NetlinkError
 
     # it logs each attribute of each message, and its import sets the level
@@ -72,13 +72,14 @@ def read_kernel(devices: Mapping[str, int], own: frozenset[str], physical: froze
 
 
 def _speeds(devices: list[str]) -> dict[str, int]:
-    """What ethtool(8) says. Open vSwitch 3.1 tells 10M, 100M, 1G, 10G, 40G, 100G and 1T only (OpenFlow 1.0's bits)."""
+    """Of these devices, in bit/s, as ethtool(8) shows them. Open vSwitch 3.1 reports 10M, 100M, 1G, 10G, 40G, 100G and
+    1T only (OpenFlow 1.0's bits)."""
     from pyroute2.ethtool import Ethtool
 
     found: dict[str, int] = {}
     try:
         ethtool = Ethtool()
-    except Exception as problem:  # noqa: BLE001  no ethtool netlink in this kernel: Open vSwitch's word has to do
+    except Exception as problem:  # noqa: BLE001  no ethtool netlink in this kernel: Open vSwitch's figure has to do
         log.debug("no ethtool: %s", problem)
         return found
     try:

@@ -1,11 +1,11 @@
-"""Our probes on links: LLDP frames that say which port of which bridge sent them, and prove that it was us. Bytes; no
+"""Our probes on links: LLDP frames that name the port and bridge that sent them, and prove that it was us. Bytes; no
 I/O.
 
 Source: IEEE 802.1AB-2016, clause 8 (frame), 9 (TLVs).
 
 The frame goes to a group address of our own instead of LLDP's: that one is not forwarded by switches between two hosts,
-and what others send to it is none of our business. The last TLV has the time and a keyed digest (HMAC-SHA-256, cut to
-16 bytes: RFC 2104 section 5) of all that it says; without the key a host cannot make up a link. It can carry our frames
+and frames to it are of other systems. The last TLV has the time and a keyed digest (HMAC-SHA-256, cut to 16 bytes:
+RFC 2104 section 5) of all TLVs before it; without the key a host cannot make up a link. It can carry our frames
 from one of its ports to another, as any cable can.
 """
 
@@ -17,9 +17,9 @@ import struct
 from typing import NamedTuple
 
 ETHERTYPE = 0x88CC
-#: locally administered, group: nobody else's
+#: a locally administered group address
 DESTINATION = bytes.fromhex("03 70 61 6e 65 01".replace(" ", ""))
-#: a frame that is older or newer than this is not taken (ms): hosts' clocks may differ a little
+#: a frame that is older or newer than this is refused (ms): hosts' clocks may differ a little
 SKEW = 30_000
 
 _OUI, _SUBTYPE = b"\x02pa", 1
@@ -30,11 +30,11 @@ _LONGEST = 255  # bytes of a name in a TLV with a subtype
 
 
 class NotOurs(Exception):
-    """The frame is none that we or a daemon with our key made; the text says why."""
+    """No daemon with our key made the frame; the text has the reason."""
 
 
 class Probe(NamedTuple):
-    """What a frame says: it was sent by `port` of `bridge` with that datapath id on `host`, as the `round`-th at
+    """The contents of a frame: it was sent by `port` of `bridge` with that datapath id on `host`, as the `round`-th at
     `time` (ms)."""
 
     datapath_id: int
@@ -70,7 +70,7 @@ def _digest(key: bytes, text: bytes) -> bytes:
 
 
 def decode(frame: bytes, key: bytes, now: int) -> Probe:
-    """What a frame of ours says, at `now` (ms). Raises NotOurs for every other frame, whatever its bytes."""
+    """The contents of a frame of ours, at `now` (ms). Raises NotOurs for every other frame, whatever its bytes."""
     if frame[12:14] != struct.pack("!H", ETHERTYPE):
         raise NotOurs("it is no LLDP")
     values: dict[int, bytes] = {}
@@ -98,4 +98,4 @@ def decode(frame: bytes, key: bytes, now: int) -> Probe:
         host, _, bridge = values[_NAME].decode().rpartition("/")
         return Probe(int(values[_CHASSIS][1:], 16), host, bridge, values[_PORT][1:].decode(), time, number)
     except (KeyError, ValueError) as problem:
-        raise NotOurs("it says too little") from problem
+        raise NotOurs("it lacks a name") from problem

@@ -13,7 +13,7 @@ PATCH, VETH, TUNNEL, WIRE = "patch", "veth", "tunnel", "wire"
 
 @dataclass(frozen=True, slots=True)
 class LocalPort:
-    """A port as the network has it, its interfaces (several: a bond), and their OpenFlow numbers."""
+    """A port as the network model has it, its interfaces (several: a bond), and their OpenFlow numbers."""
 
     port: Port
     numbers: tuple[int, ...]
@@ -21,7 +21,7 @@ class LocalPort:
 
 
 def ports_of(bridge: BridgeRow, speeds: Mapping[str, int]) -> Iterator[LocalPort]:
-    """The ports of a bridge. `speeds`: port -> bit/s, where somebody knows better than the database."""
+    """The ports of a bridge. `speeds`: port -> bit/s, where that is better known than from the database."""
     for row in bridge.ports.values():
         numbers = tuple(one.ofport for one in row.interfaces if one.ofport is not None and one.ofport > 0)
         kinds = {one.type for one in row.interfaces}
@@ -45,7 +45,7 @@ def _kind(kind: str) -> str:
 
 
 def _up(interface: InterfaceRow) -> bool:
-    """It is there, and neither taken down nor without a carrier, as far as Open vSwitch says."""
+    """It is there, and neither taken down nor without a carrier, as far as Open vSwitch reports."""
     there = interface.ofport is not None and interface.ofport > 0 and not interface.error
     return there and interface.admin_up is not False and interface.link_up is not False
 

@@ -1,8 +1,8 @@
-"""Links by probes: the frames of each round, and what those that come back say.
+"""Links by probes: the frames of each round, and the links that the received ones show.
 
-A frame that came through a bridge which did not take it in yet (it had just come, or another daemon has it) makes a
-link of what is none. Such a link is gone as soon as frames of the same port arrive elsewhere without arriving there:
-two rounds later.
+A frame that came through a bridge which did not intercept it yet (it had just come, or another daemon has it) shows
+a link that does not exist. Such a link is lost as soon as frames of the same port arrive at another port and not there
+any more: two rounds later.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 
 #: ports of these kinds are not probed: of patch ports both ends are known, behind internal ones is this host
 _UNPROBED = (PATCH, "internal")
-#: what comes out of ports of these kinds went into the other end
+#: what leaves by ports of these kinds comes out at the other end
 _TUNNELS = frozenset(
     {"vxlan", "geneve", "gre", "ip6gre", "erspan", "ip6erspan", "stt", "lisp", "gtpu", "bareudp", "srv6"}
 )
-#: rounds after which a port that hears nothing any more is no neighbour, while others hear the same sender
+#: rounds after which a port that receives nothing any more is no neighbour, while others receive from the same sender
 MISSED = 2
 
 
@@ -39,12 +39,12 @@ class LinkProbes:
         self._ttl = ttl
         self._round = 0
         self._heard: dict[PortId, dict[PortId, int]] = {}  # by sender: who heard it, in which round
-        self._strange: set[PortId] = set()
+        self._warned: set[PortId] = set()
         #: frames that were not ours
         self.strangers = 0
 
     def sign_with(self, key: bytes) -> None:
-        """From now on."""
+        """Sign, and expect to be signed, with this key from now on."""
         self._key = key
 
     def frames(self, bridge: BridgeRow, ports: Iterable[LocalPort]) -> Iterator[tuple[bytes, int]]:
@@ -65,14 +65,14 @@ class LinkProbes:
                         continue
                     yield frame, interface.ofport
 
-    def heard(self, at: PortId, frame: bytes, bridges: Mapping[str, BridgeRow], now: int) -> None:
-        """A frame came in at a port of ours."""
+    def receive(self, at: PortId, frame: bytes, bridges: Mapping[str, BridgeRow], now: int) -> None:
+        """A probe came in at a port of ours."""
         try:
             probe = decode(frame, self._key, _wall())
         except NotOurs as problem:
             self.strangers += 1
-            if at not in self._strange and len(self._strange) < 1000:
-                self._strange.add(at)
+            if at not in self._warned and len(self._warned) < 1000:
+                self._warned.add(at)
                 log.warning("port %s hears a probe of a stranger: %s", at, problem)
             return
         sender = self._sender(probe, bridges)
@@ -96,7 +96,7 @@ class LinkProbes:
         return PortId(f"{probe.host}/{probe.bridge}", probe.port)
 
     def _compare(self, sender: PortId, at: PortId, number: int) -> None:
-        """Links of the sender to those who missed its last frames are none."""
+        """Lose links of the sender to those who missed its last frames."""
         heard = self._heard.setdefault(sender, {})
         if number < max(heard.values(), default=0) - MISSED:  # a daemon that began anew counts from one
             heard.clear()
@@ -107,7 +107,7 @@ class LinkProbes:
                 self._network.lose_link(sender, other, Origin.PROBE)
 
     def forget(self, there: Iterable[PortId]) -> None:
-        """Only these ports are left."""
+        """Only these ports exist."""
         self._heard = {port: self._heard[port] for port in there if port in self._heard}
 
 

@@ -1,9 +1,9 @@
-"""What ARP, neighbour discovery and DHCP say about their sender: its MAC address and IP addresses. Bytes; no I/O.
+"""The sender of ARP, neighbour discovery and DHCP packets: its MAC address and IP addresses. Bytes; no I/O.
 
 Sources: RFC 826 (ARP), RFC 4861 sections 4.3, 4.4 and RFC 4862 section 5.4 (IPv6), RFC 2131 (DHCP).
 
-A host's word is taken for its own address only: what says that another MAC address has it is ignored, and whatever is
-not well formed is too. Whether the word is believed is the network model's decision.
+A host speaks for its own address only: what names a different MAC address is ignored, and so is whatever is not well
+formed. Whether it is believed is the network model's decision.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _DHCPREQUEST = 3
 
 
 class Sighting(NamedTuple):
-    """A MAC address that sent something, and the addresses that it says are its own."""
+    """A MAC address that sent something, and the addresses that it claims."""
 
     mac: str
     addresses: tuple[str, ...]
 
 
 def read(frame: bytes) -> Sighting | None:
-    """What a frame says about its sender; None for what says nothing, or is not well formed."""
+    """The sender of a frame; None where the frame does not tell, or is not well formed."""
     source = frame[6:12]
     at, kind = 12, frame[12:14]
     while int.from_bytes(kind, "big") in _TAGS:
@@ -69,13 +69,13 @@ def _neighbour(source: bytes, payload: bytes) -> tuple[str, ...] | None:
     if kind == _SOLICITATION:
         sender = payload[8:24]
         claimed = sender if any(sender) else target  # from ::, it asks whether it may have the target
-        return None if _says_another(options, 1, source) else (str(ipaddress.IPv6Address(claimed)),)
+        return None if _differs(options, 1, source) else (str(ipaddress.IPv6Address(claimed)),)
     if kind == _ADVERTISEMENT:
-        return None if _says_another(options, 2, source) else (str(ipaddress.IPv6Address(target)),)
+        return None if _differs(options, 2, source) else (str(ipaddress.IPv6Address(target)),)
     return None
 
 
-def _says_another(options: bytes, wanted: int, source: bytes) -> bool:
+def _differs(options: bytes, wanted: int, source: bytes) -> bool:
     """The link-layer address option has another MAC than the frame."""
     while len(options) >= 8 and options[1]:
         if options[0] == wanted and options[2:8] != source:

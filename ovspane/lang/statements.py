@@ -150,7 +150,7 @@ class Whoami(Statement):
 
 @dataclass(frozen=True, slots=True)
 class PrivilegeSpec:
-    """The privileges as written in NewShare; None: not given (the defaults are language.md section 5's).
+    """The privileges as written in NewShare; None: not given (the defaults: ovspane(7), section 5).
 
     reserve_max, reserve_min, ratelimit_min, tb_fill in bit/s; tb_capacity in bits. waypoint and avoid are True, False
     or the set of places.

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""Flows to bytes and back by the ten thousand, in C. The plain twin is _fastflow_py; the typed interface is in
+"""Flows to bytes and back by the ten thousand, in C. _fastflow_py is the same in plain Python; the typed interface is in
 _fastflow.pyi.
 
 A match is a template of its shape (oxm.plan: what depends on the mask, EtherType, protocol and mark) into which the
 values are copied. Instructions are encoded once and found again by their fields, whichever these are. Invariant: both
-twins give the same bytes and the same flows (tests/unit/openflow/test_bulk.py).
+give the same bytes and the same flows (tests/unit/openflow/test_bulk.py).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -16,8 +16,12 @@ from dataclasses import fields
 
 from ovspane.packets.match import BITS, LAYOUT, Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, Instructions
-from ovspane.openflow.messages import ADD, ATOMIC_ORDERED, BUNDLE_ADD, DELETE_STRICT, FLOW_MOD, VERSION, bundle_add, encode_instructions, flow_mod
-from ovspane.openflow.oxm import OpenFlowError, encode_match, plan
+from ovspane.openflow.bundles import bundle_add
+from ovspane.openflow.constants import ADD, ATOMIC_ORDERED, BUNDLE_ADD, DELETE_STRICT, FLOW_MOD, VERSION
+from ovspane.openflow.errors import OpenFlowError
+from ovspane.openflow.flow_mods import flow_mod
+from ovspane.openflow.instructions import encode_instructions
+from ovspane.openflow.oxm import encode_match, plan
 
 cdef enum:
     PACKED = 64          # bytes of a packed value
@@ -55,7 +59,7 @@ cdef class Shape:
 
 
 cdef Shape shape_of(object match, object mask, int eth_type, int proto, int mark):
-    """Raises ValueError if such a match cannot be said."""
+    """Raises ValueError if such a match cannot be expressed."""
     cdef Shape shape = Shape.__new__(Shape)
     cdef bytes wild = (~mask & ALL_BITS).to_bytes(PACKED, "big")
     parts = []

@@ -1,4 +1,4 @@
-"""The plain twin of _fastflow: the same functions where the extension is not built, and the oracle of its tests.
+"""_fastflow in plain Python: the same functions where the extension is not built, and the oracle of its tests.
 
 The interface is described in _fastflow.pyi.
 """
@@ -9,8 +9,11 @@ import struct
 from collections.abc import Iterable
 from struct import Struct
 
-from ovspane.openflow.messages import bundle_add, encode_instructions, flow_mod
-from ovspane.openflow.oxm import OpenFlowError, encode_match
+from ovspane.openflow.bundles import bundle_add
+from ovspane.openflow.errors import OpenFlowError
+from ovspane.openflow.flow_mods import flow_mod
+from ovspane.openflow.instructions import encode_instructions
+from ovspane.openflow.oxm import encode_match
 from ovspane.placement.flow_rules import FlowRule
 
 _IDENTITY = Struct("!BHQ")

@@ -1,6 +1,6 @@
-"""The one import point of the bulk flow codec: the compiled one, or its plain twin where that is not built.
+"""The one import point of the bulk flow codec: the compiled one, or its plain Python version where that is not built.
 
-The environment variable OVSPANE_PURE=1 chooses the twin.
+The environment variable OVSPANE_PURE=1 chooses the latter.
 """
 
 from __future__ import annotations

@@ -18,19 +18,36 @@ from collections.abc import Iterator
 from functools import lru_cache
 from struct import Struct, error
 
+from ovspane.openflow.constants import (
+    NXM_1,
+    NXM_CONJ_ID,
+    OPENFLOW_BASIC,
+    OXM_ETH_DST,
+    OXM_ETH_SRC,
+    OXM_ETH_TYPE,
+    OXM_IN_PORT,
+    OXM_IP_DSCP,
+    OXM_IP_PROTO,
+    OXM_IPV4_DST,
+    OXM_IPV4_SRC,
+    OXM_IPV6_DST,
+    OXM_IPV6_SRC,
+    OXM_SCTP_DST,
+    OXM_SCTP_SRC,
+    OXM_TCP_DST,
+    OXM_TCP_SRC,
+    OXM_UDP_DST,
+    OXM_UDP_SRC,
+    OXM_VLAN_VID,
+)
+from ovspane.openflow.errors import OpenFlowError
 from ovspane.packets.match import ANY, BITS, CONJ_MASK, CONJ_SHIFT, ETH_IPV4, ETH_IPV6, LAYOUT, Match
 
 # Our "pipeline passed" mark: this bit of this register. The bits besides are left to other users of the bridge.
 MARK_REGISTER = 15
 MARK_BIT = 0
 
-BASIC = 0x8000  # OFPXMC_OPENFLOW_BASIC
-NXM_1 = 0x0001  # Nicira extension class of the registers
 TCP, UDP, SCTP = 6, 17, 132
-
-
-class OpenFlowError(ValueError):
-    """Bytes that are not a message we can read: cut short, wrong lengths, not OpenFlow 1.4."""
 
 
 class OpaqueMatch(Match):
@@ -39,6 +56,7 @@ class OpaqueMatch(Match):
     oxm: bytes
 
     def __new__(cls, oxm: bytes) -> OpaqueMatch:
+        """`oxm`: the OXMs without ofp_match's header."""
         self = super().__new__(cls, 0, 0)
         self.oxm = oxm
         return self
@@ -46,7 +64,7 @@ class OpaqueMatch(Match):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, OpaqueMatch) and self.oxm == other.oxm
 
-    def __ne__(self, other: object) -> bool:  # tuple has one of its own
+    def __ne__(self, other: object) -> bool:  # or else tuple's
         return not self == other
 
     def __hash__(self) -> int:
@@ -62,36 +80,59 @@ class OpaqueMatch(Match):
         return f"oxm:{self.oxm.hex()}"
 
 
-def _header(oxm_class: int, field: int, masked: bool, length: int) -> int:
+def oxm_header(oxm_class: int, field: int, masked: bool, length: int) -> int:
+    """The 32-bit header of an OXM; `length`: bytes of the value, without its mask."""
     return oxm_class << 16 | field << 9 | masked << 8 | length << masked
 
 
+def register_header(number: int) -> int:
+    """The header of NXM_NX_REG<number> without a mask."""
+    return oxm_header(NXM_1, number, False, 4)
+
+
+def oxm_field(field: int, value: bytes, mask: bytes = b"") -> bytes:
+    """One whole OXM of OPENFLOW_BASIC, for matches that a `Match` cannot hold."""
+    return oxm_header(OPENFLOW_BASIC, field, bool(mask), len(value)).to_bytes(4, "big") + value + mask
+
+
+def oxm_register(number: int, value: int) -> bytes:
+    """One whole OXM: the register has this value, all its 32 bits."""
+    return register_header(number).to_bytes(4, "big") + value.to_bytes(4, "big")
+
+
+IN_PORT_HEADER = oxm_header(OPENFLOW_BASIC, OXM_IN_PORT, False, 4)
 #: The field of the mark: NXM_NX_REG15, four bytes.
-MARK_HEADER = _header(NXM_1, MARK_REGISTER, False, 4)
-MARK_MASKED_HEADER = _header(NXM_1, MARK_REGISTER, True, 4)
+MARK_HEADER = register_header(MARK_REGISTER)
+MARK_MASKED_HEADER = oxm_header(NXM_1, MARK_REGISTER, True, 4)
 #: NXM_NX_CONJ_ID, four bytes, no mask
-CONJ_HEADER = _header(NXM_1, 37, False, 4)
+CONJ_HEADER = oxm_header(NXM_1, NXM_CONJ_ID, False, 4)
 _CONJ_HEADER_BYTES = CONJ_HEADER.to_bytes(4, "big")
 _MARK = (1 << MARK_BIT).to_bytes(4, "big")
 
 #: OXM field numbers of the transport ports by protocol: (source, destination).
-_PORTS = {TCP: (13, 14), UDP: (15, 16), SCTP: (17, 18)}
+_PORTS = {
+    TCP: (OXM_TCP_SRC, OXM_TCP_DST),
+    UDP: (OXM_UDP_SRC, OXM_UDP_DST),
+    SCTP: (OXM_SCTP_SRC, OXM_SCTP_DST),
+}
 #: LAYOUT field -> OXM field, in the order of nx_put_raw; the transport ports follow from the protocol.
 _FIELDS = {
-    "in_port": 0,
-    "eth_src": 4,
-    "eth_dst": 3,
-    "eth_type": 5,
-    "vlan": 6,
-    "ipv4_src": 11,
-    "ipv4_dst": 12,
-    "ipv6_src": 26,
-    "ipv6_dst": 27,
-    "ip_dscp": 8,
-    "ip_proto": 10,
+    "in_port": OXM_IN_PORT,
+    "eth_src": OXM_ETH_SRC,
+    "eth_dst": OXM_ETH_DST,
+    "eth_type": OXM_ETH_TYPE,
+    "vlan": OXM_VLAN_VID,
+    "ipv4_src": OXM_IPV4_SRC,
+    "ipv4_dst": OXM_IPV4_DST,
+    "ipv6_src": OXM_IPV6_SRC,
+    "ipv6_dst": OXM_IPV6_DST,
+    "ip_dscp": OXM_IP_DSCP,
+    "ip_proto": OXM_IP_PROTO,
     "tp_src": -1,
     "tp_dst": -1,
 }
+#: The fields of OPENFLOW_BASIC that a Match can hold.
+MATCH_FIELDS = frozenset(number for number in _FIELDS.values() if number >= 0).union(*_PORTS.values())
 #: LAYOUT field -> the EtherTypes that it exists in.
 _ETH_TYPES = {
     "ipv4_src": (ETH_IPV4,),
@@ -159,9 +200,9 @@ def plan(mask: int, eth_type: int | None, proto: int | None, mark: int) -> list[
         end = _SIZE - shift // 8
         value = slice(end - width, end)
         if name == "in_port":
-            made += [_header(BASIC, number, False, 4).to_bytes(4, "big"), value]
+            made += [oxm_header(OPENFLOW_BASIC, number, False, 4).to_bytes(4, "big"), value]
         else:
-            made += [_header(BASIC, number, not exact, width).to_bytes(4, "big"), value]
+            made += [oxm_header(OPENFLOW_BASIC, number, not exact, width).to_bytes(4, "big"), value]
         if not exact:
             made.append(field_mask.to_bytes(width, "big"))
     if mask >> _MARK_SHIFT & 1:
@@ -200,11 +241,15 @@ def encode_oxm(match: Match) -> bytes:
 _MATCH_HEADER = Struct("!HH")
 
 
-def encode_match(match: Match) -> bytes:
-    """A whole ofp_match: type OFPMT_OXM, length, OXMs, padding to eight bytes. Raises ValueError as encode_oxm."""
-    oxm = encode_oxm(match)
+def wrap_match(oxm: bytes) -> bytes:
+    """A whole ofp_match: type OFPMT_OXM, length, OXMs, padding to eight bytes."""
     length = 4 + len(oxm)
     return _MATCH_HEADER.pack(1, length) + oxm + bytes(-length % 8)
+
+
+def encode_match(match: Match) -> bytes:
+    """The whole ofp_match of a match. Raises ValueError as encode_oxm."""
+    return wrap_match(encode_oxm(match))
 
 
 # --- decoding
@@ -219,14 +264,13 @@ def _known_fields() -> dict[int, tuple[int, int, int | None]]:
     for name, number in numbers:
         shift, bits = LAYOUT[name]
         width = _width(name)
-        known[_header(BASIC, number, False, width)] = shift, width, (1 << bits) - 1
+        known[oxm_header(OPENFLOW_BASIC, number, False, width)] = shift, width, (1 << bits) - 1
         if name not in _EXACT_ONLY:
-            known[_header(BASIC, number, True, width)] = shift, width, None
+            known[oxm_header(OPENFLOW_BASIC, number, True, width)] = shift, width, None
     return known
 
 
 _KNOWN = _known_fields()
-_IN_PORT_HEADER = _header(BASIC, 0, False, 4)
 _OXM_HEADER = Struct("!I")
 
 
@@ -241,8 +285,8 @@ def _split(data: bytes) -> Iterator[bytes]:
 
 @lru_cache(maxsize=1 << 15)  # the next dump brings the same matches
 def decode_oxm(data: bytes) -> Match:
-    """The match that the OXMs say: a Match if encoding it gives the same OXMs (in any order: another Open vSwitch may
-    have another), else an OpaqueMatch. Raises OpenFlowError if the lengths do not add up."""
+    """The match of these OXMs: a Match if encoding it gives the same OXMs (in any order, which may differ between
+    versions of Open vSwitch), else an OpaqueMatch. Raises OpenFlowError if the lengths do not add up."""
     if not data:
         return ANY
     value = mask = at = 0
@@ -263,7 +307,7 @@ def decode_oxm(data: bytes) -> Match:
             field_mask = exact if exact is not None else int.from_bytes(data[at + width : after], "big")
             value |= field_value << shift
             mask |= field_mask << shift
-        elif header == _IN_PORT_HEADER and (port := narrow_port(int.from_bytes(data[at:after], "big"))) is not None:
+        elif header == IN_PORT_HEADER and (port := narrow_port(int.from_bytes(data[at:after], "big"))) is not None:
             value |= port << LAYOUT["in_port"][0]
             mask |= 0xFFFF << LAYOUT["in_port"][0]
         elif header == MARK_MASKED_HEADER and data[at + 4 : after] == _MARK:
@@ -286,8 +330,8 @@ def decode_oxm(data: bytes) -> Match:
     return OpaqueMatch(data)
 
 
-def decode_match(data: bytes, at: int) -> tuple[Match, int]:
-    """(match, offset of what follows) of the ofp_match at `at`. Raises OpenFlowError."""
+def split_match(data: bytes, at: int) -> tuple[bytes, int]:
+    """(OXMs, offset of what follows) of the ofp_match at `at`. Raises OpenFlowError."""
     try:
         kind, length = _MATCH_HEADER.unpack_from(data, at)
     except error:
@@ -295,4 +339,10 @@ def decode_match(data: bytes, at: int) -> tuple[Match, int]:
     after = at + (length + 7) // 8 * 8
     if kind != 1 or length < 4 or after > len(data):
         raise OpenFlowError(f"match of type {kind} and length {length}")
-    return decode_oxm(data[at + 4 : at + length]), after
+    return data[at + 4 : at + length], after
+
+
+def decode_match(data: bytes, at: int) -> tuple[Match, int]:
+    """(match, offset of what follows) of the ofp_match at `at`. Raises OpenFlowError."""
+    oxm, after = split_match(data, at)
+    return decode_oxm(oxm), after

@@ -13,28 +13,24 @@ import struct
 from struct import Struct
 from typing import NamedTuple
 
-from ovspane.openflow.messages import Request
-from ovspane.openflow.oxm import MARK_HEADER, OpenFlowError, narrow_port
-
-EXPERIMENTER, SET_CONFIG, PACKET_IN = 4, 9, 10
-WHOLE_FRAME = 0xFFFF
-IN_PORT_HEADER = 0x80000004  # OXM_OF_IN_PORT
-
-_NICIRA = 0x2320
+from ovspane.openflow.constants import EXPERIMENTER, NICIRA, NXT_SET_CONTROLLER_ID, SET_CONFIG, WHOLE_FRAME
+from ovspane.openflow.errors import OpenFlowError
+from ovspane.openflow.framing import Request
+from ovspane.openflow.oxm import IN_PORT_HEADER, MARK_HEADER, narrow_port
 
 
-def listen(controller: int) -> list[Request]:
-    """Have this connection hear what is sent to the controller id (1..65535), and nothing that goes to others."""
+def packet_in_requests(controller: int) -> list[Request]:
+    """Have this connection get what is sent to the controller id (1..65535), and nothing that goes to others."""
     return [
-        (EXPERIMENTER, struct.pack("!II6xH", _NICIRA, 20, controller)),
+        (EXPERIMENTER, struct.pack("!II6xH", NICIRA, NXT_SET_CONTROLLER_ID, controller)),
         # 0, the default of such a connection, means: no packets at all
         (SET_CONFIG, struct.pack("!HH", 0, WHOLE_FRAME)),
     ]
 
 
 class PacketIn(NamedTuple):
-    """A packet that the switch sent us: its registers and in_port by OXM header, the frame, the cookie of the flow
-    that did it."""
+    """A packet that the switch sent us: its registers and in_port by OXM header, whether it has our mark, the frame,
+    and the cookie of the flow that sent it."""
 
     registers: dict[int, int]
     marked: bool
@@ -52,7 +48,7 @@ _PACKET_IN = Struct("!IHBBQHH")
 
 
 def parse_packet_in(body: bytes) -> PacketIn:
-    """Raises OpenFlowError."""
+    """The body of a PACKET_IN. Raises OpenFlowError."""
     if len(body) < _PACKET_IN.size:
         raise OpenFlowError("packet-in is cut short")
     *_, cookie, kind, length = _PACKET_IN.unpack_from(body)

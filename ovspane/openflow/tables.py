@@ -1,9 +1,8 @@
-"""What a switch says of its flows and ports, as the values that the walk understands (dataplane.tables). Bytes to
-values; no I/O.
+"""A switch's flows and ports as the values that the walk understands (dataplane.tables). Bytes to values; no I/O.
 
-`openflow` reads flows of ours and takes anything else for foreign; here every flow counts, whosever it is, so all
-actions are told apart. What is not understood becomes `Unknown`, or `beyond` of a match: the walk then says that it is
-in doubt, where packets come there.
+flow_stats reads flows of ours and takes anything else for foreign; here every flow counts, whoever made it, so all
+actions are told apart. What is not understood becomes `Unknown`, or `beyond` of a match: the walk then answers that it
+is in doubt, where packets come there.
 
 Sources: OpenFlow 1.4.1 (7.2.3.7, 7.2.4, 7.2.5, 7.3.5.2), OpenFlow 1.0.1 (5.2.1: only that version's ports tell of
 NO_FLOOD and of spanning tree), Open vSwitch ofp-actions.c and nx-match.c for Nicira's actions and registers.
@@ -13,40 +12,55 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from struct import Struct
 
 from ovspane.dataplane import tables
 from ovspane.dataplane.tables import Action, Flow, PortState
-from ovspane.openflow.oxm import BASIC, NXM_1, OpaqueMatch, OpenFlowError, decode_oxm, narrow_port
+from ovspane.openflow.constants import (
+    APPLY_ACTIONS,
+    EXPERIMENTER_ACTION,
+    GOTO_TABLE,
+    METER,
+    NICIRA,
+    NXAST_CONJUNCTION,
+    NXAST_CONTROLLER,
+    NXAST_CONTROLLER2,
+    NXAST_REG_LOAD,
+    NXAST_RESUBMIT,
+    NXAST_RESUBMIT_TABLE,
+    NXM_1,
+    NXM_CONJ_ID,
+    NXM_REGISTERS,
+    OPENFLOW_BASIC,
+    OUTPUT,
+    OXM_ICMPV4_CODE,
+    OXM_ICMPV4_TYPE,
+    OXM_ICMPV6_CODE,
+    OXM_ICMPV6_TYPE,
+    SET_QUEUE,
+)
+from ovspane.openflow.errors import OpenFlowError
+from ovspane.openflow.flow_stats import MATCH_OFFSET, flow_entries
+from ovspane.openflow.framing import tlvs
+from ovspane.openflow.openflow10 import LINK_DOWN, NO_FLOOD, NO_FWD, NO_RECV, PORT_DOWN, STP_BLOCK, STP_LEARN, STP_MASK
+from ovspane.openflow.oxm import MATCH_FIELDS, OpaqueMatch, decode_oxm, narrow_port, split_match
 from ovspane.packets.match import LAYOUT, Match
 
-# Instructions and actions (7.2.4, 7.2.5)
-_GOTO_TABLE, _APPLY_ACTIONS, _METER = 1, 4, 6
-_OUTPUT, _SET_QUEUE, _EXPERIMENTER = 0, 21, 0xFFFF
-_NICIRA = 0x2320
-_RESUBMIT, _REG_LOAD, _RESUBMIT_TABLE, _CONTROLLER, _CONJUNCTION, _CONTROLLER2 = 1, 7, 14, 20, 34, 37
 #: OXM fields of OPENFLOW_BASIC that Open vSwitch keeps where the transport's ports are: the types and codes of ICMP
 #: (lib/flow.h)
-_ICMP = {19: "tp_src", 20: "tp_dst", 29: "tp_src", 30: "tp_dst"}
-_CONJ_ID = 37
-_ELEMENT = Struct("!HH")
-_FLOW = Struct("!HBxIIHHHHH2xQQQ")
+_ICMP = {
+    OXM_ICMPV4_TYPE: "tp_src",
+    OXM_ICMPV4_CODE: "tp_dst",
+    OXM_ICMPV6_TYPE: "tp_src",
+    OXM_ICMPV6_CODE: "tp_dst",
+}
 
 
-def flows(part: bytes) -> list[Flow]:
+def parse_flows(part: bytes) -> list[Flow]:
     """The flows of one part of a flow statistics reply. Raises OpenFlowError."""
-    found, at = [], 0
-    while at < len(part):
-        try:
-            length, table, _, _, priority, *_, cookie, _, _ = _FLOW.unpack_from(part, at)
-            kind, match_length = _ELEMENT.unpack_from(part, at + 48)
-        except struct.error:
-            raise OpenFlowError("flow entry is cut short") from None
-        if length < 56 or at + length > len(part) or kind != 1 or not 4 <= match_length <= length - 48:
-            raise OpenFlowError(f"flow entry of length {length}")
-        after = at + 48 + (match_length + 7) // 8 * 8
-        found.append(_flow(table, priority, cookie, part[at + 52 : at + 48 + match_length], part[after : at + length]))
-        at += length
+    found = []
+    for fields, entry in flow_entries(part):
+        oxm, after = split_match(entry, MATCH_OFFSET)
+        found.append(_flow(fields[1], fields[4], fields[9], oxm, entry[after:]))
     return found
 
 
@@ -68,23 +82,22 @@ def _match(oxm: bytes) -> _Matched:
     plain, registers, beyond = b"", [], []
     value = mask = 0
     conj_id = None
-    for number, field, masked, body in _fields(oxm):
+    for number, field, masked, one in _fields(oxm):
+        body = one[4:]
         half = len(body) >> masked
         given = int.from_bytes(body[:half], "big")
         under = int.from_bytes(body[half:], "big") if masked else (1 << 8 * half) - 1
-        if number == NXM_1 and field < 16 and half == 4:
+        if number == NXM_1 and field < NXM_REGISTERS and half == 4:
             registers.append((field, given, under))
-        elif number == NXM_1 and field == _CONJ_ID and not masked:
+        elif number == NXM_1 and field == NXM_CONJ_ID and not masked:
             conj_id = given
-        elif number == BASIC and field in _ICMP:
+        elif number == OPENFLOW_BASIC and field in _ICMP:
             shift, _ = LAYOUT[_ICMP[field]]
             value, mask = value | given << shift, mask | under << shift
+        elif number == OPENFLOW_BASIC and field in MATCH_FIELDS:
+            plain += one
         else:
-            one = struct.pack("!HBB", number, field << 1 | masked, len(body)) + body
-            if _alone(one):
-                plain += one
-            else:
-                beyond.append(f"OXM {number:#06x}/{field}")
+            beyond.append(f"OXM {number:#06x}/{field}")
     match = decode_oxm(plain)
     if isinstance(match, OpaqueMatch):
         return Match(0, 0), registers, conj_id, "fields in an order or a form of its own"
@@ -92,23 +105,14 @@ def _match(oxm: bytes) -> _Matched:
 
 
 def _fields(oxm: bytes) -> Iterator[tuple[int, int, bool, bytes]]:
-    """(class, field, has a mask, value and mask) of each OXM. Raises OpenFlowError."""
+    """(class, field, has a mask, the whole OXM) of each OXM. Raises OpenFlowError."""
     at = 0
     while at < len(oxm):
         if at + 4 > len(oxm) or at + 4 + oxm[at + 3] > len(oxm):
             raise OpenFlowError("OXM is cut short")
         number, field, length = struct.unpack_from("!HBB", oxm, at)
-        yield number, field >> 1, bool(field & 1), oxm[at + 4 : at + 4 + length]
+        yield number, field >> 1, bool(field & 1), oxm[at : at + 4 + length]
         at += 4 + length
-
-
-#: fields of OPENFLOW_BASIC in the layout of match.py
-_OURS = frozenset({0, 3, 4, 5, 6, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 26, 27})
-
-
-def _alone(one: bytes) -> bool:
-    number, field = struct.unpack_from("!HB", one)
-    return number == BASIC and field >> 1 in _OURS
 
 
 def _instructions(data: bytes) -> tuple[list[Action], int | None]:
@@ -116,38 +120,26 @@ def _instructions(data: bytes) -> tuple[list[Action], int | None]:
     first: list[Action] = []
     actions: list[Action] = []
     goto = None
-    for kind, body in _tlvs(data):
-        if kind == _METER:
+    for kind, body in tlvs(data, "instruction", least=8):
+        if kind == METER:
             first.append(tables.ApplyMeter(int.from_bytes(body, "big")))
-        elif kind == _GOTO_TABLE:
+        elif kind == GOTO_TABLE:
             goto = body[0]
-        elif kind == _APPLY_ACTIONS:
-            actions += [_action(*one) for one in _tlvs(body[4:])]
+        elif kind == APPLY_ACTIONS:
+            actions += [_action(*one) for one in tlvs(body[4:], "action", least=8)]
         else:
             actions.append(tables.Unknown(f"instruction {kind}"))
     return first + actions, goto
 
 
-def _tlvs(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at < len(data):
-        if at + 4 > len(data):
-            raise OpenFlowError("instruction or action is cut short")
-        kind, length = _ELEMENT.unpack_from(data, at)
-        if length < 8 or at + length > len(data):
-            raise OpenFlowError(f"instruction or action of length {length}")
-        yield kind, data[at + 4 : at + length]
-        at += length
-
-
 def _action(kind: int, body: bytes) -> Action:
     try:
-        if kind == _OUTPUT:
+        if kind == OUTPUT:
             port = narrow_port(int.from_bytes(body[:4], "big"))
             return tables.Output(port) if port is not None else tables.Unknown("output")
-        if kind == _SET_QUEUE:
+        if kind == SET_QUEUE:
             return tables.SetQueue(int.from_bytes(body[:4], "big"))
-        if kind == _EXPERIMENTER and int.from_bytes(body[:4], "big") == _NICIRA:
+        if kind == EXPERIMENTER_ACTION and int.from_bytes(body[:4], "big") == NICIRA:
             return _nicira(int.from_bytes(body[4:6], "big"), body[6:])
     except struct.error:
         raise OpenFlowError("action is cut short") from None
@@ -155,35 +147,28 @@ def _action(kind: int, body: bytes) -> Action:
 
 
 def _nicira(kind: int, body: bytes) -> Action:
-    if kind == _REG_LOAD:
+    if kind == NXAST_REG_LOAD:
         at, destination, value = struct.unpack_from("!HIQ", body)
         shift, bits = at >> 6, (at & 0x3F) + 1
-        if destination >> 16 == NXM_1 and destination >> 9 & 0x7F < 16 and destination & 0xFF == 4:
+        if destination >> 16 == NXM_1 and destination >> 9 & 0x7F < NXM_REGISTERS and destination & 0xFF == 4:
             return tables.SetRegister(destination >> 9 & 0x7F, value << shift, (1 << bits) - 1 << shift)
-    elif kind in (_RESUBMIT, _RESUBMIT_TABLE):
+    elif kind in (NXAST_RESUBMIT, NXAST_RESUBMIT_TABLE):
         port, table = struct.unpack_from("!HB", body)
         if port == tables.IN_PORT:
-            return tables.Resubmit(table if kind == _RESUBMIT_TABLE else 0)
-    elif kind == _CONJUNCTION:
+            return tables.Resubmit(table if kind == NXAST_RESUBMIT_TABLE else 0)
+    elif kind == NXAST_CONJUNCTION:
         clause, n, number = struct.unpack_from("!BBI", body)
         return tables.Clause(number, clause + 1, n)
-    elif kind in (_CONTROLLER, _CONTROLLER2):
+    elif kind in (NXAST_CONTROLLER, NXAST_CONTROLLER2):
         return tables.Punt()
     return tables.Unknown(f"Nicira's action {kind}")
 
 
 # --- ports, OpenFlow 1.0
 
-_PORT_DOWN, _NO_RECV, _NO_FLOOD, _NO_FWD = 1 << 0, 1 << 2, 1 << 4, 1 << 5
-_LINK_DOWN, _STP_MASK, _STP_LEARN, _STP_BLOCK = 1 << 0, 3 << 8, 1 << 8, 3 << 8
 
-
-def port(number: int, name: str, config: int, state: int) -> PortState:
+def port_state(number: int, name: str, config: int, state: int) -> PortState:
     """The port with these OFPPC_* and OFPPS_* bits of OpenFlow 1.0. One that spanning tree has only begun to listen
-    on looks like one without spanning tree: it is taken for open."""
-    shut = (
-        config & (_PORT_DOWN | _NO_RECV | _NO_FWD)
-        or state & _LINK_DOWN
-        or state & _STP_MASK in (_STP_LEARN, _STP_BLOCK)
-    )
-    return PortState(number, name, not shut, not config & _NO_FLOOD)
+    on looks like one without spanning tree: it counts as open."""
+    shut = config & (PORT_DOWN | NO_RECV | NO_FWD) or state & LINK_DOWN or state & STP_MASK in (STP_LEARN, STP_BLOCK)
+    return PortState(number, name, not shut, not config & NO_FLOOD)

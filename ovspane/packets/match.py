@@ -3,9 +3,9 @@
 A `Match` is a pair (value, mask) of 512-bit integers: eight 64-bit words, one cache line each. A packet matches iff
 `packet & mask == value`. Invariant: `value & ~mask == 0`, so equal matches are equal values and hash alike.
 
-The layout keeps the words that tell most matches apart first (engine.md section 4): word 0 has the IPv4 addresses, word
-1 ports, protocol, DSCP and EtherType, words 2 and 3 the MACs with VLAN and port, words 4 to 7 the IPv6 addresses. Word
-w occupies the bits 64*w .. 64*w+63 of the integer.
+The layout keeps the words that tell most matches apart first (docs/design/compiler.md): word 0 has the IPv4 addresses,
+word 1 ports, protocol, DSCP and EtherType, words 2 and 3 the MACs with VLAN and port, words 4 to 7 the IPv6 addresses.
+Word w occupies the bits 64*w .. 64*w+63 of the integer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Placement: the network flow table as the flows, meters and queues that a bridge must have. Pure.
 
-The pipeline on a bridge (docs/architecture.md; table numbers from `Pipeline.first`, 100 by default):
+The pipeline on a bridge (docs/pipeline.md has the flows; table numbers from `Pipeline.first`, 100 by default):
 
     0      entry   packets without our mark go to the first access table
     +0..   access  drop, or go to the next; the table after the last stage in use has only its default, which goes to

@@ -25,7 +25,8 @@ from ovspane.flowpush import (
     SyncCounts,
     difference,
 )
-from ovspane.openflow.messages import SwitchError, as_programmed, parse_meter_config
+from ovspane.openflow.errors import SwitchError
+from ovspane.openflow.meters import as_programmed, parse_meter_config
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.pipeline import FlowPlan, Pipeline

@@ -36,7 +36,8 @@ from ovspane.network.flood import flood_tree, reachable_bridges
 from ovspane.network.model import Bridge, Link, LinkKey, NetworkDelta, Origin, PortId
 from ovspane.network.model import Port as NetworkPort
 from ovspane.network.topology import Network
-from ovspane.openflow.port_config import NO_FLOOD, NO_FWD, NO_RECV, PhysicalPort, PortBits, PortSession
+from ovspane.openflow.openflow10 import NO_FLOOD, NO_FWD, NO_RECV, PhysicalPort, PortBits
+from ovspane.openflow.port_config import PortSession
 from ovspane.openflow.session import SessionError, VersionError
 from ovspane.ovsdb.switch_db import OPENFLOW10, BridgeRow, Event, OvsdbError, PortRow, SwitchDb, Transaction
 from ovspane.switch.enforcement import BridgeScope

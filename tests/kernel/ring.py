@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,23 +18,26 @@ from pyroute2 import IPRoute
 
 from ovspane.host.tc import read_tc
 from ovspane.switch.flood_control import HOLD
-from tests.kernel.scenarios import MBIT, UNBOUND, Figure
+from tests.kernel.control import carried
+from tests.kernel.scenarios import LINK, MBIT, UNBOUND, Figure
 from tests.lab import mininet_net
 from tests.lab.switch import ofctl, run
 from tests.lab.throughput import INTERVAL, Received, Stream, flooding, measure
 from tests.lab.topology import Lan
-from tests.lab.udp import stream
+from tests.lab.udp import Arrivals, stream
 from tests.support.ovs_dummy import wait_for
 from tests.system.test_discovery import RING, Watcher, attached, speak
 from tests.system.test_flood_tree import silent
 from tests.system.test_placement import slot
 
-FOUND = 60  # seconds: user-mode-linux with one processor
+FOUND = 300  # seconds: only to end a hang
 LINKS = sorted({end.split(":")[1] for link in RING for end in link})
 #: the ports that lead from s1 to s3, by s2 and by s4
 SIDES = {"s1-eth2": {"s1-eth2", "s2-eth2"}, "s1-eth3": {"s1-eth3", "s4-eth3"}}
-#: so long a look at what arrives after a link failed; what came back before that is on the other side to stay
+#: so long (seconds) at least a look at what arrives after a link failed
 AFTER = 6
+#: so long at most until what arrives is what it was; it takes a second on a quiet machine
+BACK = 120
 #: of 12 Mb/s reserved TCP has 93 %; the rest is headers
 HELD = 0.93 * 12
 
@@ -53,12 +57,20 @@ class Ring:
         """To h7 at s3, so that each of the links that lead there has one, whichever of them is down."""
         return [self.flow(source, 7, 5300 + source, udp=12) for source in (5, 6, 8)]
 
+    def plain(self) -> float:
+        """How much of what they should get the same floods, and one of h1's, get across plain links. Without a
+        reservation all goes by the tree: into s3 by one link, or by two, one of which has only the flood of the
+        switch before it."""
+        wait_for(lambda: not any(read_tc(port) for port in LINKS), "end of the queues", FOUND)
+        most = LINK if silent() & {"s2-eth2", "s3-eth3", "s3-eth2", "s4-eth3"} else LINK + 12 * MBIT
+        return carried(LINKS, [self.flow(1, 3, 5201, udp=12), *self.floods()], self.seconds, most)
+
     def reserve(self, rate: int = 12, port: int | None = None) -> tuple[int, int]:
         """What goes from h1 to h3 (to that port): its request and its queue, installed."""
         h1, h3 = self.lan.host("h1"), self.lan.host("h3")
         which = f"srcHost={h1.ip}, dstHost={h3.ip}" + (f", dstPort={port}" if port else "")
         number = self.daemon.request(f"reserve({which}) = {rate}Mb on rootShare to +20min.")
-        self.daemon.settle(30)
+        self.daemon.settle(FOUND)
         assert self.daemon.requests()[number].startswith("installed by queue"), self.daemon.requests()[number]
         return number, slot(self.daemon, number)
 
@@ -119,7 +131,7 @@ def held_across_three_switches(ring: Ring) -> Iterator[Figure]:
     ring.settled_on(queue)
     reserved, *floods = (rate / MBIT for rate in measure([ring.flow(1, 3, 5201), *ring.floods()], ring.seconds))
     yield Figure("reserved 12 across three switches, TCP, against UDP floods", reserved, "Mb/s", least=HELD)
-    yield Figure("… what the floods get of the rest", sum(floods), "Mb/s", 6, 8.4)
+    yield Figure("… what the floods get of the rest", sum(floods), "Mb/s", 6, 8.4, rest=True)
     ring.daemon.do(f"Cancel {number}.")
 
 
@@ -133,16 +145,10 @@ def link_fails_under_udp(ring: Ring) -> Iterator[Figure]:
     ):
         time.sleep(2)
         failed = _take_down(side)
-        time.sleep(AFTER)
+        full = _full(arrivals, failed, 11 * MBIT)
     wait_for(lambda: ring.goes_by(queue, SIDES[other]), "queues on the other side", FOUND)
-    before, after = [one for one in arrivals.times if one < failed], [one for one in arrivals.times if one > failed]
-    yield Figure(
-        "a link of its path fails: UDP, sent at 11.5, is interrupted for", _gap(before[-1:] + after), "s", most=1
-    )
-    full = arrivals.first_window(failed + _gap(before[-1:] + after), failed + AFTER, 11 * MBIT, UNBOUND, 1)
-    yield Figure(
-        "… and has 11 Mb/s again, under the floods of the other side, after", (full or UNBOUND) - failed, "s", most=3
-    )
+    yield Figure("a link of its path fails: UDP, sent at 11.5, is interrupted for", _gap(arrivals, failed), "s", most=1)
+    yield Figure("… and has 11 Mb/s again, under the floods of the other side, after", full, "s", most=3)
     ring.restore(side)
     ring.daemon.do(f"Cancel {number}.")
 
@@ -152,15 +158,15 @@ def link_fails_under_tcp(ring: Ring) -> Iterator[Figure]:
     number, queue = ring.reserve()
     side, other = ring.settled_on(queue)
     with flooding(ring.flow(1, 3, 5201), *ring.floods()) as (received, *_):
-        time.sleep(2)
+        before = _rate(received, ring.seconds)
         _take_down(side)
         failed = time.monotonic()
-        time.sleep(AFTER + ring.seconds)
-        rate = received.rate(failed + AFTER, failed + AFTER + ring.seconds) / MBIT
-        back = _back(received, failed)
+        back = _back(received, failed, 0.9 * before)
+        rate = _rate(received, ring.seconds)
     wait_for(lambda: ring.goes_by(queue, SIDES[other]), "queues on the other side", FOUND)
-    yield Figure("a TCP transfer loses a link of its path: 11 Mb/s again after", back, "s", most=3)
-    yield Figure("… and then, under the floods of the other side, has", rate, "Mb/s", least=HELD)
+    yield Figure("a TCP transfer, reserved 12, across three switches under floods", before / MBIT, "Mb/s", least=HELD)
+    yield Figure("… loses a link of its path: 90 % of that again after", back, "s", most=3)
+    yield Figure("… and then, under the floods of the other side, has", rate / MBIT, "Mb/s", least=HELD)
     ring.restore(side)
     ring.daemon.do(f"Cancel {number}.")
 
@@ -173,9 +179,9 @@ def plain_traffic_survives(ring: Ring) -> Iterator[Figure]:
     with stream(here, there, 5402, 2 * MBIT, 1400) as one, stream(there, here, 5403, 2 * MBIT, 1400) as other:
         time.sleep(2)
         failed = _take_down(side)
-        time.sleep(AFTER)
-    gaps = [_gap([at for at in some.times if failed - 0.5 < at]) for some in (one, other)]
-    yield Figure("what nobody reserved: interrupted by a failed link for", max(gaps), "s", most=1)
+        full = max(_full(some, failed, 1.8 * MBIT) for some in (one, other))
+    gap = max(_gap(some, failed) for some in (one, other)) if full < UNBOUND else UNBOUND
+    yield Figure("what nobody reserved: interrupted by a failed link for", gap, "s", most=1)
     ring.restore(side)
 
 
@@ -189,17 +195,39 @@ def _take_down(device: str) -> float:
     return at
 
 
-def _gap(times: Sequence[float]) -> float:
-    """The longest time (seconds) between two arrivals."""
-    return max((after - before for before, after in pairwise(times)), default=UNBOUND)
+def _gap(arrivals: Arrivals, failed: float) -> float:
+    """The longest time (seconds) between two arrivals, from the last one before the link failed."""
+    first = max(0, bisect_left(arrivals.times, failed) - 1)
+    return max((after - before for before, after in pairwise(arrivals.times[first:])), default=UNBOUND)
 
 
-def _back(received: Received, failed: float) -> float:
-    """Seconds until a second begins in which a transfer has 11 Mb/s again."""
-    at = failed + INTERVAL
-    while at < failed + AFTER:
-        if received.rate(at, at + 1) >= 11 * MBIT:
+def _full(arrivals: Arrivals, failed: float, rate: float) -> float:
+    """Waits for it: seconds until a second begins in which a stream arrives at that rate again, after its
+    interruption."""
+    time.sleep(AFTER)
+    while (now := time.time()) < failed + BACK:
+        at = arrivals.first_window(failed + _gap(arrivals, failed), now, rate, UNBOUND, 1)
+        if at is not None:
             return at - failed
+        time.sleep(1)
+    return UNBOUND
+
+
+def _rate(received: Received, seconds: int) -> float:
+    """bit/s of a transfer over the next seconds."""
+    begin = time.monotonic() + 1
+    time.sleep(1 + seconds + 2 * INTERVAL)
+    return received.rate(begin, begin + seconds + INTERVAL)
+
+
+def _back(received: Received, failed: float, rate: float) -> float:
+    """Waits for it: seconds until a second begins in which a transfer has that rate again."""
+    at = failed + INTERVAL
+    while at < failed + BACK:
+        time.sleep(max(0.0, at + 1 + INTERVAL - time.monotonic()))
+        with contextlib.suppress(AssertionError):  # on a slow machine a receiver may have said nothing for a second
+            if received.rate(at, at + 1) >= rate:
+                return at - failed
         at += INTERVAL / 2
     return UNBOUND
 

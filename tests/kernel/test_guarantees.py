@@ -1,6 +1,7 @@
 """Every promise of bandwidth holds in packets on the kernel datapath.
 
-OVSPANE_SHORT=1: fewer scenarios, shorter, tolerances of 15 %.
+What does not is judged by a control (control.py): on a machine that is too slow to fill the port a promise is neither
+kept nor broken. OVSPANE_SHORT=1: fewer scenarios, shorter, tolerances of 15 %.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import os
 
 import pytest
 
-from tests.kernel.scenarios import SCENARIOS, SHORT, play
-from tests.lab.topology import Lan
+from tests.kernel.control import across_a_port, judge, plain_port
+from tests.kernel.scenarios import SCENARIOS, SHORT
+from tests.lab.throughput import Stream
 
 BRIEF = os.environ.get("OVSPANE_SHORT") == "1"
 SECONDS, TOLERANCE = (3, 0.15) if BRIEF else (5, 0.05)
@@ -18,9 +20,6 @@ NAMES = [scenario.__name__ for scenario in SHORT] if BRIEF else list(SCENARIOS)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_promise(lan: Lan, name: str) -> None:
-    figures = play(SCENARIOS[name], lan, SECONDS)
-    for figure in figures:
-        print(figure)
-    assert figures
-    assert [str(figure) for figure in figures if not figure.holds(TOLERANCE)] == []
+def test_promise(name: str) -> None:
+    sent: list[tuple[Stream, ...]] = []
+    judge(lambda: across_a_port(SCENARIOS[name], SECONDS, sent), lambda: plain_port(sent, SECONDS), TOLERANCE)

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import threading
+from collections.abc import Iterator
 
 from ovspane.host.tc import read_tc
-from tests.kernel.scenarios import MBIT, OVSDB, RUNDIR, settings, tree
+from tests.kernel.scenarios import FOUND, MBIT, OVSDB, RUNDIR, settings, tree
 from tests.lab.switch import run, vsctl
 from tests.lab.topology import Lan
 from tests.support.daemon_process import DaemonProcess
 from tests.support.ovs_dummy import wait_for
+
+
+@contextlib.contextmanager
+def changing(line: str) -> Iterator[None]:
+    """tc does it again and again while the body runs. One process: to make one takes a slow guest longer than the
+    daemon's look."""
+    stop = threading.Event()
+    tc = subprocess.Popen(["tc", "-force", "-batch", "-"], stdin=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
+    assert tc.stdin is not None
+    lines = tc.stdin
+
+    def change() -> None:
+        while not stop.wait(0.005):
+            lines.write(f"{line}\n")
+            lines.flush()
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        changer.join()
+        lines.close()
+        tc.wait()
 
 
 def test_what_tc_changed_behind_our_back(lan: Lan) -> None:
@@ -18,7 +45,7 @@ def test_what_tc_changed_behind_our_back(lan: Lan) -> None:
     with DaemonProcess(OVSDB, RUNDIR, settings(lan)) as daemon:
         daemon.do(tree(lan))
         number = daemon.request(f"reserve(dstHost={h3.ip}, dstPort=5201) = 12Mb on net to +10min.")
-        daemon.settle(20)
+        daemon.settle(FOUND)
         ports = ",".join(sorted(host.device for host in lan.hosts))
         assert daemon.requests()[number].startswith(f"installed by queue 1 on {ports} reserve(")
         good = read_tc(h3.device)
@@ -33,34 +60,31 @@ def test_what_tc_changed_behind_our_back(lan: Lan) -> None:
         subprocess.run([*change, "htb", "rate", "11mbit", "ceil", "20mbit"], check=True)
         assert read_tc(h3.device)[1][0] == 11 * MBIT
         look()  # Open vSwitch itself sets every queue again at this change; ours is to see that it did
-        wait_for(lambda: read_tc(h3.device) == good, "the old rate", 20)
+        wait_for(lambda: read_tc(h3.device) == good, "the old rate", FOUND)
 
         # The whole qdisc is gone: Open vSwitch, which thinks it is there, cannot set a queue; ours are made anew.
         run("tc", "qdisc", "del", "dev", h3.device, "root")
         assert read_tc(h3.device) == {}
         look()
-        wait_for(lambda: read_tc(h3.device) == good, "all classes", 20)
+        wait_for(lambda: read_tc(h3.device) == good, "all classes", FOUND)
         assert daemon.logged("the kernel has other queues than it was told: queue 0 is not in the kernel") >= 1
-        wait_for(lambda: daemon.requests()[number].startswith("installed by queue 1"), "status", 20)
+        wait_for(lambda: daemon.requests()[number].startswith("installed by queue 1"), "status", FOUND)
 
         # Somebody who changes it again and again: after two attempts it is said, and left.
-        stop = threading.Event()
+        degraded = f"degraded: port {h3.device} queue 1 has 11Mb of 12Mb"
 
-        def spoil() -> None:
-            while not stop.wait(0.02):
-                subprocess.run([*change, "htb", "rate", "11mbit", "ceil", "20mbit"], capture_output=True, timeout=10)
-
-        spoiler = threading.Thread(target=spoil)
-        spoiler.start()
-        try:
+        def said() -> bool:
+            """Which of the two changes the class just before the daemon reads it is chance: as often as it takes."""
             look()
-            degraded = f"degraded: port {h3.device} queue 1 has 11Mb of 12Mb"
-            wait_for(lambda: daemon.requests()[number].startswith(degraded), "degraded status", 20)
-            wait_for(lambda: daemon.logged("making its queues anew") >= 2, "the second attempt", 20)
-        finally:
-            stop.set()
-            spoiler.join(10)
-        look()
-        wait_for(lambda: daemon.requests()[number].startswith("installed by queue 1"), "status after all", 20)
+            return daemon.requests()[number].startswith(degraded) and daemon.logged("making its queues anew") >= 2
+
+        with changing(f"class change dev {h3.device} parent 1:fffe classid 1:2 htb rate 11mbit ceil 20mbit"):
+            wait_for(said, "degraded status after a second attempt", FOUND)
+
+        def good_again() -> bool:
+            look()
+            return daemon.requests()[number].startswith("installed by queue 1")
+
+        wait_for(good_again, "status after all", FOUND)
         assert read_tc(h3.device)[1] == (12 * MBIT, 20 * MBIT)
     assert vsctl("list", "qos")  # rows stay when the daemon ends

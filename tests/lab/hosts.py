@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 from pyroute2 import netns
 
+from tests.support.patience import PATIENCE
+
 T = TypeVar("T")
 SEQUENCE_SPAN = 1 << 16  # icmp_seq has 16 bits (RFC 792)
 IN_FLIGHT = 20  # requests at the end of a ping that may still be under way, not lost
@@ -38,7 +40,7 @@ class Host:
         """Starts a command in the host; the caller ends it."""
         return subprocess.Popen([*self.enter, *command], text=True, **options)
 
-    def run(self, *command: str, timeout: float = 30.0) -> str:
+    def run(self, *command: str, timeout: float = PATIENCE) -> str:
         """Standard output of a command in the host; AssertionError when it fails, TimeoutExpired after `timeout` s."""
         done = subprocess.run([*self.enter, *command], capture_output=True, text=True, timeout=timeout)
         assert done.returncode == 0, f"{self.name}: {command}: exit {done.returncode}\n{done.stdout}{done.stderr}"
@@ -91,7 +93,7 @@ class Host:
                 yield pings
             finally:
                 process.send_signal(signal.SIGINT)  # makes it print the number sent
-                process.wait(timeout=10)
+                process.wait(timeout=PATIENCE)
             output.seek(0)
             pings.read(output.read())
 
@@ -102,7 +104,7 @@ class Host:
             [*self.enter, "ping", "-n", "-i", str(interval), "-c", str(count), "-W", str(wait), other.ip],
             capture_output=True,
             text=True,
-            timeout=count * max(interval, 0.01) * 2 + 30,
+            timeout=count * max(interval, 0.01) * 2 + PATIENCE,
         )
         pings.read(done.stdout + done.stderr)
         return pings

@@ -44,8 +44,8 @@ def arrivals(
     """Sends each packet from its host; for each packet, the names of the hosts in `at` at which it arrived.
 
     A packet starts with Ether; its token is appended to the payload (scapy computes lengths and checksums after that).
-    Packets leave `gap` seconds apart; returns `wait` seconds after the last one left. What a host sends does not count
-    as arrived at that host. A bridge that has not learnt an address floods: let the hosts speak once before.
+    Packets leave `gap` seconds apart; returns when for `wait` seconds none arrived any more. What a host sends does not
+    count as arrived at that host. A bridge that has not learnt an address floods: let the hosts speak once before.
 
         [there] = arrivals([(h1, Ether(src=h1.mac, dst=h2.mac) / IP(src=h1.ip, dst=h2.ip) / UDP(dport=53))], at=[h2])
         assert there == {"h2"}
@@ -68,7 +68,10 @@ def arrivals(
         for (sender, packet), token in zip(sends, tokens, strict=True):
             links[sender.name].send(packet / Raw(token))
             collect(time.monotonic() + gap)
-        collect(time.monotonic() + wait)
+        before = -1
+        while (there := sum(map(len, found))) > before:  # as long as there comes something
+            before = there
+            collect(time.monotonic() + wait)
     finally:
         for link in links.values():
             link.close()

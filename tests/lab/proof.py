@@ -18,6 +18,7 @@ from ovspane.audit.verify import proof, reading
 from ovspane.cli.client import Client
 from ovspane.dataplane.walk import Fabric, Spot
 from tests.lab.topology import Lan
+from tests.support.patience import PATIENCE
 
 RUNDIR = Path("/var/run/openvswitch")
 
@@ -69,7 +70,7 @@ class Prover:
     def kinds(self) -> set[str]:
         return {finding.kind for finding in self.run()}
 
-    def holds(self, seconds: float = 10.0) -> None:
+    def holds(self, seconds: float = PATIENCE) -> None:
         """Everything is as the policy says, within that time: what changes is not there at once."""
         deadline = time.monotonic() + seconds
         while found := self.run():

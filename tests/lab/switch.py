@@ -8,6 +8,8 @@ import os
 import subprocess
 from collections.abc import Sequence
 
+from tests.support.patience import PATIENCE
+
 DATAPATH = os.environ.get("OVSPANE_DATAPATH", "")
 """`netdev` (userspace) or `system` (kernel), as lab/sandbox or lab/kernel set it; empty outside of them."""
 
@@ -15,14 +17,15 @@ PROTOCOLS = "OpenFlow10,OpenFlow13,OpenFlow14,OpenFlow15"
 
 
 def run(*command: str) -> str:
-    """The standard output of a command; raises AssertionError with both outputs when it fails or takes over 30 s."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    """The standard output of a command; raises AssertionError with both outputs when it fails or takes longer than
+    PATIENCE."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
 def vsctl(*arguments: str) -> str:
-    return run("ovs-vsctl", "--timeout=20", *arguments)
+    return run("ovs-vsctl", f"--timeout={PATIENCE:.0f}", *arguments)
 
 
 def ofctl(command: str, *arguments: str) -> str:

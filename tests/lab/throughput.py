@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.lab.hosts import Host
+from tests.support.patience import PATIENCE, wait_for
 
 INTERVAL = 0.2
 _LINE = re.compile(r"^\[ *\d+\] +([\d.]+)-([\d.]+) +sec +([\d.]+) ([KMG]?)Bytes")
@@ -94,7 +95,7 @@ def _flowing(streams: Sequence[Stream]) -> Iterator[tuple[list[Received], list[s
         for stream in streams:
             senders.append(stream.src.popen(*_command(stream), stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
             stack.callback(_end, senders[-1])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not all(one.flows for one in received):
             assert time.monotonic() < deadline, "a stream does not come through"
             for sender in senders:
@@ -109,11 +110,10 @@ def _command(stream: Stream) -> list[str]:
 
 
 def _await_listener(stream: Stream) -> None:
-    for _ in range(100):
-        if f":{stream.port} " in stream.dst.run("ss", "-Hltn"):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"iperf3 does not listen on {stream.dst.name}:{stream.port}")
+    wait_for(
+        lambda: f":{stream.port} " in stream.dst.run("ss", "-Hltn"),
+        f"iperf3 that listens on {stream.dst.name}:{stream.port}",
+    )
 
 
 def _end(process: subprocess.Popen[str]) -> None:

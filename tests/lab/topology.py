@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tests.lab.hosts import Host
 from tests.lab.switch import DATAPATH, add_bridge, add_port, delete_bridge, run
+from tests.support.patience import PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def one_bridge(count: int, bridge: str = "br0", settings: Sequence[str] = ()) ->
         for name in made:
             # The kernel takes a namespace's devices away some time after the namespace: the next test would find the
             # name taken.
-            subprocess.run(["ip", "link", "del", f"{name}-eth0"], capture_output=True, timeout=30)
+            subprocess.run(["ip", "link", "del", f"{name}-eth0"], capture_output=True, timeout=PATIENCE)
             run("ip", "netns", "del", name)
 
 

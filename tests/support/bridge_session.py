@@ -10,21 +10,22 @@ from ovspane.flowpush import BridgeSession, FlowKey
 from ovspane.packets.match import ETH_IPV4, Match
 from ovspane.placement.flow_rules import COOKIE_TAG, FlowRule, Instructions
 from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import LONG, PATIENCE
 
 T = TypeVar("T")
 BRIDGE = "br0"
 
 
 def run(work: Coroutine[object, object, T]) -> T:
-    """Run one test's work; no test may take a minute."""
+    """Run one test's work; what takes longer than LONG hangs."""
 
     async def bounded() -> T:
-        return await asyncio.wait_for(work, 60)
+        return await asyncio.wait_for(work, LONG)
 
     return asyncio.run(bounded())
 
 
-def session(ovs: DummyOvs, bridge: str = BRIDGE, timeout: float = 10.0) -> BridgeSession:
+def session(ovs: DummyOvs, bridge: str = BRIDGE, timeout: float = PATIENCE) -> BridgeSession:
     """A session to be connected with `async with`."""
     return BridgeSession(ovs.mgmt(bridge), timeout=timeout)
 

@@ -9,26 +9,20 @@ import contextlib
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.support.patience import PATIENCE, wait_for
 
 SCHEMA = Path(__file__).parents[2] / "ovspane" / "store" / "ovspane.ovsschema"
 ELECTION_MS = 500
 
 
-def run(*command: str, timeout: float = 30.0) -> str:
+def run(*command: str, timeout: float = PATIENCE) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within {seconds:g} s"
-        time.sleep(0.02)
 
 
 def free_port() -> int:
@@ -93,7 +87,7 @@ class Member:
     def status(self) -> str:
         """What cluster/status says; "" when the server does not answer."""
         done = subprocess.run(
-            ["ovs-appctl", "-T", "2", "-t", f"{self.folder}/ctl", "cluster/status", "OVSPane"],
+            ["ovs-appctl", "-T", "30", "-t", f"{self.folder}/ctl", "cluster/status", "OVSPane"],
             capture_output=True,
             text=True,
         )

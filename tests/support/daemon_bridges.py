@@ -7,7 +7,8 @@ effort.
 from __future__ import annotations
 
 from tests.support.daemon_process import DaemonProcess
-from tests.support.ovs_dummy import PROTOCOLS, DummyOvs, wait_for
+from tests.support.ovs_dummy import PROTOCOLS, DummyOvs
+from tests.support.patience import PATIENCE, wait_for
 
 COOKIE = "cookie=0x70616e65"
 #: flows of discovery: ours, but of no policy; they go by themselves a minute after a daemon that was killed
@@ -67,7 +68,7 @@ def drops(ovs: DummyOvs, packet: str, name: str = "br0") -> bool:
     return ovs.actions(name, packet) == "drop"
 
 
-def wait_verdict(ovs: DummyOvs, packet: str, dropped: bool, seconds: float = 5.0, name: str = "br0") -> None:
+def wait_verdict(ovs: DummyOvs, packet: str, dropped: bool, seconds: float = PATIENCE, name: str = "br0") -> None:
     wait_for(lambda: drops(ovs, packet, name) == dropped, f"{'drop' if dropped else 'pass'} of {packet}", seconds)
 
 

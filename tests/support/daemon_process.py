@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.ovs_dummy import wait_for
+from tests.support.patience import LONG, PATIENCE, wait_for
 
 _COUNT = re.compile(r"OK n=(\d+)")
 _PROJECT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def ovspane(*arguments: str) -> list[str]:
 class Talk:
     """One client: statements out, the lines of each reply in."""
 
-    def __init__(self, path: Path, seconds: float = 20.0) -> None:
+    def __init__(self, path: Path, seconds: float = PATIENCE) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         # blocking: with a timeout it would fail when the queue is full (connect(2), EAGAIN)
         self.socket.connect(str(path))
@@ -95,7 +95,12 @@ class DaemonProcess:
         self._talk: Talk | None = None
 
     def __enter__(self) -> DaemonProcess:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # a `with` whose beginning fails has no end: nobody else would end the process
+            print(self.log)
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -126,7 +131,7 @@ class DaemonProcess:
     def start(self) -> None:
         """Start, and wait until it answers."""
         self.launch()
-        wait_for(self._answers, "answering daemon", 20.0)
+        wait_for(self._answers, "answering daemon")
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -149,7 +154,7 @@ class DaemonProcess:
             self.process.wait()
             self.process = None
 
-    def stop(self, seconds: float = 10.0) -> int:
+    def stop(self, seconds: float = PATIENCE) -> int:
         """SIGTERM; the exit status."""
         assert self.process is not None
         self._hang_up()
@@ -169,15 +174,21 @@ class DaemonProcess:
         """Resident bytes."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    @property
+    def spent(self) -> float:
+        """Processor seconds of its event loop's thread so far: what that did, however busy the machine is (proc(5),
+        schedstat)."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0]) / 1e9
+
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Another ovspane command with the same configuration; ends it after 30 s."""
+        """Another ovspane command with the same configuration; ends it after LONG."""
         command = ovspane(*arguments, "--config", str(self.config))
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=_PROJECT)
+        return subprocess.run(command, capture_output=True, text=True, timeout=LONG, cwd=_PROJECT)
 
     def probe(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`ovspane probe` with the same configuration and socket; ends it after 60 s."""
+        """`ovspane probe` with the same configuration and socket; ends it after LONG."""
         command = ovspane("probe", *arguments, "--config", str(self.config), "--socket", str(self.socket))
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=_PROJECT)
+        return subprocess.run(command, capture_output=True, text=True, timeout=LONG, cwd=_PROJECT)
 
     def check_probes(self) -> None:
         """Probe all: packets at the edges of every verdict have to meet it on every bridge."""
@@ -195,7 +206,7 @@ class DaemonProcess:
 
     # --- talking
 
-    def client(self, seconds: float = 20.0) -> Talk:
+    def client(self, seconds: float = PATIENCE) -> Talk:
         return Talk(self.socket, seconds)
 
     def _hang_up(self) -> None:
@@ -227,12 +238,14 @@ class DaemonProcess:
         lines = self.ask("ListRequests.").splitlines()[1:]
         return {int(number): rest for number, rest in (line.split(" ", 1) for line in lines)}
 
-    def settle(self, seconds: float = 5.0) -> None:
+    def settle(self, seconds: float = PATIENCE) -> None:
         """Wait until the switch has what was accepted: no request is pending, and its cached flows obey the tables."""
         wait_for(lambda: not any(r.startswith("pending") for r in self.requests().values()), "end of pending", seconds)
         # one that forwards; a barrier says nothing of the cache (ovs-vswitchd(8), revalidator/wait)
         if Path(self.rundir) == LAB:
-            subprocess.run(["ovs-appctl", "-T", "5", "revalidator/wait"], capture_output=True, check=False)
+            subprocess.run(
+                ["ovs-appctl", "-T", f"{PATIENCE:.0f}", "revalidator/wait"], capture_output=True, check=False
+            )
 
-    def wait_for_log(self, text: str, count: int = 1, seconds: float = 5.0) -> None:
+    def wait_for_log(self, text: str, count: int = 1, seconds: float = PATIENCE) -> None:
         wait_for(lambda: self.logged(text) >= count, f"log line {text!r}", seconds)

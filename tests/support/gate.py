@@ -12,6 +12,9 @@ class Gate:
         _, self._host, port = remote.split(":")
         self._port = int(port)
         self.swallow = self.hold = False
+        #: what was lost, of either direction: for a test that waits until something was
+        self.lost = b""
+        self.connections = 0
         self._writers: list[asyncio.StreamWriter] = []
 
     async def start(self) -> str:
@@ -19,6 +22,7 @@ class Gate:
         return f"tcp:127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         there, back = await asyncio.open_connection(self._host, self._port)
         self._writers += [writer, back]
         await asyncio.gather(
@@ -27,7 +31,9 @@ class Gate:
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, flag: str) -> None:
         while data := await source.read(65536):
-            if not getattr(self, flag):
+            if getattr(self, flag):
+                self.lost += data
+            else:
                 sink.write(data)
 
     def cut(self) -> None:
@@ -35,3 +41,8 @@ class Gate:
             writer.close()
         self._writers = []
         self.swallow = self.hold = False
+        self.lost = b""
+
+    def lost_transaction(self) -> bool:
+        """A transaction is on its way to nowhere, or the answer to one."""
+        return b'"transact"' in self.lost or b'"result":[' in self.lost

@@ -23,23 +23,16 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.patience import LONG, PATIENCE
+from tests.support.patience import wait_for as wait_for  # for the tests of the kernel's tier, too
+
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 PROTOCOLS = "OpenFlow10,OpenFlow13,OpenFlow14,OpenFlow15"
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
-    """Poll `condition` until it holds. Raises TimeoutError naming `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no {what} within {seconds} s")
-        time.sleep(0.005)
 
 
 def _answers(path: Path) -> bool:
@@ -61,7 +54,7 @@ class Unixctl:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(10)
+        self._socket.settimeout(PATIENCE)
         self._socket.connect(str(path))
         self._decoder = json.JSONDecoder()
 
@@ -98,7 +91,7 @@ class StreamPort:
     def send(self, frame: bytes) -> None:
         self._socket.sendall(struct.pack("!H", len(frame)) + frame)
 
-    def receive(self, seconds: float = 2.0) -> bytes | None:
+    def receive(self, seconds: float = PATIENCE) -> bytes | None:
         """The next frame that the switch sent out of the port, or None if there was none within `seconds`."""
         self._socket.settimeout(seconds)
         while True:
@@ -229,7 +222,7 @@ class DummyOvs:
         if process is not None and process.poll() is None:
             (process.kill if kill else process.terminate)()
             try:
-                process.wait(5)
+                process.wait(30)  # else it is killed, which is no failure
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -245,18 +238,18 @@ class DummyOvs:
 
     def run(self, *command: str) -> str:
         """Run a program against this switch; returns its output. Raises RuntimeError with what it wrote if it fails."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=LONG)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
     def vsctl(self, *arguments: str) -> str:
-        """ovs-vsctl, which waits until vswitchd has done what the database says (at most 20 s)."""
-        return self.run("ovs-vsctl", "--timeout=20", *arguments)
+        """ovs-vsctl, which waits until vswitchd has done what the database says (at most PATIENCE)."""
+        return self.run("ovs-vsctl", f"--timeout={PATIENCE:.0f}", *arguments)
 
     def ofctl(self, *arguments: str) -> str:
         """ovs-ofctl with OpenFlow 1.4, ports by number."""
-        return self.run("ovs-ofctl", "-O", "OpenFlow14", "--no-names", "--timeout=20", *arguments)
+        return self.run("ovs-ofctl", "-O", "OpenFlow14", "--no-names", f"--timeout={PATIENCE:.0f}", *arguments)
 
     def appctl(self, command: str, *arguments: str) -> str:
         """A control command of ovs-vswitchd over the persistent connection (thousands a second)."""

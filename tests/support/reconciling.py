@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from ovspane.flowpush import BridgeSession
-from ovspane.openflow.messages import as_programmed
+from ovspane.openflow.meters import as_programmed
 from ovspane.ovsdb.switch_db import SwitchDb
 from ovspane.packets.match import Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
@@ -21,6 +21,7 @@ from ovspane.switch.ownership import Ownership
 from ovspane.switch.reconciler import Reconciler
 from tests.support.daemon_bridges import FOREIGN_METER
 from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import PATIENCE
 
 M = 1_000_000
 PIPELINE = Pipeline()
@@ -44,7 +45,7 @@ class Running:
     def change(self, added: tuple[Rule, ...] = (), removed: tuple[Rule, ...] = (), stages: int = 1) -> None:
         self.reconciler.change(TableDelta(added, removed), stages)
 
-    async def settled(self, seconds: float = 5) -> None:
+    async def settled(self, seconds: float = PATIENCE) -> None:
         assert await self.reconciler.settled(seconds)
 
 
@@ -54,7 +55,7 @@ async def running(ovs: DummyOvs, pipeline: Pipeline = PIPELINE) -> AsyncIterator
     made.switch.start()
     task = asyncio.create_task(made.reconciler.run())
     try:
-        assert await made.switch.wait_until(lambda: made.switch.connected, 5)
+        assert await made.switch.wait_until(lambda: made.switch.connected, PATIENCE)
         await made.settled()
         yield made
         assert not task.done(), task
@@ -63,12 +64,6 @@ async def running(ovs: DummyOvs, pipeline: Pipeline = PIPELINE) -> AsyncIterator
         await asyncio.gather(task, return_exceptions=True)
         made.reconciler.close()
         await made.switch.close()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def deny(request: int, port: int) -> Rule:
@@ -101,7 +96,7 @@ async def is_as_planned(ovs: DummyOvs, made: Running) -> bool:
         }
 
 
-async def until_as_planned(ovs: DummyOvs, made: Running, seconds: float = 5) -> None:
+async def until_as_planned(ovs: DummyOvs, made: Running, seconds: float = PATIENCE) -> None:
     async with asyncio.timeout(seconds):
         while not await is_as_planned(ovs, made):
             await asyncio.sleep(0.01)

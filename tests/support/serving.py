@@ -17,6 +17,7 @@ from ovspane.server.peers import UnixPeer
 from ovspane.server.service import Service
 from ovspane.server.session import ClientSession
 from ovspane.store import StoreError
+from tests.support.patience import PATIENCE
 
 
 class FileKeeper:
@@ -86,14 +87,14 @@ class Client:
     def send(self, text: str | bytes) -> None:
         self.writer.write(text if isinstance(text, bytes) else text.encode())
 
-    async def line(self, seconds: float = 10) -> str:
+    async def line(self, seconds: float = PATIENCE) -> str:
         return (await asyncio.wait_for(self.reader.readline(), seconds)).decode().rstrip("\n")
 
     async def ask(self, text: str) -> str:
         self.send(text + "\n")
         return await self.line()
 
-    async def at_end(self, seconds: float = 10) -> str:
+    async def at_end(self, seconds: float = PATIENCE) -> str:
         return (await asyncio.wait_for(self.reader.read(), seconds)).decode()
 
     async def close(self) -> None:

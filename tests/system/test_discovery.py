@@ -19,6 +19,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
+from ovspane.config import TopologySettings
 from ovspane.discovery.lldp import DESTINATION, ETHERTYPE, Probe, encode
 from ovspane.network.flood import flood_tree
 from ovspane.network.model import PortId, link_key
@@ -28,12 +29,11 @@ from tests.lab.packets import arrivals, listener
 from tests.lab.switch import add_bridge, appctl, delete_bridge, flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
 from tests.support.daemon_process import DaemonProcess
-from tests.support.ovs_dummy import wait_for
+from tests.support.patience import LONG, PATIENCE, too_slow_to_tell, wait_for
 
 pytestmark = pytest.mark.system
 
 RUNDIR = Path("/var/run/openvswitch")
-FOUND = 15.0  # seconds; the machine may be busy
 
 
 @dataclass(slots=True)
@@ -71,15 +71,15 @@ class Watcher(DaemonProcess):
     def view(self) -> View:
         done = subprocess.run(
             [sys.executable, "-m", "ovspane.cli.main", "topology", "--format", "json", "--socket", str(self.socket)],
-            capture_output=True, text=True, timeout=30,
+            capture_output=True, text=True, timeout=LONG,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return View(json.loads(done.stdout))
 
-    def wait(self, good: Callable[[View], bool], what: str, seconds: float = FOUND) -> View:
+    def wait(self, good: Callable[[View], bool], what: str, seconds: float = PATIENCE) -> View:
         try:
             wait_for(lambda: good(self.view()), what, seconds)
-        except AssertionError as late:
+        except TimeoutError as late:
             raise AssertionError(f"{late}\n{json.dumps(self.view().items, indent=1)}") from late
         return self.view()
 
@@ -93,9 +93,7 @@ def speak(lan: Lan) -> None:
     """Every host asks the next one for its MAC address and gets an answer, as soon as the daemon can hear it."""
     bridges = vsctl("list-br").split()
     wait_for(
-        lambda: all(any("0x70746f70" in flow for flow in flows(bridge)) for bridge in bridges),
-        "ears on all bridges",
-        FOUND,
+        lambda: all(any("0x70746f70" in flow for flow in flows(bridge)) for bridge in bridges), "ears on all bridges"
     )
     for host, after in zip(lan.hosts, [*lan.hosts[1:], lan.hosts[0]], strict=True):
         host.run("ip", "neigh", "flush", "all", "nud", "permanent")
@@ -181,14 +179,14 @@ def test_daemons_of_two_hosts_find_each_other() -> None:
             assert [item["host"] for item in one.view().of("bridge")] == ["", "host-br1"]
         one.wait(lambda view: [item["name"] for item in view.of("bridge")] == ["br0"], "end of a host that is gone", 20)
         with Watcher(settings("br1", "another")) as other:
-            other.wait_for_log("hears a probe of a stranger", seconds=FOUND)
+            other.wait_for_log("hears a probe of a stranger")
             assert other.view().links == one.view().links == set()
 
 
 def test_a_ring_with_redundant_links_and_its_failures() -> None:
     with mininet_net.ring(4) as lan, Watcher('[network]\nplacement = "paths"\nflood_tree = true\n') as daemon:
         daemon.wait(lambda view: view.links == RING, "ring")
-        daemon.wait_for_log("does not flood now", 2, FOUND)
+        daemon.wait_for_log("does not flood now", 2)
         for bridge in lan.bridges:
             ofctl("add-flow", bridge, "priority=1,actions=NORMAL")
         speak(lan)
@@ -198,14 +196,12 @@ def test_a_ring_with_redundant_links_and_its_failures() -> None:
         for failing in sorted(RING, key=sorted)[:2]:
             end = sorted(failing)[0].split(":")[1]
             run("ip", "link", "set", end, "down")
-            wait_for(lambda gone=failing: daemon.links() == RING - {gone}, f"end of {end}", 5)
+            wait_for(lambda gone=failing: daemon.links() == RING - {gone}, f"end of {end}")
             assert h1.reaches(h3) and "DUP" not in h1.ping(h3, 20, 0.01).output
             run("ip", "link", "set", end, "up")
             daemon.wait(lambda view: view.links == RING, f"return of {end}")
         vsctl("del-br", "s4")
-        wait_for(
-            lambda: daemon.links() == {link for link in RING if not any("s4" in end for end in link)}, "end of s4", 5
-        )
+        wait_for(lambda: daemon.links() == {link for link in RING if not any("s4" in end for end in link)}, "end of s4")
         view = daemon.view()
         assert "s4" not in {item["name"] for item in view.of("bridge")}
         assert lan.host("h4").mac not in view.hosts
@@ -228,21 +224,31 @@ def forward_on_the_flood_tree(links: set[frozenset[str]]) -> None:
         ofctl("add-flow", bridge, "cookie=0x7,priority=1,actions=NORMAL")
 
 
-def test_a_failed_link_is_known_within_a_second() -> None:
-    """Of ten failures nine are, on a machine that others use too; the figures are printed."""
+def test_a_failed_link_is_known_by_its_port() -> None:
+    """Not by the silence of its probes, which takes three intervals: nine of ten failures are known in a small part
+    of that. The control is how long the same command and question take when nothing happens; the figures are
+    printed."""
     with mininet_net.line(3), Watcher() as daemon:
         daemon.wait(lambda view: view.links == LINE, "links")
         [failing] = pairs(("s1:s1-eth2", "s2:s2-eth2"))
-        took = []
+        took, control, silence = [], [], 3 * TopologySettings().interval
         for _ in range(10):
             begin = time.monotonic()
+            run("ip", "link", "set", "s1-eth2", "up")
+            wait_for(lambda: daemon.links() == LINE, "all links")
+            control.append(time.monotonic() - begin)
+            begin = time.monotonic()
             run("ip", "link", "set", "s1-eth2", "down")
-            wait_for(lambda: daemon.links() == LINE - {failing}, "end of a link", 10)
+            wait_for(lambda: daemon.links() == LINE - {failing}, "end of a link")
             took.append(time.monotonic() - begin)
             run("ip", "link", "set", "s1-eth2", "up")
-            wait_for(lambda: daemon.links() == LINE, "return of a link", 10)
-        print("known after (s):", " ".join(f"{one:.2f}" for one in sorted(took)))
-        assert sorted(took)[8] < 1.0
+            wait_for(lambda: daemon.links() == LINE, "return of a link")
+        print(
+            "known after (s):", " ".join(f"{one:.2f}" for one in sorted(took)), f"; a question {sorted(control)[8]:.3f}"
+        )
+        if sorted(control)[8] > silence / 60:
+            too_slow_to_tell(f"a command and a question take {sorted(control)[8]:.2f} s")
+        assert sorted(took)[8] < silence / 6
 
 
 def test_hosts_that_move(mininet_line: Lan) -> None:
@@ -260,11 +266,16 @@ def test_hosts_that_move(mininet_line: Lan) -> None:
         daemon.wait(lambda view: view.at(h2) == f"s3:{h3.device}", "h2's MAC at h3's port")
         assert h2.reaches(h1)
         daemon.wait(lambda view: view.at(h2) == f"s2:{h2.device}", "h2's MAC back")
-        for _ in range(4):
-            say_as(h3, h2)
-            h2.reaches(h1)
-            time.sleep(0.3)
-        view = daemon.wait(lambda view: view.host(h2)["damped"], "the end of following it")
+
+        def moved(view: View) -> bool:
+            damped = bool(view.host(h2)["damped"])
+            if not damped:
+                say_as(h3, h2)
+                h2.reaches(h1)
+                time.sleep(0.3)
+            return damped
+
+        view = daemon.wait(moved, "the end of following it")
         assert [item["subject"] for item in view.of("conflict")] == [h2.mac]
         assert daemon.logged(f"{h2.mac} is seen at", "WARNING")
 
@@ -385,7 +396,7 @@ def test_datapath_flows_of_unicast_packets_match_no_more_than_before(lan: Lan) -
         wait_for(lambda: any("table=143" in flow for flow in flows("br0")), "pipeline")
         before = megaflows()
     with Watcher() as daemon:
-        wait_for(lambda: sum("0x70746f70" in flow for flow in flows("br0")) == 5, "flows of discovery", FOUND)
+        wait_for(lambda: sum("0x70746f70" in flow for flow in flows("br0")) == 5, "flows of discovery")
         assert megaflows() == before
 
 
@@ -407,7 +418,7 @@ def test_strangers_and_garbage(lan: Lan) -> None:
         for op in range(5):
             link.send(Ether(src=h1.mac, dst="ff:ff:ff:ff:ff:ff", type=0x0806) / Raw(bytes([op]) * (5 * op)))
         link.close()
-        daemon.wait_for_log("hears a probe of a stranger", seconds=FOUND)
+        daemon.wait_for_log("hears a probe of a stranger")
         view = daemon.view()
         assert view.links == set() and {item["name"] for item in view.of("port")} == before
         assert [item["name"] for item in view.of("bridge")] == ["br0"]
@@ -428,17 +439,22 @@ def test_a_huge_learning_table(lan: Lan) -> None:
             if number % 100 == 0:
                 time.sleep(0.01)
         link.close()
+        begun = daemon.spent
         learnt = len(appctl("fdb/show", "br0").splitlines()) - 1
         assert learnt > 5000
-        daemon.wait(lambda view: len(view.of("host")) >= learnt, "all that is learnt", 30)
+        daemon.wait(lambda view: len(view.of("host")) >= learnt, "all that is learnt")
         slowest = 0.0
         for _ in range(30):
-            begin = time.monotonic()
+            begin = daemon.spent
             assert daemon.ask("Whoami.") == "OK principal=root"
-            slowest = max(slowest, time.monotonic() - begin)
+            slowest = max(slowest, daemon.spent - begin)
             time.sleep(0.1)
-        print(f"{learnt} addresses learnt; slowest answer {slowest * 1000:.0f} ms")
-        assert slowest < 2.0
+        whole = daemon.spent - begun
+        print(
+            f"{learnt} addresses learnt; {slowest * 1000:.0f} ms of work before an answer at most, of "
+            f"{whole * 1000:.0f} ms"
+        )
+        assert slowest < whole / 3
 
 
 def test_only_root_sees_the_network(lan: Lan) -> None:
@@ -461,6 +477,6 @@ def test_only_root_sees_the_network(lan: Lan) -> None:
                 ],
                 capture_output=True,
                 text=True,
-                timeout=30,
+                timeout=LONG,
             )
             assert done.returncode == 0 and sign in done.stdout and "br0" in done.stdout

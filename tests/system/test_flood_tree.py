@@ -13,18 +13,21 @@ import pytest
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from ovspane.config import TopologySettings
 from ovspane.switch.flood_control import HOLD
 from tests.lab import mininet_net
 from tests.lab.packets import listener, received
 from tests.lab.switch import appctl, ofctl, run, vsctl
 from tests.lab.topology import Lan, settle
-from tests.support.ovs_dummy import wait_for
+from tests.support.patience import PATIENCE, too_slow_to_tell, wait_for
 from tests.system.test_discovery import RING, Watcher
 
 pytestmark = pytest.mark.system
 
 TOKEN = b"counted once, please"
 INTERVAL = 0.005  # seconds between pings
+#: seconds without a probe after which a link is given up, if nothing else tells of its end
+SILENCE = 3 * TopologySettings().interval
 SETTINGS = '[network]\nplacement = "paths"\nflood_tree = true\n'
 
 
@@ -53,7 +56,7 @@ def kept() -> Iterator[tuple[Lan, Watcher]]:
     """A ring of four that learns and floods, and the daemon that keeps it a tree."""
     with mininet_net.ring(4) as lan, Watcher(SETTINGS) as daemon:
         daemon.wait(lambda view: view.links == RING, "ring")
-        wait_for(lambda: len(silent()) == 2, "a link out of the tree", 10)
+        wait_for(lambda: len(silent()) == 2, "a link out of the tree")
         forward()
         settle(lan)
         time.sleep(HOLD)
@@ -68,11 +71,16 @@ def copies(lan: Lan, wait: float = 0.5) -> dict[tuple[str, str], int]:
     try:
         for host in lan.hosts:
             links[host.name].send(Ether(src=host.mac, dst="ff:ff:ff:ff:ff:ff", type=0x88B5) / Raw(TOKEN))
-        for name, frame in received(links, time.monotonic() + wait):
-            if TOKEN in frame:
-                found[names[frame[6:12]], name] += 1
-            if found.total() > 1000:
-                break  # a storm
+        began = time.monotonic()
+        while True:  # until all that has to come has, and then for what comes twice
+            whole = found.keys() >= once(lan).keys() or time.monotonic() > began + PATIENCE / 4
+            for name, frame in received(links, time.monotonic() + wait):
+                if TOKEN in frame:
+                    found[names[frame[6:12]], name] += 1
+                if found.total() > 1000:
+                    return dict(found)  # a storm
+            if whole:
+                break
     finally:
         for link in links.values():
             link.close()
@@ -96,9 +104,11 @@ def outage(lan: Lan, happens: Callable[[], object]) -> float:
         start = time.monotonic()
         time.sleep(0.3)
         happens()
-        time.sleep(2.5)
+        time.sleep(SILENCE)
         took = time.monotonic() - start
-    assert all(ping.received > 50 for ping in pings), "a host is not reached any more"
+    if min(ping.sent for ping in pings) < 200:
+        too_slow_to_tell(f"{min(ping.sent for ping in pings)} pings were sent in {took:.1f} s")
+    assert all(ping.received > ping.sent / 3 for ping in pings), "a host is not reached any more"
     return max(ping.longest_gap * took / ping.sent for ping in pings)  # it is not as fast as it is asked to
 
 
@@ -117,12 +127,13 @@ def test_a_ring_and_its_failures() -> None:
     with kept() as (lan, daemon):
         assert marked() == silent()
         assert copies(lan) == once(lan)
+        calm = outage(lan, lambda: run("true"))
         downs, ups = [], []
         for link in sorted(RING, key=sorted):
             device = min(link).split(":")[1]
             ends = {end.split(":")[1] for end in link}
             downs.append(outage(lan, lambda device=device: run("ip", "link", "set", device, "down")))
-            assert silent() == marked() == ends, "the others are the tree now"
+            wait_for(lambda ends=ends: silent() == marked() == ends, "tree of the others")  # type: ignore[misc]
             assert copies(lan) == once(lan)
             ups.append(outage(lan, lambda device=device: run("ip", "link", "set", device, "up")))
             assert silent() == marked() == ends, "what comes back changes nothing"
@@ -134,8 +145,11 @@ def test_a_ring_and_its_failures() -> None:
             *(f"{one:.2f}" for one in ups),
         )
         assert not circling()
-        # of four, three; the machine may stand still for a moment
-        assert sorted(downs)[2] < 1.0 and sorted(ups)[2] < 1.0
+        # By the word of the ports, not by the silence of the probes; of four, three: the machine may stand still for a
+        # moment.
+        if calm > SILENCE / 20:
+            too_slow_to_tell(f"pings are lost for {calm:.2f} s when nothing happens")
+        assert sorted(downs)[2] < SILENCE / 5 and sorted(ups)[2] < SILENCE / 5
         assert daemon.view().hosts.keys() == {host.mac for host in lan.hosts}, "hosts are known all the while"
         assert all(daemon.view().at(host) in ("", f"{host.bridge}:{host.device}") for host in lan.hosts)
         kept_by_us = silent()
@@ -165,15 +179,15 @@ def test_what_somebody_else_set_stays_and_the_tree_goes_around_it() -> None:
             daemon.wait(lambda view: view.links == RING, "ring")
             quiet = {"s2-eth2", "s3-eth3"}
             wait_for(
-                lambda: silent() == quiet and marked() == {"s3-eth3"}, "the same link, out of the tree at both ends", 10
+                lambda: silent() == quiet and marked() == {"s3-eth3"}, "the same link, out of the tree at both ends"
             )
             forward()
             assert copies(lan) == once(lan)
             daemon.wait_for_log("s2:s2-eth2 does not flood by somebody else's word")
             run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", "s2", "s2-eth2", "flood")
-            wait_for(lambda: silent() == marked() == {"s2-eth2", "s3-eth3"}, "a link that is ours to leave out", 10)
+            wait_for(lambda: silent() == marked() == {"s2-eth2", "s3-eth3"}, "a link that is ours to leave out")
             run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", "s1", "s1-eth2", "no-flood")  # now in the tree
-            wait_for(lambda: silent() == {"s1-eth2", "s2-eth3"} and marked() == {"s2-eth3"}, "the way around", 10)
+            wait_for(lambda: silent() == {"s1-eth2", "s2-eth3"} and marked() == {"s2-eth3"}, "the way around")
             assert copies(lan) == once(lan)
             assert daemon.stop() == 0
             assert daemon.run("cleanup").returncode == 0
@@ -188,8 +202,8 @@ def test_a_loop_that_appears_is_closed() -> None:
             for here, there in (("s1", "s3"), ("s3", "s1")):
                 name, peer = f"{here}-{there}", f"{there}-{here}"
                 vsctl("add-port", here, name, "--", "set", "interface", name, "type=patch", f"options:peer={peer}")
-            wait_for(lambda: {"s1-s3", "s3-s1"} <= silent() or len(silent()) == 4, "a closed loop", 10)
+            wait_for(lambda: {"s1-s3", "s3-s1"} <= silent() or len(silent()) == 4, "a closed loop")
             print(f"closed {time.monotonic() - start:.2f} s after the first of two commands")
-        wait_for(lambda: copies(lan) == once(lan), "the end of the storm", 10)
+        wait_for(lambda: copies(lan) == once(lan), "the end of the storm")
         assert not circling()
         assert marked() == silent()

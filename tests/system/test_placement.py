@@ -20,8 +20,8 @@ from tests.lab.hosts import Host
 from tests.lab.packets import arrivals, packet_between
 from tests.lab.switch import appctl, flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
-from tests.support.ovs_dummy import wait_for
-from tests.system.test_discovery import FOUND, LINE, RING, TREE, Watcher, attached, forward_on_the_flood_tree, speak
+from tests.support.patience import wait_for
+from tests.system.test_discovery import LINE, RING, TREE, Watcher, attached, forward_on_the_flood_tree, speak
 from tests.system.test_flood_tree import forward, silent
 
 pytestmark = pytest.mark.system
@@ -98,7 +98,7 @@ def test_a_reservation_has_its_queue_on_each_leaving_port_of_its_path() -> None:
         number = daemon.request(f"reserve(srcHost={h1.ip}, dstHost={h3.ip}) = 12Mb on rootShare to +10min.")
         daemon.settle()
         queue = slot(daemon, number)
-        wait_for(lambda: queues(queue) == {"s1-eth2", "s2-eth3", h3.device}, "queues on the path", 10)
+        wait_for(lambda: queues(queue) == {"s1-eth2", "s2-eth3", h3.device}, "queues on the path")
         assert having(f"set_queue:{queue}") == {"s1", "s2", "s3"}
         assert f"set_queue:{queue}" in traced(h1, h3, 80)
         assert "set_queue" not in traced(h1, h2, 80)
@@ -107,7 +107,7 @@ def test_a_reservation_has_its_queue_on_each_leaving_port_of_its_path() -> None:
         assert "3Mb free" in refused and "fits from +" in refused
         back = daemon.request(f"reserve(srcHost={h2.ip}, dstHost={h1.ip}) = 12Mb on rootShare to +5min.")
         daemon.settle()
-        wait_for(lambda: queues(slot(daemon, back)) != set(), "queues of the second", 10)
+        wait_for(lambda: queues(slot(daemon, back)) != set(), "queues of the second")
         assert having(f"nw_src={h2.ip},nw_dst={h1.ip}") == {"s1", "s2"}
         daemon.do(f"Cancel {number}.")
         daemon.request(f"reserve(srcHost={h2.ip}, dstHost={h3.ip}) = 12Mb on rootShare to +5min.")
@@ -129,7 +129,7 @@ def test_a_deny_stands_at_the_first_switch_only(name: str) -> None:
         assert having("tp_dst=99") == set(lan.bridges)
         daemon.do(f"Cancel {number}.", f"Cancel {everywhere}.")
         daemon.settle()
-        wait_for(lambda: having("actions=drop") == set(), "no drop", 10)
+        wait_for(lambda: having("actions=drop") == set(), "no drop")
         assert first.reaches(last)
 
 
@@ -165,11 +165,11 @@ def test_a_link_that_fails_is_told_and_comes_back() -> None:
         assert lost not in daemon.requests()[far]
         failed = time.monotonic()
         run("ip", "link", "set", "s2-eth3", "down")
-        wait_for(lambda: lost in daemon.requests()[far], "word of the failed link", 5)
+        wait_for(lambda: lost in daemon.requests()[far], "word of the failed link")
         print(f"told after {time.monotonic() - failed:.2f} s")
         assert lost not in daemon.requests()[near]
         run("ip", "link", "set", "s2-eth3", "up")
-        wait_for(lambda: lost not in daemon.requests()[far], "word of its return", FOUND)
+        wait_for(lambda: lost not in daemon.requests()[far], "word of its return")
 
 
 def test_a_ring_that_loses_a_link() -> None:
@@ -188,18 +188,18 @@ def test_a_ring_that_loses_a_link() -> None:
             daemon.settle()
             queue = slot(daemon, number)
             clockwise, other = {"s1-eth2", "s2-eth2"}, {"s1-eth3", "s4-eth3"}
-            wait_for(lambda: queues(queue) >= clockwise | other | {h3.device}, "queues on both sides", 10)
+            wait_for(lambda: queues(queue) >= clockwise | other | {h3.device}, "queues on both sides")
             refused = daemon.ask(f"reserve(srcHost={h1.ip}, dstHost={lan.host('h2').ip}) = 12Mb on rootShare to +5min.")
             assert refused.startswith("NO 12Mb does not fit link"), refused
             failed = time.monotonic()
             run("ip", "link", "set", "s1-eth2", "down")
-            wait_for(lambda: not queues(queue) & clockwise, "end of the queues on the failed side", 5)
+            wait_for(lambda: not queues(queue) & clockwise, "end of the queues on the failed side")
             print(f"moved after {time.monotonic() - failed:.2f} s")
-            assert queues(queue) == other | {h3.device}
-            assert having(f"set_queue:{queue}") == {"s1", "s3", "s4"}
+            wait_for(lambda: queues(queue) == other | {h3.device}, "queues on the other side only")
+            wait_for(lambda: having(f"set_queue:{queue}") == {"s1", "s3", "s4"}, "flows there only")
             assert "no known link" not in daemon.requests()[number]
             run("ip", "link", "set", "s1-eth2", "up")
-            wait_for(lambda: queues(queue) >= clockwise | other, "queues on both sides again", FOUND)
+            wait_for(lambda: queues(queue) >= clockwise | other, "queues on both sides again")
 
 
 @contextmanager
@@ -213,7 +213,7 @@ def ring_of_four() -> Iterator[tuple[Lan, Watcher]]:
         network = 'placement = "paths"\nflood_tree = true'
         with Watcher(f'enforcement = "best-effort"\n[network]\n{network}\n[ports]\n{speeds}') as daemon:
             daemon.wait(lambda view: view.links == RING, "ring")
-            wait_for(lambda: len(silent()) == 2, "a link out of the flood tree", 10)
+            wait_for(lambda: len(silent()) == 2, "a link out of the flood tree")
             forward()
             speak(lan)
             daemon.wait(lambda view: view.hosts == attached(lan), "hosts")
@@ -232,7 +232,7 @@ def passed(source: Host, sink: Host, port: int, *, by: str, count: int = 200) ->
     before = sent(by)
     packet = packet_between(source, sink) / IP(src=source.ip, dst=sink.ip) / UDP(sport=9, dport=port)
     there = arrivals([(source, packet)] * count, at=[sink])
-    wait_for(lambda: sent(by) >= before + count, f"packets by {by}", 10)
+    wait_for(lambda: sent(by) >= before + count, f"packets by {by}")
     return all(found == {sink.name} for found in there)
 
 
@@ -251,7 +251,7 @@ def test_a_ring_where_reservations_are_steered() -> None:
         other = slot(daemon, two)
         three = daemon.ask(f"reserve({group}, dstPort=1003) = 12Mb on rootShare to +10min.")
         assert three.startswith("NO 12Mb does not fit link s1:s1-eth") and ": 3Mb free" in three, three
-        wait_for(lambda: len(queues(queue)) == len(queues(other)) == 3, "queues along the paths", 10)
+        wait_for(lambda: len(queues(queue)) == len(queues(other)) == 3, "queues along the paths")
         paths = [("s1-eth2", "s2-eth2", h3.device), ("s1-eth3", "s4-eth3", h3.device)]
         (first, second, _), left = paths if "s1-eth2" in queues(queue) else paths[::-1]
         assert (queues(queue), queues(other)) == ({first, second, h3.device}, set(left))
@@ -261,13 +261,13 @@ def test_a_ring_where_reservations_are_steered() -> None:
 
         run("ip", "link", "set", first, "down")
         lost = f"degraded: no path to its destination has room for it: 12Mb does not fit link s1:{left[0]} to "
-        wait_for(lambda: lost in daemon.requests()[one], "word of the failed link", 5)
-        assert (queues(queue), queues(other)) == (set(), set(left))
+        wait_for(lambda: lost in daemon.requests()[one], "word of the failed link")
+        wait_for(lambda: (queues(queue), queues(other)) == (set(), set(left)), "end of its queues, and of no others")
         assert passed(h1, h3, 1002, by=left[1])
         run("ip", "link", "set", first, "up")
-        wait_for(lambda: "no path" not in daemon.requests()[one], "its return", FOUND)
+        wait_for(lambda: "no path" not in daemon.requests()[one], "its return")
         daemon.settle()
-        assert (queues(queue), queues(other)) == ({first, second, h3.device}, set(left))
+        wait_for(lambda: (queues(queue), queues(other)) == ({first, second, h3.device}, set(left)), "its queues again")
         assert passed(h1, h3, 1001, by=second)
 
         daemon.do(f"Cancel {two}.")
@@ -277,9 +277,9 @@ def test_a_ring_where_reservations_are_steered() -> None:
         failed = time.monotonic()
         run("ip", "link", "set", first, "down")
         there = {"s1", left[1][:2], "s3"}
-        wait_for(lambda: having(f"set_queue:{queue}") == there, "its move", 5)
+        wait_for(lambda: having(f"set_queue:{queue}") == there, "its move")
         print(f"moved after {time.monotonic() - failed:.2f} s")
-        assert "no path" not in daemon.requests()[one] and queues(queue) == set(left)
+        wait_for(lambda: "no path" not in daemon.requests()[one] and queues(queue) == set(left), "its queues there")
         notice = next(line for [line] in iter(listener.reply, []) if "moved" in line)
         assert (
             notice.startswith(f"* moved {one} reserve(") and f": by s1:{left[0]},{left[1][:2]}:{left[1]},s3:" in notice
@@ -293,7 +293,7 @@ def test_a_ring_where_reservations_are_steered() -> None:
         before = steering(queue)
         daemon.kill()
         daemon.start()
-        wait_for(lambda: "pending" not in daemon.requests()[one], "the daemon's work", FOUND)
+        wait_for(lambda: "pending" not in daemon.requests()[one], "the daemon's work")
         daemon.settle()
         after = steering(queue)
         assert after.keys() == before.keys() and all(after[flow] > before[flow] for flow in before), "none was replaced"
@@ -326,11 +326,11 @@ def test_what_a_router_has_to_get_is_not_steered_past_it() -> None:
         h2.run("ip", "addr", "add", "10.0.9.2/24", "dev", h2.interface)
         h2.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.send_redirects=0")
         h1.run("ip", "route", "add", f"{far}/32", "via", h2.ip)
-        wait_for(lambda: goes(h1, far), "a way through the router", 10)
+        wait_for(lambda: goes(h1, far), "a way through the router")
         daemon.wait(lambda view: far in view.hosts.get(h3.mac, ("", set()))[1], "h3's address")
         daemon.request(f"reserve(srcHost={h1.ip}, dstHost={far}) = 1Mb on rootShare to +10min.")
         daemon.settle()
-        wait_for(lambda: having(f"dl_dst={h3.mac}") == {"s1", "s2", "s3"}, "steered flows", 10)
+        wait_for(lambda: having(f"dl_dst={h3.mac}") == {"s1", "s2", "s3"}, "steered flows")
         assert goes(h1, far)
         daemon.check_probes()
 
@@ -347,8 +347,8 @@ def test_a_host_that_moves_takes_its_deny_along() -> None:
         assert having("actions=drop") == {"s1"}
         # its port goes down: where it will come back is not known, so everywhere; then it is seen again
         run("ip", "link", "set", h1.device, "down")
-        wait_for(lambda: having("actions=drop") == {"s1", "s2", "s3"}, "deny everywhere", 10)
+        wait_for(lambda: having("actions=drop") == {"s1", "s2", "s3"}, "deny everywhere")
         run("ip", "link", "set", h1.device, "up")
         speak(lan)
-        wait_for(lambda: h1.reaches(h3) and having("actions=drop") == {"s1"}, "deny at s1", 20)
+        wait_for(lambda: h1.reaches(h3) and having("actions=drop") == {"s1"}, "deny at s1")
         assert h2.reaches(h3)

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.lab.packets import listener
 from tests.lab.switch import appctl, flows, ofctl, vsctl
 from tests.lab.topology import Lan
 from tests.support.daemon_process import DaemonProcess, ovspane
-from tests.support.ovs_dummy import wait_for
+from tests.support.patience import LONG, wait_for
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = "/var/run/openvswitch"
@@ -66,7 +65,7 @@ def test_a_right_switch_passes(network: Lan) -> None:
     with DaemonProcess(OVSDB, RUNDIR, BEST_EFFORT) as daemon:
         daemon.check_probes()  # nothing was asked for yet
         numbers = ask_for_everything(daemon, network.hosts[-1])
-        daemon.settle(20)
+        daemon.settle()
         done = daemon.probe("--all", "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         found = json.loads(done.stdout)
@@ -116,7 +115,7 @@ def test_of_one_request_and_of_a_flowgroup(lan: Lan) -> None:
 
 
 def run_alone(*arguments: str) -> str:
-    done = subprocess.run(ovspane("probe", *arguments), capture_output=True, text=True, timeout=30)
+    done = subprocess.run(ovspane("probe", *arguments), capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 2
     return done.stderr
 
@@ -365,14 +364,11 @@ def test_a_probe_that_is_killed_leaves_what_goes_by_itself(lan: Lan) -> None:
         command = ovspane("probe", "--rate", "1", "--config", str(daemon.config), "--socket", str(daemon.socket))
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            wait_for(lambda: any("cookie=0x70707262" in flow for flow in flows("br0")), "catch flow", 20)
+            wait_for(lambda: any("cookie=0x70707262" in flow for flow in flows("br0")), "catch flow")
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
         (left,) = set(without_discovery()) - set(before)
         assert "hard_timeout=30" in left
         assert "table=0" in left or "table" not in left
-        until = time.monotonic() + 45
-        while without_discovery() != before and time.monotonic() < until:
-            time.sleep(1)
-        assert without_discovery() == before
+        wait_for(lambda: without_discovery() == before, "end of what it left")

@@ -21,7 +21,7 @@ from tests.lab import mininet_net
 from tests.lab.hosts import Host
 from tests.lab.switch import flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
-from tests.support.ovs_dummy import wait_for
+from tests.support.patience import wait_for
 from tests.system.test_discovery import LINE, RING, RUNDIR, TREE, Watcher, attached, forward_on_the_flood_tree, speak
 from tests.system.test_placement import having
 from tests.system.test_probe import strict
@@ -106,7 +106,7 @@ def test_a_right_network_passes_and_goes_on_when_a_host_moves(name: str) -> None
         queued = {probe["bridge"] for probe in probes if probe["seen"]["queue"] is not None}
         assert {first.bridge, last.bridge} <= queued
         run("ip", "link", "set", first.device, "down")
-        wait_for(lambda: len(having("actions=drop")) == len(lan.bridges), "deny everywhere", 10)
+        wait_for(lambda: len(having("actions=drop")) == len(lan.bridges), "deny everywhere")
         daemon.settle()
         check(daemon)
 
@@ -315,7 +315,7 @@ def test_steered_reservations_are_right_and_stay_so_when_a_link_fails() -> None:
         ways = {("s1", "s1-eth2"), ("s2", "s2-eth2"), ("s3", lan.hosts[2].device), ("s1", "s1-eth3"), ("s4", "s4-eth3")}
         assert steered == {(bridge, f"not sent: steered by {port}") for bridge, port in ways}
         run("ip", "link", "set", "s1-eth2", "down")
-        wait_for(lambda: len(having("set_queue")) == 3, "end of the queues on the failed path", 5)
+        wait_for(lambda: len(having("set_queue")) == 3, "end of the queues on the failed path")
         daemon.settle()
         check(daemon)
 

@@ -19,7 +19,7 @@ from tests.lab.hosts import Host
 from tests.lab.proof import Prover
 from tests.lab.switch import appctl, flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
-from tests.support.ovs_dummy import wait_for
+from tests.support.patience import wait_for
 from tests.system.test_discovery import LINE, RING, TREE, Watcher, attached, forward_on_the_flood_tree, speak
 from tests.system.test_flood_tree import forward, silent
 
@@ -43,7 +43,7 @@ def managed(name: str, placement: str, more: str = "") -> Iterator[tuple[Lan, Wa
         with Watcher(f'enforcement = "best-effort"\nconjunction = true\n{network}\n[ports]\n{speeds}') as daemon:
             daemon.wait(lambda view: view.links == links, "links")
             if "flood_tree" in more:
-                wait_for(lambda: len(silent()) == 2, "a link out of the tree", 10)
+                wait_for(lambda: len(silent()) == 2, "a link out of the tree")
                 forward()
             elif name == "ring":
                 mute(links)

@@ -15,6 +15,7 @@ from ovspane.ovsdb.switch_db import SwitchDb
 from ovspane.ovsdb_queues import QueueSync, SyncResult
 from ovspane.placement.flow_rules import Queue
 from tests.lab.switch import DATAPATH, run, vsctl
+from tests.support.patience import PATIENCE
 
 REMOTE = "unix:/run/openvswitch/db.sock"
 M = 1_000_000
@@ -74,7 +75,7 @@ def test_only_the_kernel_datapath_obeys_queues(port: str) -> None:
     async def reason() -> str | None:
         db = SwitchDb(REMOTE)
         db.start()
-        await db.wait_until(lambda: db.connected, 5)
+        await db.wait_until(lambda: db.connected, PATIENCE)
         await db.close()
         bridge = db.bridges()["brtcq"]
         found = bridge.interface(port)

@@ -15,7 +15,7 @@ import pytest
 from tests.lab.switch import DATAPATH, add_bridge, delete_bridge, run, vsctl
 from tests.lab.topology import Lan
 from tests.support.daemon_process import DaemonProcess
-from tests.support.ovs_dummy import wait_for
+from tests.support.patience import wait_for
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 RUNDIR = Path("/var/run/openvswitch")
@@ -104,7 +104,7 @@ def test_a_reservation_that_no_port_can_keep(bridge: str, name: str) -> None:
         with DaemonProcess(OVSDB, RUNDIR, lenient) as daemon:
             answer = daemon.ask(RESERVE)
             assert answer.startswith("OK id=") and "note=unenforced" in answer, answer
-            daemon.settle(20)
+            daemon.settle()
             (status,) = daemon.requests().values()
             assert status.startswith("degraded: unenforced, "), status
             assert reason in status
@@ -119,7 +119,7 @@ def test_adopting_is_a_way_out(bridge: str) -> None:
         theirs = vsctl("get", "port", "ue1", "qos").strip()
         with DaemonProcess(OVSDB, RUNDIR, 'bridges = ["ue0"]\nadopt = ["ue1"]\n[ports]\nue1 = "20Mb"') as daemon:
             number = daemon.request(RESERVE)
-            daemon.settle(20)
+            daemon.settle()
             assert daemon.requests()[number].startswith("installed by queue 1 on ue1 reserve(")
             assert "class htb 1:2 parent 1:fffe prio 0 rate 12Mbit ceil 20Mbit" in run(
                 "tc", "class", "show", "dev", "ue1"
@@ -137,7 +137,7 @@ def test_a_port_that_cannot_is_named_in_the_status(lan: Lan) -> None:
     vsctl("set", "port", "h3-eth0", "qos=@q", "--", "--id=@q", "create", "qos", "type=linux-htb")
     with DaemonProcess(OVSDB, RUNDIR, '[ports]\nh1-eth0 = "20Mb"\nh2-eth0 = "20Mb"\nh3-eth0 = "20Mb"') as daemon:
         number = daemon.request(RESERVE)
-        daemon.settle(20)
+        daemon.settle()
         told = daemon.requests()[number]
         assert told.startswith(
             "installed by queue 1 on h1-eth0,h2-eth0, not on h3-eth0: it has a QoS row of another owner"

@@ -18,7 +18,7 @@ from ovspane.audit.probe.comparison import BridgeProbe, ProbeResult
 from ovspane.audit.probe.injection import ProbeSession
 from ovspane.audit.probe.places import RulePlaces, read_ways
 from ovspane.host.unixctl import ControlSocket
-from ovspane.openflow.messages import PortDescription
+from ovspane.openflow.ports import PortDescription
 from ovspane.ovsdb.switch_db import SwitchDb
 from ovspane.ovsdb_queues import QueueSync
 from ovspane.packets.flowgroup import ALL, Flowgroup

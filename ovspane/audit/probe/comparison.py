@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 from ovspane.audit.oracle import ExpectedVerdict
 from ovspane.audit.probe.frames import flow, frame
 from ovspane.audit.probe.injection import ProbeSession
-from ovspane.audit.probe.messages import MeterCounters
 from ovspane.audit.probe.places import RulePlaces
 from ovspane.audit.probe.tracing import PacketTrace, Step, trace
 from ovspane.host.unixctl import ControlSocket
-from ovspane.openflow.messages import FlowStats, as_programmed
+from ovspane.openflow.flow_stats import FlowStats
+from ovspane.openflow.meters import MeterStats, as_programmed
 from ovspane.packets.match import Packet
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, DISCOVERY_TAG, Meter
 from ovspane.placement.pipeline import ENTRY_PRIORITY, Pipeline
@@ -66,7 +66,7 @@ class _Counts:
 
     at: float
     flows: dict[FlowId, tuple[int, float]]
-    meters: dict[int, MeterCounters]
+    meters: dict[int, MeterStats]
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ class BridgeProbe:
         for stats in await self.session.flow_stats():
             packets, seconds = flows.get(key := _stats_id(stats), (0, stats.seconds))
             flows[key] = packets + stats.packets, min(seconds, stats.seconds)
-        return _Counts(time.monotonic(), flows, await self.session.meter_counters())
+        return _Counts(time.monotonic(), flows, await self.session.meter_stats())
 
     async def _send_all(
         self, packets: Sequence[Packet], frames: dict[int, tuple[bytes, int]]
@@ -324,7 +324,7 @@ def _perhaps_limited(row: ProbeResult, way: PacketTrace, before: _Counts, after:
     for meter in way.meters:
         if (
             meter in after.meters
-            and after.meters[meter].dropped > before.meters.get(meter, MeterCounters(0, 0)).dropped
+            and after.meters[meter].dropped > before.meters.get(meter, MeterStats(0, 0, 0)).dropped
         ):
             kept = tuple(text for text in row.differences if not text.startswith(("the packet is", "is dropped")))
             return replace(row, note=f"meter {meter} is over its limit", differences=kept)

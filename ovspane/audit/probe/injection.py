@@ -15,18 +15,17 @@ from types import TracebackType
 from typing import Self
 
 from ovspane.audit.probe import messages
-from ovspane.audit.probe.messages import MeterCounters
-from ovspane.flowpush import BridgeSession, RequestRefused
-from ovspane.openflow import messages as openflow
-from ovspane.openflow import packet_in as ofpackets
-from ovspane.openflow.messages import FlowStats, Frame, Request
-from ovspane.openflow.packet_in import PacketIn
+from ovspane.flowpush import BridgeSession
+from ovspane.openflow.constants import PACKET_IN
+from ovspane.openflow.flow_stats import FlowStats
+from ovspane.openflow.framing import Frame, Request
+from ovspane.openflow.packet_in import PacketIn, packet_in_requests, parse_packet_in
 
 RENEW = messages.LIFETIME / 3  # seconds
 
 
 class ProbeSession(BridgeSession):
-    """`async with ProbeSession("RUNDIR/BRIDGE.mgmt") as session: await session.send(0, frame, port); …;
+    """`async with ProbeSession("RUNDIR/BRIDGE.mgmt") as session: await session.send({0: (frame, port)}); …;
     session.caught`.
 
     Raises SessionError where the bridge does not answer or refuses.
@@ -43,7 +42,7 @@ class ProbeSession(BridgeSession):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         try:
-            for request in ofpackets.listen(self._controller):
+            for request in packet_in_requests(self._controller):
                 await self._do(request)
             await self._catch()
         except BaseException:
@@ -56,33 +55,30 @@ class ProbeSession(BridgeSession):
     ) -> None:
         try:
             if not self.closed.done():
-                await self._do(messages.uncatch(self._token))
+                await self._do(messages.delete_catch_flow(self._token))
         finally:
             await super().__aexit__(kind, error, trace)
 
     def _received(self, frame: Frame) -> None:
-        if frame.kind != ofpackets.PACKET_IN:
+        if frame.kind != PACKET_IN:
             super()._received(frame)
             return
-        packet = ofpackets.parse_packet_in(frame.body)
+        packet = parse_packet_in(frame.body)
         if packet.registers.get(messages.TOKEN_HEADER) == self._token:
             self.caught[packet.registers.get(messages.NUMBER_HEADER, 0)] = packet
 
     async def _do(self, request: Request) -> None:
         """Send, and wait until the switch has done it. Raises RequestRefused, SessionError."""
         async with self._operation():
-            xid = await self._send(*request)
-            await self._ask(openflow.BARRIER_REQUEST)
-            if xid in self._errors:
-                raise RequestRefused(self._errors[xid])
+            await self._complete([request])
 
     async def _catch(self) -> None:
         if time.monotonic() - self._renewed > RENEW:
-            await self._do(messages.catch(self._token, self._controller, self._deliver))
+            await self._do(messages.add_catch_flow(self._token, self._controller, self._deliver))
             self._renewed = time.monotonic()
 
     async def send(self, probes: dict[int, tuple[bytes, int]]) -> None:
-        """Send frames, each by its port, by their numbers; returns when the switch has taken them all in.
+        """Send frames, each by its port, by their numbers; returns when the switch has processed them all.
 
         Raises RequestRefused, SessionError.
         """
@@ -90,14 +86,9 @@ class ProbeSession(BridgeSession):
         for number in probes:
             self.caught.pop(number, None)
         async with self._operation():
-            sent = [
-                await self._send(*messages.send(frame, port, self._token, number))
-                for number, (frame, port) in probes.items()
-            ]
-            await self._ask(openflow.BARRIER_REQUEST)
-            for xid in sent:
-                if xid in self._errors:
-                    raise RequestRefused(self._errors[xid])
+            await self._complete(
+                messages.send_probe(frame, port, self._token, number) for number, (frame, port) in probes.items()
+            )
 
     async def wait_for(self, numbers: set[int], seconds: float) -> None:
         """Wait until these probes are caught, at most that long."""
@@ -107,17 +98,4 @@ class ProbeSession(BridgeSession):
 
     async def table_stats(self, tables: range) -> list[FlowStats]:
         """Every flow in these tables, whoever made it. Raises SessionError."""
-        found: list[FlowStats] = []
-        async with self._operation():
-            for table in tables:
-                for part in await self._ask(*messages.table_request(table)):
-                    found += self._parsed(openflow.parse_flow_stats, part)
-        return found
-
-    async def meter_counters(self) -> dict[int, MeterCounters]:
-        """What each meter of the bridge has counted. Raises SessionError."""
-        found: dict[int, MeterCounters] = {}
-        async with self._operation():
-            for part in await self._ask(*messages.meter_stats_request()):
-                found |= self._parsed(messages.parse_meter_stats, part)
-        return found
+        return [stats for table in tables for stats in await self.stats_in(table)]

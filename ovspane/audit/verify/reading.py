@@ -16,9 +16,9 @@ from pathlib import Path
 from ovspane.dataplane.tables import LOCAL, BridgeTables, Flow, PortState
 from ovspane.flowpush import BridgeSession
 from ovspane.host.unixctl import ControlSocket, ControlUnavailable
-from ovspane.openflow import messages as openflow
-from ovspane.openflow import tables as oftables
+from ovspane.openflow.flow_stats import flow_stats_request
 from ovspane.openflow.port_config import PortSession
+from ovspane.openflow.tables import parse_flows, port_state
 from ovspane.ovsdb.switch_db import SwitchDb
 from ovspane.ovsdb_queues import QueueSync
 
@@ -29,8 +29,8 @@ class TableSession(BridgeSession):
     async def all_flows(self) -> list[Flow]:
         """Raises SessionError."""
         async with self._operation():
-            parts = await self._ask(*openflow.flow_stats_request(0, 0))
-            return [flow for part in parts for flow in self._parsed(oftables.flows, part)]
+            parts = await self._ask(*flow_stats_request(0, 0))
+            return [flow for part in parts for flow in self._parsed(parse_flows, part)]
 
 
 async def read(rundir: Path, names: Iterable[str]) -> dict[str, BridgeTables]:
@@ -80,4 +80,4 @@ async def read_queues(remote: str) -> dict[tuple[str, str], frozenset[int]]:
 
 async def _ports(path: Path) -> list[PortState]:
     async with PortSession(path, lambda before, after: None) as session:
-        return [oftables.port(port.number, port.name, port.config, port.state) for port in session.ports.values()]
+        return [port_state(port.number, port.name, port.config, port.state) for port in session.ports.values()]

@@ -1,4 +1,4 @@
-"""Which access stage each deny stands in, and which exceptions its stage needs (engine.md, sections 2 and 3). Pure.
+"""Which access stage each deny stands in, and which exceptions its stage needs (docs/design/compiler.md). Pure.
 
 Denied(packet) <=> some deny at a node n matches and no allow strictly below n matches. In a stage, a deny at depth k
 is a drop of priority 2k+1, and an allow is an exception at `2*level+2`, where its level is the greatest depth of its

@@ -1,4 +1,5 @@
-"""The compiler: deltas of the policy tree in, deltas of the network flow table out (PANE, section 4; engine.md). Pure.
+"""The compiler: deltas of the policy tree in, deltas of the network flow table out (PANE, section 4;
+docs/design/compiler.md). Pure.
 
 `Compiler(tree, default_deny, stage_limit)` starts empty. `update(delta, locations)` takes in a delta and returns what
 changes in the table; `check` raises what `update` would raise and changes nothing; `recompile` compiles the whole tree

@@ -6,9 +6,9 @@ requests are joined in the order of their atoms, children in that of `children`,
 
 The union of two tables by an operator f is correct because, where r and q are the first matches of a packet in each,
 the pair (r, q) is the first pair that matches it if the pairs are in lexicographic order; a packet in only one table
-meets no pair. No pair may be left out because its values are equal: what comes later would decide (engine.md, section
-1). A rule that an earlier one covers is dropped as soon as it is made. One table can still be a cross product, which is
-why the three components of a verdict are compiled in stages instead: hence the limit.
+meets no pair. No pair may be left out because its values are equal: what comes later would decide
+(docs/design/compiler.md). A rule that an earlier one covers is dropped as soon as it is made. One table can still be a
+cross product, which is why the three components of a verdict are compiled in stages instead: hence the limit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hiding: the rules of a network flow table that a switch can do without, kept off it (engine.md, section 3). Pure.
+"""Hiding: the rules of a network flow table that a switch can do without, kept off it (docs/design/compiler.md). Pure.
 
 Deltas of the full table in, deltas of the *visible* table out. A rule is hidden iff another rule of its stage and index
 covers its match with at least its priority; the visible rules are the others.

@@ -1,7 +1,8 @@
 """Strict priorities for rates: order labels that stay put while rates come and go. Pure.
 
-Two different rates must never share a priority, or the maximum (minimum) of overlapping requests is lost (engine.md,
-section 7); and a new rate between two others should not move them, since each move is a flow deleted and a flow added.
+Two different rates must never share a priority, or the maximum (minimum) of overlapping requests is lost; and a new
+rate between two others should not move them, since each move is a flow deleted and a flow added
+(docs/design/compiler.md).
 Invariants: a greater key has a greater label; labels are in 1 .. LAST_LABEL; a key is held as often as it was taken.
 """
 

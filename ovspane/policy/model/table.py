@@ -1,6 +1,6 @@
 """The network flow table: what the policy tree is compiled to, for one idealised switch (PANE, section 4). Pure.
 
-The stages are those of docs/architecture.md: one or more access stages, then limit, then queue. In each stage the
+The stages are those of docs/pipeline.md: one or more access stages, then limit, then queue. In each stage the
 highest matching priority decides; no match: continue.
 
 Invariant: (stage, index, priority, match) is unique in a table; of overlapping rules of one stage and priority with

@@ -132,7 +132,7 @@ cdef class Ledger:
         free_all(&self.t, self.t.root)
 
     cdef wide _level(self, object level) except? -1:
-        """A level as given, from empty to full: the closed form of the level needs that (engine.md, section 7)."""
+        """A level as given, from empty to full: the closed form of the level needs that (docs/design/admission.md)."""
         if not isinstance(level, int):
             raise TypeError(f"a level must be an int, not {type(level).__name__}")
         if not self.t.bucket or level < 0:

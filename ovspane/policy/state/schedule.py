@@ -5,7 +5,7 @@ ms).
 
 `Chain` asks a share and its ancestors together. Invariants: both twins answer alike
 (tests/property/policy/test_schedule_twins.py), but that the compiled one's `earliest` may be earlier. Bounds:
-docs/architecture.md, "Bounds".
+docs/design/admission.md, "Bounds".
 """
 
 from __future__ import annotations

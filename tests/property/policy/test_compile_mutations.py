@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.extensions import ROOT, build, copy_sources
+from tests.support.patience import LONG
 
 COMPILER = "ovspane.policy.compiler"
 SEEDS = 60  # at most; the first that disagrees ends it
@@ -111,7 +112,7 @@ def differs(libraries: dict[str, Path]) -> str:
         str(SEEDS),
         *(f"{COMPILER}.{name}={path}" for name, path in libraries.items()),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10 * LONG)
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"died: {done.returncode}"])[-1]
 
 

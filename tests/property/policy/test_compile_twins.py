@@ -25,6 +25,7 @@ from ovspane.policy.compiler.expand import CannotCompile
 from ovspane.policy.model.table import Rule, Stage
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from tests.support.compile_walk import WALKS, Pair
+from tests.support.patience import LONG
 
 SEEDS = 40
 
@@ -226,7 +227,7 @@ def test_memory_is_given_back() -> None:
         "resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), hard))\n"
         "exhaust(lambda: resource.setrlimit(resource.RLIMIT_AS, (hard, hard)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=5 * LONG)
     assert (done.stdout, done.returncode) == ("given back\nfull\n", 0), done.stderr
 
 

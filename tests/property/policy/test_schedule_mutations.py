@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.extensions import ROOT, build, copy_sources, source_of
+from tests.support.patience import LONG
 
 SCHEDULE = "ovspane.policy.state._schedule"
 WALKS = 60  # at most; the first that disagrees ends it
@@ -56,7 +57,7 @@ MUTATIONS = {
 def differs(library: Path) -> str:
     """What the walks say of the extension: "" for no difference, else the last line of the failure."""
     command = [sys.executable, "-m", "tests.support.schedule_walk", "--library", str(library), str(WALKS)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=5 * LONG)
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"died: {done.returncode}"])[-1]
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-
-import pytest
 
 from ovspane.flowpush import BridgeSession
 from ovspane.packets.flowgroup import SCTP, TCP, UDP
@@ -24,16 +21,6 @@ from tests.support.workload import History
 HISTORIES, STEPS, TRACES = 40, 4, 9  # 160 policies, 1 440 traces
 BRIDGE = "br0"
 PORT_FIELDS = {TCP: "tcp", UDP: "udp", SCTP: "sctp"}
-
-
-@pytest.fixture(scope="module")
-def ovs() -> Iterator[DummyOvs]:
-    with DummyOvs() as switch:
-        switch.add_bridge(BRIDGE)
-        for number in (1, 2):
-            switch.add_port(BRIDGE, f"p{number}", number)
-        switch.ofctl("add-flow", BRIDGE, "table=0,priority=1,actions=output:2")  # the bridge's own forwarding
-        yield switch
 
 
 def flow_text(packet: Packet) -> str:

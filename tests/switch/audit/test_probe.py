@@ -20,8 +20,9 @@ from ovspane.audit.probe.tracing import TraceUnavailable, read_trace
 from ovspane.network.listing import list_network, parse_listing
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
-from ovspane.openflow import packet_in as ofpackets
-from ovspane.openflow.oxm import OpenFlowError
+from ovspane.openflow.errors import OpenFlowError
+from ovspane.openflow.meters import parse_meter_stats
+from ovspane.openflow.packet_in import PacketIn, parse_packet_in
 from ovspane.packets.flowgroup import ALL
 from ovspane.packets.match import Match, Packet
 from ovspane.placement.network_view import snapshot
@@ -95,7 +96,8 @@ def test_open_vswitch_reads_from_a_frame_what_the_flow_says(ovs: DummyOvs) -> No
 
 def test_a_packet_is_in_the_flow_of_its_fields(ovs: DummyOvs) -> None:
     """Matches as the daemon sends them meet the frames, and only theirs."""
-    from ovspane.openflow.messages import ADD, flow_mod
+    from ovspane.openflow.constants import ADD
+    from ovspane.openflow.flow_mods import flow_mod
     from ovspane.placement.flow_rules import FlowRule, Instructions
 
     async def install() -> None:
@@ -123,7 +125,7 @@ def test_a_packet_is_in_the_flow_of_its_fields(ovs: DummyOvs) -> None:
 
 
 def test_a_probe_comes_back_with_its_number_and_frame(ovs: DummyOvs) -> None:
-    async def probe() -> tuple[dict[int, ofpackets.PacketIn], list[str]]:
+    async def probe() -> tuple[dict[int, PacketIn], list[str]]:
         async with ProbeSession(ovs.mgmt("br0")) as session:
             ovs.ofctl("add-flow", "br0", "table=0,priority=10,udp,actions=drop")
             ovs.ofctl(
@@ -153,14 +155,14 @@ def test_bytes_from_the_switch_end_in_a_value_or_an_error() -> None:
     whole = bytes.fromhex(
         "ffffffff003c0100706e6170000000000001001c800000040000000100011c04deadbeef00011e0400000001"
     ) + bytes(20)
-    assert ofpackets.parse_packet_in(whole).registers[messages.TOKEN_HEADER] == 0xDEADBEEF
-    assert ofpackets.parse_packet_in(whole).marked
+    assert parse_packet_in(whole).registers[messages.TOKEN_HEADER] == 0xDEADBEEF
+    assert parse_packet_in(whole).marked
     for _ in range(3000):
         cut = bytearray(whole[: dice.randrange(len(whole) + 1)])
         for _ in range(dice.randrange(4)):
             if cut:
                 cut[dice.randrange(len(cut))] = dice.randrange(256)
-        for parse in (ofpackets.parse_packet_in, messages.parse_meter_stats):
+        for parse in (parse_packet_in, parse_meter_stats):
             try:
                 parse(bytes(cut))
             except OpenFlowError:

@@ -14,13 +14,14 @@ import pytest
 
 from ovspane.cli.compile_command import Compiled, read
 from ovspane.cli.main import main
-from ovspane.openflow.messages import as_programmed
+from ovspane.openflow.meters import as_programmed
 from ovspane.packets.match import ETH_IPV4, Packet
 from ovspane.policy.model.actions import Verdict
 from ovspane.policy.semantics import evaluate, passes
 from ovspane.replay import Replay
 from tests.support.bridge_session import BRIDGE, run, session
 from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import LONG
 
 PLAIN = """
 # a comment
@@ -330,5 +331,5 @@ def test_files_that_cannot_be_read(capsys: pytest.CaptureFixture[str], tmp_path:
 def test_standard_input_as_a_process() -> None:
     command = [sys.executable, "-m", "ovspane.cli.main", "compile", "-", "--stage", "access"]
     text = "deny(srcHost=fd00::/8) on rootShare."
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=LONG, check=True)
     assert "table=100,priority=1,ipv6,ipv6_src=fd00::/8,actions=drop" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import socket
 import stat
@@ -27,7 +28,8 @@ from tests.support.daemon_bridges import (
     rows,
     wait_verdict,
 )
-from tests.support.ovs_dummy import DummyOvs, wait_for
+from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import PATIENCE, too_slow_to_tell, wait_for
 
 
 @pytest.fixture
@@ -67,13 +69,24 @@ def test_a_request_starts_and_ends_at_its_times(switch: DummyOvs) -> None:
     packet = f"in_port=1,udp,{ALICE},udp_dst=53"
     with daemon_on(switch) as daemon:
         daemon.do(*TREE)
+        daemon.settle()
         said = time.time()
-        number = daemon.request("deny(user=Alice, dstPort=53) on aAC from +1s to +2s.")
-        assert not drops(switch, packet)
-        wait_verdict(switch, packet, dropped=True)
-        assert 0.95 <= time.time() - said <= 1.5
-        wait_verdict(switch, packet, dropped=False)
-        assert 1.95 <= time.time() - said <= 2.5
+        number = daemon.request("deny(user=Alice, dstPort=53) on aAC from +2s to +5s.")
+        verdicts: list[tuple[float, bool]] = []  # when a look was over, and what it saw
+        while not verdicts or verdicts[-1][1] or not any(dropped for _, dropped in verdicts):
+            dropped = drops(switch, packet)
+            verdicts.append((time.time() - said, dropped))
+            if verdicts[-1][0] > PATIENCE or (verdicts[-1][0] > 5 and not any(there for _, there in verdicts)):
+                break
+            time.sleep(0.005)
+        looks = [later[0] - one[0] for one, later in itertools.pairwise(verdicts)]
+        if max(looks) > 1:
+            too_slow_to_tell(f"{max(looks):.1f} s between two looks at the switch")
+        first, last = (at[0] for at in (next(v for v in verdicts if v[1]), verdicts[-1]))
+        print(f"there after {first:.2f} s, gone after {last:.2f} s")
+        # The lower bounds: not before its time. That it is there at all in its three seconds is the upper one.
+        assert first > 1.95
+        assert last > 4.95
         assert number not in daemon.requests()
         assert daemon.stop() == 0
 
@@ -311,7 +324,7 @@ def test_a_socket_path_in_use_is_left_alone(switch: DummyOvs) -> None:
             somebody.listen()
             daemon.launch()
             assert daemon.process is not None
-            assert daemon.process.wait(10) == 1
+            assert daemon.process.wait(PATIENCE) == 1
             assert f"somebody listens on {daemon.socket}" in daemon.log
             assert stat.S_ISSOCK(daemon.socket.lstat().st_mode)
         assert flows(switch) == []  # the switch was not touched either
@@ -321,7 +334,7 @@ def test_a_socket_path_in_use_is_left_alone(switch: DummyOvs) -> None:
         assert not daemon.socket.exists()
         daemon.socket.write_text("a file")
         daemon.launch()
-        assert daemon.process.wait(10) == 1
+        assert daemon.process.wait(PATIENCE) == 1
         assert daemon.socket.read_text() == "a file"
 
 
@@ -329,7 +342,7 @@ def test_bad_settings_are_named(switch: DummyOvs) -> None:
     with contextlib.closing(daemon_on(switch, "colour = 3")) as daemon:
         daemon.launch()
         assert daemon.process is not None
-        assert daemon.process.wait(10) == 2
+        assert daemon.process.wait(PATIENCE) == 2
         assert "unknown setting colour" in daemon.log
 
 
@@ -341,9 +354,10 @@ def test_a_daemon_without_a_switch_serves_and_waits_for_it(switch: DummyOvs) -> 
         number = daemon.request("deny(user=Alice) on aAC to +1h.")
         switch.start_server()
         switch.start_vswitchd()
-        wait_verdict(switch, f"in_port=1,udp,{ALICE}", dropped=True)
-        daemon.settle()
-        assert daemon.requests()[number].startswith("installed")
+        # A bridge without flows drops everything: that it drops is not yet the daemon's doing.
+        wait_for(lambda: daemon.requests()[number].startswith("installed"), "the deny's flow")
+        assert [flow for flow in flows(switch) if "actions=drop" in flow]
+        assert drops(switch, f"in_port=1,udp,{ALICE}")
         assert daemon.stop() == 0
 
 
@@ -353,6 +367,7 @@ def test_hidden_requests_have_no_flow_and_say_so(switch: DummyOvs) -> None:
     settings = 'hiding = true\nenforcement = "best-effort"\n'
     with daemon_on(switch, settings) as daemon:
         daemon.do(*TREE)
+        wait_for(lambda: flows(switch), "the frame")
         skeleton = len(flows(switch))
         narrow = daemon.request("deny(user=Alice, dstPort=80, transport=TCP) on aAC to +1h.")
         daemon.settle()
@@ -398,6 +413,7 @@ def test_a_product_of_sets_is_a_conjunctive_match_and_survives_a_restart(switch:
                for host in (2, 3, 18) for port in (81, 82, 97)}  # fmt: skip
     with daemon_on(switch) as daemon:
         daemon.do(*TREE)
+        wait_for(lambda: flows(switch), "the frame")  # in one bundle
         before = flows(switch)
         number = daemon.request(f"deny(user=Alice, dstHost={{{hosts}}}, dstPort={{{ports}}}) on aAC.")
         daemon.settle()
@@ -413,6 +429,6 @@ def test_a_product_of_sets_is_a_conjunctive_match_and_survives_a_restart(switch:
         assert flows(switch) == installed
         assert not daemon.logged("flows added")
         switch.ofctl("del-flows", "br0", "table=100,tcp")
-        wait_for(lambda: flows(switch) == installed, "repair", 40.0)
+        wait_for(lambda: flows(switch) == installed, "repair")
         daemon.do(f"Cancel {number}.")
         wait_for(lambda: flows(switch) == before, "end of the flows")

@@ -9,11 +9,12 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from ovspane.discovery import daemons
 from ovspane.discovery import shared as shared_topology
 from ovspane.discovery.shared import SharedTopology, probe_secret
 from ovspane.network.model import Bridge, Origin, Port, PortId
@@ -21,6 +22,7 @@ from ovspane.network.topology import Network
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.records import Record
 from tests.support.cluster import Member, leader_of, loopback_cluster, remotes, run
+from tests.support.patience import still, until
 
 M1, M2 = "00:00:00:00:00:01", "00:00:00:00:00:02"
 
@@ -92,13 +94,6 @@ async def parties(members: list[Member], *names: str) -> AsyncIterator[list[Part
             await one.stop()
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} within {seconds:g} s"
-        await asyncio.sleep(0.02)
-
-
 def transact(members: list[Member], *operations: dict[str, object]) -> None:
     answer = run("ovsdb-client", "transact", leader_of(members).remote, json.dumps(["OVSPane", *operations]))
     assert "error" not in answer, answer
@@ -119,13 +114,12 @@ def test_what_one_learns_all_know(members: list[Member]) -> None:
             assert two.network.bridges["h1/br0"].programmed and two.network.bridges["h1/br0"].origin is Origin.SHARED
             await until(lambda: M1 in one.rows("Attachment")[f"{M1} h1"].columns["mac"], "own copy")  # type: ignore[operator]
             # A host that moves is two rows, in as many transactions at most; nothing else is written.
-            await asyncio.sleep(1.0)
-            before = [party.shared.rows for party in (one, two, three)]
+            before = await still(lambda: [party.shared.rows for party in (one, two, three)])
             three.see(M1, "a")
             await until(lambda: one.at(M1) == two.at(M1) == "h3/br0:a" and three.at("10.0.0.1") == "br0:a", "move")
             await until(lambda: set(one.rows("Attachment")) == {f"{M1} h3", f"{M2} h3"}, "one row of it")
-            await asyncio.sleep(0.5)
-            assert [party.shared.rows - was for party, was in zip((one, two, three), before, strict=True)] == [1, 0, 1]
+            after = await still(lambda: [party.shared.rows for party in (one, two, three)], 0.5)
+            assert [now - was for now, was in zip(after, before, strict=True)] == [1, 0, 1]
             # A link is there while either side says so, and both ends are up.
             one.network.see_port(Port(PortId("br0", "right"), 3, up=False))
             await until(lambda: len(three.network.links) == len(two.network.links) == 1, "end of the link")
@@ -139,7 +133,7 @@ def test_what_one_learns_all_know(members: list[Member]) -> None:
                 lambda: len(three.network.links) == len(two.network.links) == 1, "end, though no value of two's changed"
             )
             two.network.lose_bridge("br0")
-            await until(lambda: "h2/br0" not in one.network.bridges, "end of the bridge", 20)
+            await until(lambda: "h2/br0" not in one.network.bridges, "end of the bridge")
 
     asyncio.run(main())
 
@@ -148,8 +142,8 @@ def test_a_daemon_that_is_gone(members: list[Member], monkeypatch: pytest.Monkey
     """Its rows stay, but count as programmed by nobody; when it is back nothing was lost meanwhile; or it is
     forgotten."""
     monkeypatch.setattr(shared_topology, "BEAT", 0.5)
-    monkeypatch.setattr(shared_topology, "SILENCE", 2.0)
-    monkeypatch.setattr(shared_topology, "GRACE", 3.0)
+    monkeypatch.setattr(daemons, "SILENCE", 8.0)
+    monkeypatch.setattr(shared_topology, "GRACE", 12.0)
 
     async def main() -> None:
         async with parties(members, "h1", "h2") as (one, two):
@@ -158,7 +152,7 @@ def test_a_daemon_that_is_gone(members: list[Member], monkeypatch: pytest.Monkey
             two.see(M1, "a", "10.0.0.1")
             two.see(M2, "a")
             await until(lambda: one.at(M1) == "h2/br0:a" and one.network.bridges["h2/br0"].programmed, "other host")
-            await asyncio.sleep(3.0)
+            await asyncio.sleep(9.0)  # longer than SILENCE
             assert one.network.bridges["h2/br0"].programmed  # it says nothing new, but it is there
             await two.stop()
             await until(lambda: not one.network.bridges["h2/br0"].programmed, "silence")
@@ -190,15 +184,15 @@ def test_a_daemon_that_is_gone(members: list[Member], monkeypatch: pytest.Monkey
             finally:
                 await again.stop()
             # Nobody heard of it for more than a month: whoever looks removes it.
-            await until(lambda: not one.shared._peers["h2"].live, "silence")
-            long_ago = clock() - shared_topology.RETIRE - 1000
+            await until(lambda: not one.shared._daemons._daemons["h2"].live, "silence")
+            long_ago = clock() - daemons.RETIRE - 1000
             transact(
                 members,
                 {"op": "update", "table": "Daemon", "where": [["name", "==", "h2"]], "row": {"heard_ms": long_ago}},
             )
-            await asyncio.sleep(0.5)
-            one.shared._peers["h2"].live = False
-            await one.shared._retire()
+            await until(lambda: one.rows("Daemon")["h2"].columns["heard_ms"] == long_ago, "its row")
+            one.shared._daemons._daemons["h2"].live = False
+            await one.shared._daemons.remove_retired()
             await until(lambda: "h2/br0" not in one.network.bridges and not one.at(M1), "end of its rows")
             assert "h2" not in one.rows("Daemon") and not one.rows("Attachment")
             # A row that somebody deletes under a daemon that is there is made again.
@@ -264,14 +258,14 @@ def test_versions_of_ports_that_are_gone_are_deleted_in_time(members: list[Membe
                 *({"op": "insert", "table": "Version", "row": {"name": name, "number": 5}} for name in sorted(names)),
             )
             await until(lambda: set(one.rows("Version")) == names, "versions")
-            await one.shared._tidy()
+            await one.shared._delete_unused_versions()
             assert set(one.rows("Version")) == names  # it was there one moment ago
             transact(members, {"op": "mutate", "table": "Version", "where": [["name", "==", "link:h1/br0:used"]],
                                "mutations": [["number", "+=", 1]]})  # fmt: skip
             await until(lambda: one.rows("Version")["link:h1/br0:used"].columns["number"] == 6, "change")
-            await one.shared._tidy()
+            await one.shared._delete_unused_versions()
             assert set(one.rows("Version")) == names - {"link:h1/br0:gone"}
-            await one.shared._tidy()
+            await one.shared._delete_unused_versions()
             assert set(one.rows("Version")) == names - {"link:h1/br0:gone", "link:h1/br0:used"}
 
     asyncio.run(main())
@@ -308,7 +302,7 @@ def test_the_leader_dies_while_hosts_move(members: list[Member]) -> None:
                     await until(lambda: two.at(macs[0]), "first hosts")
                     leader_of(members).kill()
                 await asyncio.sleep(0.01)
-            await until(lambda: all(two.at(mac) == one.at(mac).replace("br0", "h1/br0") for mac in macs), "hosts", 30)
+            await until(lambda: all(two.at(mac) == one.at(mac).replace("br0", "h1/br0") for mac in macs), "hosts")
             assert two.at("10.0.1.99") == "h1/br0:b"
 
     asyncio.run(main())

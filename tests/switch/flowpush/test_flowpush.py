@@ -19,7 +19,10 @@ from ovspane.flowpush import (
     SyncCounts,
     difference,
 )
-from ovspane.openflow import messages as of
+from ovspane.openflow.constants import BARRIER_REQUEST, MAX_METER_ID, METER_ADD
+from ovspane.openflow.flow_stats import flow_stats_request
+from ovspane.openflow.instructions import encode_instructions
+from ovspane.openflow.meters import as_programmed, meter_mod
 from ovspane.openflow.oxm import OpaqueMatch, encode_match
 from ovspane.packets.match import ANY, ETH_IPV4, ETH_IPV6, Match
 from ovspane.placement.flow_rules import COOKIE_TAG, DROP, FlowRule, Instructions, Meter
@@ -82,9 +85,9 @@ def test_dump_equals_sent_for_every_kind_of_rule(ovs: DummyOvs) -> None:
             await bridge.push(KINDS)
             assert await bridge.dump() == table(KINDS)
             async with bridge._operation():
-                raw = b"".join(await bridge._ask(*of.flow_stats_request()))
+                raw = b"".join(await bridge._ask(*flow_stats_request()))
             for rule in KINDS:  # byte for byte: the fields are in the switch's own order
-                assert encode_match(rule.match) + of.encode_instructions(rule.instructions) in raw
+                assert encode_match(rule.match) + encode_instructions(rule.instructions) in raw
 
     run(work())
 
@@ -124,7 +127,9 @@ def test_ofctl_shows_what_was_meant(ovs: DummyOvs) -> None:
     assert shown(ovs) == sorted(expected)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(rules(), max_size=20, unique_by=lambda rule: rule.key))
 def test_dump_equals_sent_whatever_it_is(switch: DummyOvs, flows: list[FlowRule]) -> None:
     async def work() -> None:
@@ -390,7 +395,7 @@ def test_meters_are_added_changed_and_deleted(ovs: DummyOvs) -> None:
             assert (await bridge.meter_features()).max_meters > 1000
             faster = Meter(1, 2_000_500, 64_000)
             await bridge.set_meters([faster], [two.id])
-            assert await bridge.meters() == {1: of.as_programmed(faster)}
+            assert await bridge.meters() == {1: as_programmed(faster)}
             await bridge.set_meters([], [77])  # not there: no error
             impossible = [Meter(0, 1000, 1000), Meter(5, 1 << 50, 1000)]
             with pytest.raises(MeterError) as caught:
@@ -448,14 +453,14 @@ def test_which_meter_ids_there_are(ovs: DummyOvs) -> None:
     async def work() -> None:
         async with session(ovs) as bridge:
             await bridge.set_meters([Meter(1, 8000, 8000)])
-            for number, accepted in ((of.MAX_METER_ID, True), (of.MAX_METER_ID + 1, False)):
-                kind, body = of.meter_mod(of.METER_ADD, Meter(1, 8000, 8000))
+            for number, accepted in ((MAX_METER_ID, True), (MAX_METER_ID + 1, False)):
+                kind, body = meter_mod(METER_ADD, Meter(1, 8000, 8000))
                 async with bridge._operation():
                     await bridge._send(kind, body[:4] + number.to_bytes(4, "big") + body[8:])
-                    await bridge._ask(of.BARRIER_REQUEST)
+                    await bridge._ask(BARRIER_REQUEST)
                     assert [error.name for error in bridge._errors.values()] == (
                         [] if accepted else ["METER_MOD_FAILED/INVALID_METER"]
                     )
-            assert set(await bridge.meters()) == {1, of.MAX_METER_ID}
+            assert set(await bridge.meters()) == {1, MAX_METER_ID}
 
     run(work())

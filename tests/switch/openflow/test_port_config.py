@@ -14,19 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovspane.openflow.oxm import OpenFlowError
-from ovspane.openflow.port_config import (
+from ovspane.openflow.errors import OpenFlowError
+from ovspane.openflow.openflow10 import (
     LINK_DOWN,
     NO_FLOOD,
     PhysicalPort,
     PortBits,
-    PortSession,
+    parse_port_status,
     parse_ports,
-    parse_status,
     port_mod,
 )
+from ovspane.openflow.port_config import PortSession
 from ovspane.openflow.session import RequestRefused, SessionError, VersionError
 from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import PATIENCE
 
 ON, OFF = PortBits(on=NO_FLOOD), PortBits(off=NO_FLOOD)
 Change = tuple[PhysicalPort | None, PhysicalPort | None]
@@ -54,7 +55,7 @@ def mod_port(ovs: DummyOvs, port: str, what: str) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -128,7 +129,7 @@ def test_the_end_of_the_switch_is_the_end_of_the_session(ovs: DummyOvs) -> None:
     async def run() -> None:
         async with PortSession(ovs.mgmt("br0"), lambda *change: None) as session:
             await asyncio.to_thread(ovs.restart_vswitchd, True)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await session.closed
             with pytest.raises(SessionError):
                 await session.configure({1: ON})
@@ -158,14 +159,14 @@ PORT = PhysicalPort(3, b"\x02\0\0\0\0\1", "eth0", NO_FLOOD, 0)
 def test_the_bytes() -> None:
     raw = struct.pack("!H6s16sII16x", 3, b"\x02\0\0\0\0\1", b"eth0", NO_FLOOD, 0)
     assert list(parse_ports(raw * 2)) == [PORT, PORT] and len(raw) == 48
-    assert parse_status(b"\x02" + bytes(7) + raw) == (2, PORT)
+    assert parse_port_status(b"\x02" + bytes(7) + raw) == (2, PORT)
     assert port_mod(PORT, OFF) == b"\0\3\x02\0\0\0\0\1" + struct.pack("!IIII", 0, NO_FLOOD, 0, 0)
     assert port_mod(PORT, ON) == b"\0\3\x02\0\0\0\0\1" + struct.pack("!IIII", NO_FLOOD, NO_FLOOD, 0, 0)
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_decoders_fail_otherwise(data: bytes) -> None:
-    for parse in (lambda body: list(parse_ports(body)), parse_status):
+    for parse in (lambda body: list(parse_ports(body)), parse_port_status):
         try:
             parse(data)
         except OpenFlowError:

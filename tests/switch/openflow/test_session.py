@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ovspane.flowpush import BridgeSession, SessionError, SyncCounts, VersionError
-from ovspane.openflow import messages as of
+from ovspane.openflow import constants
+from ovspane.openflow.constants import BARRIER_REPLY, ECHO_REPLY, ECHO_REQUEST, ERROR, FEATURES_REPLY, MULTIPART_REPLY
+from ovspane.openflow.framing import hello, message
 from tests.support.bridge_session import BRIDGE, many, run, session
-from tests.support.ovs_dummy import DummyOvs, wait_for
+from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import PATIENCE, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_a_killed_switch_ends_the_session_and_a_new_one_repairs_it(ovs: DummyOvs
         await bridge.connect()
         await bridge.sync(flows)
         ovs.stop_vswitchd(kill=True)
-        await asyncio.wait_for(bridge.closed, 2)
+        await asyncio.wait_for(bridge.closed, PATIENCE)
         with pytest.raises(SessionError, match="closed"):
             await bridge.dump()
         assert len(reasons) == 1
@@ -95,7 +97,8 @@ def test_who_waits_when_the_switch_dies_hears_of_it(ovs: DummyOvs) -> None:
 @pytest.mark.parametrize("what", ["barrier", "dump", "push"])
 def test_a_hung_switch_is_given_up_after_the_timeout(ovs: DummyOvs, what: str) -> None:
     async def work() -> None:
-        async with session(ovs, timeout=0.3) as bridge:
+        async with session(ovs) as bridge:
+            bridge.timeout = 0.3  # now that it is connected
             operations: dict[str, Callable[[], Awaitable[object]]] = {
                 "barrier": bridge.barrier,
                 "dump": bridge.dump,
@@ -103,10 +106,8 @@ def test_a_hung_switch_is_given_up_after_the_timeout(ovs: DummyOvs, what: str) -
             }
             os.kill(ovs.vswitchd_pid, signal.SIGSTOP)
             try:
-                start = time.monotonic()
                 with pytest.raises(SessionError, match=r"no answer within 0\.3 s"):
                     await operations[what]()
-                assert time.monotonic() - start < 3
                 assert isinstance(bridge.closed.result(), TimeoutError)
             finally:
                 os.kill(ovs.vswitchd_pid, signal.SIGCONT)
@@ -128,8 +129,8 @@ def test_closing_is_told_as_our_own_doing(ovs: DummyOvs) -> None:
     run(work())
 
 
-HELLO = of.message(of.HELLO, 1, of.hello()[1])
-FEATURES = of.message(of.FEATURES_REPLY, 2, bytes(24))
+HELLO = message(constants.HELLO, 1, hello()[1])
+FEATURES = message(FEATURES_REPLY, 2, bytes(24))
 
 
 @pytest.mark.parametrize(
@@ -138,16 +139,16 @@ FEATURES = of.message(of.FEATURES_REPLY, 2, bytes(24))
         b"",  # closes at once
         b"\x05\x00\x00\x07\x00\x00\x00\x00",  # length 7
         bytes(64),
-        of.message(of.ECHO_REQUEST, 1),  # no hello first
-        of.message(of.HELLO, 1, b"\x00\x01\x00\x01"),  # a hello element of length 1
+        message(ECHO_REQUEST, 1),  # no hello first
+        message(constants.HELLO, 1, b"\x00\x01\x00\x01"),  # a hello element of length 1
         HELLO + bytes(8),
-        HELLO + of.message(of.FEATURES_REPLY, 2, b"short"),
+        HELLO + message(FEATURES_REPLY, 2, b"short"),
         HELLO + FEATURES + b"\x04" + bytes(99),
-        HELLO + FEATURES + of.message(of.MULTIPART_REPLY, 3, b"\x00\x01\x00\x00\x00\x00\x00\x00\xff\xff"),
-        HELLO + FEATURES + of.message(of.MULTIPART_REPLY, 3, b"\x00"),
-        HELLO + FEATURES + of.message(of.ERROR, 3, b"\x00"),
-        HELLO + FEATURES + of.message(of.BARRIER_REPLY, 3),
-        HELLO + of.message(of.MULTIPART_REPLY, 2, bytes(8)),
+        HELLO + FEATURES + message(MULTIPART_REPLY, 3, b"\x00\x01\x00\x00\x00\x00\x00\x00\xff\xff"),
+        HELLO + FEATURES + message(MULTIPART_REPLY, 3, b"\x00"),
+        HELLO + FEATURES + message(ERROR, 3, b"\x00"),
+        HELLO + FEATURES + message(BARRIER_REPLY, 3),
+        HELLO + message(MULTIPART_REPLY, 2, bytes(8)),
     ],
 )
 def test_an_unreadable_switch_ends_the_session(tmp_path: Path, reply: bytes) -> None:
@@ -207,12 +208,12 @@ def test_the_switch_gets_its_echo_back(tmp_path: Path) -> None:
             await reader.readexactly(16)
             writer.write(HELLO)
             await reader.readexactly(8)
-            writer.write(FEATURES + of.message(of.ECHO_REQUEST, 99, b"alive?"))
+            writer.write(FEATURES + message(ECHO_REQUEST, 99, b"alive?"))
             answer.set_result(await reader.readexactly(14))
             writer.close()
 
         async with await asyncio.start_unix_server(serve, tmp_path / "s"), BridgeSession(tmp_path / "s"):
-            assert await asyncio.wait_for(answer, 2) == of.message(of.ECHO_REPLY, 99, b"alive?")
+            assert await asyncio.wait_for(answer, PATIENCE) == message(ECHO_REPLY, 99, b"alive?")
 
     run(work())
 

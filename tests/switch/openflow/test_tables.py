@@ -32,8 +32,8 @@ from ovspane.dataplane.tables import (
     SetRegister,
     Unknown,
 )
-from ovspane.openflow.oxm import OpenFlowError
-from ovspane.openflow.tables import flows
+from ovspane.openflow.errors import OpenFlowError
+from ovspane.openflow.tables import parse_flows
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Match, Packet
 from ovspane.placement.ofctl_text import match_text
 from tests.property.dataplane.test_walk import PORTS, distinct, random_flows, random_packet
@@ -146,9 +146,9 @@ ENTRY = struct.pack("!HBxIIHHHHH2xQQQ", 64, 4, 0, 0, 1, *[0] * 7) + struct.pack(
 
 @pytest.mark.parametrize("cut", [1, 20, 47, 50, 55, 63, len(ENTRY) + 7])
 def test_what_is_cut_short_is_refused(cut: int) -> None:
-    assert flows(ENTRY) == [Flow(4, 1, Match.of(), goto=9)]
+    assert parse_flows(ENTRY) == [Flow(4, 1, Match.of(), goto=9)]
     with pytest.raises(OpenFlowError):
-        flows((ENTRY + ENTRY)[:cut])
+        parse_flows((ENTRY + ENTRY)[:cut])
 
 
 # --- the same as ofproto/trace

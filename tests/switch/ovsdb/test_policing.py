@@ -12,6 +12,7 @@ import pytest
 from ovspane.ovsdb.policing import MARK, PolicingChange, PolicingSync, policing
 from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, SwitchDb
 from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import PATIENCE
 
 M = 1_000_000
 KERNEL = BridgeRow("br0", UUID(int=1), "system", 1, frozenset(), None, {}, {}, {})
@@ -75,7 +76,7 @@ def test_the_database_gets_it_and_is_left_as_it_was(switch: DummyOvs, monkeypatc
         db = SwitchDb(f"unix:{switch.database}")
         db.start()
         try:
-            assert await db.wait_until(lambda: db.connected, 5)
+            assert await db.wait_until(lambda: db.connected, PATIENCE)
             sync = PolicingSync(db, lambda bridge: True, {"p1": 10 * M, "p2": 10 * M})
             refused = await sync.sync()
             assert list(refused) == ["p2"]

@@ -29,6 +29,7 @@ from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, SwitchDb
 from ovspane.ovsdb_queues import QueueSync
 from ovspane.placement.flow_rules import Queue
 from tests.support.ovs_dummy import DummyOvs
+from tests.support.patience import PATIENCE
 
 M = 1_000_000
 
@@ -186,7 +187,7 @@ async def syncing(ovs: DummyOvs) -> AsyncIterator[tuple[SwitchDb, QueueSync]]:
     db = SwitchDb(f"unix:{ovs.database}")
     db.start()
     try:
-        assert await db.wait_until(lambda: db.connected, 5)
+        assert await db.wait_until(lambda: db.connected, PATIENCE)
         yield db, QueueSync(db)
     finally:
         await db.close()
@@ -275,7 +276,7 @@ def test_a_port_with_somebody_else_s_qos_is_adopted_on_demand(ovs: DummyOvs) -> 
 
             before = shown()
             adopting = QueueSync(db, adopt=("p2",))
-            await db.wait_until(lambda: strict.actual()["p2"].foreign, 2)
+            assert await db.wait_until(lambda: strict.actual()["p2"].foreign, PATIENCE)
             for end in (
                 lambda: adopting.sync({}, SPEEDS),
                 lambda: adopting.collect(everything=True),
@@ -295,7 +296,7 @@ def test_a_port_with_somebody_else_s_qos_is_adopted_on_demand(ovs: DummyOvs) -> 
 
             assert (await adopting.sync({"p2": {1: queue(1, M)}}, SPEEDS)).applied
             ovs.vsctl("destroy", "qos", theirs)
-            await db.wait_until(lambda: len(db.rows("QoS")) == 1, 2)
+            assert await db.wait_until(lambda: len(db.rows("QoS")) == 1, PATIENCE)
             assert (await adopting.sync({}, SPEEDS)).applied
             assert column(ovs, "port", "p2", "qos") == "[]"
 
@@ -311,7 +312,7 @@ def test_a_foreign_queue_in_our_row_and_our_queue_in_a_foreign_row_stay(ovs: Dum
             ovs.vsctl("add", "qos", qos, "queues", "9=@q", "--", "--id=@q", "create", "queue", "dscp=3")
             create = ("--id=@o", "create", "qos", "type=linux-htb", f"queues:4={one}")
             ovs.vsctl("set", "port", "p2", "qos=@o", "--", *create)
-            await db.wait_until(lambda: len(db.rows("QoS")) == 2, 2)
+            assert await db.wait_until(lambda: len(db.rows("QoS")) == 2, PATIENCE)
             done = await sync.sync({"p1": {9: queue(9, M)}}, SPEEDS)
             assert done.refused == {"p1": "its queue 9 is of another owner"}
             assert "9=" in column(ovs, "qos", qos, "queues")
@@ -328,7 +329,7 @@ def test_orphans_of_ours_are_collected(ovs: DummyOvs) -> None:
         async with syncing(ovs) as (db, sync):
             await sync.sync({"p1": {1: queue(1, M), 2: queue(2, M)}, "p2": {3: queue(3, M)}}, SPEEDS)
             ovs.vsctl("clear", "port", "p1", "qos")  # an administrator took it away
-            assert await db.wait_until(lambda: db.bridges()["br0"].ports["p1"].qos is None, 2)
+            assert await db.wait_until(lambda: db.bridges()["br0"].ports["p1"].qos is None, PATIENCE)
             assert await sync.collect() == 4
             assert len(ovs.vsctl("--bare", "--columns=_uuid", "list", "queue").split()) == 2
             assert (await sync.sync({"p1": {1: queue(1, M)}}, SPEEDS)).applied  # and it comes back when asked for
@@ -344,7 +345,7 @@ def test_what_somebody_changed_in_our_rows_is_repaired(ovs: DummyOvs) -> None:
             one = column(ovs, "qos", qos, "queues:1")
             ovs.vsctl("set", "queue", one, "other_config:min-rate=1.5e6")
             ovs.vsctl("set", "qos", qos, "other_config:max-rate=7")
-            await db.wait_until(lambda: sync.actual()["p1"].rate == 7, 2)
+            assert await db.wait_until(lambda: sync.actual()["p1"].rate == 7, PATIENCE)
             assert (await sync.sync({"p1": {1: queue(1, M)}}, SPEEDS)).operations == 2
             assert column(ovs, "queue", one, "other_config:min-rate") == '"1000000"'
             assert column(ovs, "qos", qos, "other_config:max-rate") == '"100000000"'
@@ -356,12 +357,12 @@ def test_vswitchd_down_is_reported_and_the_rows_are_there_for_its_return(ovs: Du
     async def run() -> None:
         async with syncing(ovs) as (db, sync):
             ovs.stop_vswitchd(kill=True)
-            done = await sync.sync({"p1": {1: queue(1, M)}}, SPEEDS, seconds=0.3)
+            done = await sync.sync({"p1": {1: queue(1, M)}}, SPEEDS, seconds=2)
             assert (done.changed, done.applied) == (True, False)
-            again = await sync.sync({"p1": {1: queue(1, M)}}, SPEEDS, seconds=0.3)
+            again = await sync.sync({"p1": {1: queue(1, M)}}, SPEEDS, seconds=2)
             assert (again.changed, again.applied) == (False, False)
             ovs.start_vswitchd()
-            assert await db.wait_until(lambda: db.cur_cfg >= db.next_cfg, 5)
+            assert await db.wait_until(lambda: db.cur_cfg >= db.next_cfg, PATIENCE)
             assert (await sync.sync({"p1": {1: queue(1, M)}}, SPEEDS)).applied
 
     asyncio.run(run())

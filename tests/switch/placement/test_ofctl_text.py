@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ovspane.openflow.messages import as_programmed
+from ovspane.openflow.meters import as_programmed
 from ovspane.packets.match import ANY, ETH_IPV4, ETH_IPV6, Match
 from ovspane.placement.flow_rules import FlowRule, Instructions, Meter
 from ovspane.placement.ofctl_text import actions_text, flow_text, match_text, meter_text
@@ -55,7 +55,9 @@ def test_actions_in_their_order() -> None:
     )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(flows=st.lists(rules(), min_size=1, max_size=40))
 def test_ovs_ofctl_loads_the_flow_that_was_meant(ovs: DummyOvs, flows: list[FlowRule]) -> None:
     wanted = {rule.key: rule for rule in flows}
@@ -71,7 +73,9 @@ def test_ovs_ofctl_loads_the_flow_that_was_meant(ovs: DummyOvs, flows: list[Flow
     run(dump())
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(rate=st.integers(1, 10**11), burst=st.integers(1, 10**11))
 def test_ovs_ofctl_makes_the_meter_that_was_meant(ovs: DummyOvs, rate: int, burst: int) -> None:
     meter = Meter(1_000_003, rate, burst)

@@ -15,11 +15,13 @@ import pytest
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply
+from ovspane.server import shared_service
 from ovspane.server.shared_service import SharedService
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.shared_keeper import SharedKeeper
 from tests.support.cluster import Member, leader_of, loopback_cluster, remotes
 from tests.support.gate import Gate
+from tests.support.patience import PATIENCE, too_slow_to_tell, until
 
 
 def clock() -> int:
@@ -47,7 +49,7 @@ class Party:
         self.tasks.append(asyncio.create_task(self.service.run()))
 
     async def say(self, text: str, speaker: str = "root") -> Reply:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             return await self.service.ask(speaker, parse(text))
 
     async def do(self, text: str) -> Reply:
@@ -74,7 +76,7 @@ async def parties(where: str, count: int = 3, names: str = "d") -> AsyncIterator
             await one.stop()
 
 
-async def agree(made: list[Party], seconds: float = 10.0) -> None:
+async def agree(made: list[Party], seconds: float = PATIENCE) -> None:
     """Wait until all have the same requests, shares and principals."""
 
     def view(one: Party) -> object:
@@ -183,7 +185,7 @@ def test_shares_grants_and_ends_are_seen_by_all(members: list[Member]) -> None:
             assert kept.code is Code.OK
             await agree(made)
             assert len(one.service.state.requests) == 2
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while len(one.store.replica.records) == 0 or any(len(p.service.state.requests) != 1 for p in made):
                     await asyncio.sleep(0.05)
                 while ("Request", str(reply.fields["id"])) in one.store.replica.records:
@@ -202,9 +204,12 @@ def test_shares_grants_and_ends_are_seen_by_all(members: list[Member]) -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "hung"])
-def test_a_lost_leader_loses_and_doubles_nothing(members: list[Member], how: str) -> None:
+def test_a_lost_leader_loses_and_doubles_nothing(
+    members: list[Member], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The leader dies or hangs under a load of statements: whatever was answered OK is there, once, and nothing
     else."""
+    monkeypatch.setattr(shared_service, "PATIENCE", PATIENCE)  # an election takes what this machine makes of it
 
     async def main() -> None:
         async with parties(remotes(members)) as made:
@@ -229,14 +234,14 @@ def test_a_lost_leader_loses_and_doubles_nothing(members: list[Member], how: str
                         others.append(reply)
 
             tasks = [asyncio.create_task(load(one, 10 * n + k)) for n, one in enumerate(made) for k in (1, 2)]
-            await asyncio.sleep(1.0)
+            await until(lambda: len(granted) > 10, "load")
             first = leader_of(members)
             if how == "killed":
                 first.kill()
             else:
                 first.signal(signal.SIGSTOP)
             before = len(granted)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while len(granted) < before + 30:
                     await asyncio.sleep(0.05)
             ending.set()
@@ -251,7 +256,7 @@ def test_a_lost_leader_loses_and_doubles_nothing(members: list[Member], how: str
                 first.start()
             else:
                 first.signal(signal.SIGCONT)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while not first.joined():
                     await asyncio.sleep(0.1)
 
@@ -270,14 +275,21 @@ def test_requests_end_on_time_while_the_leader_hangs(members: list[Member]) -> N
             hung = leader_of(members)
             hung.signal(signal.SIGSTOP)
             waiting = asyncio.create_task(one.say("reserve(dstPort=81) = 5Mb on a to +1h."))
-            async with asyncio.timeout(5):
+            answered: list[int] = []
+            waiting.add_done_callback(lambda _: answered.append(clock()))
+            stall, looked = 0, clock()
+            async with asyncio.timeout(PATIENCE):
                 while reply.fields["id"] in one.service.state.requests:
                     await asyncio.sleep(0.01)
-            late = clock() - end
-            assert not waiting.done()
+                    stall, looked = max(stall, clock() - looked), clock()
+            print(f"ended {clock() - end} ms after its end; the leader hung")
+            if answered and stall > 500:
+                too_slow_to_tell(
+                    f"the loop stood still for {stall} ms: an end and the answer after it are seen at once"
+                )
+            # the leader's silence is noticed 2.5 s after the statement, 1.5 s after the end at the earliest
+            assert not answered
             assert (await one.say("ListRequests.")).lines == ()
-            print(f"ended {late} ms after its end; the leader hung")
-            assert late < 1500
             answer = await waiting
             assert answer.code is Code.OK, answer
             hung.signal(signal.SIGCONT)
@@ -295,21 +307,23 @@ def test_without_a_majority_requests_end_in_time_and_changes_are_refused(members
             await agree(made)
             for member in members[:2]:
                 member.kill()
-            refused = await other.say("reserve(dstPort=82) = 1Mb on a to +1h.")
-            assert refused.reason_code == "store"
-            assert "not stored" in refused.text
-            assert other.service.store_away
-            started = time.monotonic()
-            assert (await other.say("reserve(dstPort=82) = 1Mb on a to +1h.")).reason_code == "store"
-            assert time.monotonic() - started < 3  # at once, after the first wait
+            waits = []
+            for _ in range(4):
+                started = time.monotonic()
+                refused = await other.say("reserve(dstPort=82) = 1Mb on a to +1h.")
+                waits.append(time.monotonic() - started)
+                assert refused.reason_code == "store"
+                assert "not stored" in refused.text
+                assert other.service.store_away
+            assert min(waits[1:]) < waits[0] / 2  # at once, after the first wait
             listed = await other.say("ListRequests.")
             assert listed.lines is not None
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while reply.fields["id"] in other.service.state.requests:
                     await asyncio.sleep(0.05)
             for member in members[:2]:
                 member.start()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while one.service.store_away or other.service.store_away:
                     await asyncio.sleep(0.05)
             await one.do("reserve(dstPort=83) = 6Mb on a to +1h.")
@@ -331,7 +345,8 @@ def test_two_lost_answers_one_after_the_other(members: list[Member]) -> None:
             waiting = []
             for port in (81, 82):
                 waiting.append(asyncio.create_task(one.say(f"reserve(dstPort={port}) = 1Mb on a to +1h.")))
-                await asyncio.sleep(0.5)
+                await until(gate.lost_transaction, "loss of the answer to the first")
+                await asyncio.sleep(0.5)  # the second waits, however long
             gate.cut()
             replies = await asyncio.gather(*waiting)
             assert [reply.code for reply in replies] == [Code.OK, Code.OK]
@@ -350,12 +365,12 @@ def test_an_id_that_may_be_in_the_database_is_not_given_again(members: list[Memb
             await one.do("reserve(dstPort=80) = 1Mb on rootShare to +1h.")
             gate.swallow = True
             waiting = asyncio.create_task(one.say("reserve(dstPort=81) = 1Mb on rootShare to +1h."))
-            await asyncio.sleep(0.6)
-            service = one.service
+            await until(gate.lost_transaction, "loss of the answer")
+            service, before = one.service, gate.connections
             async with service._turn:
                 gate.cut()
-                await one.store.until_synced(20)
-                await asyncio.sleep(0.2)
+                await until(lambda: gate.connections > before, "new connection")
+                await one.store.until_synced(PATIENCE)
                 await service._adopt(list(await service._shared.load()))
                 assert service.state.next_id not in service.state.requests
             first = await waiting
@@ -378,7 +393,7 @@ def test_a_lost_answer_is_found_out_and_the_client_gets_its_reply(members: list[
             await one.do("reserve(dstPort=80) = 4Mb on a to +1h.")
             gate.swallow, gate.hold = True, not done
             waiting = [asyncio.create_task(one.say(f"reserve(dstPort={port}) = 4Mb on a to +1h.")) for port in (81, 82)]
-            await asyncio.sleep(0.3)
+            await until(gate.lost_transaction, "loss of the first transaction, or of its answer")
             assert not any(task.done() for task in waiting)
             gate.cut()
             replies = await asyncio.gather(*waiting)

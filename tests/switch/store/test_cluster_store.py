@@ -17,8 +17,9 @@ import pytest
 from ovspane.store.cluster import ClusterStore, Guard, InDoubt, LostRace
 from ovspane.store.records import Record, StoreError, TakenOver, table_of
 from ovspane.store.replica import Replica, patched
-from tests.support.cluster import SCHEMA, free_port, run, wait_for
+from tests.support.cluster import SCHEMA, free_port, run
 from tests.support.gate import Gate
+from tests.support.patience import PATIENCE, until, wait_for
 
 FREE = Guard({}, frozenset(), frozenset(), ())
 
@@ -46,7 +47,7 @@ def single_server(schema: Path = SCHEMA) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def running(remote: str, name: str = "me", seconds: float = 10.0) -> AsyncIterator[ClusterStore]:
+async def running(remote: str, name: str = "me", seconds: float = PATIENCE) -> AsyncIterator[ClusterStore]:
     store = ClusterStore(remote, name)
     task = asyncio.create_task(store.run())
     try:
@@ -68,7 +69,7 @@ def with_version(folder: Path, version: str) -> Path:
 @pytest.mark.parametrize(("version", "words"), [("9.0.0", "newer ovspane"), ("1.0.0", "ovspane cluster upgrade")])
 def test_a_database_of_another_schema_is_an_error_at_once(tmp_path: Path, version: str, words: str) -> None:
     async def main(remote: str) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(StoreError, match=words):
                 async with running(remote):
                     pass
@@ -106,7 +107,7 @@ def test_a_guard_that_is_not_current_changes_nothing() -> None:
             bump = frozenset({"room:x"})
             await one.commit([], [], Guard({"room:x": None}, bump, frozenset(), ()))
             seen = one.replica.uuids["Version", "room:x"], 1
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while ("Version", "room:x") not in two.replica.records:
                     await two.newer(two.replica.updates)
             await two.commit([share("a")], [], Guard({"room:x": seen}, bump, frozenset(), ()))
@@ -121,7 +122,7 @@ def test_a_guard_that_is_not_current_changes_nothing() -> None:
             assert one.replica.records["Version", "room:x"].columns["number"] == 2
             assert ("Share", "a") in one.replica.records
             await one.commit([Record("Slot", "4", {"request": 9})], [], FREE)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while ("Slot", "4") not in two.replica.records:
                     await two.newer(two.replica.updates)
             assert ("Share", "b") not in two.replica.records
@@ -145,11 +146,11 @@ def test_what_is_in_doubt_is_found_out(done: bool) -> None:
             await store.commit([share("a")], [], FREE)
             gate.swallow, gate.hold = True, not done
             commit = asyncio.create_task(store.commit([share("b")], [], FREE))
-            await asyncio.sleep(0.3)
+            await until(gate.lost_transaction, "loss of the transaction, or of its answer")
             gate.cut()
             with pytest.raises(InDoubt) as doubt:
                 await commit
-            await store.until_synced(5)
+            await store.until_synced(PATIENCE)
             assert store.passed(doubt.value.sequence) is done
             assert (("Share", "b") in store.replica.records) is done
             await store.commit([share("c")], [], FREE)

@@ -20,7 +20,8 @@ from ovspane.store.cluster import ClusterStore
 from ovspane.store.member import Member, Serving
 from ovspane.store.records import Record, StoreError
 from ovspane.store.server import PrivateServer
-from tests.support.cluster import SCHEMA, free_port, run, wait_for
+from tests.support.cluster import SCHEMA, free_port, run
+from tests.support.patience import wait_for
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from ovspane.ovsdb.jsonrpc import Framer, connect, split_remotes
 from ovspane.store import MemoryStore, OvsdbStore, PrivateServer, Record, Store, StoreError, TakenOver, Value
 from ovspane.store.records import checked, decoded, encoded, schema_text, tables
 from ovspane.store.server import database_holder
+from tests.support.patience import PATIENCE, until, wait_for
 
 REQUEST: dict[str, Value] = {
     "share": "aBW",
@@ -45,7 +47,7 @@ def setting(name: str, value: str) -> Record:
 
 
 @contextlib.asynccontextmanager
-async def private(folder: Path, limit: float = 10.0) -> AsyncIterator[tuple[PrivateServer, OvsdbStore]]:
+async def private(folder: Path, limit: float = PATIENCE) -> AsyncIterator[tuple[PrivateServer, OvsdbStore]]:
     server = PrivateServer(folder)
     await server.start()
     store = OvsdbStore(server.remote, limit=limit)
@@ -212,6 +214,12 @@ def test_a_second_daemon_is_refused_and_the_first_goes_on(tmp_path: Path) -> Non
     asyncio.run(run())
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal (proc(5), SigCgt)."""
+    [mask] = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(encoding="ascii"), re.M)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def test_a_left_over_server_is_ended(tmp_path: Path) -> None:
     async def run() -> None:
         async with private(tmp_path) as (server, store):
@@ -220,8 +228,10 @@ def test_a_left_over_server_is_ended(tmp_path: Path) -> None:
             "ovsdb-server", str(server.database), f"--remote=punix:{server.socket}", "--no-chdir", "-vconsole:off",
             "--unixctl=none", env={**os.environ, "OVS_RUNDIR": str(tmp_path)},
         )  # fmt: skip
-        while database_holder(server.database) is None:
-            await asyncio.sleep(0.01)
+        await until(lambda: database_holder(server.database) is not None, "left-over server")
+        await until(
+            lambda: catches(leftover.pid, signal.SIGTERM), "handler of SIGTERM"
+        )  # without one it ends stopped, too
         leftover.send_signal(signal.SIGSTOP)  # the worst: it does not even take SIGTERM
         async with private(tmp_path) as (server, store):
             assert len(await store.load()) == 1
@@ -276,8 +286,8 @@ def test_a_hung_server_is_an_error_and_its_late_transaction_cannot_overtake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
-        monkeypatch.setattr("ovspane.store.database.ANSWER_LIMIT", 0.2)
-        async with private(tmp_path, limit=0.5) as (server, store):
+        monkeypatch.setattr("ovspane.store.database.ANSWER_LIMIT", 2.0)
+        async with private(tmp_path, limit=5.0) as (server, store):
             await store.commit([setting("a", "1")])
             assert server.pid is not None
             os.kill(server.pid, signal.SIGSTOP)
@@ -432,10 +442,7 @@ def test_kill_9_of_the_daemon_loses_nothing_acknowledged_and_the_server_dies_wit
         daemon.wait()
         daemon.stdout.close()
         acknowledged = int(lines[-1]) if lines else acknowledged + 1
-    deadline = time.monotonic() + 2
-    while database_holder(tmp_path / "ovspane.db") is not None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert database_holder(tmp_path / "ovspane.db") is None
+    wait_for(lambda: database_holder(tmp_path / "ovspane.db") is None, "end of the server")
 
     async def run() -> None:
         async with private(tmp_path) as (_, store):

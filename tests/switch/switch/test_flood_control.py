@@ -13,13 +13,14 @@ import pytest
 
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
-from ovspane.openflow.port_config import PortBits
+from ovspane.openflow.openflow10 import PortBits
 from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
 from ovspane.switch.enforcement import BridgeScope
 from ovspane.switch.flood_control import BLOCK, FREE, HOLD, UNBLOCK, FloodControl
 from tests.support.daemon_bridges import daemon_on
 from tests.support.daemon_process import DaemonProcess
-from tests.support.ovs_dummy import PROTOCOLS, DummyOvs, wait_for
+from tests.support.ovs_dummy import PROTOCOLS, DummyOvs
+from tests.support.patience import PATIENCE, too_slow_to_tell, wait_for
 
 SETTINGS = '[network]\nplacement = "paths"\nflood_tree = true\n[topology]\nlldp = false\n'
 BRIDGES = ("a", "b", "c")
@@ -75,7 +76,7 @@ def mod_port(ovs: DummyOvs, bridge: str, port: str, what: str) -> None:
 def wait(ovs: DummyOvs, ports: set[str], what: str) -> None:
     """Until these ports are silent by our word and at rest."""
     try:
-        wait_for(lambda: silent(ovs) == ports and marks(ovs) == dict.fromkeys(ports, "true"), what, 15)
+        wait_for(lambda: silent(ovs) == ports and marks(ovs) == dict.fromkeys(ports, "true"), what)
     except TimeoutError as late:
         raise AssertionError(f"{late}; {config(ovs)}, {marks(ovs)}") from late
     assert not any(bits & {"NO_FWD", "NO_RECV"} for bits in config(ovs).values())
@@ -143,12 +144,12 @@ def test_who_lets_a_port_of_ours_flood_loses(ovs: DummyOvs) -> None:
 def test_a_port_that_somebody_else_keeps_from_flooding(ovs: DummyOvs) -> None:
     mod_port(ovs, "a", "ab", "no-flood")
     with daemon_on(ovs, SETTINGS) as daemon:
-        wait_for(lambda: silent(ovs) == {"ab", "ba"} and marks(ovs) == {"ba": "true"}, "a tree around it", 10)
+        wait_for(lambda: silent(ovs) == {"ab", "ba"} and marks(ovs) == {"ba": "true"}, "a tree around it")
         daemon.wait_for_log("port a:ab does not flood by somebody else's word")
         mod_port(ovs, "a", "ab", "flood")
         wait(ovs, {"ab", "ba"}, "the same tree, by ourselves")
         mod_port(ovs, "c", "ca", "no-flood")
-        wait_for(lambda: silent(ovs) == {"ca", "ac"} and marks(ovs) == {"ac": "true"}, "a tree around another one", 10)
+        wait_for(lambda: silent(ovs) == {"ca", "ac"} and marks(ovs) == {"ac": "true"}, "a tree around another one")
         assert daemon.stop() == 0 and daemon.run("cleanup").returncode == 0
         assert silent(ovs) == {"ca"}
 
@@ -156,7 +157,7 @@ def test_a_port_that_somebody_else_keeps_from_flooding(ovs: DummyOvs) -> None:
 def test_bridges_that_run_stp_are_left_alone(ovs: DummyOvs) -> None:
     ovs.vsctl("set", "bridge", "a", "stp_enable=true")
     with daemon_on(ovs, SETTINGS) as daemon:
-        daemon.wait_for_log("bridge a runs STP or RSTP", seconds=10)
+        daemon.wait_for_log("bridge a runs STP or RSTP")
         time.sleep(1)
         assert silent(ovs) == set() and marks(ovs) == {}
         ovs.vsctl("set", "bridge", "a", "stp_enable=false")
@@ -170,7 +171,7 @@ def test_bridges_that_run_stp_are_left_alone(ovs: DummyOvs) -> None:
 def test_bridges_that_are_not_ours_are_left_alone(ovs: DummyOvs) -> None:
     with daemon_on(ovs, f'bridges = ["a", "b"]\n{SETTINGS}') as daemon:
         wait_for(
-            lambda: "link b:bc - c:cb" not in daemon.log and daemon.logged("link a:ab - b:ba is there") > 0, "links", 10
+            lambda: "link b:bc - c:cb" not in daemon.log and daemon.logged("link a:ab - b:ba is there") > 0, "links"
         )
         time.sleep(1)
         assert silent(ovs) == set()
@@ -183,11 +184,11 @@ def test_without_the_setting_nothing_is_done_and_what_was_left_is_taken_away(ovs
     with daemon_on(ovs, SETTINGS) as daemon:
         wait(ovs, OUT, "tree")
         mod_port(ovs, "a", "ab", "no-flood")
-        wait_for(lambda: set(marks(ovs)) == {"ba"}, "a tree around somebody else's", 10)
+        wait_for(lambda: set(marks(ovs)) == {"ba"}, "a tree around somebody else's")
         assert daemon.stop() == 0
         off(daemon)
         daemon.start()
-        wait_for(lambda: silent(ovs) == {"ab"} and marks(ovs) == {}, "end of what is ours", 10)
+        wait_for(lambda: silent(ovs) == {"ab"} and marks(ovs) == {}, "end of what is ours")
 
 
 @contextlib.asynccontextmanager
@@ -198,7 +199,7 @@ async def keeping(
     switch, network = SwitchDb(f"unix:{ovs.database}"), Network()
     flooding = kind(switch, network, BridgeScope(ovs.rundir), lambda bridge: True)
     switch.start()
-    assert await switch.wait_until(lambda: switch.connected, 5)
+    assert await switch.wait_until(lambda: switch.connected, PATIENCE)
     task = asyncio.create_task(flooding.run())
     try:
         yield flooding, network
@@ -214,10 +215,15 @@ def test_no_port_begins_to_flood_before_the_network_was_looked_at(ovs: DummyOvs)
         mod_port(ovs, bridge, port, "no-flood")
 
     async def run() -> None:
+        began, looks = time.monotonic(), 0
         async with keeping(ovs):
-            end = time.monotonic() + HOLD / 2
-            while time.monotonic() < end:
-                assert await asyncio.to_thread(silent, ovs) == OUT
+            while time.monotonic() < began + HOLD / 2:
+                seen = await asyncio.to_thread(silent, ovs)
+                if time.monotonic() < began + HOLD:  # a look that took longer may have seen what comes after
+                    assert seen == OUT
+                    looks += 1
+            if not looks:
+                too_slow_to_tell(f"no look at the ports within the {HOLD:g} s for which they are held")
             await asyncio.to_thread(wait, ovs, set(), "the end of what no link explains")
 
     asyncio.run(run())
@@ -246,7 +252,7 @@ def test_the_mark_is_there_whenever_the_bit_is(ovs: DummyOvs) -> None:
                 network.see_link(*ends, "wire", Origin.LOCAL, 0)
             await asyncio.to_thread(wait, ovs, OUT, "one of two links")
             network.lose_link(PortId("b", "ba"), PortId("c", "ca"), Origin.LOCAL)
-            await asyncio.to_thread(wait_for, lambda: not OUT & silent(ovs), "the other one instead", 10)
+            await asyncio.to_thread(wait_for, lambda: not OUT & silent(ovs), "the other one instead")
 
     asyncio.run(run())
     assert {bits for bits, _ in seen} >= {BLOCK, UNBLOCK, FREE}
@@ -263,9 +269,7 @@ def test_openflow_10_is_added_and_taken_back() -> None:
         with daemon_on(ovs, SETTINGS) as daemon:
             both = "[OpenFlow10, OpenFlow13, OpenFlow14]"
             for name in ("a", "b"):
-                wait_for(
-                    lambda name=name: ovs.vsctl("get", "bridge", name, "protocols").strip() == both, "protocols", 10
-                )
+                wait_for(lambda name=name: ovs.vsctl("get", "bridge", name, "protocols").strip() == both, "protocols")
             wait(ovs, {"ab2", "ba2"}, "one of two parallel links")
             assert daemon.stop() == 0 and daemon.run("cleanup").returncode == 0
             assert marks(ovs) == {}

@@ -20,7 +20,8 @@ from ovspane.switch.ownership import Ownership
 from ovspane.switch.tampering import FIGHT, Contest, TamperWatch
 from tests.support.daemon_bridges import add_foreign, bridge, flood, flows, make_foreign, others
 from tests.support.ovs_dummy import DummyOvs
-from tests.support.reconciling import M, Running, deny, is_as_planned, limit, running, until, until_as_planned
+from tests.support.patience import until
+from tests.support.reconciling import M, Running, deny, is_as_planned, limit, running, until_as_planned
 
 INSTALLED = {1: "installed", 2: "installed by meter 1000002"}
 DAMAGE: dict[str, Callable[[DummyOvs], object]] = {
@@ -34,7 +35,7 @@ DAMAGE: dict[str, Callable[[DummyOvs], object]] = {
         "add-flow", "br0", "table=100,cookie=0x70616e6500000063,priority=9,icmp,actions=drop"
     ),
     "one that vanishes by itself": lambda ovs: ovs.ofctl(
-        "add-flow", "br0", "table=100,cookie=0x70616e6500000063,hard_timeout=60,priority=5,udp,tp_dst=53,actions=drop"
+        "add-flow", "br0", "table=100,cookie=0x70616e6500000063,hard_timeout=3600,priority=5,udp,tp_dst=53,actions=drop"
     ),
     "a meter's end": lambda ovs: ovs.ofctl("del-meter", "br0", "meter=1000002"),
     "all meters' end": lambda ovs: ovs.ofctl("del-meters", "br0"),
@@ -58,7 +59,7 @@ async def prepared(made: Running) -> None:
 def test_every_kind_of_damage_is_noticed_and_repaired(
     switch: DummyOvs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(burst=100)))
+    monkeypatch.setattr(bridge_room, "TamperWatch", lambda *a: TamperWatch(*a, contest=Contest(burst=100)))
 
     async def play() -> None:
         async with running(switch) as made:
@@ -90,7 +91,7 @@ def test_every_kind_of_damage_is_noticed_and_repaired(
 
 def test_damage_while_we_push(switch: DummyOvs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody deletes at random while requests come and go: nothing is missing or left when it is quiet."""
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(burst=10_000)))
+    monkeypatch.setattr(bridge_room, "TamperWatch", lambda *a: TamperWatch(*a, contest=Contest(burst=10_000)))
 
     async def play() -> None:
         async with running(switch) as made:
@@ -141,7 +142,7 @@ def test_updates_that_were_lost_lead_to_a_read_back(switch: DummyOvs) -> None:
             switch.ofctl("--bundle", "add-flows", "br0", str(path))  # the loop stands still meanwhile
             switch.ofctl("--bundle", "mod-flows", "br0", "table=120,actions=output:1")
             switch.ofctl("del-flows", "br0", "table=100,udp,tp_dst=53")
-            await until_as_planned(switch, made, 10)
+            await until_as_planned(switch, made)
             await until(lambda: bool(reads))
             await made.settled()
 
@@ -152,7 +153,7 @@ def test_updates_that_were_lost_lead_to_a_read_back(switch: DummyOvs) -> None:
 def test_a_fight_is_bounded_and_told(
     switch: DummyOvs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bridge_room, "Watch", lambda *a: TamperWatch(*a, contest=Contest(5, 1.0, 2.0, 60)))
+    monkeypatch.setattr(bridge_room, "TamperWatch", lambda *a: TamperWatch(*a, contest=Contest(5, 1.0, 2.0, 60)))
 
     async def play() -> None:
         async with running(switch) as made:
@@ -166,9 +167,8 @@ def test_a_fight_is_bounded_and_told(
             assert caplog.text.count("; repairing") <= 6 + (time.monotonic() - start)
             assert f"degraded: bridge br0: {FIGHT}" in made.said[1]
             assert set(made.said[2]) <= {"pending", INSTALLED[2]}  # the other request has no part in it
-            async with asyncio.timeout(30):  # they gave up
-                while made.status[1] != "installed" or not await is_as_planned(switch, made):
-                    await asyncio.sleep(0.05)
+            await until(lambda: made.status[1] == "installed", "end of the fight")  # they gave up
+            await until_as_planned(switch, made)
             await made.settled()
             for _ in range(2):  # the other kind: of meters nothing is told
                 switch.ofctl("mod-meter", "br0", "meter=1000002,kbps,band=type=drop,rate=3")
@@ -200,7 +200,7 @@ def test_what_is_not_ours_is_left_alone(switch: DummyOvs) -> None:
                 flood(switch, "br0")
                 add_foreign(switch)  # they put theirs back, as a controller does
                 await until(lambda: others(switch) == before)
-                await made.settled(10)
+                await made.settled()
                 assert others(switch) == before
 
     async def until_as_planned_but(ovs: DummyOvs, made: Running) -> None:

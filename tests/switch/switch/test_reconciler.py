@@ -16,7 +16,8 @@ from ovspane.switch import reconciler as reconcile
 from ovspane.switch.bridge import BridgeTarget, ManagedBridge
 from tests.support.daemon_bridges import bridge, flows, make_foreign, others, rows
 from tests.support.ovs_dummy import DummyOvs
-from tests.support.reconciling import M, deny, is_as_planned, limit, queue, running, until
+from tests.support.patience import until
+from tests.support.reconciling import M, deny, is_as_planned, limit, queue, running
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_a_refused_flow_behind_a_full_bundle(switch: DummyOvs, caplog: pytest.Lo
 
             made.reconciler._taken = behind_our_back  # type: ignore[method-assign]
             made.change(added=(*many, limit(3, 54, 1, M)))
-            await made.settled(30)
+            await made.settled()
             assert made.status[1] == "installed"
             assert len([flow for flow in flows(switch) if "actions=drop" in flow]) == 10_100
             await until(lambda: made.status[3] == "installed by meter 1000001")  # the flow's end tells of its meter's

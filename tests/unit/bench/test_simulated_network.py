@@ -16,6 +16,7 @@ from ovspane.placement.flow_rules import FlowRule
 from ovspane.placement.link_capacity import RESERVABLE
 from ovspane.policy.model.table import Effect
 from ovspane.policy.state.shares import Request
+from tests.support.patience import LONG
 
 HOSTS = 32
 
@@ -159,7 +160,7 @@ def test_a_daemon_with_some_of_the_switches_knows_where_all_rules_stand() -> Non
 
 def test_a_case_of_the_group_runs() -> None:
     found = {
-        result.name: result.value for result in apart.results("bench.fattree:case", "4", "64", "200", "4", seconds=60)
+        result.name: result.value for result in apart.results("bench.fattree:case", "4", "64", "200", "4", seconds=LONG)
     }
     assert 0.3 < (found["load.accepted"] or 0) <= 1
     assert {

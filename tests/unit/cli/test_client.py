@@ -20,6 +20,7 @@ from ovspane.cli.show_command import draw, usage
 from ovspane.lang import statements as st
 from ovspane.lang.parser import Contradiction, Splitter, parse
 from ovspane.lang.replies import Notice, Reply, err, listing, no, ok
+from tests.support.patience import LONG, PATIENCE
 
 SHARES = [
     dict(name="rootShare", parent=None, flowgroup="(*)", privileges="", reserve_max=None, reserved_now=8_000_000,
@@ -40,7 +41,7 @@ class Server:
         self.ready = threading.Event()
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
-        assert self.ready.wait(10)
+        assert self.ready.wait(PATIENCE)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -112,7 +113,7 @@ def ovspane(*arguments: str, given: str | bytes = "", env: dict[str, str] | None
         [sys.executable, "-m", "ovspane.cli.main", *arguments],
         input=data,
         capture_output=True,
-        timeout=60,
+        timeout=LONG,
         env={**os.environ, **(env or {})},
         check=False,
     )
@@ -194,7 +195,7 @@ def test_an_answer_comes_before_the_input_ends(socket: str) -> None:
         assert select.select([process.stdout], [], [], 20)[0]
         assert process.stdout.readline() == b"OK\n"
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_no_connection_is_said(tmp_path: Path, socket: str) -> None:
@@ -263,7 +264,7 @@ def test_shell_on_a_terminal_prompts_completes_and_shows_notices(socket: str, tm
 
     def expect(text: str) -> None:
         nonlocal seen
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE
         while text not in seen:
             assert select.select([parent], [], [], max(0.0, until - time.monotonic()))[0], (text, seen)
             seen += os.read(parent, 4096).decode()
@@ -289,7 +290,7 @@ def test_shell_on_a_terminal_prompts_completes_and_shows_notices(socket: str, tm
         expect("* started request 1")
         expect("Bob> ")
         type_in("\x04")
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         process.wait()

@@ -22,11 +22,13 @@ from scapy.packet import Packet, Raw
 from ovspane.cli.topology_command import draw
 from ovspane.cli.topology_picture import dot, svg
 from ovspane.config import ConfigError, load
-from ovspane.discovery.discovery import SLICE, UNLINKED, Discovery, DiscoverySettings
+from ovspane.discovery.discovery import SLICE, Discovery
 from ovspane.discovery.fdb import LearnedAddress, parse
 from ovspane.discovery.lldp import NotOurs, Probe, decode, encode
 from ovspane.discovery.local import links_of, ports_of
 from ovspane.discovery.probing import LinkProbes
+from ovspane.discovery.settings import DiscoverySettings
+from ovspane.discovery.settling import UNLINKED
 from ovspane.discovery.snoop import Sighting, read
 from ovspane.network.listing import list_network
 from ovspane.network.model import Bridge, Origin, Port, PortId, StaticHost, link_key
@@ -46,14 +48,16 @@ def test_a_port_whose_link_is_not_heard_of_any_more_has_no_hosts_at_once() -> No
         network.see_port(Port(port))
     discovery = Discovery(SwitchDb("unix:/nowhere"), network, DiscoverySettings(Path("/nowhere")))
     start = discovery.now()
-    discovery._up_since = {near: start - 60_000}
-    assert discovery._settled(near, start)
+    settling = discovery._settling
+    settling.set_up([near], start - 60_000)
+    assert settling.is_settled(near, start)
     network.see_link(near, far, "wire", Origin.PROBE, start)
     network.lose_link(near, far, Origin.PROBE)
-    assert not discovery._settled(near, start + UNLINKED - 1000)
-    assert discovery._settled(near, start + UNLINKED + 1000)
-    discovery._up_since = {near: start + 5000}  # it was taken down, and is another one now
-    assert not discovery._settled(near, start + 5500) and discovery._settled(near, start + 6500)
+    assert not settling.is_settled(near, start + UNLINKED - 1000)
+    assert settling.is_settled(near, start + UNLINKED + 1000)
+    settling.set_up([], start + 4000)  # it was taken down, and is up again
+    settling.set_up([near], start + 5000)
+    assert not settling.is_settled(near, start + 5500) and settling.is_settled(near, start + 6500)
 
 
 # --- LLDP
@@ -134,7 +138,7 @@ def heard(
     port = PortId.parse(sender)
     identity = rows_[port.bridge].datapath_id if port.bridge in rows_ else 0x99
     probe = Probe(identity or 0, "here", port.bridge, port.port, now(), number)._replace(**fields)  # type: ignore[arg-type]
-    probes.heard(PortId.parse(at), encode(probe, KEY, bytes(6), 8), rows_, 0)
+    probes.receive(PortId.parse(at), encode(probe, KEY, bytes(6), 8), rows_, 0)
 
 
 def now() -> int:
@@ -180,7 +184,7 @@ def test_probes_of_others_make_their_bridges_and_nonsense_makes_nothing() -> Non
     heard(probes, table, "a:9", "a:1", 2)  # a port that we do not have
     heard(probes, table, "old:1", "a:1", 2, datapath_id=1)  # the bridge a by a name that it had
     heard(probes, table, "x:1", "a:1", 2, host="")
-    probes.heard(PortId("a", "1"), b"\0" * 60, table, 0)
+    probes.receive(PortId("a", "1"), b"\0" * 60, table, 0)
     assert len(made.links) == 1 and len(made.ports) == 2 and probes.strangers == 1
 
 

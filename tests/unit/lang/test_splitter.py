@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +10,7 @@ from hypothesis import strategies as hs
 
 from ovspane.lang.parser import Contradiction, Piece, Splitter, SyntaxFault, parse
 from ovspane.lang.tokens import MAX_STATEMENT, Cursor
+from tests.support.patience import LINEAR, growth
 
 
 def split(*chunks: bytes) -> list[Piece]:
@@ -145,9 +146,14 @@ def test_noise_is_faults(data: bytes) -> None:
 
 @pytest.mark.parametrize("unit", [b"1.", b"1:", b"/", b"/*", b'"', b"\\", b"#", b".", b"1.1", b"*", b"\n", b"a", b"*/"])
 def test_a_mebibyte_of_anything_takes_linear_time(unit: bytes) -> None:
-    data = b"Show " + unit * (2**20 // len(unit))
-    began = time.monotonic()
-    splitter = Splitter()
-    for at in range(0, len(data), 4096):
-        splitter.feed(data[at : at + 4096])
-    assert time.monotonic() - began < 10.0  # about 1 s; a quadratic walk would take minutes
+    def reading(size: int) -> Callable[[], None]:
+        data = b"Show " + unit * (size // len(unit))
+
+        def work() -> None:
+            splitter = Splitter()
+            for at in range(0, len(data), 4096):
+                splitter.feed(data[at : at + 4096])
+
+        return work
+
+    assert growth(reading, 2**17) < LINEAR  # an eighth of it, which is longer than a statement may be, is the control

@@ -10,9 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ovspane.openflow import _fastflow_py as plain
-from ovspane.openflow import messages as of
-from ovspane.openflow.messages import encode_instructions
-from ovspane.openflow.oxm import OpaqueMatch, OpenFlowError, encode_match
+from ovspane.openflow.constants import ADD, DELETE_STRICT
+from ovspane.openflow.errors import OpenFlowError
+from ovspane.openflow.flow_stats import parse_flow_stats
+from ovspane.openflow.instructions import encode_instructions
+from ovspane.openflow.oxm import OpaqueMatch, encode_match
 from ovspane.packets.match import ANY, ETH_IPV4, Match
 from ovspane.placement.flow_rules import COOKIE_TAG, DROP, FlowRule, Instructions
 from tests.support.flow_rules import rules
@@ -31,11 +33,11 @@ def entry(rule: FlowRule, unusual: int = 0) -> bytes:
 
 @given(
     st.lists(rules(), max_size=8),
-    st.sampled_from((of.ADD, of.DELETE_STRICT)),
+    st.sampled_from((ADD, DELETE_STRICT)),
     st.integers(0, 1 << 31),
     st.integers(1, 1 << 31),
 )
-@example([OPAQUE, FlowRule(0, 0, ANY, DROP), OPAQUE], of.ADD, 1, 1)
+@example([OPAQUE, FlowRule(0, 0, ANY, DROP), OPAQUE], ADD, 1, 1)
 def test_the_same_bytes(flows: list[FlowRule], command: int, bundle: int, xid: int) -> None:
     assert fast.bundle_adds(command, flows, bundle, xid) == plain.bundle_adds(command, flows, bundle, xid)
 
@@ -48,8 +50,8 @@ def test_the_same_flows(flows: list[FlowRule], data: st.DataObject) -> None:
     part = b"".join(entry(rule, data.draw(st.sampled_from((0, 0, 1 << 63, 1)))) for rule in flows)
     recognised, others = fast.recognise(part, known)
     assert (recognised, others) == plain.recognise(part, known)
-    told = [(stats.rule.key, stats.rule) for stats in of.parse_flow_stats(b"".join(others))]
-    everything = {stats.rule.key: stats.rule for stats in of.parse_flow_stats(part)}
+    told = [(stats.rule.key, stats.rule) for stats in parse_flow_stats(b"".join(others))]
+    everything = {stats.rule.key: stats.rule for stats in parse_flow_stats(part)}
     assert {rule.key: rule for rule in recognised} | dict(told) == everything
     assert len(recognised) + len(told) == len(flows)
 
@@ -73,7 +75,7 @@ def test_what_cannot_be_said_is_refused_alike(bad: FlowRule) -> None:
     good = FlowRule(1, 1, Match.of(eth_type=ETH_IPV4), DROP, COOKIE_TAG)
     for twin in (fast, plain):
         with pytest.raises(ValueError):
-            twin.bundle_adds(of.ADD, [good, bad], 1, 1)
+            twin.bundle_adds(ADD, [good, bad], 1, 1)
         assert list(twin.identities([bad, good]).values()) == [good]
 
 
@@ -102,4 +104,4 @@ def test_mutated_replies(changes: list[tuple[int, int]], cut: int) -> None:
     assert outcomes[0] == outcomes[1]
     if outcomes[0] is not None:
         with contextlib.suppress(OpenFlowError):
-            of.parse_flow_stats(b"".join(outcomes[0][1]))
+            parse_flow_stats(b"".join(outcomes[0][1]))

@@ -12,9 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovspane.openflow import flow_monitor as ofwatch
-from ovspane.openflow.messages import FOREIGN, encode_instructions
-from ovspane.openflow.oxm import OpenFlowError, encode_match
+from ovspane.openflow import flow_monitor
+from ovspane.openflow.errors import OpenFlowError
+from ovspane.openflow.flow_monitor import ADDED, MODIFIED, REMOVED, FlowUpdate, parse_updates
+from ovspane.openflow.flow_stats import parse_table_counts
+from ovspane.openflow.instructions import FOREIGN, encode_instructions
+from ovspane.openflow.meters import MeterStats, parse_meter_stats
+from ovspane.openflow.oxm import encode_match
 from ovspane.packets.match import ANY, Match
 from ovspane.placement.flow_rules import COOKIE_TAG, DROP, FlowRule, Instructions
 from ovspane.placement.pipeline import Pipeline
@@ -30,29 +34,29 @@ def update(event: int, rule: FlowRule, hard: int = 0) -> bytes:
     return head + rest
 
 
-ABBREV = struct.pack("!HHI", 8, ofwatch.ABBREV, 77)
-PAUSED, RESUMED = (struct.pack("!HH4x", 8, event) for event in (ofwatch.PAUSED, ofwatch.RESUMED))
+ABBREV = struct.pack("!HHI", 8, flow_monitor.ABBREV, 77)
+PAUSED, RESUMED = (struct.pack("!HH4x", 8, event) for event in (flow_monitor.PAUSED, flow_monitor.RESUMED))
 SAMPLE = FlowRule(100, 5, Match.of(eth_type=0x800, ip_proto=17, tp_dst=53), Instructions(goto=101), COOKIE_TAG | 9)
 
 
 @given(st.lists(rules(), max_size=5))
 def test_updates_decode_to_what_happened(flows: list[FlowRule]) -> None:
-    events = (ofwatch.ADDED, ofwatch.REMOVED, ofwatch.MODIFIED)
+    events = (ADDED, REMOVED, MODIFIED)
     part = b"".join(ABBREV + update(events[i % 3], rule) for i, rule in enumerate(flows)) + PAUSED + RESUMED
-    *found, paused, resumed = ofwatch.parse_updates(part)
+    *found, paused, resumed = parse_updates(part)
     assert found == [(events[i % 3], rule) for i, rule in enumerate(flows)]
-    assert (paused, resumed) == ((ofwatch.PAUSED, None), (ofwatch.RESUMED, None))
+    assert (paused, resumed) == ((flow_monitor.PAUSED, None), (flow_monitor.RESUMED, None))
 
 
 def test_a_flow_that_vanishes_by_itself_is_none_of_ours() -> None:
-    [(_, rule)] = ofwatch.parse_updates(update(ofwatch.ADDED, SAMPLE, hard=9))
+    [(_, rule)] = parse_updates(update(ADDED, SAMPLE, hard=9))
     assert rule is not None
     assert rule.instructions == FOREIGN
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_end_in_values_or_the_one_error(data: bytes) -> None:
-    for parse in (ofwatch.parse_updates, ofwatch.parse_table_counts, ofwatch.parse_meter_users):
+    for parse in (parse_updates, parse_table_counts, parse_meter_stats):
         try:
             parse(data)  # type: ignore[operator]
         except OpenFlowError:
@@ -61,22 +65,23 @@ def test_any_bytes_end_in_values_or_the_one_error(data: bytes) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4), st.integers(0, 200))
 def test_mutated_updates_end_in_values_or_the_one_error(changes: list[tuple[int, int]], cut: int) -> None:
-    data = bytearray(update(ofwatch.ADDED, SAMPLE) + ABBREV + update(ofwatch.REMOVED, SAMPLE))
+    data = bytearray(update(ADDED, SAMPLE) + ABBREV + update(REMOVED, SAMPLE))
     for at, value in changes:
         data[at % len(data)] = value
     try:
-        ofwatch.parse_updates(bytes(data[: len(data) - cut] if cut < len(data) else data))
+        parse_updates(bytes(data[: len(data) - cut] if cut < len(data) else data))
     except OpenFlowError:
         pass
 
 
 def test_counts() -> None:
     part = b"".join(struct.pack("!B3xIQQ", table, table % 2, 5, 6) for table in range(254))
-    assert ofwatch.parse_table_counts(part) == dict.fromkeys(range(1, 254, 2), 1)
-    meter = struct.pack("!IH6xIQQII", 9, 56, 3, 0, 0, 0, 0) + bytes(16)
-    assert ofwatch.parse_meter_users(meter) == {9: 3}
+    assert parse_table_counts(part) == dict.fromkeys(range(1, 254, 2), 1)
+    meter = struct.pack("!IH6xIQQII", 9, 56, 3, 70, 7000, 0, 0) + struct.pack("!QQ", 20, 2000)  # one band
+    two_bands = struct.pack("!IH6xIQQII", 10, 72, 0, 9, 0, 0, 0) + struct.pack("!QQQQ", 4, 0, 5, 0)
+    assert parse_meter_stats(meter + two_bands) == {9: MeterStats(3, 70, 20), 10: MeterStats(0, 9, 9)}
     with pytest.raises(OpenFlowError):
-        ofwatch.parse_meter_users(meter[:-1])
+        parse_meter_stats(meter[:-1])
 
 
 def test_a_contest_slows_down_and_forgives() -> None:
@@ -97,7 +102,7 @@ def test_a_flood_of_news_is_bounded() -> None:
     woken: list[int] = []
     watch = TamperWatch("br0", Ownership(Pipeline()), lambda: woken.append(1))
     for _ in range(NEWS_LIMIT // 1000 + 2):
-        watch.hear([ofwatch.FlowUpdate(ofwatch.ADDED, SAMPLE)] * 1000)
+        watch.hear([FlowUpdate(ADDED, SAMPLE)] * 1000)
     assert len(watch.news) <= NEWS_LIMIT
     assert watch.lost
     assert woken
@@ -110,10 +115,10 @@ def test_what_the_news_say() -> None:
     beside = FlowRule(100, 6, ANY, DROP, 5)
     elsewhere = FlowRule(99, 5, SAMPLE.match, DROP, COOKIE_TAG)
     installed = {SAMPLE.key: SAMPLE}
-    added, removed, modified = ofwatch.ADDED, ofwatch.REMOVED, ofwatch.MODIFIED
+    added, removed, modified = ADDED, REMOVED, MODIFIED
 
     def tell(*news: tuple[int, FlowRule]) -> set[object]:
-        watch.hear([ofwatch.FlowUpdate(*entry) for entry in news])
+        watch.hear([FlowUpdate(*entry) for entry in news])
         return set(watch.absorb(installed))
 
     assert tell((added, SAMPLE), (added, elsewhere), (removed, elsewhere)) == set()

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from random import Random
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovspane.packets.match import BITS, LAYOUT, Match
+from tests.support.patience import LONG, cost
 
 TWINS = ["ovspane._fastmatch", "ovspane._fastmatch_py"]
 ONES = (1 << BITS) - 1
@@ -206,8 +207,8 @@ def test_what_is_no_tag_limit_or_index_is_refused(make: Any) -> None:
 @pytest.mark.parametrize("shape", ["masks", "fields", "one group"])
 def test_no_call_is_slow_whatever_the_masks_are(shape: str) -> None:
     """100 000 matches of adversarial masks: as many different ones as there are, as many groups as there can be, and
-    all alike but in a bit that no probe looks at. No single call above 50 ms (the median of the slowest is far
-    below)."""
+    all alike but in a bit that no probe looks at. No single call costs four times what a look at each of the matches
+    does, in plain Python."""
     rng = Random(shape)
     index = importlib.import_module(TWINS[0]).MatchIndex()
     names = sorted(LAYOUT)
@@ -226,9 +227,9 @@ def test_no_call_is_slow_whatever_the_masks_are(shape: str) -> None:
     slow = []
 
     def timed(call: Any, *arguments: Any) -> None:
-        start = perf_counter()
+        start = thread_time()
         call(*arguments)
-        slow.append(perf_counter() - start)
+        slow.append(thread_time() - start)
 
     for handle, match in enumerate(matches):
         timed(index.add, handle, match.value, match.mask)
@@ -239,8 +240,14 @@ def test_no_call_is_slow_whatever_the_masks_are(shape: str) -> None:
     assert sys.getsizeof(index) < 600 * len(matches)
     for handle in range(0, 100_000, 2):
         timed(index.remove, handle)
-    # the machine may be busy: a stall of our own making would come again and again
-    assert sorted(slow)[-3] < 0.05
+    query = queries[0]
+    control = cost(lambda: sum(not (match.value ^ query.value) & match.mask & query.mask for match in matches))
+    print(
+        f"slowest calls {[round(1000 * each, 2) for each in sorted(slow)[-3:]]} ms; a look at all "
+        f"{1000 * control:.0f} ms"
+    )
+    # garbage is collected now and then: a stall of our own making would come again and again
+    assert sorted(slow)[-3] < 4 * control
 
 
 def test_the_empty_index(make: Any) -> None:
@@ -332,7 +339,7 @@ def test_memory_is_given_back() -> None:
         "    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))\n"
         "    print('full', len(many) > 100_000, len(many.overlapping(0, 0)) == len(many))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=LONG)
     assert (done.stdout, done.returncode) == ("full True True\n", 0), done.stderr
 
 

@@ -1,5 +1,5 @@
-"""The known defects of the PANE prototype of 2013 (engine.md, section 1), each by name: what it got wrong, ovspane gets
-right.
+"""The known defects of the PANE prototype of 2013 (docs/design/compiler.md), each by name: what it got wrong,
+ovspane gets right.
 
 Where a defect shows in the language it is spoken there, and the table is checked against the slow evaluator after each
 line. More of the same are traces: 05_5_bucket_forever, 05_7_strict_looks_at_whole_interval,

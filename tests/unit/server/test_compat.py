@@ -11,6 +11,7 @@ from ovspane.lang.replies import Code, err, listing, no, ok
 from ovspane.server.accepting import ListenError
 from ovspane.server.compat import CompatListener, as_prototype
 from ovspane.server.service import Service
+from tests.support.patience import PATIENCE
 from tests.support.serving import FileKeeper, running
 
 
@@ -22,7 +23,7 @@ class Prototype:
         self.writer = writer
 
     async def until(self, end: str) -> str:
-        return (await asyncio.wait_for(self.reader.readuntil(end.encode()), 5)).decode()
+        return (await asyncio.wait_for(self.reader.readuntil(end.encode()), PATIENCE)).decode()
 
     async def ask(self, line: str, prompt: str) -> str:
         self.writer.write(line.encode() + b"\n")
@@ -143,7 +144,7 @@ def test_pipelined_lines_a_long_line_and_the_end_of_the_stream(tmp_path: Path) -
         ]
         client.writer.write("\n".join(lines).encode("latin-1"))
         client.writer.write_eof()
-        answer = (await asyncio.wait_for(client.reader.read(), 10)).decode()
+        answer = (await asyncio.wait_for(client.reader.read(), PATIENCE)).decode()
         expected = "Login: logged in\nroot> " + "True\nroot> " * 100 + "False\nroot> " * 3 + "1; rootShare"
         assert answer.startswith(expected)
         assert answer.endswith("\nroot> ")

@@ -16,6 +16,7 @@ from ovspane.lang.replies import Notice
 from ovspane.server.accepting import REST, ConnectionCaps, ListenError
 from ovspane.server.listener import UnixListener
 from ovspane.server.quietly import KINDS, Quietly
+from tests.support.patience import LONG, PATIENCE
 from tests.support.serving import Client, FileKeeper, Served, running, serving
 
 
@@ -106,12 +107,12 @@ def test_closing_gives_the_answers_that_are_due(tmp_path: Path) -> None:
             half.send("Whoami. AddUser never")
             assert await half.line() == "OK principal=root"
             client.send("".join(f"AddUser u{i}. " for i in range(30)))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while not any(channel.outstanding for channel in there.listener.channels):
                     await asyncio.sleep(0)
-            began = time.monotonic()
-            await there.listener.close()
-            assert time.monotonic() - began < 1
+            # it waits for what is due only: for one of the others it would wait LONG
+            async with asyncio.timeout(PATIENCE):
+                await there.listener.close(grace=LONG)
             answers = await client.at_end()
             assert answers
             # What was answered is there, and the other way round.
@@ -134,8 +135,9 @@ def test_closing_does_not_wait_for_a_client_that_does_not_read(tmp_path: Path) -
                 there.service.tell([Notice("test", "x" * 10_000)])
                 await asyncio.sleep(0)
             began = time.monotonic()
-            await there.listener.close(grace=0.3)
-            assert 0.25 < time.monotonic() - began < 2
+            async with asyncio.timeout(PATIENCE):
+                await there.listener.close(grace=0.3)
+            assert time.monotonic() - began > 0.25
             assert there.listener.connections == 0
 
     asyncio.run(main())
@@ -149,20 +151,28 @@ def test_a_thousand_connections_and_the_others_notice_nothing(tmp_path: Path) ->
         async with serving(tmp_path) as there:
             client = await there.client()
             crowd = []
-            slowest = 0.0
+            spent = []  # processor seconds of this thread, in which clients and server run
+            begun = time.thread_time()
             for number in range(1000):
                 crowd.append(await there.client())
                 crowd[-1].send(("AddUser half", ".", "Whoami.\n", "\x00\xff")[number % 4])
                 if number % 20 == 0:
-                    began = time.monotonic()
+                    began = time.thread_time()
                     assert await client.ask("Whoami.") == "OK principal=root"
-                    slowest = max(slowest, time.monotonic() - began)
+                    spent.append(time.thread_time() - began)
+            control = time.thread_time() - begun
             await until(there, 1001)
             assert await client.ask("AddUser Alice.") == "OK"
             assert await crowd[2].line() == "OK principal=root"
             # All that the server holds for them is in their splitters: a few bytes each.
             assert sum(channel.held + channel.outstanding for channel in there.listener.channels) == 0
-            assert slowest < 1
+            # Of the work that a thousand connections are, no more than a small part stands before an answer (twice the
+            # garbage collection of the whole test run may).
+            print(
+                f"slowest answers {[round(1000 * each, 1) for each in sorted(spent)[-3:]]} ms of "
+                f"{1000 * control:.0f} ms"
+            )
+            assert sorted(spent)[-3] < control / 5
             await there.close_clients()
             await until(there, 0)
 
@@ -173,7 +183,7 @@ def test_a_thousand_connections_and_the_others_notice_nothing(tmp_path: Path) ->
 
 
 async def until(there: Served, number: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while there.listener.connections != number:
             await asyncio.sleep(0.01)
 
@@ -199,7 +209,7 @@ def test_without_file_descriptors_it_turns_away_and_recovers(tmp_path: Path, cap
                 each.connect(str(there.path))
             turned_away = sockets[0]
             loop = asyncio.get_running_loop()
-            assert await asyncio.wait_for(loop.sock_recv(turned_away, 100), 5) == b"NO too many connections\n"
+            assert await asyncio.wait_for(loop.sock_recv(turned_away, 100), PATIENCE) == b"NO too many connections\n"
             for _ in range(3):  # it rests, and does not spin; those that are there are served
                 assert await client.ask("Whoami.") == "OK principal=root"
                 await asyncio.sleep(REST)
@@ -209,7 +219,7 @@ def test_without_file_descriptors_it_turns_away_and_recovers(tmp_path: Path, cap
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             last = sockets[-1]
             await loop.sock_sendall(last, b"Whoami.\n")
-            assert await asyncio.wait_for(loop.sock_recv(last, 100), 5) == b"OK principal=root\n"
+            assert await asyncio.wait_for(loop.sock_recv(last, 100), PATIENCE) == b"OK principal=root\n"
             for each in sockets:
                 each.close()
 

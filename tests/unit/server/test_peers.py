@@ -18,6 +18,7 @@ from ovspane.policy.state.shares import ROOT_SHARE, Principal
 from ovspane.policy.state.state import Put, State
 from ovspane.server.accepting import ConnectionCaps
 from ovspane.server.peers import account_name, principal_of, principal_of_certificate, unix_peer
+from tests.support.patience import PATIENCE
 from tests.support.serving import Client, Served, serving
 
 ROOT = os.geteuid() == 0
@@ -203,7 +204,7 @@ def test_an_account_has_a_share_of_the_connections_and_root_all(open_path: Path)
 
 
 async def until_connections(there: Served, number: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while there.listener.connections != number:
             await asyncio.sleep(0.01)
 

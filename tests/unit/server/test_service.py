@@ -11,11 +11,12 @@ from ovspane.lang.replies import Code
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.state.state import Change
 from ovspane.server.service import Service
+from tests.support.patience import PATIENCE
 from tests.support.serving import Client, FileKeeper, Served, running, serving
 
 
 async def back(there: Served) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while there.service.store_away:
             await asyncio.sleep(0.01)
 
@@ -97,7 +98,7 @@ def test_requests_end_in_time_while_the_store_is_away(tmp_path: Path) -> None:
         assert len(deltas) == 2
         assert deltas[1].removed
         keeper.mend()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while service.store_away:
                 await asyncio.sleep(0.01)
         assert not service.committed.requests
@@ -127,7 +128,7 @@ def test_a_commit_whose_answer_was_lost_is_found_by_loading(tmp_path: Path) -> N
             assert (await service.ask("root", parse("AddUser Alice."))).reason_code == "store"
             assert "Alice" not in service.committed.principals
             keeper.mend()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while service.store_away:
                     await asyncio.sleep(0.01)
             assert "Alice" in service.committed.principals
@@ -165,7 +166,7 @@ def test_a_defect_in_another_room_does_not_end_the_service(tmp_path: Path) -> No
         task = asyncio.create_task(service.run())
         for text in ("NewShare a for (*) [] on rootShare.", "deny(dstPort=22) on a."):
             assert (await service.ask("root", parse(text))).code is Code.OK
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while service.store_away or not service.committed.requests:
                 await asyncio.sleep(0.01)
             assert (await service.ask("root", parse("ListRequests."))).lines

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from ovspane.lang.replies import Notice
 from ovspane.server import accepting
 from ovspane.server.channel import Channel, ConnectionLimits
+from tests.support.patience import PATIENCE
 from tests.support.serving import Client, Served, serving
 
 LIMITS = ConnectionLimits(outstanding=16, high_water=16 * 1024, notices=32 * 1024, bound=64 * 1024, patience=0.5)
@@ -18,18 +20,35 @@ LIMITS = ConnectionLimits(outstanding=16, high_water=16 * 1024, notices=32 * 102
 
 async def channel_of_next(there: Served) -> tuple[socket.socket, Channel]:
     """A raw connection and the server's side of it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while there.listener.connections != len(there.listener.channels):
             await asyncio.sleep(0.005)
     before = set(there.listener.channels)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.setblocking(False)
     connection.connect(str(there.path))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not set(there.listener.channels) - before:
             await asyncio.sleep(0.005)
     [channel] = set(there.listener.channels) - before
     return connection, channel
+
+
+async def spent(work: Awaitable[None]) -> float:
+    """Processor seconds of this thread until it is done."""
+    began = time.thread_time()
+    await work
+    return time.thread_time() - began
+
+
+async def whoami(client: Client) -> None:
+    assert await client.ask("Whoami.") == "OK principal=root"
+
+
+async def say_and_read(client: Client, count: int) -> None:
+    client.send(b"ListShares. bogus. Whoami.\n" * count)
+    for _ in range(4 * count):
+        await client.line()
 
 
 def send_all_that_goes(connection: socket.socket, data: bytes) -> int:
@@ -46,20 +65,24 @@ def test_one_that_never_reads_its_answers_is_made_to_wait(tmp_path: Path) -> Non
             client = await there.client()
             assert await client.ask("AddUser Alice.") == "OK"
             connection, channel = await channel_of_next(there)
+            control = await spent(say_and_read(client, 200))
             sent = 0
             quiet = 0
-            async with asyncio.timeout(20):
+            worst = 0.0
+            async with asyncio.timeout(PATIENCE):
                 while quiet < 20:  # until nothing goes any more: it is the peer that waits
                     more = send_all_that_goes(connection, b"ListShares. bogus. Whoami.\n" * 50)
                     sent += more
                     quiet = 0 if more else quiet + 1
-                    began = time.monotonic()
-                    assert await client.ask("Whoami.") == "OK principal=root"
-                    assert time.monotonic() - began < 1
+                    worst = max(worst, await spent(whoami(client)))
                     assert channel.held <= LIMITS.high_water + 2 * 16 * 1024 + 4096
                     assert channel.outstanding <= LIMITS.outstanding
                     await asyncio.sleep(0.01)
             assert sent > 10_000
+            # Before the others' answer stands what one connection may have in the works, not all that it said: far less
+            # work (processor time of this thread, in which client and server run) than 600 statements.
+            print(f"Whoami beside it costs {worst * 1000:.1f} ms at most; 600 statements {control * 1000:.1f} ms")
+            assert worst < control
             # It reads at last, and has lost nothing: one answer for each statement, in order.
             reader, writer = await asyncio.open_unix_connection(sock=connection)
             slow = Client(reader, writer)
@@ -80,7 +103,7 @@ def test_one_that_never_reads_while_subscribed_loses_notices_only(tmp_path: Path
             assert await client.ask("Subscribe.") == "OK"
             connection, channel = await channel_of_next(there)
             connection.send(b"Subscribe.\n")
-            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(connection, 100), 5) == b"OK\n"
+            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(connection, 100), PATIENCE) == b"OK\n"
             most = 0
             for number in range(3000):
                 there.service.tell([Notice("test", f"{number} " + "x" * 400)])
@@ -117,22 +140,25 @@ def test_one_that_holds_too_much_for_too_long_is_closed(
             assert one_answer > 4 * LIMITS.bound  # beyond what the kernel takes (212 KiB), too
             greedy, held = await channel_of_next(there)
             modest, _ = await channel_of_next(there)
+            began = time.monotonic()
             greedy.send(b"ListShares. ListShares. ListShares.\n")
             modest.send(b"Subscribe.\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while not held.held:
                     await asyncio.sleep(0.01)
-            began = time.monotonic()
             assert held.held <= one_answer  # one answer is written at a time, however many are asked for
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while not held.lost:
                     assert await client.ask("Whoami.") == "OK principal=root"
                     await asyncio.sleep(0.02)
             assert time.monotonic() - began > LIMITS.patience / 2
             assert there.listener.connections == 2
             modest.send(b"Whoami.\n")
-            await asyncio.sleep(0.05)
-            assert modest.recv(1000) == b"OK\nOK principal=root\n"
+            text = b""
+            async with asyncio.timeout(PATIENCE):
+                while len(text) < 21:
+                    text += await asyncio.get_running_loop().sock_recv(modest, 1000)
+            assert text == b"OK\nOK principal=root\n"
             greedy.close()
             modest.close()
 

@@ -12,6 +12,7 @@ from ovspane.lang.replies import Code
 from ovspane.server.accepting import ListenError
 from ovspane.server.service import Service
 from ovspane.server.tls import TlsListener, common_name, server_context
+from tests.support.patience import PATIENCE
 from tests.support.serving import Client, FileKeeper, running
 
 
@@ -102,8 +103,8 @@ def test_without_a_certificate_of_ours_there_is_no_connection(tmp_path: Path, ke
             with pytest.raises((OSError, asyncio.IncompleteReadError)):
                 client = await connect(listener, keys, name)
                 client.send("Whoami.\n")
-                await asyncio.wait_for(client.reader.readuntil(b"\n"), 5)
-            async with asyncio.timeout(5):
+                await asyncio.wait_for(client.reader.readuntil(b"\n"), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
                 while listener.connections:
                     await asyncio.sleep(0.01)
             bob = await connect(listener, keys, "bob")
@@ -125,7 +126,7 @@ def test_one_that_does_not_shake_hands_holds_nobody_up(tmp_path: Path, keys: Pat
             await bob.close()
             for _, writer in silent:
                 writer.close()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while listener.connections:
                     await asyncio.sleep(0.01)
             await listener.close()

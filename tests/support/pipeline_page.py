@@ -1,0 +1,283 @@
+"""docs/pipeline.md, made of what a daemon really put on its bridges (tests/support/pipeline_scene.py).
+
+    .venv/bin/python -m tests.support.pipeline_page         # writes docs/pipeline.md anew
+
+tests/switch/docs/test_pipeline_page.py fails where the committed page differs. Each dumped flow must be of just one
+`Kind` of KINDS, which says why it is there: a flow that nobody has explained is an error, and so is an explanation
+whose flow has gone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+
+from tests.support.pipeline_scene import (
+    ONE_SETTINGS,
+    ONE_STATEMENTS,
+    TWO_SETTINGS,
+    TWO_STATEMENTS,
+    Scene,
+    one_bridge,
+    table,
+    two_bridges,
+)
+
+PAGE = Path(__file__).parents[2] / "docs/pipeline.md"
+OURS, TOPOLOGY, PROBE = "cookie=0x70616e65", "cookie=0x70746f70", "cookie=0x70707262"
+#: the two scenes: which bridge a flow was dumped on
+ONE, TWO = "br0", "br1"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Flows that are there for one reason: those whose dumped line has `pattern`, in one of `tables`, of one scene."""
+
+    tables: range
+    pattern: str
+    why: str
+    scene: str = ONE
+
+    def covers(self, line: str) -> bool:
+        return table(line) in self.tables and re.search(self.pattern, line) is not None
+
+
+def _only(number: int) -> range:
+    return range(number, number + 1)
+
+
+ACCESS, LIMIT, QUEUE, EXIT = range(100, 140), _only(140), _only(141), _only(143)
+
+KINDS = (
+    Kind(
+        _only(0),
+        rf"{OURS}00000000, priority=65535",
+        "**Entry.** A packet that has not been through our tables (bit 0 of register 15, our mark, is clear) goes "
+        "to the first access table. The highest priority there is, so no flow of the bridge decides before the "
+        "policy did.",
+    ),
+    Kind(
+        _only(0),
+        PROBE,
+        "**The catch of `ovspane probe`**, there only while a probe runs. A probe enters with a random token in "
+        "register 14; when it comes back with our mark set this flow sends it to the prober instead of to a host. "
+        "No packet from a wire can have the token. It ends by itself after 30 seconds.",
+    ),
+    Kind(
+        _only(0),
+        r"^priority=0 actions=NORMAL",
+        "**The bridge's own flows**, whatever they are. They see the packet after ours, exactly as without us.",
+    ),
+    Kind(
+        _only(100),
+        rf"{TOPOLOGY}.*dl_type=0x88cc",
+        "**Our LLDP probes** (sent to a group address of our own, so no other LLDP is touched) come to discovery "
+        "and go no further. Its meter bounds how many we get.",
+    ),
+    Kind(
+        ACCESS,
+        rf"{OURS}(?!0{{8}})(?!.*conj_id).* actions=drop",
+        "**Denies.** The low half of the cookie is the request. The priority is 2·depth+1, depth being that of the "
+        "share in the tree: what stands deeper decides.",
+    ),
+    Kind(
+        ACCESS,
+        rf"{OURS}(?!0{{8}}).*(conj_id|actions=conjunction)",
+        "**Clauses of a conjunction.** A deny for 3 hosts × 3 ports is 9 matches; as `conjunction()` it is 3 + 3 "
+        "clauses and one flow that acts, the one with `conj_id`. A clause decides nothing by itself.",
+    ),
+    Kind(
+        ACCESS,
+        rf"{OURS}(?!0{{8}}).*actions=goto_table",
+        "**Exceptions.** An allow that stands below a deny which it overlaps goes on to the next table, at priority "
+        "2·level+2: just above that deny. It stands only in the stages where there is such a deny, so the deny of "
+        "the share beside, in the next stage, still drops its packets.",
+    ),
+    Kind(
+        ACCESS,
+        rf"{OURS}00000000,.*priority=0 actions=goto_table",
+        "**Defaults.** What nobody denies goes on to the next table; the table after the last stage in use sends it "
+        "to the limits, past the tables that are not in use. With `default_deny` a drop stands above them.",
+    ),
+    Kind(
+        LIMIT,
+        rf"{OURS}(?!0{{8}}).*actions=meter",
+        "**Limits.** The lowest rate has the highest priority, since a packet's limit is the minimum of all that "
+        "match it. The meter's number is `meter_base` and the request's slot.",
+    ),
+    Kind(LIMIT, rf"{OURS}00000000.*priority=0 actions=goto_table:141", "**Default**: no limit."),
+    Kind(
+        QUEUE,
+        rf"{OURS}(?!0{{8}}).*actions=set_queue:\d+,goto_table",
+        "**Guarantees.** The highest rate has the highest priority, since a packet's guarantee is the maximum of "
+        "all that match it. The queue's number is the request's slot, the same on every port.",
+    ),
+    Kind(QUEUE, rf"{OURS}00000000.*priority=0 actions=goto_table:143", "**Default**: the port's default class."),
+    Kind(
+        EXIT,
+        rf"{TOPOLOGY}.*priority=2,",
+        "**Copies for discovery** of what hosts say of themselves: ARP, DHCP requests, IPv6 neighbour discovery to "
+        "groups. The copy passes a meter of its own (inside `controller`), so when there are too many, copies are "
+        "lost and never packets; the packet goes on as by the flow below.",
+    ),
+    Kind(
+        EXIT,
+        rf"{OURS}00000000.*priority=0 actions=(set_field|load)",
+        "**Exit.** Sets the mark and gives the packet back to table 0, where the entry flow no longer matches it "
+        "and the bridge's own flows do.",
+    ),
+    Kind(
+        LIMIT,
+        rf"{OURS}00000000.*priority=65535,in_port",
+        "**Limited already.** What comes in from another bridge of ours passed its limit there, so that a limit "
+        "counts once.",
+        TWO,
+    ),
+    Kind(
+        QUEUE,
+        rf"{OURS}(?!0{{8}}).*actions=set_queue:\d+,output",
+        "**A steered reservation.** Queue and path are one decision: the packet leaves by the port of the path on "
+        "which room was booked, past everything else that the bridge does.",
+        TWO,
+    ),
+    Kind(
+        EXIT,
+        rf"{OURS}00000000.*priority=65535,in_port",
+        "**Off the flood tree.** What comes in by this port and is not steered goes no further, nor is anything "
+        "learnt of it: packets to an address that was learnt off the tree could go in a ring.",
+        TWO,
+    ),
+    Kind(
+        EXIT,
+        rf"{TOPOLOGY}.*priority=3,.*in_port",
+        "**No copies from links.** What comes in from another bridge of ours was copied there.",
+        TWO,
+    ),
+)
+
+INTRODUCTION = """\
+# The pipeline, flow by flow
+
+Each flow below is a real one: a daemon put it on a bridge of a real ovs-vswitchd (dummy datapath), and `ovs-ofctl -O
+OpenFlow14 --no-names --no-stats dump-flows` printed it. Do not edit this page. It is made by
+
+    .venv/bin/python -m tests.support.pipeline_page
+
+and tests/switch/docs/test_pipeline_page.py fails where it no longer says what the daemon does. The words are in
+tests/support/pipeline_page.py. Replaced by words is only what differs from run to run: TOKEN, ID.
+
+The flows are planned in ovspane/placement/pipeline.py and ovspane/policy/compiler/; discovery's are in
+ovspane/discovery/flows.py and the probe's catch in ovspane/audit/probe/messages.py. What is ours and how it is told
+from what is not: docs/design/switch.md.
+
+| table | stage | what it does | priorities |
+| --- | --- | --- | --- |
+| 0 | entry | packets without our mark (`reg15[0]`) go to the first access table | 65535 |
+| 100 … 139 | access | drop, or go on to the next table; one stage where siblings are disjoint, else as many as are \
+needed | deny 2·depth+1, exception 2·level+2 |
+| 140 | limit | through `meter:N` or not | lowest rate highest |
+| 141 | queue | `set_queue:N` or not; a steered reservation leaves by its port | highest rate highest |
+| 142 | path | empty: kept for `waypoint` and `avoid` | |
+| 143 | exit | set the mark and go back to table 0; or drop, off the flood tree | |
+
+The numbers are those of `first_table = 100` and `meter_base = 1000000`, the defaults.
+"""
+
+ONE_BRIDGE = """
+## One bridge
+
+The bridge `br0` has three ports and one flow of its own, `priority=0 actions=NORMAL`. The settings:
+"""
+
+HIDDEN = """
+Request 2 has no flow: request 1 covers it at the same priority, and the setting `hiding` keeps such flows off the
+bridge. Reservations are `degraded: unenforced` since only the kernel's datapath has queues; their flows are the same.
+"""
+
+METERS = """
+### Meters
+
+One for each limit, with a burst of half a second; and two of discovery, in packets a second, for copies and for probes.
+"""
+
+QUEUES = """
+### Queues
+
+Rows of the Open_vSwitch database, by `ovs-vsctl`. Each port that can have queues has each of them (here the two whose
+speed is known), and a default class, number 0, that lends and borrows. Rates in bit/s.
+"""
+
+TWO_BRIDGES = """
+## Two bridges with one link too many
+
+`br0` and `br1` are joined by two patch cables (ports 8 and 9), each has one host at port 1, and rules stand where
+packets pass (`placement = "paths"`). The settings:
+"""
+
+ON_THE_PATH = """
+What differs from one bridge, in the flows of both (the limit itself stands on `br0` only, where its packets enter; the
+rest is as above):
+"""
+
+
+def _block(lines: Sequence[str], kind: str = "") -> str:
+    return f"\n```{kind}\n" + "\n".join(lines) + "\n```\n"
+
+
+def explained(lines: Sequence[str], kinds: Sequence[Kind]) -> Iterator[str]:
+    """Each kind's reason and flows, in the order of `kinds`. Raises ValueError for one without flows."""
+    for kind in kinds:
+        if not (found := [line for line in lines if kind.covers(line)]):
+            raise ValueError(f"docs/pipeline.md explains flows that are no longer there: {kind.pattern}")
+        yield f"\n{fill(kind.why, 120)}\n{_block(found)}"
+
+
+def check_explained(lines: Sequence[str]) -> None:
+    """Raises ValueError unless each flow is explained once."""
+    for line in lines:
+        if (count := sum(kind.covers(line) for kind in KINDS)) != 1:
+            raise ValueError(f"{count} of KINDS in tests/support/pipeline_page.py explain this flow: {line}")
+
+
+def _tables(scene: Scene) -> Iterator[str]:
+    for title, tables in (
+        ("Table 0: entry", _only(0)),
+        ("Tables 100 to 139: access", ACCESS),
+        ("Table 140: limit", LIMIT),
+        ("Table 141: queue", QUEUE),
+        ("Table 143: exit", EXIT),
+    ):
+        yield f"\n### {title}\n"
+        lines = [line for line in scene.flows["br0"] if table(line) in tables]
+        yield from explained(lines, [k for k in KINDS if k.scene == ONE and k.tables[0] in tables])
+
+
+def _one(scene: Scene) -> Iterator[str]:
+    check_explained(scene.flows["br0"])
+    yield ONE_BRIDGE + _block(ONE_SETTINGS.splitlines(), "toml")
+    yield "\nWhat root says:\n" + _block(ONE_STATEMENTS)
+    yield "\nWhat `ListRequests` then answers, without times:\n" + _block(scene.requests) + HIDDEN
+    yield from _tables(scene)
+    yield METERS + _block(scene.meters)
+    yield QUEUES + _block(scene.queues)
+
+
+def _two(scene: Scene) -> Iterator[str]:
+    lines = [f"{bridge}: {line}" for bridge in ("br0", "br1") for line in scene.flows[bridge]]
+    check_explained([line for bridge in scene.flows.values() for line in bridge])
+    yield TWO_BRIDGES + _block(TWO_SETTINGS.splitlines(), "toml")
+    yield "\nWhat root says:\n" + _block(TWO_STATEMENTS)
+    yield "\nWhat `ListRequests` then answers, without times:\n" + _block(scene.requests) + ON_THE_PATH
+    yield from explained(lines, [kind for kind in KINDS if kind.scene == TWO])
+
+
+def page() -> str:
+    """The whole page. Raises ValueError where a flow is not explained, or an explanation has no flow."""
+    return INTRODUCTION + "".join(_one(one_bridge())) + "".join(_two(two_bridges()))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
