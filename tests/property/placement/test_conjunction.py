@@ -32,8 +32,11 @@ from ovspane.policy.compiler.hiding import Hiding
 from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelta
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.semantics import evaluate
-from tests.property.policy.test_trace_oracle import BRIDGE, expected, traced
-from tests.property.policy.test_trace_oracle import ovs as ovs  # the fixture
+from tests.property.policy.test_trace_oracle import (
+    BRIDGE,
+    expected,
+    traced,
+)
 from tests.support import workload
 from tests.support.oracle import disagreement
 from tests.support.ovs_dummy import DummyOvs
