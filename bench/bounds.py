@@ -26,6 +26,7 @@ from ovspane.packets.flowgroup import ALL
 from ovspane.policy.state.changes import Change, Value
 from ovspane.policy.state.shares import ADMINISTRATOR, Privileges, Request
 from ovspane.policy.state.state import State
+from ovspane.server.private_commit import PrivateCommit
 from ovspane.server.service import Service
 
 DEPTH = 64
@@ -52,7 +53,7 @@ class Clocked:
     """The daemon's service with these values, and how long its event loop stands still while it answers."""
 
     def __init__(self, values: Iterable[Value]) -> None:
-        self.service = Service(Memory(list(values)), clock=lambda: 0)
+        self.service = Service(PrivateCommit(Memory(list(values))), clock=lambda: 0)
         self.stall = self.stall_cpu = self.answer = 0.0
         self.accepted: list[int] = []
 

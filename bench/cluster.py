@@ -20,8 +20,10 @@ from bench.results import Result, percentile
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code
 from ovspane.policy.state.shares import Request
-from ovspane.server.shared_service import SharedService
-from ovspane.store.cluster import ClusterStore, Guard, LostRace
+from ovspane.server.service import Service
+from ovspane.server.shared_commit import SharedCommit
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.guards import Guard, LostRace
 from ovspane.store.records import Record
 from ovspane.store.shared_keeper import SharedKeeper
 from tests.support.cluster import Member, leader_of, loopback_cluster, remotes
@@ -49,25 +51,31 @@ def _clock() -> int:
     return time.time_ns() // 1_000_000
 
 
+class _Daemon:
+    def __init__(self, commits: SharedCommit) -> None:
+        self.commits = commits
+        self.service = Service(commits, clock=_clock)
+
+
 @asynccontextmanager
-async def _services(where: str, count: int) -> AsyncIterator[list[SharedService]]:
+async def _daemons(where: str, count: int) -> AsyncIterator[list[_Daemon]]:
     stores = [ClusterStore(where, f"bench-{number}") for number in range(count)]
-    services = [SharedService(SharedKeeper(store), clock=_clock) for store in stores]
+    daemons = [_Daemon(SharedCommit(SharedKeeper(store))) for store in stores]
     tasks = [asyncio.create_task(store.run()) for store in stores]
     try:
-        for store, service in zip(stores, services, strict=True):
+        for store, daemon in zip(stores, daemons, strict=True):
             await store.until_synced(30)
-            await service.load()
-            tasks.append(asyncio.create_task(service.run()))
-        yield services
+            await daemon.service.load()
+            tasks.append(asyncio.create_task(daemon.service.run()))
+        yield daemons
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _ok(service: SharedService, text: str) -> int:
-    reply = await service.ask("root", parse(text))
+async def _ok(daemon: _Daemon, text: str) -> int:
+    reply = await daemon.service.ask("root", parse(text))
     assert reply.code is Code.OK, f"{text}: {reply}"
     return int(str(reply.fields.get("id", 0)))
 
@@ -76,51 +84,51 @@ async def _statements(members: list[Member], limit: float) -> list[Result]:
     """One daemon, one statement at a time and many at once; then three daemons on shares of their own and on one
     share."""
     out: list[Result] = []
-    async with _services(remotes(members), 3) as services:
+    async with _daemons(remotes(members), 3) as daemons:
         for number in range(3):
-            await _ok(services[0], f"NewShare own{number} for (*) [reserve <= 100Gb] on rootShare.")
-        await _ok(services[0], "NewShare one for (*) [reserve <= 100Gb] on rootShare.")
+            await _ok(daemons[0], f"NewShare own{number} for (*) [reserve <= 100Gb] on rootShare.")
+        await _ok(daemons[0], "NewShare one for (*) [reserve <= 100Gb] on rootShare.")
         await asyncio.sleep(0.2)
         times: list[float] = []
         until = time.perf_counter() + limit
         while time.perf_counter() < until and len(times) < STATEMENTS:
             start = time.perf_counter()
-            await _ok(services[0], f"reserve(dstPort={len(times) + 1}) = 1kb on own0 to +1h.")
+            await _ok(daemons[0], f"reserve(dstPort={len(times) + 1}) = 1kb on own0 to +1h.")
             times.append(time.perf_counter() - start)
         out.append(Result("cluster.reply_ms_p50", percentile(times, 50) * 1e3, "ms", len(times)))
         out.append(Result("cluster.reply_ms_p99", percentile(times, 99) * 1e3, "ms", len(times)))
-        rate, count, _ = await _load(services[:1], ["own0"], 64, limit)
+        rate, count, _ = await _load(daemons[:1], ["own0"], 64, limit)
         out.append(Result("cluster.1.many_clients_per_s", rate, "statements/s", count))
-        rate, count, races = await _load(services, ["own0", "own1", "own2"], 1, limit)
+        rate, count, races = await _load(daemons, ["own0", "own1", "own2"], 1, limit)
         out.append(Result("cluster.3.own_shares_per_s", rate, "statements/s", count, note=f"{races} races lost"))
-        rate, count, races = await _load(services, ["one"] * 3, 1, limit)
+        rate, count, races = await _load(daemons, ["one"] * 3, 1, limit)
         out.append(Result("cluster.3.one_share_per_s", rate, "statements/s", count, note=f"{races} races lost"))
-        rate, count, races = await _load(services, ["one"] * 3, 32, limit)
+        rate, count, races = await _load(daemons, ["one"] * 3, 32, limit)
         out.append(
             Result("cluster.3.one_share_many_clients_per_s", rate, "statements/s", count, note=f"{races} races lost")
         )
         for name in ("own0", "own1", "own2", "one"):
-            await _ok(services[0], f"DropShare {name}.")
+            await _ok(daemons[0], f"DropShare {name}.")
     return out
 
 
-async def _load(services: list[SharedService], shares: list[str], clients: int, limit: float) -> tuple[float, int, int]:
+async def _load(daemons: list[_Daemon], shares: list[str], clients: int, limit: float) -> tuple[float, int, int]:
     done = 0
-    races = sum(service.races for service in services)
+    races = sum(daemon.commits.races for daemon in daemons)
     until = time.perf_counter() + limit
 
-    async def client(service: SharedService, share: str, number: int) -> None:
+    async def client(daemon: _Daemon, share: str, number: int) -> None:
         nonlocal done
         port = number
         while time.perf_counter() < until:
             port = port % 60000 + 1
-            await _ok(service, f"reserve(srcPort={number + 1}, dstPort={port}) = 1kb on {share} to +1h.")
+            await _ok(daemon, f"reserve(srcPort={number + 1}, dstPort={port}) = 1kb on {share} to +1h.")
             done += 1
 
     start = time.perf_counter()
-    pairs = zip(services, shares, strict=True)
-    await asyncio.gather(*(client(service, share, n) for service, share in pairs for n in range(clients)))
-    return done / (time.perf_counter() - start), done, sum(service.races for service in services) - races
+    pairs = zip(daemons, shares, strict=True)
+    await asyncio.gather(*(client(daemon, share, n) for daemon, share in pairs for n in range(clients)))
+    return done / (time.perf_counter() - start), done, sum(daemon.commits.races for daemon in daemons) - races
 
 
 def cpu(member: Member) -> float:
@@ -189,8 +197,8 @@ async def _recovery(members: list[Member]) -> list[Result]:
     """kill -9 of the leader under statements: the longest time without an OK, and whether each OK is there."""
     pauses: list[float] = []
     lost = 0
-    async with _services(remotes(members), 3) as services:
-        await _ok(services[0], "NewShare z for (*) [reserve <= 100Gb] on rootShare.")
+    async with _daemons(remotes(members), 3) as daemons:
+        await _ok(daemons[0], "NewShare z for (*) [reserve <= 100Gb] on rootShare.")
         await asyncio.sleep(0.2)
         granted: set[int] = set()
         for turn in range(3):
@@ -198,15 +206,15 @@ async def _recovery(members: list[Member]) -> list[Result]:
             ending = asyncio.Event()
 
             async def client(
-                service: SharedService, source: int, times: list[float] = times, ending: asyncio.Event = ending
+                daemon: _Daemon, source: int, times: list[float] = times, ending: asyncio.Event = ending
             ) -> None:
                 port = 0
                 while not ending.is_set():
                     port += 1
-                    granted.add(await _ok(service, f"reserve(srcPort={source}, dstPort={port}) = 1kb on z to +1h."))
+                    granted.add(await _ok(daemon, f"reserve(srcPort={source}, dstPort={port}) = 1kb on z to +1h."))
                     times.append(time.perf_counter())
 
-            clients = [asyncio.create_task(client(service, 10 * turn + n + 1)) for n, service in enumerate(services)]
+            clients = [asyncio.create_task(client(daemon, 10 * turn + n + 1)) for n, daemon in enumerate(daemons)]
             await asyncio.sleep(1.0)
             victim = await asyncio.to_thread(leader_of, members)
             victim.kill()
@@ -218,7 +226,7 @@ async def _recovery(members: list[Member]) -> list[Result]:
             while not await asyncio.to_thread(victim.joined):
                 await asyncio.sleep(0.1)
         await asyncio.sleep(1.0)
-        there = {number for number, one in services[0].state.requests.items() if isinstance(one, Request)}
+        there = {number for number, one in daemons[0].service.state.requests.items() if isinstance(one, Request)}
         lost = len(granted ^ there)
     note = f"{len(granted)} granted, {lost} lost or doubled; election timer 500 ms"
     return [Result("cluster.recovery_s_worst_of_3", max(pauses), "s", len(granted), note=note)]

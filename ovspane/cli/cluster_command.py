@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ovspane.store.member import ELECTION_MS, PORT, RAFT_PORT, Member, Serving, split
+from ovspane.store.member import ELECTION_MS, PORT, RAFT_PORT, Member, Serving, split_address
 from ovspane.store.records import StoreError
 
 FOLDER = "/var/lib/ovspane/cluster"
@@ -84,7 +84,7 @@ def _with_port(address: str, port: int) -> str:
 
 
 def _serving(args: argparse.Namespace) -> Serving:
-    kind, host, _ = split(_with_port(args.local, RAFT_PORT))
+    kind, host, _ = split_address(_with_port(args.local, RAFT_PORT))
     listen = _with_port(args.listen, PORT) if args.listen else f"{kind}:{host}:{PORT}"
     return Serving(listen, args.certificate, args.key, args.authority)
 

@@ -48,12 +48,15 @@ from ovspane.policy.state.state import Change, Put
 from ovspane.server.accepting import Acceptor
 from ovspane.server.compat import CompatListener
 from ovspane.server.listener import UnixListener
+from ovspane.server.private_commit import PrivateCommit
 from ovspane.server.service import Service
-from ovspane.server.shared_service import SharedService
+from ovspane.server.shared_commit import SharedCommit
 from ovspane.server.tls import TlsListener, server_context
 from ovspane.store import OvsdbStore, PrivateServer
-from ovspane.store.cluster import ClusterStore, client_context, own_name
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.daemon_row import own_name
 from ovspane.store.keeper import StoreKeeper
+from ovspane.store.leader_search import client_context
 from ovspane.store.shared_keeper import SharedKeeper
 from ovspane.switch.enforcement import BridgeScope
 from ovspane.switch.flood_control import FloodControl
@@ -186,7 +189,7 @@ class Daemon:
         """On a private database, which nobody else writes."""
         store = OvsdbStore(await stack.enter_async_context(self._private_store()), limit=STORE_SECONDS)
         stack.push_async_callback(store.close)
-        return Service(StoreKeeper(store), **self._hooks())
+        return Service(PrivateCommit(StoreKeeper(store)), **self._hooks())
 
     async def _shared_service(self, stack: contextlib.AsyncExitStack) -> Service:
         """On a database that other daemons write, too. Raises StoreError when it has no leader or is not for us."""
@@ -195,7 +198,7 @@ class Daemon:
         host = socket.gethostname()
         store = ClusterStore(settings.db, own_name(settings.state_dir), host=host, tls=tls)
         await stack.enter_async_context(self._task(store.run()))
-        service = SharedService(SharedKeeper(store), **self._hooks())
+        service = Service(SharedCommit(SharedKeeper(store)), **self._hooks())
         await store.until_synced(CLUSTER_SECONDS)
         if not settings.topology.secret:
             self._discovery.sign_with(await probe_secret(store))
@@ -298,12 +301,12 @@ class Daemon:
             await self._room_due.wait()
             self._room_due.clear()
             if (room := self._room) is not None:
-                seen = await self._service.undisturbed(partial(_looked_at, room), room.work_estimate)
+                seen = await self._service.run_alone(partial(_looked_at, room), room.work_estimate)
                 self._reconciler.steer(seen.routes)
                 self._reconciler.cannot_hold(seen.troubles)
                 self._tell_rerouted(seen.rerouted)
                 if room.strayed(1):  # to be written down; once more, should there be many
-                    self._service.look()
+                    self._service.wake()
                     self._room_due.set()
             await asyncio.sleep(ROOM_PAUSE)
 

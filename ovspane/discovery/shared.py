@@ -24,7 +24,8 @@ from ovspane.loop import Backoff, LogOnce, in_slices
 from ovspane.network.model import NetworkDelta
 from ovspane.network.published import RemoteTopology, read_bridge, read_host
 from ovspane.network.topology import Network
-from ovspane.store.cluster import ClusterStore, LostRace
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.guards import LostRace
 from ovspane.store.records import Key, Record, StoreError
 
 log = logging.getLogger(__name__)

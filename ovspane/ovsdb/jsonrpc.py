@@ -15,6 +15,8 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from ovspane.loop import off_loop
+
 # Up to the next brace outside of strings, or the quote of a string whose end has not arrived. A JSON-RPC message is an
 # object, so the braces alone tell where it ends; nothing follows the repeats, so it is one pass in C.
 _SKIP: Final = re.compile(rb'[^"{}]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"{}]*)*', re.DOTALL)
@@ -99,21 +101,24 @@ class Connection(asyncio.Protocol):
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls[self._next] = answer
         number = self._next
-        long = len(params) > LONG
-        text = await asyncio.to_thread(_long_call, method, params, number) if long else _call(method, params, number)
+        encode = _long_call if len(params) > LONG else _call
+        text = await off_loop(len(params), LONG, encode, method, params, number)
         if not self.closed.is_set():  # else `answer` says so
             self._transport.write(text)
         return await answer
 
     def close(self) -> None:
+        """Drop the connection at once; calls that were not answered end with ConnectionError."""
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.BaseProtocol."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol. A stream that is not JSON-RPC is closed."""
         self.heard = asyncio.get_running_loop().time()
         try:
             for text in self._framer.feed(data):
@@ -122,6 +127,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.BaseProtocol: every open call ends with ConnectionError."""
         self.closed.set()
         calls, self._calls = self._calls, {}
         for answer in calls.values():

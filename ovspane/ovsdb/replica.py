@@ -1,7 +1,7 @@
 """A replica of an OVSDB database: python-ovs's IDL, driven by the asyncio loop.
 
 Nothing is polled: what the IDL waits for (descriptors, timers) is given to add_reader, add_writer and call_later after
-each step. Transactions are coroutines; `changed` is called after a step that changed rows or the connection.
+each step. Transactions are coroutines; `on_change` is called after a step that changed rows or the connection.
 
 Invariants: a descriptor is in the loop only while the library cannot close it; only the tables and columns of the given
 schema are replicated; a transaction is built, and built again after a conflict, on the newest rows.
@@ -112,6 +112,7 @@ class Transaction(ovs.db.idl.Transaction):  # type: ignore[misc]
         self._durable = durable
 
     def commit(self) -> str:
+        """See ovs.db.idl.Transaction: sends the transaction; its status, as far as it is known."""
         session = self.idl._session
         if self._durable:
             self.idl._session = _DurableSender(session)
@@ -158,7 +159,7 @@ class _Waits:
 
 def texts(row: Any, column: str) -> dict[str, str]:
     """A map of texts, as the replica has it. The library's own way makes a value of Python of it, checks that
-    against the schema and makes another one (50 us; with references to 1000 rows 6 ms). Not for a row that the
+    against the schema and makes a new one (50 us; with references to 1000 rows 6 ms). Not for a row that the
     transaction being built has written."""
     return {key.value: value.value for key, value in row._data[column].values.items()}
 
@@ -284,7 +285,7 @@ class Database:
                 raise OvsdbError(f"no answer from {self.remote}")
         return transaction
 
-    def changed(self, tables: set[str], connection: bool) -> None:
+    def on_change(self, tables: set[str], connection: bool) -> None:
         """For subclasses: rows of `tables` changed, or the connection came or went."""
 
     def _run(self) -> None:
@@ -311,7 +312,7 @@ class Database:
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-            self.changed(set(self._idl.touched), flipped)
+            self.on_change(set(self._idl.touched), flipped)
 
     def _disarm(self) -> None:
         """Descriptors are taken out before the library may close them: one that is closed and used again for another

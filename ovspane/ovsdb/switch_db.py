@@ -129,6 +129,8 @@ class BridgeRow:
 
 
 class EventKind(Enum):
+    """What may happen to the connection or to a bridge."""
+
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"
     BRIDGE_ADDED = "bridge added"
@@ -153,7 +155,7 @@ class Applied:
 
 
 class SwitchDb(Database):
-    """The host's Open_vSwitch database. `remote` is explicit: the package's own default directory is another one."""
+    """The host's Open_vSwitch database. `remote` is explicit: python-ovs may have a different default directory."""
 
     def __init__(self, remote: str) -> None:
         super().__init__(remote, "Open_vSwitch", _SCHEMA, _ROOTS)
@@ -228,7 +230,7 @@ class SwitchDb(Database):
 
     async def withdraw_protocols(self, bridge: str, *, seconds: float = 10.0) -> frozenset[str]:
         """Takes the versions that we added out of a bridge's `protocols` if others are left (none would mean Open
-        vSwitch's default, another setting than the administrator's). Gives those that were taken out. Raises
+        vSwitch's default, which is not what the administrator set). Gives those that were taken out. Raises
         OvsdbError."""
         taken: frozenset[str] = frozenset()
 
@@ -251,7 +253,8 @@ class SwitchDb(Database):
     def _root(self) -> Any:
         return next(iter(self.rows("Open_vSwitch").values()), None)
 
-    def changed(self, tables: set[str], connection: bool) -> None:
+    def on_change(self, tables: set[str], connection: bool) -> None:
+        """See Database: takes a new snapshot and schedules the events between it and the last one."""
         events: list[Event] = []
         if connection:
             events.append(Event(EventKind.CONNECTED if self.connected else EventKind.DISCONNECTED))

@@ -19,8 +19,9 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
-from ovspane.server.quietly import Quietly
+from ovspane.loop import RateLimitedLog
+from ovspane.server.channel import Channel
+from ovspane.server.limits import DEFAULT_LIMITS, ConnectionLimits
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +71,14 @@ class Acceptor(ABC):
         self._spare: int | None = None
         self._owners: Counter[Owner] = Counter()
         self._channels: dict[Channel, Owner] = {}
-        self._beginning: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._quietly = Quietly(log)
+        self._rarely = RateLimitedLog(log)
         self._all_gone = asyncio.Event()
 
     @property
     @abstractmethod
-    def where(self) -> str:
+    def address(self) -> str:
         """The address, for people."""
 
     @abstractmethod
@@ -85,11 +86,11 @@ class Acceptor(ABC):
         """The bound socket that listens, non-blocking. Raises ListenError, OSError."""
 
     @abstractmethod
-    def owner(self, connection: socket.socket) -> Owner:
+    def owner_of(self, connection: socket.socket) -> Owner:
         """For whom an accepted connection counts. Raises OSError."""
 
     @abstractmethod
-    async def begin(self, connection: socket.socket) -> Channel:
+    async def open_session(self, connection: socket.socket) -> Channel:
         """Make its conversation and give it to the event loop. Raises OSError."""
 
     @abstractmethod
@@ -103,6 +104,7 @@ class Acceptor(ABC):
 
     @property
     def channels(self) -> list[Channel]:
+        """The conversations that go on now."""
         return list(self._channels)
 
     async def start(self) -> None:
@@ -110,11 +112,11 @@ class Acceptor(ABC):
         try:
             self._socket = self.bind()
         except OSError as error:
-            raise ListenError(f"cannot listen on {self.where}: {error.strerror or error}") from error
+            raise ListenError(f"cannot listen on {self.address}: {error.strerror or error}") from error
         self._spare = _spare_descriptor()
         self._sweep()
         self._listen()
-        log.info("listening on %s", self.where)
+        log.info("listening on %s", self.address)
 
     async def close(self, grace: float = 1.0) -> None:
         """Accept nothing more, give answers that are due for up to `grace` seconds, then end all connections."""
@@ -124,12 +126,12 @@ class Acceptor(ABC):
         self._socket.close()
         self._socket = None
         self.release()
-        for task in self._beginning:
+        for task in self._opening:
             task.cancel()
         for channel in self.channels:
             channel.finish()
         if not await self._emptied(grace):
-            log.info("%d connections to %s were cut", len(self._channels), self.where)
+            log.info("%d connections to %s were cut", len(self._channels), self.address)
             for channel in self.channels:
                 channel.abort()
             await self._emptied(grace)
@@ -170,9 +172,9 @@ class Acceptor(ABC):
     def _short(self, error: OSError) -> None:
         """accept failed: turn the one at the head of the queue away with the spare descriptor, then rest."""
         if error.errno not in _SHORTAGE:
-            self._quietly.error("accepting on %s failed: %s", self.where, error)
+            self._rarely.error("accepting on %s failed: %s", self.address, error)
         else:
-            self._quietly.error("no more connections to %s for now: %s", self.where, error)
+            self._rarely.error("no more connections to %s for now: %s", self.address, error)
         assert self._socket is not None
         if self._spare is not None:
             os.close(self._spare)
@@ -189,20 +191,20 @@ class Acceptor(ABC):
     def _welcome(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         try:
-            owner = self.owner(connection)
+            owner = self.owner_of(connection)
         except OSError as error:
             log.debug("a peer left at once: %s", error)
             connection.close()
             return
         reason = self._full(owner)
         if reason:
-            self._quietly.warning("turning connections to %s away: %s", self.where, reason)
+            self._rarely.warning("turning connections to %s away: %s", self.address, reason)
             turn_away(connection)
             return
         self._owners[owner] += 1
-        task = asyncio.get_running_loop().create_task(self._begin(connection, owner))
-        self._beginning.add(task)
-        task.add_done_callback(self._beginning.discard)
+        task = asyncio.get_running_loop().create_task(self._open(connection, owner))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     def _full(self, owner: Owner) -> str:
         """Why there is no room for another connection of this owner, or ''."""
@@ -217,15 +219,15 @@ class Acceptor(ABC):
             return f"{owner.name} has {self._owners[owner]} open"
         return ""
 
-    async def _begin(self, connection: socket.socket, owner: Owner) -> None:
+    async def _open(self, connection: socket.socket, owner: Owner) -> None:
         try:
-            channel = await self.begin(connection)
+            channel = await self.open_session(connection)
         except BaseException as error:
             connection.close()
             self._leave(owner)
             if not isinstance(error, OSError):
                 raise
-            self._quietly.warning("a connection to %s failed: %s", self.where, error)
+            self._rarely.warning("a connection to %s failed: %s", self.address, error)
             return
         if channel.lost:
             self._leave(owner)
@@ -235,10 +237,10 @@ class Acceptor(ABC):
         else:
             self._channels[channel] = owner
 
-    def lost(self, channel: Channel) -> None:
-        """For `Channel.on_lost`."""
+    def forget(self, channel: Channel) -> None:
+        """The channel's connection is gone: it counts no longer (for `on_lost` of Channel)."""
         owner = self._channels.pop(channel, None)
-        if owner is not None:  # else `_begin` has not seen it yet, and will
+        if owner is not None:  # else `_open` has not seen it yet, and will
             self._leave(owner)
         if not self._channels:
             self._all_gone.set()
@@ -252,7 +254,7 @@ class Acceptor(ABC):
         now = time.monotonic()
         for channel in self.channels:
             if channel.overstayed(now):
-                self._quietly.warning("closing a connection to %s that does not read its answers", self.where)
+                self._rarely.warning("closing a connection to %s that does not read its answers", self.address)
                 channel.abort()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 

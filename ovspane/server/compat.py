@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply, err, no
@@ -21,7 +21,8 @@ from ovspane.lang.tokens import MAX_STATEMENT, SyntaxFault, is_name
 from ovspane.packets.flowgroup import Contradiction
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
 from ovspane.server.accepting import DEFAULT_CAPS, Acceptor, ConnectionCaps, ListenError, Owner
-from ovspane.server.channel import DEFAULT_LIMITS, HEAVY_TEXT, Channel, ConnectionLimits
+from ovspane.server.channel import Channel
+from ovspane.server.limits import DEFAULT_LIMITS, HEAVY_TEXT, ConnectionLimits
 from ovspane.server.service import Service
 from ovspane.server.session import HEAVY
 
@@ -39,6 +40,7 @@ class Lines:
 
     @property
     def rest(self) -> bytes:
+        """What came after the end of the last line."""
         return bytes(self._kept)
 
     def feed(self, data: bytes) -> list[Piece]:
@@ -80,23 +82,20 @@ class CompatSession(Channel):
         limits: ConnectionLimits = DEFAULT_LIMITS,
         on_lost: Callable[[Channel], None] = lambda channel: None,
     ) -> None:
-        super().__init__(limits, on_lost)
+        self._lines = Lines()
+        super().__init__(self._lines, limits, on_lost)
         self._service = service
         self._root_allowed = root_allowed
-        self._lines = Lines()
         self._name: str | None = None
         self._settling: asyncio.TimerHandle | None = None
 
     def greet(self, transport: asyncio.Transport) -> None:
-        self.say(LOGIN)
-
-    def cut(self, data: bytes) -> Sequence[Piece]:
-        return self._lines.feed(data)
-
-    def cut_end(self) -> Sequence[Piece]:
-        return self._lines.finish()
+        """See Channel: ask for a login."""
+        transport.write(LOGIN.encode())
 
     def idle(self) -> None:
+        """See Channel. A client of the prototype may end its name with a dot and no newline: after SETTLE without a
+        further byte that is a login."""
         if self._settling is not None:
             self._settling.cancel()
             self._settling = None
@@ -105,15 +104,16 @@ class CompatSession(Channel):
 
     def _settle(self) -> None:
         self._settling = None
-        self._pieces.extend(self._lines.finish())
-        self._advance()
+        self.handle_late(self._lines.finish())
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.BaseProtocol."""
         if self._settling is not None:
             self._settling.cancel()
         super().connection_lost(exc)
 
-    def take(self, piece: Piece) -> None:
+    def handle(self, piece: Piece) -> None:
+        """See Channel: a login first, then a statement on each line; `quit` ends the connection."""
         text = piece.text.strip()
         if piece.fault is None and not text:
             return
@@ -179,7 +179,8 @@ class TcpAcceptor(Acceptor):
         self._port = port
 
     @property
-    def where(self) -> str:
+    def address(self) -> str:
+        """See Acceptor: IP address and port."""
         return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
 
     @property
@@ -188,6 +189,7 @@ class TcpAcceptor(Acceptor):
         return int(self._socket.getsockname()[1]) if self._socket is not None else self._port
 
     def bind(self) -> socket.socket:
+        """See Acceptor. Raises OSError."""
         family = socket.AF_INET6 if ipaddress.ip_address(self._host).version == 6 else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -202,7 +204,8 @@ class TcpAcceptor(Acceptor):
     def release(self) -> None:
         """Nothing but the socket was made."""
 
-    def owner(self, connection: socket.socket) -> Owner:
+    def owner_of(self, connection: socket.socket) -> Owner:
+        """See Acceptor: each peer address is one. Raises OSError."""
         return Owner(f"address {connection.getpeername()[0]}")
 
 
@@ -234,7 +237,8 @@ class CompatListener(TcpAcceptor):
                 f"the compatibility listener has no passwords and listens on loopback only, not on {host}"
             )
 
-    async def begin(self, connection: socket.socket) -> Channel:
-        session = CompatSession(self._service, self._root_allowed, self._limits, self.lost)
+    async def open_session(self, connection: socket.socket) -> Channel:
+        """See Acceptor. Raises OSError."""
+        session = CompatSession(self._service, self._root_allowed, self._limits, self.forget)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: session, connection)
         return session

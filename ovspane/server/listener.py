@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 from ovspane.server.accepting import DEFAULT_CAPS, Acceptor, ConnectionCaps, ListenError, Owner
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
+from ovspane.server.channel import Channel
+from ovspane.server.limits import DEFAULT_LIMITS, ConnectionLimits
 from ovspane.server.peers import UnixPeer, account_name, unix_peer
 from ovspane.server.service import Service
 from ovspane.server.session import ClientSession
@@ -57,17 +58,20 @@ class UnixListener(Acceptor):
         self._names: dict[int, tuple[float, str | None]] = {}
 
     @property
-    def where(self) -> str:
+    def address(self) -> str:
+        """See Acceptor: the path of the socket."""
         return str(self._path)
 
-    def owner(self, connection: socket.socket) -> Owner:
+    def owner_of(self, connection: socket.socket) -> Owner:
+        """See Acceptor: each uid is one, and root's connections are not limited. Raises OSError."""
         uid = unix_peer(connection).uid
         return Owner(f"uid {uid}", unlimited=uid == 0)
 
-    async def begin(self, connection: socket.socket) -> Channel:
+    async def open_session(self, connection: socket.socket) -> Channel:
+        """See Acceptor. Raises OSError."""
         peer = unix_peer(connection)
         account = await self._account(peer)
-        session = ClientSession(self._service, peer, account, self._limits, self.lost)
+        session = ClientSession(self._service, peer, account, self._limits, self.forget)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: session, connection)
         return session
 
@@ -81,7 +85,7 @@ class UnixListener(Acceptor):
         try:
             name = await asyncio.wait_for(asyncio.to_thread(account_name, peer.uid), NAME_PATIENCE)
         except TimeoutError:
-            self._quietly.warning("the name of uid %d could not be found out in time", peer.uid)
+            self._rarely.warning("the name of uid %d could not be found out in time", peer.uid)
             return None
         if len(self._names) >= NAMES:
             self._names.clear()
@@ -91,6 +95,8 @@ class UnixListener(Acceptor):
     # --- the socket in the file system
 
     def bind(self) -> socket.socket:
+        """See Acceptor: makes the folder, takes the lock on PATH.lock, replaces a stale socket. Raises ListenError when
+        somebody listens there or something else lies there; OSError."""
         _make(self._path.parent)
         self._lock = self._locked()
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -139,6 +145,7 @@ class UnixListener(Acceptor):
         self._path.chmod(self._mode)
 
     def release(self) -> None:
+        """See Acceptor: removes the socket unless it was replaced, and frees the lock."""
         if self._inode is not None:
             try:
                 there = self._path.lstat()

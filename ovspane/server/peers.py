@@ -41,6 +41,7 @@ class UnixPeer:
     pid: int = field(default=0, compare=False)
 
     def principal(self, state: Registry, account: str | None) -> str:
+        """The principal as which it speaks; `account` is the name of its Unix account."""
         return principal_of(state, self.uid, self.gids, account)
 
     def __str__(self) -> str:
@@ -54,6 +55,7 @@ class CertificatePeer:
     name: str
 
     def principal(self, state: Registry, account: str | None = None) -> str:
+        """The principal as which it speaks; it has no account here."""
         return principal_of_certificate(state, self.name)
 
     def __str__(self) -> str:
@@ -67,6 +69,7 @@ class NamedPeer:
     name: str
 
     def principal(self, state: Registry, account: str | None = None) -> str:
+        """The principal as which it speaks: whatever it says."""
         return self.name
 
 

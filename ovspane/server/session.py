@@ -3,7 +3,7 @@ answered here.
 
 As, Format, Subscribe, Unsubscribe and Whoami are the session's own. `As` and Format hold from the next statement on,
 though earlier ones are still being worked on; notices change their form, and Subscribe takes effect, when the answer to
-that is given. The principal is looked at again whenever shares or principals changed.
+that is given. Who speaks is found out again whenever shares or principals changed.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 
-from ovspane.lang import statements as said
+from ovspane.lang import statements
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Notice, Reply, Value, err, no, ok
 from ovspane.lang.splitter import Piece, Splitter
 from ovspane.lang.tokens import SyntaxFault
+from ovspane.loop import RateLimitedLog
 from ovspane.packets.flowgroup import Contradiction
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
-from ovspane.server.channel import DEFAULT_LIMITS, HEAVY_TEXT, Answer, Channel, ConnectionLimits
+from ovspane.server.channel import Channel
+from ovspane.server.limits import DEFAULT_LIMITS, HEAVY_TEXT, ConnectionLimits
+from ovspane.server.output_stream import Answer
 from ovspane.server.peers import Peer
-from ovspane.server.quietly import Quietly
 from ovspane.server.service import Service
 
 log = logging.getLogger(__name__)
-quietly = Quietly(log)
+rarely = RateLimitedLog(log)
 
 #: after so many seconds without another byte, `Cancel 17.` at the end of what came is a whole statement
 SETTLE = 0.05
@@ -35,11 +37,11 @@ LONGEST_SETTLED = 4096
 #: the weight of a statement with an answer as long as the state is large
 HEAVY = 16
 _LISTINGS = (
-    said.ListShares,
-    said.ListSharesByFlowGroup,
-    said.ListRequests,
-    said.GetSchedule,
-    said.Show,
+    statements.ListShares,
+    statements.ListSharesByFlowGroup,
+    statements.ListRequests,
+    statements.GetSchedule,
+    statements.Show,
 )
 
 
@@ -54,11 +56,11 @@ class ClientSession(Channel):
         limits: ConnectionLimits = DEFAULT_LIMITS,
         on_lost: Callable[[Channel], None] = lambda channel: None,
     ) -> None:
-        super().__init__(limits, on_lost)
+        self._splitter = Splitter()
+        super().__init__(self._splitter, limits, on_lost)
         self._service = service
         self._peer = peer
         self._account = account
-        self._splitter = Splitter()
         self._principal = ""
         self._seen = -1  # the service's generation that `_principal` is of
         self._as: str | None = None
@@ -84,13 +86,9 @@ class ClientSession(Channel):
 
     # --- Channel
 
-    def cut(self, data: bytes) -> Sequence[Piece]:
-        return self._splitter.feed(data)
-
-    def cut_end(self) -> Sequence[Piece]:
-        return self._splitter.finish()
-
     def idle(self) -> None:
+        """See Channel. What came may end with `17.`: after SETTLE without a further byte that is the end of a
+        statement."""
         if self._settling is not None:
             self._settling.cancel()
             self._settling = None
@@ -100,8 +98,7 @@ class ClientSession(Channel):
     def _settle(self) -> None:
         self._settling = None
         if self._whole():
-            self._pieces.extend(self._splitter.settle())
-            self._advance()
+            self.handle_late(self._splitter.settle())
 
     def _whole(self) -> bool:
         """True iff what came is a statement if its dot is the final one. Else the peer (or its network) only stalled
@@ -118,12 +115,15 @@ class ClientSession(Channel):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.BaseProtocol: ends the subscription, too."""
         if self._settling is not None:
             self._settling.cancel()
         self._subscribe(False)
         super().connection_lost(exc)
 
-    def take(self, piece: Piece) -> None:
+    def handle(self, piece: Piece) -> None:
+        """See Channel: parse a statement; the service answers it, or the session itself if it is about the
+        connection."""
         fault = piece.fault
         if fault is None:
             try:
@@ -134,33 +134,33 @@ class ClientSession(Channel):
                 self._reply(no("contradiction", str(contradiction)))
                 return
             except Exception:  # a defect in the parser must not cost the peer its connection
-                quietly.error("parsing a statement of %s failed: %.200r", self._peer, piece.text)
+                rarely.error("parsing a statement of %s failed: %.200r", self._peer, piece.text)
                 log.debug("parsing failed", exc_info=True)
                 self._reply(no("internal", "ovspane has a defect here; its log says more"))
                 return
             else:
-                self._said(statement, 1 + len(piece.text) // HEAVY_TEXT)
+                self._perform(statement, 1 + len(piece.text) // HEAVY_TEXT)
                 return
         self._reply(err(fault.line, fault.column, fault.expected))
 
     # --- statements
 
-    def _said(self, statement: said.Statement, weight: int) -> None:
+    def _perform(self, statement: statements.Statement, weight: int) -> None:
         match statement:
-            case said.As(name=name):
+            case statements.As(name=name):
                 self._speak_as(name)
-            case said.Format(name=name):
+            case statements.Format(name=name):
                 self._json_said = name == "json"
                 self._when_due(lambda: self._format(name))
-            case said.Subscribe():
+            case statements.Subscribe():
                 self._when_due(lambda: self._subscribe(True))
-            case said.Unsubscribe():
+            case statements.Unsubscribe():
                 self._when_due(lambda: self._subscribe(False))
-            case said.Whoami():
+            case statements.Whoami():
                 self._reply(self._whoami())
-            case said.ListTopology():
+            case statements.ListTopology():
                 self._topology(weight + HEAVY)
-            case said.Tick():
+            case statements.Tick():
                 self._reply(no("not-here", "Tick moves the clock of a replay; here time passes by itself"))
             case _:
                 if isinstance(statement, _LISTINGS):
@@ -205,18 +205,19 @@ class ClientSession(Channel):
 
     def _subscribe(self, wanted: bool) -> Reply:
         if wanted and self._unsubscribe is None:
-            self._unsubscribe = self._service.subscribe(self._hear)
+            self._unsubscribe = self._service.subscribe(self._on_notices)
         elif not wanted and self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
         return ok()
 
-    def _hear(self, notices: Sequence[Notice]) -> None:
+    def _on_notices(self, notices: Sequence[Notice]) -> None:
         speaker = self.speaker
         for notice in notices:
             if speaker == ADMINISTRATOR or not notice.principals or speaker in notice.principals:
                 self.notify(notice.to_json() if self._json else notice.to_text())
 
-    def told_dropped(self, count: int) -> str:
+    def dropped_notice(self, count: int) -> str:
+        """See Channel: in the form of the other notices."""
         notice = Notice("dropped", f"{count} notices that were not read in time", fields={"count": count})
         return notice.to_json() if self._json else notice.to_text()

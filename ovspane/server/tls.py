@@ -15,15 +15,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ovspane.loop import RateLimitedLog
 from ovspane.server.accepting import DEFAULT_CAPS, ConnectionCaps, ListenError
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
+from ovspane.server.channel import Channel
 from ovspane.server.compat import TcpAcceptor
+from ovspane.server.limits import DEFAULT_LIMITS, ConnectionLimits
 from ovspane.server.peers import CertificatePeer
-from ovspane.server.quietly import Quietly
 from ovspane.server.service import Service
 from ovspane.server.session import ClientSession
 
-quietly = Quietly(logging.getLogger(__name__))
+rarely = RateLimitedLog(logging.getLogger(__name__))
 
 #: seconds that a handshake may take
 HANDSHAKE = 10.0
@@ -36,9 +37,10 @@ class TlsSession(ClientSession):
         super().__init__(service, None, None, limits, on_lost)
 
     def greet(self, transport: asyncio.Transport) -> None:
+        """See Channel: from now on the peer is known by its certificate, or there is no session."""
         name = common_name(transport.get_extra_info("peercert") or {})
         if name is None:
-            quietly.warning(
+            rarely.warning(
                 "a client certificate has no single common name: %.200s", transport.get_extra_info("peercert")
             )
             self.finish()
@@ -90,8 +92,9 @@ class TlsListener(TcpAcceptor):
         self._service = service
         self._context = context
 
-    async def begin(self, connection: socket.socket) -> Channel:
-        session = TlsSession(self._service, self._limits, self.lost)
+    async def open_session(self, connection: socket.socket) -> Channel:
+        """See Acceptor: the session exists once the handshake is done. Raises OSError."""
+        session = TlsSession(self._service, self._limits, self.forget)
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: session, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE
         )

@@ -24,7 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ovspane.loop import Backoff, off_loop
 from ovspane.ovsdb.jsonrpc import LONG, CallError, Connection, connect, split_remotes
+from ovspane.store.operations import DURABLE, Operation, delete, insert, key_is, require, row_is, update
 from ovspane.store.records import (
     DATABASE,
     WRITER,
@@ -34,9 +36,8 @@ from ovspane.store.records import (
     TakenOver,
     checked,
     decoded,
-    encoded,
     key_of,
-    order,
+    sort_key,
     table_of,
     tables,
 )
@@ -51,8 +52,6 @@ LOAD_LIMIT: Final = 120.0
 ROW_LIMIT: Final = 0.001
 BACKOFF: Final = (0.05, 0.5)  # seconds between attempts to connect: first, last
 _TRANSIENT: Final = {"timed out", "constraint violation", "cluster error", "not leader"}
-
-Operation = dict[str, Any]
 
 
 class _Refused(Exception):
@@ -109,13 +108,12 @@ class OvsdbStore:
                     found.append(record)
             self._unsure.clear()
             self._loaded = True
-        return sorted(found, key=order)
+        return sorted(found, key=sort_key)
 
     async def commit(self, puts: Sequence[Record], deletes: Sequence[Key] = ()) -> None:
         """See records.Store. When StoreError is raised it is unknown whether the changes are there: load again, or
         commit the same keys again."""
-        long = len(puts) + len(deletes) > LONG
-        changes = await asyncio.to_thread(_changes, puts, deletes) if long else _changes(puts, deletes)
+        changes = await off_loop(len(puts) + len(deletes), LONG, _changes, puts, deletes)
         if self._closed:
             raise StoreError("the store is closed")
         if not changes:
@@ -174,7 +172,7 @@ class OvsdbStore:
                 operations += self._operations(key, record)
                 if record is not None and operations[-1]["op"] == "insert":
                     inserts[len(operations) - 1] = key
-            return [operations, [{"op": "commit", "durable": True}]] if operations else []
+            return [operations, [DURABLE]] if operations else []
 
         results = await self._retried(build, changes, ANSWER_LIMIT + ROW_LIMIT * len(changes))
         for index, key in inserts.items():
@@ -189,18 +187,15 @@ class OvsdbStore:
         table, name = key
         row = self._rows.get(key)
         if key in self._unsure or (row is None and not self._loaded):
-            clear: Operation = {"op": "delete", "table": table, "where": _key_is(key)}
-            return [clear] if record is None else [clear, _insert(record)]
+            clear = delete(table, key_is(key))
+            return [clear] if record is None else [clear, insert(record)]
         if row is None:
-            return [] if record is None else [_insert(record)]
-        where = [["_uuid", "==", ["uuid", row]]]
+            return [] if record is None else [insert(record)]
+        where = row_is(row)
         if record is None:
-            return [{"op": "delete", "table": table, "where": where}]
+            return [delete(table, where)]
         column = table_of(table).key.name
-        return [
-            _wait(table, where, {column: key_of(table, name)}),  # the row is still there
-            {"op": "update", "table": table, "where": where, "row": encoded(record, with_key=False)},
-        ]
+        return [require(table, where, [{column: key_of(table, name)}]), update(record, where)]
 
     async def _retried(
         self, build: Any, changes: Sequence[Key] | dict[Key, Record | None] = (), patience: float = ANSWER_LIMIT
@@ -211,17 +206,17 @@ class OvsdbStore:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limit
-        pause = BACKOFF[0]
+        backoff = Backoff(*BACKOFF)
         conflicts = 0
         while True:
             try:
-                parts = await asyncio.to_thread(build) if len(changes) > LONG else build()
+                parts = await off_loop(len(changes), LONG, build)
                 if not parts:
                     return []
                 operations = [operation for part in parts for operation in part]
                 return await self._transact(await self._ready(), operations, patience)
             except (OSError, CallError, TimeoutError) as error:  # ConnectionError is an OSError
-                reason = f"{error or 'no answer'}"
+                reason = str(error) or "no answer"
                 self._drop()
                 self._remotes.rotate(-1)
             except _Refused as refused:
@@ -230,15 +225,14 @@ class OvsdbStore:
                     raise
                 reason = str(refused)
             self._unsure.update(changes)
-            if loop.time() + pause > deadline:
+            if loop.time() + backoff.pause > deadline:
                 raise StoreError(f"not durable within {self._limit:g} s: {reason}")
-            log.debug("database: %s; again in %.2f s", reason, pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, BACKOFF[1])
+            log.debug("database: %s; again in %.2f s", reason, backoff.pause)
+            await backoff.sleep()
 
     async def _transact(self, connection: Connection, operations: list[Operation], patience: float) -> list[Any]:
         """The results of our operations, run only while we hold the fence."""
-        guard = _wait("Setting", [["_uuid", "==", ["uuid", self._fence]]], {"value": self._tokens[-1]})
+        guard = require("Setting", row_is(self._fence), [{"value": self._tokens[-1]}])
         try:
             return (await _call(connection, [guard, *operations], patience))[1:]
         except _Refused as refused:
@@ -269,14 +263,14 @@ class OvsdbStore:
         token = secrets.token_hex(8)
         self._tokens.append(token)
         if not rows:
-            insert = {"op": "insert", "table": "Setting", "row": {"name": self._writer, "value": token}}
-            self._fence = (await _call(connection, [insert, {"op": "commit", "durable": True}]))[0]["uuid"][1]
+            fresh = {"op": "insert", "table": "Setting", "row": {"name": self._writer, "value": token}}
+            self._fence = (await _call(connection, [fresh, DURABLE]))[0]["uuid"][1]
             return
         self._fence = rows[0]["_uuid"][1]
-        row = [["_uuid", "==", ["uuid", self._fence]]]
-        update = {"op": "update", "table": "Setting", "where": row, "row": {"value": token}}
-        seen = _wait("Setting", row, {"value": rows[0]["value"]})
-        await _call(connection, [seen, update, {"op": "commit", "durable": True}])
+        row = row_is(self._fence)
+        seen = require("Setting", row, [{"value": rows[0]["value"]}])
+        ours = {"op": "update", "table": "Setting", "where": row, "row": {"value": token}}
+        await _call(connection, [seen, ours, DURABLE])
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -301,22 +295,6 @@ def _finish(group: list[_Commit], error: StoreError | None) -> None:
             commit.done.set_result(None)
         else:
             commit.done.set_exception(error)
-
-
-def _insert(record: Record) -> Operation:
-    return {"op": "insert", "table": record.table, "row": encoded(record, with_key=True)}
-
-
-def _key_is(key: Key) -> list[list[Any]]:
-    table, name = key
-    return [[table_of(table).key.name, "==", key_of(table, name)]]
-
-
-def _wait(table: str, where: list[list[Any]], row: dict[str, Any]) -> Operation:
-    """Fails the transaction at once ("timed out") unless exactly this row is there (RFC 7047 section 5.2.6)."""
-    return {
-        "op": "wait", "table": table, "where": where, "columns": list(row), "until": "==", "rows": [row], "timeout": 0,
-    }  # fmt: skip
 
 
 async def _call(connection: Connection, operations: list[Operation], patience: float = ANSWER_LIMIT) -> list[Any]:

@@ -7,13 +7,13 @@ and the next request id are rows of Setting. Invariant: `values(records(v)) == v
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ovspane.lang import render
 from ovspane.lang.parser import parse, parse_flowgroup
 from ovspane.lang.statements import Binding, GiveHint, Kind, Time, TimeKind
+from ovspane.loop import off_loop
 from ovspane.packets.flowgroup import AddressSet
 from ovspane.policy.state.changes import Change, Counter, Drop, Put, Value
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Privileges, Request, Share
@@ -44,7 +44,8 @@ class StoreKeeper:
             raise StoreError(f"the database holds what this version cannot read: {problem}") from problem
 
     async def keep(self, changes: Sequence[Change]) -> None:
-        puts, drops = await asyncio.to_thread(_records, changes) if len(changes) > LONG else _records(changes)
+        """Make changes durable, all or nothing."""
+        puts, drops = await off_loop(len(changes), LONG, _records, changes)
         await self._store.commit(puts, drops)
 
 

@@ -42,11 +42,12 @@ class Serving:
 
     @property
     def passive(self) -> str:
-        kind, host, port = split(self.listen)
+        """The `--remote` of ovsdb-server(1) that listens there. Raises StoreError when `listen` is not well formed."""
+        kind, host, port = split_address(self.listen)
         return f"p{kind}:{port}:{host}"
 
 
-def split(address: str) -> tuple[str, str, str]:
+def split_address(address: str) -> tuple[str, str, str]:
     """Kind, host and port of tcp:IP:PORT or ssl:IP:PORT. Raises StoreError."""
     found = re.fullmatch(r"(tcp|ssl):(\[[0-9A-Fa-f:.]+\]|[0-9.]+):([0-9]{1,5})", address)
     if found is None:
@@ -71,7 +72,7 @@ class Member:
     ) -> None:
         """The first member of a new cluster, listening to other members at `local`; with the contents of a database
         of one host or of a backup."""
-        split(local)
+        split_address(local)
         self._prepare(serving)
         source = self._source(contents)
         _run("ovsdb-tool", f"--election-timer={election_ms}", "create-cluster", str(self.database), str(source), local)
@@ -79,7 +80,7 @@ class Member:
     def join(self, local: str, remotes: Sequence[str], serving: Serving) -> None:
         """One more member of the cluster of which `remotes` are members; it joins when it runs."""
         for address in (local, *remotes):
-            split(address)
+            split_address(address)
         self._prepare(serving)
         _run("ovsdb-tool", "join-cluster", str(self.database), DATABASE, local, *remotes)
 

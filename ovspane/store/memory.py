@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ovspane.store.records import Key, Record, checked, key_of, order
+from ovspane.store.records import Key, Record, checked, key_of, sort_key
 
 
 class MemoryStore:
@@ -17,7 +17,8 @@ class MemoryStore:
         self._records: dict[Key, Record] = {}
 
     async def load(self) -> list[Record]:
-        return sorted(self._records.values(), key=order)
+        """See records.Store."""
+        return sorted(self._records.values(), key=sort_key)
 
     async def commit(self, puts: Sequence[Record], deletes: Sequence[Key] = ()) -> None:
         """See records.Store. Raises ValueError, and then nothing is changed."""

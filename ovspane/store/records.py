@@ -201,7 +201,7 @@ def decoded(table: str, row: Mapping[str, Any]) -> Record:
     return Record(table, str(row[description.key.name]), present)
 
 
-def order(record: Record) -> tuple[str, int, str]:
+def sort_key(record: Record) -> tuple[str, int, str]:
     """The order in which `load` gives records: by table, then by id or name."""
     number = int(record.key) if table_of(record.table).key.type == "integer" else 0
     return record.table, number, record.key

@@ -2,9 +2,9 @@
 
 Rows are kept as the server sends them, for an update has differences only; records are made of them.
 
-Invariants: after `begin` and each `update` the copy is the database at the end of some transaction; `changed` has every
-key whose record is, or was since `forget`, another than at the last `forget`; `told` the same of what daemons tell each
-other of the network, which other readers take.
+Invariants: after `apply_answer` and each `update` the copy is the database at the end of some transaction; `changed`
+has every key whose record differs, or differed since `clear_changed`, from what it was at the last `clear_changed`;
+`told` the same of what daemons tell each other of the network, which has readers of its own.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Replica:
         self._rows: dict[str, dict[str, Row]] = {name: {} for name in tables()}
 
     @staticmethod
-    def wanted() -> dict[str, Any]:
+    def monitor_request() -> dict[str, Any]:
         """What to monitor: every column that we know."""
         return {
             name: [{"columns": [table.key.name, *(column.name for column in table.columns)]}]
             for name, table in tables().items()
         }
 
-    def begin(self, found: bool, last: str, updates: Mapping[str, Any]) -> None:
+    def apply_answer(self, found: bool, last: str, updates: Mapping[str, Any]) -> None:
         """The answer to `monitor_cond_since`: what came after `last`, or everything. Raises ValueError, KeyError."""
         if not found:
             there = {name: updates.get(name, {}).keys() for name in tables()}
@@ -65,7 +65,7 @@ class Replica:
         self.last = last
         self.updates += not TOPOLOGY.issuperset(updates)
 
-    def forget(self) -> None:
+    def clear_changed(self) -> None:
         """Everything that changed was taken."""
         self.changed = {}
 

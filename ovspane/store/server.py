@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from ovspane.loop import Backoff
 from ovspane.ovsdb.jsonrpc import connect
 from ovspane.store.records import StoreError, schema_text
 
@@ -184,17 +185,16 @@ class PrivateServer:
         raise StoreError(f"ovsdb-server on {self.database} " + (f"ended with {code}" if code else "does not answer"))
 
     async def _restart_for_ever(self) -> None:
-        pause = RESTART_PAUSES[0]
+        backoff = Backoff(*RESTART_PAUSES)
         while True:
             assert self._process is not None
             loop = asyncio.get_running_loop()
             since = loop.time()
             code = await self._process.wait()
             if loop.time() - since > 2:
-                pause = RESTART_PAUSES[0]
+                backoff.reset()
             log.warning("ovsdb-server ended with %d; starting it again", code)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, RESTART_PAUSES[1])
+            await backoff.sleep()
             try:
                 await self._spawn()
             except StoreError as error:

@@ -1,12 +1,12 @@
 """The policy's values in a database that many daemons share: what others changed, and changes that hold only if nothing
 was missed.
 
-What was taken (`load`, `take`) and the versions at that instant go together: `commit` guards with those versions, so a
-decision made on what was taken passes only if nothing that it read has changed since.
+What was read (`load`, `collect_changes`) and the versions at that instant go together: `commit` guards with those
+versions, so a decision made on what was read passes only if nothing of it has changed since.
 
 Who is near the leader would win every race for a share that all want. So a daemon that has lost several in a row says
-so in the database (`claim`: a version row `turn:NAME`), and for TURN the others let those with a claim go first; its
-next success takes it back.
+so in the database (`claim_turn`: a version row `turn:NAME`), and for TURN the others let those with a claim go first;
+its next success takes it back.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ovspane.policy.concurrency import STRUCTURE, Footprint
+from ovspane.loop import off_loop
+from ovspane.policy.concurrency import Footprint
 from ovspane.policy.state.changes import Change, Put, Value
 from ovspane.policy.state.shares import Hint, Request
-from ovspane.store.cluster import ClusterStore, Guard
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.guards import Guard
 from ovspane.store.keeper import LONG, NEXT_ID, keys_of, record_of, values_of
 from ovspane.store.records import Key, Record, StoreError
 
@@ -55,25 +57,26 @@ class SharedKeeper:
 
     @property
     def synced(self) -> bool:
+        """True while the copy follows the leader and changes can be written."""
         return self.store.synced
 
     async def load(self) -> list[Value]:
         """All values. Raises StoreError when there is no leader to ask."""
         if not self.synced:
             raise self.store.failure or StoreError(self.store.reason)
-        return await self.copy()
+        return await self.read_copy()
 
-    async def copy(self) -> list[Value]:
+    async def read_copy(self) -> list[Value]:
         """All values of the copy that we have, however old. Raises StoreError when it cannot be understood."""
         replica = self.store.replica
-        replica.forget()
+        replica.clear_changed()
         self._versions = {}
         for name, uuid in ((key[1], uuid) for key, uuid in replica.uuids.items() if key[0] == "Version"):
             self._versions[name] = (uuid, _number(replica.records["Version", name]))
         records = list(replica.records.values())
         return await asyncio.to_thread(_values, records)
 
-    async def take(self) -> RemoteChanges:
+    async def collect_changes(self) -> RemoteChanges:
         """What changed since the last call or `load`; from now on `commit` is guarded by the versions of this instant.
 
         Raises StoreError when it cannot be understood.
@@ -82,7 +85,7 @@ class SharedKeeper:
             return RemoteChanges()
         replica = self.store.replica
         changed = list(replica.changed)
-        replica.forget()
+        replica.clear_changed()
         records: list[Record] = []
         gone: list[Key] = []
         for key in changed:
@@ -98,10 +101,7 @@ class SharedKeeper:
                 gone.append(key)
         if not records:
             return RemoteChanges((), tuple(gone))
-        long = len(records) > LONG
-        return RemoteChanges(
-            tuple(await asyncio.to_thread(_values, records, True) if long else _values(records, True)), tuple(gone)
-        )
+        return RemoteChanges(tuple(await off_loop(len(records), LONG, _values, records, True)), tuple(gone))
 
     def _note_version(self, name: str, uuid: str | None, record: Record | None) -> None:
         if name.startswith(_TURN):
@@ -114,19 +114,14 @@ class SharedKeeper:
         else:
             self._versions[name] = (uuid, _number(record))
 
-    def there(self, value: Request | Hint) -> bool:
+    def has(self, value: Request | Hint) -> bool:
         """Whether the database still has the request or hint."""
         return ("Request" if isinstance(value, Request) else "Hint", str(value.id)) in self.store.replica.records
 
-    async def keep(self, changes: Sequence[Change]) -> None:
-        """Changes that depend on nothing but the structure. Raises as `commit` does."""
-        await self.commit(changes, Footprint(frozenset({STRUCTURE}), frozenset({STRUCTURE})))
-
     async def commit(self, changes: Sequence[Change], footprint: Footprint) -> Sent:
-        """Make changes durable; raises as `ClusterStore.commit` does. They come back by `take`, unless `known` is
-        told first."""
-        long = len(changes) > LONG
-        puts, drops = await asyncio.to_thread(_records, changes) if long else _records(changes)
+        """Make changes durable; raises as `ClusterStore.commit` does. They come back by `collect_changes`, unless
+        `skip_own` is called first."""
+        puts, drops = await off_loop(len(changes), LONG, _records, changes)
         present = tuple(self._key(number) for number in sorted(footprint.present))
         reads = {name: self._versions.get(name) for name in footprint.reads}
         gone = footprint.gone | ({self._mine} if self._claimed else set())
@@ -134,8 +129,8 @@ class SharedKeeper:
         self._claimed = False
         return {**puts, **dict.fromkeys(drops)}
 
-    def known(self, sent: Sent) -> None:
-        """These changes of ours need not be taken: they came back before the answer, and whoever calls has them."""
+    def skip_own(self, sent: Sent) -> None:
+        """These changes of ours need not be collected: they came back before the answer, and whoever calls has them."""
         replica = self.store.replica
         for key, record in sent.items():
             if replica.records.get(key) == record:
@@ -145,12 +140,12 @@ class SharedKeeper:
     def _mine(self) -> str:
         return _TURN + self.store.name
 
-    async def claim(self) -> None:
+    async def claim_turn(self) -> None:
         """Ask the others to let us go first. Raises as `commit` does."""
         self._claimed = True
         await self.store.commit([], [], Guard({}, frozenset({self._mine}), frozenset(), ()))
 
-    def others_turn(self) -> float:
+    def seconds_to_yield(self) -> float:
         """For how long (seconds) we should let others go first."""
         return max(self._turns.values(), default=0.0) - asyncio.get_running_loop().time() if self._turns else 0.0
 
@@ -158,7 +153,7 @@ class SharedKeeper:
         key = ("Request", str(number))
         return key if key in self.store.replica.records else ("Hint", str(number))
 
-    async def lease(self) -> range:
+    async def lease_ids(self) -> range:
         """Ids that nobody else gives. Raises as `commit` does."""
         records = self.store.replica.records
         row = records.get(_COUNTER)

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from ovspane.policy.state.state import Change, State, Value
 from ovspane.server.accepting import DEFAULT_CAPS, ConnectionCaps, Owner
-from ovspane.server.channel import DEFAULT_LIMITS, Channel, ConnectionLimits
+from ovspane.server.channel import Channel
+from ovspane.server.limits import DEFAULT_LIMITS, ConnectionLimits
 from ovspane.server.listener import UnixListener
+from ovspane.server.output_stream import OutputStream
 from ovspane.server.peers import UnixPeer
+from ovspane.server.private_commit import PrivateCommit
 from ovspane.server.service import Service
 from ovspane.server.session import ClientSession
 from ovspane.store import StoreError
@@ -64,11 +67,11 @@ class AdministratorsListener(UnixListener):
     """Takes this process for root's when it is not: `make check` runs without root. Nothing else is different, and
     test_server_peers has the real thing."""
 
-    def owner(self, connection: socket.socket) -> Owner:
+    def owner_of(self, connection: socket.socket) -> Owner:
         return Owner("uid 0", unlimited=True)
 
-    async def begin(self, connection: socket.socket) -> Channel:
-        session = ClientSession(self._service, UnixPeer(0), None, self._limits, self.lost)
+    async def open_session(self, connection: socket.socket) -> Channel:
+        session = ClientSession(self._service, UnixPeer(0), None, self._limits, self.forget)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: session, connection)
         return session
 
@@ -123,7 +126,7 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def running(keeper: FileKeeper) -> AsyncIterator[Service]:
-    service = Service(keeper, clock=lambda: time.time_ns() // 1_000_000)
+    service = Service(PrivateCommit(keeper), clock=lambda: time.time_ns() // 1_000_000)
     await service.load()
     task = asyncio.create_task(service.run())
     try:
@@ -151,4 +154,4 @@ async def serving(
         finally:
             await served.close_clients()
             await listener.close()
-            assert Channel._busy == 0
+            assert OutputStream.busy == 0

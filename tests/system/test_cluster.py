@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from ovspane.server.shared_service import PATIENCE as REFUSES
+from ovspane.server.transactor import PATIENCE as REFUSES
 from tests.support.cluster import run
 from tests.support.daemon_process import Talk
 from tests.support.ovs_dummy import DummyOvs

@@ -65,6 +65,13 @@ def test_subjects_are_forgotten_before_they_cost_memory() -> None:
     assert len(once._said) <= REMEMBERED
 
 
+def test_kinds_of_message_are_forgotten_before_they_cost_memory() -> None:
+    limited = RateLimitedLog(log)
+    for number in range(3 * REMEMBERED):
+        limited.log(logging.DEBUG, f"kind {number}")
+    assert len(limited._said) <= REMEMBERED
+
+
 def test_what_is_left_out_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
     limited = RateLimitedLog(log, 60.0, lambda: now)

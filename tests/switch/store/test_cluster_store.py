@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from ovspane.store.cluster import ClusterStore, Guard, InDoubt, LostRace
+from ovspane.store.cluster import ClusterStore
+from ovspane.store.guards import Guard, InDoubt, LostRace
 from ovspane.store.records import Record, StoreError, TakenOver, table_of
 from ovspane.store.replica import Replica, patched
 from tests.support.cluster import SCHEMA, free_port, run
@@ -175,9 +176,9 @@ def test_differences_of_sets_and_maps() -> None:
 
 def test_a_copy_that_begins_anew_forgets_what_is_gone() -> None:
     copy = Replica()
-    copy.begin(False, "t1", {"Share": {"u1": {"initial": {"name": "a"}}, "u2": {"initial": {"name": "b"}}}})
-    copy.forget()
-    copy.begin(False, "t2", {"Share": {"u2": {"initial": {"name": "b"}}, "u3": {"initial": {"name": "c"}}}})
+    copy.apply_answer(False, "t1", {"Share": {"u1": {"initial": {"name": "a"}}, "u2": {"initial": {"name": "b"}}}})
+    copy.clear_changed()
+    copy.apply_answer(False, "t2", {"Share": {"u2": {"initial": {"name": "b"}}, "u3": {"initial": {"name": "c"}}}})
     assert list(copy.changed) == [("Share", "a"), ("Share", "c")]
     assert set(copy.records) == {("Share", "b"), ("Share", "c")}
     copy.update("t3", {"Share": {"u3": {"delete": None}, "u4": {"insert": {"name": "c", "version": 2}}}})

@@ -15,7 +15,6 @@ import pytest
 from ovspane.lang.replies import Notice
 from ovspane.server.accepting import REST, ConnectionCaps, ListenError
 from ovspane.server.listener import UnixListener
-from ovspane.server.quietly import KINDS, Quietly
 from tests.support.patience import LONG, PATIENCE
 from tests.support.serving import Client, FileKeeper, Served, running, serving
 
@@ -234,8 +233,8 @@ def test_too_many_are_told_so_and_the_log_says_it_once(tmp_path: Path, caplog: p
     async def main() -> None:
         # The real listener: as root nobody is limited, so count this process for somebody else.
         class Limited(UnixListener):
-            def owner(self, connection: socket.socket):  # type: ignore[no-untyped-def]
-                return type(super().owner(connection))("uid 1234")
+            def owner_of(self, connection: socket.socket):  # type: ignore[no-untyped-def]
+                return type(super().owner_of(connection))("uid 1234")
 
         async with running(FileKeeper(tmp_path / "kept")) as service:
             listener = Limited(service, tmp_path / "s", caps=ConnectionCaps(total=100, each=8))
@@ -252,22 +251,3 @@ def test_too_many_are_told_so_and_the_log_says_it_once(tmp_path: Path, caplog: p
     with caplog.at_level(logging.WARNING):
         asyncio.run(main())
     assert [record.message.split("away: ")[1] for record in caplog.records] == ["uid 1234 has 8 open"]
-
-
-def test_quietly(caplog: pytest.LogCaptureFixture) -> None:
-    now = [100.0]
-    quietly = Quietly(logging.getLogger("test"), interval=60, clock=lambda: now[0])
-    for number in range(1000):
-        quietly.warning("too many of %s", number)
-    quietly.error("another thing")
-    now[0] += 61
-    quietly.warning("too many of %s", "last")
-    quietly.warning("too many of %s", "not seen")
-    assert [record.message for record in caplog.records] == [
-        "too many of 0",
-        "another thing",
-        "too many of last (and 999 times more since it was said last)",
-    ]
-    for number in range(10 * KINDS):
-        quietly.warning(f"kind {number}")
-    assert len(quietly._said) <= KINDS

@@ -10,6 +10,7 @@ from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.state.state import Change
+from ovspane.server.private_commit import PrivateCommit
 from ovspane.server.service import Service
 from tests.support.patience import PATIENCE
 from tests.support.serving import Client, FileKeeper, Served, running, serving
@@ -83,7 +84,7 @@ def test_requests_end_in_time_while_the_store_is_away(tmp_path: Path) -> None:
 
     async def main() -> None:
         keeper = FileKeeper(tmp_path / "kept")
-        service = Service(keeper, clock=lambda: now[0], on_delta=deltas.append)
+        service = Service(PrivateCommit(keeper), clock=lambda: now[0], on_delta=deltas.append)
         await service.load()
         task = asyncio.create_task(service.run())
         for text in ("NewShare a for (*) [] on rootShare.", "deny(dstPort=22) on a to +10s."):
@@ -161,7 +162,7 @@ def test_a_defect_in_another_room_does_not_end_the_service(tmp_path: Path) -> No
         raise RuntimeError("a defect, for the test")
 
     async def main() -> None:
-        service = Service(FileKeeper(tmp_path / "kept"), clock=lambda: 1_000_000, on_delta=defect)
+        service = Service(PrivateCommit(FileKeeper(tmp_path / "kept")), clock=lambda: 1_000_000, on_delta=defect)
         await service.load()
         task = asyncio.create_task(service.run())
         for text in ("NewShare a for (*) [] on rootShare.", "deny(dstPort=22) on a."):

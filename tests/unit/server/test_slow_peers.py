@@ -11,7 +11,8 @@ import pytest
 
 from ovspane.lang.replies import Notice
 from ovspane.server import accepting
-from ovspane.server.channel import Channel, ConnectionLimits
+from ovspane.server.channel import Channel
+from ovspane.server.limits import ConnectionLimits
 from tests.support.patience import PATIENCE
 from tests.support.serving import Client, Served, serving
 

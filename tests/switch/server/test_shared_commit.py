@@ -15,8 +15,9 @@ import pytest
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply
-from ovspane.server import shared_service
-from ovspane.server.shared_service import SharedService
+from ovspane.server import transactor
+from ovspane.server.service import Service
+from ovspane.server.shared_commit import SharedCommit
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.shared_keeper import SharedKeeper
 from tests.support.cluster import Member, leader_of, loopback_cluster, remotes
@@ -39,7 +40,9 @@ class Party:
 
     def __init__(self, where: str, name: str) -> None:
         self.store = ClusterStore(where, name)
-        self.service = SharedService(SharedKeeper(self.store), clock=clock)
+        self.keeper = SharedKeeper(self.store)
+        self.commits = SharedCommit(self.keeper)
+        self.service = Service(self.commits, clock=clock)
         self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -118,7 +121,7 @@ def test_the_last_room_is_given_away_once(members: list[Member]) -> None:
                 assert set(reserved) == ids
                 assert one.service.state.schedules["a"].total_at(clock()) == 100_000_000
                 assert len({request.slot for request in reserved.values()}) == 100
-            races = [one.service.races for one in made]
+            races = [one.commits.races for one in made]
             print("races lost:", races)
             assert sum(races) > 0
 
@@ -142,7 +145,7 @@ def test_nobody_starves_where_all_want_the_same_share(members: list[Member]) -> 
                     done[number] += 1
 
             await asyncio.gather(*map(ask, range(3)))
-            print("statements of each:", done, "races lost:", [one.service.races for one in made])
+            print("statements of each:", done, "races lost:", [one.commits.races for one in made])
             assert min(done) > 10
 
     asyncio.run(main())
@@ -209,7 +212,7 @@ def test_a_lost_leader_loses_and_doubles_nothing(
 ) -> None:
     """The leader dies or hangs under a load of statements: whatever was answered OK is there, once, and nothing
     else."""
-    monkeypatch.setattr(shared_service, "PATIENCE", PATIENCE)  # an election takes what this machine makes of it
+    monkeypatch.setattr(transactor, "PATIENCE", PATIENCE)  # an election takes what this machine makes of it
 
     async def main() -> None:
         async with parties(remotes(members)) as made:
@@ -367,11 +370,11 @@ def test_an_id_that_may_be_in_the_database_is_not_given_again(members: list[Memb
             waiting = asyncio.create_task(one.say("reserve(dstPort=81) = 1Mb on rootShare to +1h."))
             await until(gate.lost_transaction, "loss of the answer")
             service, before = one.service, gate.connections
-            async with service._turn:
+            async with service._live.turn:
                 gate.cut()
                 await until(lambda: gate.connections > before, "new connection")
                 await one.store.until_synced(PATIENCE)
-                await service._adopt(list(await service._shared.load()))
+                await one.commits._rebuild(list(await one.keeper.load()))
                 assert service.state.next_id not in service.state.requests
             first = await waiting
             second = await one.do("reserve(dstPort=82) = 1Mb on rootShare to +1h.")

@@ -1,0 +1,163 @@
+"""The policy in force: the runtime at work, what of it is durable, and whom its changes reach.
+
+A commit policy (commit_policy.py) decides when something is judged, applied, noted as committed and settled; here is
+how each of these is done without holding the event loop: what may be long (`Runtime.weight`, `burden`, `collect`) is
+done in a thread, which Python makes take turns with the loop every few ms; what time does, and what others are told, is
+cut into slices.
+
+Invariant: who touches the runtime holds `turn`, for the work goes on in a thread meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ovspane.lang.replies import Code, Notice, Reply, no
+from ovspane.loop import in_slices, off_loop
+from ovspane.policy.model.table import TableDelta
+from ovspane.policy.runtime import Runtime, Settled
+from ovspane.policy.state.capacity import NetworkCapacity
+from ovspane.policy.state.changes import Change, Committed, Put, Value
+from ovspane.policy.state.shares import Principal, Share
+from ovspane.policy.state.state import State
+from ovspane.server.pending import PendingStatement
+
+log = logging.getLogger(__name__)
+
+#: requests that have to be examined (`Runtime.weight`), some 10 us each, beyond which work is done in a thread: a
+#: thread costs 0.1 ms and the loop its turns
+HEAVY = 256
+#: starts, ends and notices dealt with before the loop gets a turn, and lines of an answer that the loop renders itself
+SLICE = 256
+#: changes noted as committed before the loop gets a turn (1 us each)
+COMMITTED = 4096
+
+Gate = Callable[[Sequence[Change], Reply], Reply]
+
+
+class LivePolicy:
+    """The runtime that statements are judged on, and the values that the store has for sure."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], int],
+        on_delta: Callable[[TableDelta], None],
+        on_reload: Callable[[], None],
+        on_notices: Callable[[Sequence[Notice]], None],
+        gate: Gate,
+        room: Callable[[], NetworkCapacity | None],
+        default_deny: bool,
+    ) -> None:
+        """See `Service`, which makes it; `on_notices` hears what subscribers are to be told."""
+        self.clock = clock
+        self._on_delta = on_delta
+        self._on_reload = on_reload
+        self._on_notices = on_notices
+        self._gate = gate
+        self._room = room
+        self._default_deny = default_deny
+        #: the policy at work; a new object after each `rebuild`
+        self.runtime = Runtime((), default_deny, room())
+        #: what the store has for sure
+        self.committed = Committed()
+        #: counts changes of principals and shares
+        self.generation = 0
+        #: held by who touches the runtime
+        self.turn = asyncio.Lock()
+
+    @property
+    def state(self) -> State:
+        """What questions are answered from; while a commit is under way it is ahead of the store."""
+        return self.runtime.state
+
+    def pause(self, longest: float) -> float:
+        """Seconds until a request starts or ends, `longest` at most."""
+        due = self.runtime.next_event()
+        return longest if due is None else min(longest, max(0.0, (due - self.clock()) / 1000))
+
+    async def rebuild(self, values: list[Value]) -> list[Change]:
+        """Go on with a new runtime, made of what is committed; returns what ended meanwhile. The whole table may have
+        changed."""
+        runtime, committed, over = await asyncio.to_thread(self._made, values, self._room())
+        for number, status in self.runtime.state.status.items():
+            if number in runtime.state.requests:
+                runtime.state.status[number] = status
+        self.runtime, self.committed = runtime, committed
+        self.generation += 1
+        self._on_reload()
+        return over
+
+    def _made(self, values: list[Value], room: NetworkCapacity | None) -> tuple[Runtime, Committed, list[Change]]:
+        now = self.clock()
+        runtime = Runtime(values, self._default_deny, room)
+        over = runtime.overdue(now)
+        runtime.apply(over, quiet=True)
+        runtime.settle(now, quiet=True)
+        committed = Committed()
+        for value in values:
+            committed.apply(Put(value))
+        return runtime, committed, over
+
+    async def judge(self, pending: PendingStatement, now: int, store_away: bool) -> tuple[Reply, Sequence[Change]]:
+        """The reply to a statement at `now` (ms since the epoch) and the changes that it means; nothing changes yet.
+        With the store away changes are refused (reason code `store`)."""
+        runtime, statement = self.runtime, pending.statement
+        try:
+            weight = runtime.weight(statement)
+            outcome = await off_loop(weight, HEAVY, runtime.execute, pending.speaker, statement, now)
+            reply = outcome.reply
+            if reply.code is Code.OK and outcome.changes:
+                reply = self._gate(outcome.changes, reply)
+            if pending.show is not None:
+                reply = await rendered(reply, pending.show)
+        except Exception:  # a defect in judging one statement must not end the service for all
+            log.exception("judging %r failed", statement)
+            return no("internal", "ovspane has a defect here; its log says more"), ()
+        if reply.code is not Code.OK or outcome.dry or not outcome.changes:
+            return reply, ()
+        if store_away:
+            return no("store", "not stored, nothing changed: the store is away"), ()
+        return reply, outcome.changes
+
+    async def apply(self, changes: Sequence[Change], journal: list[list[Change]] | None = None) -> None:
+        """Apply changes to the state; `journal` gets what `Runtime.undo` needs."""
+        runtime = self.runtime
+        await off_loop(runtime.burden(changes), HEAVY, runtime.apply, changes, False, journal)
+
+    async def note_committed(self, changes: Sequence[Change]) -> None:
+        """The store has these changes now."""
+        async for part in in_slices(changes, COMMITTED):
+            for change in part:
+                self.committed.apply(change)
+        if any(isinstance(change.value, (Principal, Share)) for change in changes):
+            self.generation += 1
+
+    async def settle(self, now: int) -> Settled:
+        """Bring the policy tree and the network flow table to `now` (ms since the epoch), as far as one slice goes."""
+        runtime = self.runtime
+        return await off_loop(runtime.collect(now, SLICE), HEAVY, runtime.settle, now, True)
+
+    def install(self, settled: Sequence[Settled]) -> None:
+        """Hand changes of the network flow table on to the switches."""
+        for one in settled:
+            if one.delta:
+                self._on_delta(one.delta)
+
+    async def notify(self, settled: Sequence[Settled]) -> None:
+        """Tell subscribers what settling means for them; the loop gets a turn after that."""
+        notices = [notice for one in settled for notice in one.notices]
+        async for part in in_slices(notices, SLICE):
+            self._on_notices(part)
+        if notices:
+            await asyncio.sleep(0)  # who was just answered can speak again, and is in the next batch
+
+
+async def rendered(reply: Reply, show: Callable[[Reply], str]) -> Reply:
+    """The reply; if it is long, with its text (`Reply.shown`), which a thread makes of it."""
+    if reply.lines is None or len(reply.lines) <= SLICE:
+        return reply
+    return replace(reply, shown=await asyncio.to_thread(show, reply))

@@ -1,0 +1,154 @@
+"""What goes out on a connection: answers in the order of what was asked, and notices between them.
+
+Invariants: a notice never stands inside an answer. While the peer leaves more than `high_water` bytes unread nothing is
+written; notices beyond their limit are dropped, and the peer is told how many once it reads again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ovspane.lang.replies import Reply
+from ovspane.server.limits import ConnectionLimits
+
+#: a future is waited for; a function is called when all answers before it have been given
+Answer = asyncio.Future[Reply] | Callable[[], Reply]
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    """An answer that is due."""
+
+    answer: Answer
+    show: Callable[[Reply], str]
+    weight: int
+    watched: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return not isinstance(self.answer, asyncio.Future) or self.answer.done()
+
+
+class OutputStream:
+    """Answers that are due and notices that wait, on their way to the transport."""
+
+    #: connections, of all listeners, that wait for answers
+    busy: ClassVar[int] = 0
+
+    def __init__(
+        self, limits: ConnectionLimits, on_ready: Callable[[], None], dropped_notice: Callable[[int], str]
+    ) -> None:
+        """`on_ready` is called when `give` has something to do; `dropped_notice` is the text that says how many
+        notices were dropped."""
+        self._limits = limits
+        self._on_ready = on_ready
+        self._dropped_notice = dropped_notice
+        self._transport: asyncio.WriteTransport | None = None
+        self._entries: deque[_Entry] = deque()
+        self._notices: deque[bytes] = deque()
+        self._notice_bytes = 0
+        self._stalled_since: float | None = None
+        #: of all answers that are due
+        self.weight = 0
+        #: notices dropped since the peer was told of dropped ones
+        self.dropped = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Answers that are due."""
+        return len(self._entries)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the peer has not read: in the transport, and of notices that wait."""
+        written = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return written + self._notice_bytes
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the peer leaves too much unread."""
+        return self._stalled_since is not None
+
+    def stalled_for(self, now: float) -> float:
+        """For how many seconds the peer has left too much unread (`now`: time.monotonic); 0: it has not."""
+        return 0.0 if self._stalled_since is None else now - self._stalled_since
+
+    def open(self, transport: asyncio.WriteTransport) -> None:
+        """From now on what is given is written here."""
+        self._transport = transport
+        transport.set_write_buffer_limits(high=self._limits.high_water, low=self._limits.high_water // 4)
+
+    def close(self) -> None:
+        """The peer is gone: nothing is due any more."""
+        OutputStream.busy -= bool(self._entries)
+        self._transport = None
+        self._entries.clear()
+        self._notices.clear()
+
+    def stall(self) -> None:
+        """The peer left too much unread."""
+        self._stalled_since = time.monotonic()
+
+    def resume(self) -> None:
+        """The peer reads again."""
+        self._stalled_since = None
+
+    def add(self, answer: Answer, show: Callable[[Reply], str], weight: int) -> None:
+        """Give this answer, as `show` renders it, after all before it."""
+        if not self._entries:
+            OutputStream.busy += 1
+        self._entries.append(_Entry(answer, show, weight))
+        self.weight += weight
+
+    def add_notice(self, text: str) -> bool:
+        """Give a notice when no answer is ready; False: it was dropped, since too many wait."""
+        data = text.encode("utf-8", "replace")
+        if self._notice_bytes + len(data) > self._limits.notices:
+            self.dropped += 1
+            return False
+        self._notices.append(data)
+        self._notice_bytes += len(data)
+        return True
+
+    def give(self) -> None:
+        """Write the answers that are ready, in order, until one is not or the peer does not read; then notices."""
+        while self._entries and self._entries[0].ready and self._stalled_since is None:
+            out: list[str] = []
+            size = 0
+            while self._entries and self._entries[0].ready and size < self._limits.high_water:
+                out.append(self._next())
+                size += len(out[-1])
+            self._write("".join(out).encode("utf-8", "replace"))
+        if self._entries and not self._entries[0].watched:
+            head = self._entries[0]
+            if isinstance(head.answer, asyncio.Future):
+                head.watched = True
+                # The service answers a batch in order without a pause: when the first is there, so are the others.
+                head.answer.add_done_callback(lambda _: self._on_ready())
+        self._give_notices()
+
+    def _next(self) -> str:
+        """Take the first answer off the queue; its text."""
+        entry = self._entries.popleft()
+        OutputStream.busy -= not self._entries
+        self.weight -= entry.weight
+        reply = entry.answer.result() if isinstance(entry.answer, asyncio.Future) else entry.answer()
+        return reply.shown or entry.show(reply)
+
+    def _give_notices(self) -> None:
+        while self._notices and self._stalled_since is None:
+            data = self._notices.popleft()
+            self._notice_bytes -= len(data)
+            self._write(data)
+        if self.dropped and not self._notices and self._stalled_since is None:
+            self._write(self._dropped_notice(self.dropped).encode())
+            self.dropped = 0
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)

@@ -1,0 +1,294 @@
+"""Committing to a database that other daemons write, too (`--db`): any of them admits, all have the same state.
+
+    take in what others changed -> end what is over -> judge what waits, on this state
+      -> commit, guarded by what was read
+           passed    -> reply, settle, act
+           lost race -> take it all back, take in, judge again: nobody is told, the client only waits a little longer
+           in doubt  -> take it back, keep the replies: an answer that is late, or the next connection, shows whether it
+                        passed
+
+So here a change is settled (reaches tree and switches) only after its commit, and what is taken back was never seen
+outside.
+
+Without a leader questions are answered, requests end at their times by this copy, and changes wait for PATIENCE: a
+cluster elects another leader meanwhile. After that they are refused until there is one. What others changed in the
+meantime comes as changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from ovspane.lang.replies import Reply, no
+from ovspane.policy.concurrency import Footprint, footprint, merged
+from ovspane.policy.state.changes import Change, Value
+from ovspane.server.commit_policy import AWAY_PAUSE, BATCH, LONGEST_PAUSE
+from ovspane.server.id_lease import IdLease
+from ovspane.server.live_policy import SLICE, LivePolicy
+from ovspane.server.pending import PendingStatement, deliver
+from ovspane.server.transactor import DoubtfulTransaction, Stalled, Transactor
+from ovspane.server.upkeep import Upkeep
+from ovspane.store.guards import InDoubt, LostRace, Unwritable
+from ovspane.store.records import StoreError, TakenOver
+from ovspane.store.shared_keeper import SharedKeeper
+
+log = logging.getLogger(__name__)
+
+#: seconds between attempts to find out what became of a transaction, where nobody tells
+DOUBT_PAUSE: Final = 0.1
+#: races lost in a row after which the others are asked to let us go first
+UNLUCKY: Final = 4
+#: races that one statement may lose in a row before it is refused; each is another one's success
+RACES: Final = 500
+
+
+@dataclass(slots=True)
+class _Judged:
+    """What statements mean, judged and applied one after the other. `reads`: what that depended on."""
+
+    replies: list[tuple[PendingStatement, Reply]] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    reads: Footprint = field(default_factory=Footprint)
+    journal: list[list[Change]] = field(default_factory=list)
+    count: int = 0  # statements that were judged; some may wait for a leader
+
+
+class SharedCommit:
+    """The commit policy (see CommitPolicy) on a `SharedKeeper` whose store runs; that store wakes the service."""
+
+    _live: LivePolicy
+    _wake_service: Callable[[], None]
+
+    def __init__(self, keeper: SharedKeeper) -> None:
+        self._keeper = keeper
+        self._transactor = Transactor(keeper, self._wake)
+        self._lease = IdLease(keeper, self._transactor)
+        self._upkeep = Upkeep(keeper, self._transactor, self._lease)
+        self._parked: list[PendingStatement] = []  # changes that wait for a leader, or for what became of a doubt
+        self._doubt: DoubtfulTransaction | None = None
+        self._most = BATCH  # statements in one transaction: fewer after a lost race
+        self._lost = 0  # races lost in a row
+        self._races = 0
+        self._woken = False
+
+    @property
+    def races(self) -> int:
+        """How many transactions lost a race, and were judged again."""
+        return self._races
+
+    @property
+    def store_away(self) -> bool:
+        """See CommitPolicy: there is no leader."""
+        return self._transactor.away
+
+    def attach(self, live: LivePolicy, wake: Callable[[], None]) -> None:
+        """See CommitPolicy."""
+        self._live = live
+        self._wake_service = wake
+        self._keeper.store.on_change = self._wake
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._wake_service()
+
+    def pause(self) -> float:
+        """See CommitPolicy."""
+        away = self.store_away
+        pause = self._live.pause(AWAY_PAUSE if away else LONGEST_PAUSE)
+        if self._upkeep.due is not None and not away:
+            pause = min(pause, max(0.0, self._upkeep.due - asyncio.get_running_loop().time()))
+        if self._doubt is not None:
+            return min(pause, DOUBT_PAUSE)
+        return 0.0 if self._parked and not away else pause
+
+    async def load(self) -> None:
+        """See CommitPolicy: from the copy of the database. Raises StoreError when there is no leader."""
+        values = list(await self._keeper.load())
+        async with self._live.turn:
+            self._upkeep.note_ended(await self._rebuild(values))
+            self._transactor.note_loaded()
+
+    async def roll_back(self) -> None:
+        """See CommitPolicy. What is in memory may not be what the database has, until everything was loaded again."""
+        self._transactor.note_stale()
+        await self._rebuild(list(self._live.committed.values()))  # what is over is found again by `load`
+
+    async def _rebuild(self, values: list[Value]) -> list[Change]:
+        """Go on with a new runtime of these values, and the ids that are left; returns what ended meanwhile."""
+        self._lease.note_given(self._live.state.next_id)
+        over = await self._live.rebuild(values)
+        for change in over:
+            self._live.committed.apply(change)
+        self._lease.lend_to(self._live.state)
+        return over
+
+    async def serve(self, batch: Sequence[PendingStatement]) -> None:
+        """See CommitPolicy. Raises StoreError."""
+        self._woken = False
+        self._transactor.check_leader()
+        await self._take_in()
+        todo = list(batch)
+        if not self.store_away or not self._transactor.patient:
+            todo, self._parked = [*self._parked, *batch], []
+        self._resolve_doubt(todo)
+        if not self.store_away:
+            await self._upkeep.delete_ended(self._live.state)
+            await self._upkeep.write_moves(self._live)
+        while todo:
+            next_id = self._live.state.next_id
+            if self._doubt is not None and not self.store_away:  # its speakers wait for what became of it
+                self._parked += todo
+                break
+            if not self.store_away and not self._lease.covers(next_id):
+                await self._lease.renew(self._live.state)
+            elif not self.store_away and not self._lost and (wait := self._keeper.seconds_to_yield()) > 0:
+                await self._keeper.store.newer(self._keeper.store.replica.updates, wait)
+            else:
+                todo = todo[await self._attempt(todo[: min(self._most, self._lease.left(next_id))]) :]
+            await self._take_in()
+
+    async def _take_in(self) -> None:
+        """Take in what others changed, end what is over, and act on it."""
+        live = self._live
+        now = live.clock()
+        remote = await self._keeper.collect_changes()
+        if remote.puts or remote.gone:
+            changes = merged(live.state, remote.puts, remote.gone)
+            if changes is None:
+                log.info("the database was replaced: taking all of it anew")
+                self._upkeep.note_ended(await self._rebuild(await self._keeper.read_copy()))
+                return
+            await live.apply(changes)
+            await live.note_committed(changes)
+        over = live.runtime.overdue(now, SLICE)
+        if over:
+            await live.apply(over)
+            await live.note_committed(over)
+            self._upkeep.note_ended(over)
+        await self._settle(now)
+
+    async def _settle(self, now: int) -> None:
+        settled = [await self._live.settle(now)]
+        self._live.install(settled)
+        await self._live.notify(settled)
+
+    # --- statements
+
+    async def _attempt(self, part: Sequence[PendingStatement]) -> int:
+        """Judge, commit, reply; how many of the statements are done with (the others are to be tried again)."""
+        live = self._live
+        now = live.clock()
+        mark = live.runtime.mark()
+        judged = await self._judge(part, now)
+        if judged.changes:
+            done = await self._commit(judged)
+            if done is not None:
+                given = live.state.next_id
+                live.runtime.undo(judged.journal, mark)
+                if self._doubt is not None:  # perhaps the ids are in the database
+                    live.state.next_id = given
+                return done
+            await live.note_committed(judged.changes)
+            self._most, self._lost = min(BATCH, 2 * self._most), 0
+        deliver(judged.replies)
+        if judged.changes or judged.count == 0:
+            await self._settle(now)
+        return judged.count
+
+    async def _judge(self, part: Sequence[PendingStatement], now: int) -> _Judged:
+        """Judge statements one after the other, each on what those before it changed; up to one that needs settling
+        first."""
+        live, judged = self._live, _Judged()
+        for pending in part:
+            reply, changes = await live.judge(pending, now, self.store_away)
+            if changes:
+                if live.runtime.needs_settling(changes):
+                    break
+                judged.reads |= footprint(live.state, changes)
+                await live.apply(changes, judged.journal)
+                judged.changes += changes
+            judged.count += 1
+            if reply.reason_code == "store" and self._transactor.patient:
+                self._parked.append(pending)
+                continue
+            if reply.reason_code == "store":
+                reply = no("store", f"not stored, nothing changed: {self._keeper.store.reason}")
+            judged.replies.append((pending, reply))
+        return judged
+
+    async def _commit(self, judged: _Judged) -> int | None:
+        """Commit. None: done; else nothing is (yet), and how many statements need not be tried again."""
+        replies, updates = judged.replies, self._keeper.store.replica.updates
+        try:
+            self._keeper.skip_own(await self._transactor.run(self._keeper.commit(judged.changes, judged.reads)))
+            return None
+        except Stalled as stalled:
+            return self._leave_in_doubt(
+                DoubtfulTransaction(0, asyncio.get_running_loop().time(), replies, stalled.task)
+            )
+        except LostRace:
+            if await self._lose_race(replies, updates):
+                return 1
+        except InDoubt as doubt:
+            return self._leave_in_doubt(DoubtfulTransaction(doubt.sequence, asyncio.get_running_loop().time(), replies))
+        except Unwritable as problem:
+            if len(replies) == 1:
+                log.error("%s", problem)
+                deliver([(replies[0][0], no("store", f"not stored, nothing changed: {problem}"))])
+                return 1
+            self._most = 1  # so that one bad change fails alone
+        except TakenOver:
+            raise
+        except StoreError:
+            pass
+        self._transactor.check_leader()
+        return 0
+
+    async def _lose_race(self, replies: list[tuple[PendingStatement, Reply]], updates: int) -> bool:
+        """Make ready for the next attempt: fewer statements, on a newer copy. True iff the first statement was refused,
+        since it lost too many."""
+        self._races += 1
+        self._lost += 1
+        self._most = max(1, min(self._most, len(replies)) // 2)
+        if self._lost % UNLUCKY == 0:
+            with contextlib.suppress(LostRace, InDoubt, StoreError, Stalled):
+                await self._transactor.run(self._keeper.claim_turn())
+        await self._keeper.store.newer(updates)
+        if self._lost <= RACES:
+            return False
+        self._lost = 0
+        refusal = no("store", f"not stored, nothing changed: {RACES} races lost in a row; say it again")
+        deliver([(replies[0][0], refusal)])
+        return True
+
+    def _leave_in_doubt(self, doubt: DoubtfulTransaction) -> int:
+        """Keep replies until it is known what became of their transaction; how many."""
+        self._doubt = doubt
+        self._transactor.check_leader()
+        return len(doubt.replies)
+
+    def _resolve_doubt(self, todo: list[PendingStatement]) -> None:
+        """Answer what was in doubt, or have it judged again (put it before `todo`)."""
+        doubt = self._doubt
+        if doubt is None:
+            return
+        passed = doubt.passed(self._keeper.store)
+        if passed is None:
+            if not doubt.expired:
+                return
+            text = (
+                "it is not known whether this was stored: the database went away; look with ListRequests "
+                "when it is back"
+            )
+            deliver([(pending, no("store", text)) for pending, _ in doubt.replies])
+        elif passed:
+            deliver(doubt.replies)
+        else:
+            todo[:0] = [pending for pending, _ in doubt.replies]
+        self._doubt = None
