@@ -103,8 +103,6 @@ class HostTable:
         self._due: list[tuple[int, int, str]] = []  # a heap: when (ms) the entry with that serial is to be looked at
         self._serial = 0
         self._conflicts: dict[str, tuple[Conflict, int]] = {}  # and when it was last claimed (ms)
-        #: sightings of new hosts that were ignored because there is no room for more
-        self.refused = 0
 
     # --- what is there
 
@@ -122,9 +120,6 @@ class HostTable:
 
     def macs(self) -> list[str]:
         return sorted(self._entries)
-
-    def at(self, port: PortId) -> list[Host]:
-        return [self._entries[mac].value() for mac in sorted(self._by_port.get(port, ()))]
 
     def conflicts(self) -> list[Conflict]:
         return [conflict for _, (conflict, _) in sorted(self._conflicts.items())]
@@ -151,7 +146,6 @@ class HostTable:
         entry = self._entries.get(mac)
         if entry is None:
             if origin is Origin.OBSERVED and len(self._entries) >= self._limits.hosts:
-                self.refused += 1
                 return
             entry = self._make(mac, port, origin, now, seen)
             self._note(None, entry.value())

@@ -41,14 +41,6 @@ class Hop(NamedTuple):
     link: Link
 
 
-class Crossing(NamedTuple):
-    """One bridge of a path: where a packet comes in and where it leaves."""
-
-    bridge: str
-    into: PortId
-    out: PortId
-
-
 @dataclass(frozen=True, slots=True)
 class Path:
     """The hops, none for a path that stays on its bridge."""
@@ -63,12 +55,6 @@ class Path:
     def speed(self) -> int:
         """Of the slowest link whose speed is known (bit/s); 0: of none."""
         return min((hop.link.speed for hop in self.hops if hop.link.speed), default=0)
-
-    def crossings(self, source: PortId, sink: PortId) -> tuple[Crossing, ...]:
-        """Each bridge on the way from one host's port to another's, with the port that packets leave by."""
-        into = [source, *(hop.into for hop in self.hops)]
-        out = [*(hop.out for hop in self.hops), sink]
-        return tuple(Crossing(leave.bridge, enter, leave) for enter, leave in zip(into, out, strict=True))
 
 
 _Hops = tuple[Hop, ...]

@@ -3,7 +3,7 @@ changed. Pure.
 
     network.listen(callback)            callback(deltas) after each change: what came, changed, went; a group of changes
                                         is one call
-    network.attachment("10.0.0.1")      the port where an address or MAC is attached, None if that is not known
+    network.host("10.0.0.1")            the host with an address or MAC, and its port; None if that is not known
     network.paths("s1", "s3", 4)        the shortest paths, the shortest first; `avoid` leaves links out
     network.flood_tree()                which ports must not flood, so that no packet goes in circles
 
@@ -130,11 +130,6 @@ class Network:
         """Addresses that somebody claims who does not get them."""
         return self._hosts.conflicts()
 
-    @property
-    def refused_hosts(self) -> int:
-        """Sightings of new hosts that were ignored for want of room."""
-        return self._hosts.refused
-
     def links_at(self, port: PortId) -> list[Link]:
         """The links of a port: none at the edge, several on a shared segment."""
         return [self._links[key] for key in sorted(self._links_at.get(port, ()))]
@@ -143,9 +138,6 @@ class Network:
         """No link is known there."""
         return port not in self._links_at
 
-    def hosts_at(self, port: PortId) -> list[Host]:
-        return self._hosts.at(port)
-
     def host(self, name: str) -> Host | None:
         """By MAC or IP address."""
         mac = usable_mac(name)
@@ -153,14 +145,6 @@ class Network:
             return self._hosts.get(mac)
         address = usable_address(name)
         return self._hosts.holder(address) if address is not None else None
-
-    def attachment(self, name: str) -> PortId | None:
-        """Where a MAC or IP address is attached; None: not known, or its port is down or gone."""
-        host = self.host(name)
-        if host is None or host.port is None:
-            return None
-        port = self._ports.get(host.port)
-        return port.id if port is not None and port.up else None
 
     def last_seen(self, mac: str) -> int | None:
         """When the host was last seen where it is (ms)."""

@@ -189,6 +189,11 @@ class History:
 # --- packets
 
 
+def whole(tree: PolicyTree) -> TreeDelta:
+    """All requests of a tree, as what a new compiler is given first."""
+    return TreeDelta(added=tuple(tree.requests.values()))
+
+
 def packets(rng: Random, tree: PolicyTree, where: dict[str, AddressSet], count: int) -> list[Packet]:
     """Packets at the corners of the requests and of what two or three of them have in common, and some just outside."""
     groups = [found for one in tree.requests.values() if (found := one.flowgroup.resolve(where)) is not None]

@@ -2,9 +2,9 @@
 docs/design/compiler.md). Pure.
 
 `Compiler(tree, default_deny, stage_limit)` starts empty. `update(delta, locations)` takes in a delta and returns what
-changes in the table; `check` raises what `update` would raise and changes nothing; `recompile` compiles the whole tree
-anew. `table` is all that has been returned so far, summed up; `stages` and `deny_stages` say how many access stages are
-in use, and which denies stand where.
+changes in the table; `check` raises what `update` would raise and changes nothing. `table` is all that has been
+returned so far, summed up; `stages` and `deny_stages` say how many access stages are in use, and which denies stand
+where.
 
 The three components of a verdict are compiled apart, so that flow counts add instead of multiply: access into the
 stages of `access`, limits into one stage where the lowest rate has the highest priority, guarantees into one where the

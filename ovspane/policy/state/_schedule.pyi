@@ -62,8 +62,6 @@ class Ledger:
         there. (The compiled one cannot tell it from several others that together do.)"""
     def fold_to(self, level: int, at: int) -> None:
         """Forget what is before `at`: the level there is `level`. Raises ValueError if `at` is before `level_at`."""
-    def fold(self, now: int) -> None:
-        """Forget what is before `now`, keeping the level."""
     def level_then(self, now: int) -> int:
         """The bucket's level at `now`; 0 where the bucket does not matter."""
     def total_at(self, at: int) -> int:

@@ -120,10 +120,6 @@ class Ledger:
             raise ValueError("the past is folded away already")
         self.level, self.level_at = level, at
 
-    def fold(self, now: int) -> None:
-        if now > self.level_at:
-            self.fold_to(self.level_then(now), now)
-
     # --- questions
 
     @property

@@ -105,7 +105,6 @@ def check(made: Network, now: int) -> None:
     for host in made.hosts:
         if host.port is not None and host.origin is not Origin.CONFIGURED:
             assert made.ports[host.port].up and made.is_edge(host.port)
-            assert host in made.hosts_at(host.port)
         for address in host.addresses:
             assert made.host(address) == host
     assert len(made.conflicts) <= LIMITS.conflicts

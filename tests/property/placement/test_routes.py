@@ -13,6 +13,7 @@ from ovspane.policy.model.table import Stage
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.state.shares import Request
 from tests.property.placement.test_link_capacity import reserve
+from tests.support.attachment import attachment
 from tests.support.placing import MAC, M, mac
 from tests.support.steering import Steered, ring
 
@@ -212,7 +213,7 @@ def test_who_is_not_seen_any_more_stays_where_he_was() -> None:
     assert made.say(reserve(1, 9, "12Mb")).code is Code.OK
     made.settle()
     network.age(10**9)
-    assert network.attachment("10.0.0.9") is None
+    assert attachment(network, "10.0.0.9") is None
     made.settle()
     assert (made.route(1), made.route(2)) == (["s1", "s2"], ["s1", "s4", "s3", "s2"])
     assert {rule.output for rule in made.spread.rules("s1")} == {1}, (

@@ -17,7 +17,6 @@ from ovspane.lang.statements import Kind
 from ovspane.packets.flowgroup import AddressSet, Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ANY, Packet
-from ovspane.policy.compiler.hft import HftNode, compiled, decided
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
 from ovspane.policy.model import actions
 from ovspane.policy.model.actions import Access, Verdict
@@ -25,6 +24,7 @@ from ovspane.policy.model.tree import ROOT, TreeDelta
 from ovspane.policy.semantics import evaluate
 from ovspane.policy.state import _schedule, schedule_plain
 from tests.property.policy.test_compile import PACKET, Policy
+from tests.support.hft import HftNode, compiled, decided
 
 A, B, WEB, TCP = (
     AddressSet.parse("10.0.0.1"),

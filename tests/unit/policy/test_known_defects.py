@@ -21,13 +21,13 @@ from ovspane.lang.statements import Kind
 from ovspane.packets.flowgroup import AddressSet, Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import Packet
-from ovspane.policy.compiler.hft import compiled, decided, of_tree
 from ovspane.policy.model import actions
 from ovspane.policy.model.actions import Access
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.state import _schedule, schedule_plain
 from ovspane.replay import play
 from tests.property.policy.test_compile import PACKET, Policy
+from tests.support.hft import compiled, decided, of_tree
 from tests.support.serving import serving
 
 HOST, DESTINATION, TCP = AddressSet.parse("10.0.0.1"), AddressSet.parse("10.0.0.2"), IntervalSet.single(6)
