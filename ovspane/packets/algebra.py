@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ovspane.compiled import engine
 from ovspane.packets._fastalgebra_py import BudgetSpent
 from ovspane.packets.match import Match
-from ovspane.packets.overlap import COMPILED, MatchIndex
+from ovspane.packets.overlap import MatchIndex
 
-if TYPE_CHECKING or not COMPILED:
-    from ovspane.packets import _fastalgebra_py as _engine
-else:
+if TYPE_CHECKING:
     from ovspane.packets import _fastalgebra as _engine
+else:
+    _engine = engine("ovspane.packets._fastalgebra", "ovspane.packets._fastalgebra_py")
 
 #: comparisons: about ten milliseconds, compiled
 BUDGET = 1_000_000

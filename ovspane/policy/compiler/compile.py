@@ -20,19 +20,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ovspane.packets.overlap import COMPILED
+from ovspane.compiled import engine
 from ovspane.policy.compiler.bounds import ABOVE_ROOT, DEPTH_LIMIT, STAGE_LIMIT, VIRTUAL, TooManyRates, TooManyStages
 from ovspane.policy.compiler.expand import CannotCompile
 
 if TYPE_CHECKING:
     from ovspane.policy.compiler.compile_fast import Compiler
-elif COMPILED:
-    try:
-        from ovspane.policy.compiler.compile_fast import Compiler
-    except ImportError:  # this part was not built
-        from ovspane.policy.compiler.compile_plain import Compiler
 else:
-    from ovspane.policy.compiler.compile_plain import Compiler
+    Compiler = engine("ovspane.policy.compiler.compile_fast", "ovspane.policy.compiler.compile_plain").Compiler
 
 __all__ = [
     "ABOVE_ROOT",

@@ -7,18 +7,20 @@ the limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
+from typing import TYPE_CHECKING
 
+from ovspane.compiled import engine
 from ovspane.packets.flowgroup import ANY_DSCP, ANY_ETHTYPE, ANY_PORT, ANY_TRANSPORT, ANY_VLAN, Flowgroup, Locations
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match
-from ovspane.packets.overlap import COMPILED
 
-single_match: Callable[[Flowgroup], Match | None] | None = None
-if COMPILED:  # otherwise the general expansion does all
+if TYPE_CHECKING:
     from ovspane.packets._fastexpand import single_match
+else:
+    single_match = engine("ovspane.packets._fastexpand", "ovspane.packets._fastexpand_py").single_match
 
 #: the most matches that one request may expand to
 MATCH_LIMIT = 4096
@@ -37,7 +39,7 @@ def located_matches(flowgroup: Flowgroup, locations: Locations) -> list[Match]:
 
     The same as `flowgroup.resolve(locations).matches()`, in a twentieth of the time. Raises TooManyMatches.
     """
-    if single_match is not None and (match := single_match(flowgroup)) is not None:
+    if (match := single_match(flowgroup)) is not None:
         return [match]
     if flowgroup.src_user is None and flowgroup.dst_user is None:
         families = list(_families(flowgroup))

@@ -1,7 +1,7 @@
 """Reservations over time: the room in a share and the level of its token bucket (ovspane(7), section 5, rule 5).
 
-The environment variable OVSPANE_PURE=1 chooses the twin. Units: ms, bit/s; bucket levels in 1/1000 bit (bit/s times
-ms).
+Units: ms, bit/s; bucket levels in 1/1000 bit (bit/s times ms). `Schedule` is the compiled one or its plain twin
+(ovspane.compiled).
 
 `Chain` asks a share and its ancestors together. Invariants: both twins answer alike
 (tests/property/policy/test_schedule_twins.py), but that the compiled one's `earliest` may be earlier. Bounds:
@@ -10,20 +10,16 @@ docs/design/admission.md, "Bounds".
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ovspane.compiled import engine
+
 if TYPE_CHECKING:
     from ovspane.policy.state._schedule import Ledger as Schedule
-elif os.environ.get("OVSPANE_PURE") == "1":
-    from ovspane.policy.state.schedule_plain import Ledger as Schedule
 else:
-    try:
-        from ovspane.policy.state._schedule import Ledger as Schedule
-    except ImportError:  # built without a compiler or without Cython (setup.py makes the extension optional)
-        from ovspane.policy.state.schedule_plain import Ledger as Schedule
+    Schedule = engine("ovspane.policy.state._schedule", "ovspane.policy.state.schedule_plain").Ledger
 
 __all__ = ["Chain", "Schedule", "Shortfall"]
 

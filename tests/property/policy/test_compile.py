@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ovspane.lang.statements import Kind
+from ovspane.packets import _fastexpand_py
 from ovspane.packets.flowgroup import AddressSet, Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import Packet
@@ -97,7 +98,7 @@ def test_histories_with_many_deny_nodes(many: int, monkeypatch: pytest.MonkeyPat
 def test_located_matches_are_those_of_the_flowgroup(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler's expansion, with and without its compiled part, against the plain one of the flowgroup."""
     if not compiled:
-        monkeypatch.setattr(expand, "single_match", None)
+        monkeypatch.setattr(expand, "single_match", _fastexpand_py.single_match)
     rng = Random(6)
     for _ in range(3_000):
         group, where = workload.flowgroup(rng), workload.locations(rng)
