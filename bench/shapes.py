@@ -16,7 +16,8 @@ from functools import cache
 from random import Random
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import ANY_PORT, ANY_TRANSPORT, ANY_V4, AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import ANY_PORT, ANY_TRANSPORT, ANY_V4, AddressSet
+from ovspane.packets.flowgroup import Flowgroup, normalise
 from ovspane.packets.intervals import EMPTY, IntervalSet
 from ovspane.packets.match import ETH_IPV4
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree

@@ -11,7 +11,8 @@ from typing import Any
 
 from ovspane.lang.parser import parse
 from ovspane.lang.statements import Explain, Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup, Locations, overlap
+from ovspane.packets.fields import AddressSet, Locations
+from ovspane.packets.flowgroup import Flowgroup, overlap
 from ovspane.packets.match import BITS, Packet
 from ovspane.packets.overlap import MatchIndex
 from ovspane.policy.model.actions import Access

@@ -10,7 +10,8 @@ from ovspane.lang.splitter import Piece, Splitter
 from ovspane.lang.statements import Check, Statement, Time
 from ovspane.lang.tokens import MAX_STATEMENT, Cursor, SyntaxFault
 from ovspane.lang.verbs import BY_NAME, VERBS
-from ovspane.packets.flowgroup import AddressSet, Contradiction, Flowgroup
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Contradiction, Flowgroup
 
 __all__ = [
     "Contradiction",

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from ovspane.lang import values
 from ovspane.lang.tokens import Cursor
-from ovspane.packets.flowgroup import (
-    ALL,
+from ovspane.packets.fields import (
     ANY_ADDRESS,
     ANY_DSCP,
     ANY_ETHTYPE,
@@ -26,11 +25,9 @@ from ovspane.packets.flowgroup import (
     TRANSPORTS,
     WITH_PORTS,
     AddressSet,
-    Contradiction,
-    Flowgroup,
     Ternary,
-    normalise,
 )
+from ovspane.packets.flowgroup import ALL, Contradiction, Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6
 

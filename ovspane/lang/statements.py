@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from ovspane.packets.flowgroup import AddressSet, Flowgroup
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup
 
 
 class Kind(Enum):

@@ -13,7 +13,7 @@ from socket import AF_INET, AF_INET6, inet_pton
 
 from ovspane.lang.statements import FOREVER, NOW, Time, TimeKind
 from ovspane.lang.tokens import Cursor
-from ovspane.packets.flowgroup import AddressSet, Ternary
+from ovspane.packets.fields import AddressSet, Ternary
 from ovspane.packets.intervals import IntervalSet
 
 #: the largest rate, volume, size and time: what a double holds exactly, since JSON clients read numbers as doubles

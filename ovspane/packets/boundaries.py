@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ovspane.packets.flowgroup import ALL, IP, TCP, WITH_PORTS, Flowgroup, Locations
+from ovspane.packets.fields import IP, TCP, WITH_PORTS, Locations
+from ovspane.packets.flowgroup import ALL, Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Packet
 

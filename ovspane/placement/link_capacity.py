@@ -42,7 +42,8 @@ from itertools import islice
 from ovspane.lang.units import rate_text
 from ovspane.network.addresses import Name, name_of, names
 from ovspane.network.model import Bridge, Link, NetworkDelta, Port, PortId, canonical, known_as
-from ovspane.packets.flowgroup import ANY_DSCP, ANY_PORT, Flowgroup, Locations
+from ovspane.packets.fields import ANY_DSCP, ANY_PORT, Locations
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.match import Match
 from ovspane.placement.routing import ANYWHERE, Egress, Pair, Route, Routes, Routing, path_text
 from ovspane.policy.compiler.expand import TooManyMatches, located_matches

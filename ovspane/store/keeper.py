@@ -14,7 +14,7 @@ from ovspane.lang import render
 from ovspane.lang.parser import parse, parse_flowgroup
 from ovspane.lang.statements import Binding, GiveHint, Kind, Time, TimeKind
 from ovspane.loop import off_loop
-from ovspane.packets.flowgroup import AddressSet
+from ovspane.packets.fields import AddressSet
 from ovspane.policy.state.changes import Change, Counter, Drop, Put, Value
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Privileges, Request, Share
 from ovspane.store.records import Key, Record, Store, StoreError

@@ -16,7 +16,8 @@ from itertools import islice
 from ovspane.audit.oracle import PolicyOracle
 from ovspane.audit.probe.frames import makeable
 from ovspane.packets.boundaries import corners, lowest
-from ovspane.packets.flowgroup import ICMP, ICMPV6, TCP, WITH_PORTS, AddressSet, Flowgroup, Locations
+from ovspane.packets.fields import ICMP, ICMPV6, TCP, WITH_PORTS, AddressSet, Locations
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match, Packet
 

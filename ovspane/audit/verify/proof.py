@@ -34,7 +34,7 @@ from ovspane.audit.oracle import ExpectedVerdict, PolicyOracle
 from ovspane.dataplane.regions import Region, both, inside, outside, remaining, some
 from ovspane.dataplane.walk import BridgeVisit, End, Fabric, Loss, Spot, Trace, walk
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import SCTP, TCP, UDP
+from ovspane.packets.fields import SCTP, TCP, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match, Packet
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
 

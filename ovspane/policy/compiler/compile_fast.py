@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import Locations
+from ovspane.packets.fields import Locations
 from ovspane.packets.match import Match
 from ovspane.policy.compiler import bounds
 from ovspane.policy.compiler._fastcompile import Core

@@ -17,7 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import ALL, Locations
+from ovspane.packets.fields import Locations
+from ovspane.packets.flowgroup import ALL
 from ovspane.packets.match import ANY, Match
 from ovspane.policy.compiler.access import AccessStages, DenyNode, Place
 from ovspane.policy.compiler.bounds import (

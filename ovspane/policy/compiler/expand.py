@@ -13,7 +13,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ovspane.compiled import engine
-from ovspane.packets.flowgroup import ANY_DSCP, ANY_ETHTYPE, ANY_PORT, ANY_TRANSPORT, ANY_VLAN, Flowgroup, Locations
+from ovspane.packets.fields import ANY_DSCP, ANY_ETHTYPE, ANY_PORT, ANY_TRANSPORT, ANY_VLAN, Locations
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match
 

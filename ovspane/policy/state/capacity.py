@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ovspane.packets.flowgroup import Flowgroup, Locations
+from ovspane.packets.fields import Locations
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.state.schedule import Schedule
 from ovspane.policy.state.shares import Request
 

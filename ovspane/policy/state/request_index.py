@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import ANY_DSCP, ANY_ETHTYPE, ANY_PORT, ANY_TRANSPORT, ANY_VLAN, Flowgroup, Locations
+from ovspane.packets.fields import ANY_DSCP, ANY_ETHTYPE, ANY_PORT, ANY_TRANSPORT, ANY_VLAN, Locations
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ANY, ETH_IPV4, ETH_IPV6, Match
 from ovspane.packets.overlap import MatchIndex

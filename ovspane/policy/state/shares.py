@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 from ovspane.lang.statements import Binding, HintItem, Kind, PrivilegeSpec
 from ovspane.lang.units import rate_text
-from ovspane.packets.flowgroup import ALL, NO_ADDRESS, AddressSet, Flowgroup
+from ovspane.packets.fields import NO_ADDRESS, AddressSet
+from ovspane.packets.flowgroup import ALL, Flowgroup
 from ovspane.policy.model.tree import ROOT
 
 ADMINISTRATOR = "root"

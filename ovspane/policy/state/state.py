@@ -13,7 +13,8 @@ from dataclasses import replace
 from bitarray import bitarray
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.changes import Change, Counter, Drop, Put, Registry, Value

@@ -10,7 +10,8 @@ import pytest
 
 from ovspane.lang.statements import Kind
 from ovspane.packets import _fastexpand_py
-from ovspane.packets.flowgroup import AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import Packet
 from ovspane.policy.compiler import bounds, colouring, compile_fast, compile_plain, expand

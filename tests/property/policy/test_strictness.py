@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ovspane.lang.parser import parse_flowgroup
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.match import Packet
 from ovspane.policy.admission import strictness as honour
 from ovspane.policy.model.actions import Access

@@ -15,7 +15,8 @@ from ovspane.lang.parser import SyntaxFault, parse, parse_addresses, parse_flowg
 from ovspane.lang.render import render
 from ovspane.lang.verbs import VERBS, help_text, manual
 from ovspane.packets import flowgroup as fg
-from ovspane.packets.flowgroup import AddressSet, Contradiction, Flowgroup, Ternary
+from ovspane.packets.fields import AddressSet, Ternary
+from ovspane.packets.flowgroup import Contradiction, Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6
 from tests.support.patience import LINEAR, growth

@@ -10,7 +10,8 @@ from hypothesis import strategies as hs
 
 from ovspane.lang.parser import parse_flowgroup
 from ovspane.packets import flowgroup as fg
-from ovspane.packets.flowgroup import AddressSet, Contradiction, Flowgroup, Ternary
+from ovspane.packets.fields import AddressSet, Ternary
+from ovspane.packets.flowgroup import Contradiction, Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Packet
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ANY, Packet
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import Packet
 from ovspane.policy.model import actions
