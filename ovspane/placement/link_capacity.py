@@ -1,5 +1,5 @@
 """Room on links over time: a ledger like a share's for each port that packets leave by. Pure;
-`policy.state.capacity.Room`.
+`policy.state.capacity.NetworkCapacity`.
 
 A reservation takes room on each port by which its packets may leave a bridge (`Routing.way`): on the path, where source
 and destination are known. Where links are redundant and we keep the flood tree, it gets one of the shortest paths for

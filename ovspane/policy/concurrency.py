@@ -35,8 +35,9 @@ hints           what drops whole shares and users                    put of a hi
 * The room of a port (placement.link_capacity) is a ledger of the same kind. Who takes one port and who may take any of
   the bridge meet in the keys loose and tight, so that neither has to name all ports; who only takes ports meets nobody
   on other ports. Where a reservation is given one of several paths, it reads them all. The network itself is no part of
-  this: it is as each daemon knows it, and what was decided while it changed is looked at again (`LinkRoom.troubles`).
-* Strictness (policy.admission.control.strictness) compares a request with overlapping ones. More openers can only help
+  this: it is as each daemon knows it, and what was decided while it changed is judged again (`troubles` of
+  placement.link_capacity).
+* Strictness (policy.admission.strictness) compares a request with overlapping ones. More openers can only help
   an allow or reserve and only hurt a deny; more denies the other way round. So puts increment where they can hurt, and
   drops where the loss of help can hurt. A dropped opener can hurt an allow or reserve only where it opened a deny, so
   where a deny is near it; a dropped deny can hurt another deny only where an opener is near both. Where there is none

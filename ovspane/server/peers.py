@@ -129,5 +129,5 @@ def principal_of_certificate(state: Registry, name: str) -> str:
         known = state.principals.get(name)
         if known is None or not known.bindings:
             return name
-    # A colon makes it a guest (policy.admission.control.interpreter.is_guest), whatever the name.
+    # A colon makes it a guest (policy.admission.interpreter.is_guest), whatever the name.
     return "guest:" + _UNPRINTABLE.sub("_", name)[:64]

@@ -229,7 +229,7 @@ class Proof:
     def _told(self, number: int) -> str:
         """What the daemon says of a reservation: unenforced, degraded, or "" for nothing of that kind."""
         status = self.picture.statuses.get(number, "")
-        # enforcing.py: ports that cannot, or not all of them
+        # switch.enforcement: ports that cannot, or not all of them
         if status.startswith(("degraded: unenforced", "degraded: by queue")):
             return "unenforced"
         return "degraded" if status.startswith("degraded") else ""

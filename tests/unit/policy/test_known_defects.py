@@ -4,7 +4,7 @@ ovspane gets right.
 Where a defect shows in the language it is spoken there, and the table is checked against the slow evaluator after each
 line. More of the same are traces: 05_5_bucket_forever, 05_7_strict_looks_at_whole_interval,
 05_7_strict_limit_of_a_sibling_is_no_parent. Clients that flood, stall or babble at a whole daemon:
-test_daemon_bad_input.
+tests/switch/daemon/test_bad_input.py.
 """
 
 from __future__ import annotations
