@@ -20,7 +20,7 @@ from typing import Any
 from ovspane.lang.parser import Contradiction, Piece, Splitter, SyntaxFault, parse
 from ovspane.lang.replies import Code
 from ovspane.lang.statements import Statement, Tick
-from ovspane.lang.units import rate_text, time_text
+from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.ofctl_text import actions_text, flow_text, match_fields, meter_text
 from ovspane.placement.pipeline import FlowPlan, Guarantee, Pipeline
@@ -224,7 +224,7 @@ class Compiled:
     # --- what it comes to
 
     @property
-    def now(self) -> int:
+    def now(self) -> Ms:
         """The instant of the tables (ms)."""
         return self._replay.now
 

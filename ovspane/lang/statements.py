@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from ovspane.lang.units import EPOCH, NO_RATE, BitsPerSecond, Ms
 from ovspane.packets.fields import AddressSet
 from ovspane.packets.flowgroup import Flowgroup
 
@@ -32,20 +33,20 @@ class TimeKind(Enum):
 @dataclass(frozen=True, slots=True)
 class Time:
     kind: TimeKind
-    ms: int = 0
+    ms: Ms = EPOCH
 
-    def at(self, now: int) -> int | None:
+    def at(self, now: Ms) -> Ms | None:
         """The instant meant, in ms; None is forever."""
         match self.kind:
             case TimeKind.RELATIVE:
-                return now + self.ms
+                return Ms(now + self.ms)
             case TimeKind.ABSOLUTE:
                 return self.ms
             case TimeKind.FOREVER:
                 return None
 
 
-NOW = Time(TimeKind.RELATIVE, 0)
+NOW = Time(TimeKind.RELATIVE)
 FOREVER = Time(TimeKind.FOREVER)
 
 
@@ -62,7 +63,7 @@ class Ask(Statement):
     kind: Kind
     flowgroup: Flowgroup
     share: str
-    rate: int = 0  # bit/s; reserve and ratelimit only
+    rate: BitsPerSecond = NO_RATE  # reserve and ratelimit only
     place: str = ""  # waypoint and avoid only
     partial: bool = False
     start: Time = NOW
@@ -157,11 +158,11 @@ class PrivilegeSpec:
     or the set of places.
     """
 
-    reserve_max: int | None = None
-    reserve_min: int | None = None
-    ratelimit_min: int | None = None
+    reserve_max: BitsPerSecond | None = None
+    reserve_min: BitsPerSecond | None = None
+    ratelimit_min: BitsPerSecond | None = None
     tb_capacity: int | None = None
-    tb_fill: int | None = None
+    tb_fill: BitsPerSecond | None = None
     allow: bool | None = None
     deny: bool | None = None
     hint: bool | None = None

@@ -13,6 +13,7 @@ from socket import AF_INET, AF_INET6, inet_pton
 
 from ovspane.lang.statements import FOREVER, NOW, Time, TimeKind
 from ovspane.lang.tokens import Cursor
+from ovspane.lang.units import BitsPerSecond, Ms
 from ovspane.packets.fields import AddressSet, Ternary
 from ovspane.packets.intervals import IntervalSet
 
@@ -80,9 +81,9 @@ def _quantity(cursor: Cursor, units: Mapping[str, int], bare: int, what: str, la
     return total
 
 
-def rate(cursor: Cursor) -> int:
+def rate(cursor: Cursor) -> BitsPerSecond:
     """bit/s; a bare number is Mb/s, as in PANE."""
-    return _quantity(cursor, RATE_UNITS, 6, "a rate, as 5Mb, 2.5Gb or 300kb", "9007199Gb")
+    return BitsPerSecond(_quantity(cursor, RATE_UNITS, 6, "a rate, as 5Mb, 2.5Gb or 300kb", "9007199Gb"))
 
 
 def volume(cursor: Cursor) -> int:
@@ -122,8 +123,8 @@ def time(cursor: Cursor, *, forever: bool = False) -> Time:
         raise cursor.fault("a time of less than 285 000 years")
     cursor.at += steps
     if sign or unit:
-        return Time(TimeKind.RELATIVE, -ms if sign == "-" else ms)
-    return Time(TimeKind.ABSOLUTE, ms)
+        return Time(TimeKind.RELATIVE, Ms(-ms if sign == "-" else ms))
+    return Time(TimeKind.ABSOLUTE, Ms(ms))
 
 
 def _iso(cursor: Cursor) -> Time:
@@ -140,7 +141,7 @@ def _iso(cursor: Cursor) -> Time:
         raise cursor.fault("a date and time that exist, as 2026-11-01T10:00:00Z", cursor.at - first) from None
     if moment.tzinfo is None:
         raise cursor.fault("a zone with the time, as 2026-11-01T10:00:00Z or …+01:00", cursor.at - first)
-    return Time(TimeKind.ABSOLUTE, (moment - _EPOCH) // timedelta(milliseconds=1))
+    return Time(TimeKind.ABSOLUTE, Ms((moment - _EPOCH) // timedelta(milliseconds=1)))
 
 
 def _address(cursor: Cursor) -> tuple[int, int, int]:

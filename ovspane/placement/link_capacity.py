@@ -39,7 +39,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import islice
 
-from ovspane.lang.units import rate_text
+from ovspane.lang.units import BitsPerSecond, Ms, rate_text
 from ovspane.network.addresses import Name, name_of, names
 from ovspane.network.model import Bridge, Link, NetworkDelta, Port, PortId, canonical, known_as
 from ovspane.packets.fields import ANY_DSCP, ANY_PORT, Locations
@@ -108,7 +108,7 @@ class LinkCapacity:
     # --- what admission asks
 
     def choices(
-        self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations
+        self, group: Flowgroup, rate: BitsPerSecond, start: Ms, end: Ms | None, locations: Locations
     ) -> Sequence[Sequence[Schedule]]:
         """Where a reservation has to fit, on each of its paths; one where it does comes first. In the order of the
         ports' names."""
@@ -118,7 +118,7 @@ class LinkCapacity:
         ports = dict.fromkeys(self._ports(matches, rate, routes) for routes in ways)
         return [[self._ledger(port) for port in sorted(some) if self.capacity(port) is not None] for some in ports]
 
-    def route(self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations) -> str:
+    def route(self, group: Flowgroup, rate: BitsPerSecond, start: Ms, end: Ms | None, locations: Locations) -> str:
         """The first of the choices, as text."""
         self._take_in()
         return self._via(self._variants(_addressed(group, locations), rate, start, end)[0])
@@ -150,7 +150,7 @@ class LinkCapacity:
         return reads, writes
 
     def _variants(
-        self, matches: tuple[Match, ...] | None, rate: int, start: int, end: int | None
+        self, matches: tuple[Match, ...] | None, rate: BitsPerSecond, start: Ms, end: Ms | None
     ) -> list[dict[Pair, Route]]:
         """First the routes that fit, pair by pair; then all the first ones, all the second ones, and so on."""
         pairs = {pair: routes for pair in self._pairs(matches) if (routes := self._ways.routes(pair))}
@@ -159,11 +159,11 @@ class LinkCapacity:
         rest = ({pair: routes[min(at, len(routes) - 1)] for pair, routes in pairs.items()} for at in range(most))
         return [fitting, *(other for other in rest if other != fitting)]
 
-    def _fitting(self, routes: Iterable[Route], rate: int, start: int, end: int | None) -> Route | None:
+    def _fitting(self, routes: Iterable[Route], rate: BitsPerSecond, start: Ms, end: Ms | None) -> Route | None:
         """The first with room."""
         return next((route for route in routes if self._obstacle(route, rate, start, end) is None), None)
 
-    def _obstacle(self, route: Route, rate: int, start: int, end: int | None) -> Schedule | None:
+    def _obstacle(self, route: Route, rate: BitsPerSecond, start: Ms, end: Ms | None) -> Schedule | None:
         """The first ledger of a route without room."""
         ledgers = (self._ledger(port) for port, _ in route if self.capacity(port) is not None)
         return next((ledger for ledger in ledgers if ledger.missing(start, end, rate) is not None), None)
@@ -203,7 +203,7 @@ class LinkCapacity:
         known = self._ways.ports.get(port)
         return link.speed if link is not None else known.speed if known is not None else 0
 
-    def troubles(self, now: int) -> dict[int, str]:
+    def troubles(self, now: Ms) -> dict[int, str]:
         """The reservations that cannot be held at `now` (ms), and why: no way, no room on another one, or a port on
         which more is booked than there is. Those that were lost and can be held again are."""
         self._take_in()
@@ -220,7 +220,7 @@ class LinkCapacity:
                 for number in self._on[port]:
                     found.setdefault(number, reason)
         booked = ((number, self._booked[number].request) for number in found)
-        return {number: found[number] for number, request in booked if request.during(now, now + 1)}
+        return {number: found[number] for number, request in booked if request.active_at(now)}
 
     @property
     def weight(self) -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from ovspane.lang import statements as said
 from ovspane.lang.replies import Notice, no
 from ovspane.lang.statements import Kind, Statement
-from ovspane.lang.units import rate_text, time_text
+from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission import strictness as honour
 from ovspane.policy.admission.interpreter import Judgement, ending, execute
@@ -65,8 +65,8 @@ class Runtime:
         self._default_deny = default_deny
         self.compiler = Compiler(self.tree, default_deny)
         self.compiler.update(TreeDelta(), {})  # the default deny is a rule that no request brings
-        self._starts: list[tuple[int, int]] = []
-        self._ends: list[tuple[int, int]] = []
+        self._starts: list[tuple[Ms, int]] = []
+        self._ends: list[tuple[Ms, int]] = []
         self._gone: dict[int, ActiveRequest] = {}
         self._gone_nodes: list[str] = []
         self._moved: set[str] = set()
@@ -79,7 +79,7 @@ class Runtime:
         for value in values:
             self.apply([Put(value)], quiet=True)
 
-    def execute(self, speaker: str, statement: Statement, now: int) -> Judgement:
+    def execute(self, speaker: str, statement: Statement, now: Ms) -> Judgement:
         """Judge a statement at `now` (ms); nothing changes. A request that cannot be compiled beside those in effect
         is refused."""
         outcome = execute(self.state, speaker, statement, now)
@@ -164,7 +164,7 @@ class Runtime:
     def _near(self, group: Flowgroup) -> int:
         return 1 + self.state.nearby.count(group, self.state.locations, MANY)
 
-    def overdue(self, now: int, most: int | None = None) -> list[Change]:
+    def overdue(self, now: Ms, most: int | None = None) -> list[Change]:
         """The changes that bring the state to `now`: requests and hints that are over, in the order of their ends;
         of `most` at most, or of all."""
         changes: list[Change] = []
@@ -288,7 +288,7 @@ class Runtime:
                 if not quiet:
                     self._notices.append(_notice("restored", self.state.requests[number]))
 
-    def collect(self, now: int, most: int | None = None) -> int:
+    def collect(self, now: Ms, most: int | None = None) -> int:
         """Take the starts that are due (`most` at most, or all) for the next `settle`; how much work that will be."""
         while self._starts and self._starts[0][0] <= now and len(self._starting) != most:
             self._starting.append(heapq.heappop(self._starts)[1])
@@ -298,7 +298,7 @@ class Runtime:
         moving = sum(len(self.state.nearby.of_user(user)) for user in self._moved)
         return moving + self._total(due) + self._total(gone)
 
-    def settle(self, now: int, collected: bool = False, quiet: bool = False) -> Settled:
+    def settle(self, now: Ms, collected: bool = False, quiet: bool = False) -> Settled:
         """Bring the tree and the network flow table to `now` (ms); `collected`: only with the starts that `collect`
         took. `quiet`: tell nobody of starts (at the daemon's start nobody listens yet, and rendering is most of the
         work)."""
@@ -311,7 +311,7 @@ class Runtime:
             request = self.state.requests.get(number)
             if request is None or number in added or (number in self.tree.requests and number not in removed):
                 continue
-            if request.start <= now and (request.end is None or now < request.end):
+            if request.active_at(now):
                 added[number] = self._active(request)
                 if not quiet:
                     self._notices.append(_notice("started", request))
@@ -361,7 +361,7 @@ class Runtime:
             request.slot,
         )
 
-    def next_event(self) -> int | None:
+    def next_event(self) -> Ms | None:
         """The next instant (ms) at which a request or hint starts or ends, or None."""
         while self._starts and self._starts[0][1] not in self.state.requests:
             heapq.heappop(self._starts)

@@ -15,7 +15,7 @@ from typing import TypeVar
 from ovspane.lang.parser import Piece, SyntaxFault, parse
 from ovspane.lang.replies import Code, Notice, Reply, err, no, ok
 from ovspane.lang.statements import Statement, Tick
-from ovspane.lang.units import rate_text
+from ovspane.lang.units import EPOCH, Ms, rate_text
 from ovspane.packets.boundaries import corners, lowest
 from ovspane.packets.flowgroup import Contradiction
 from ovspane.packets.match import Packet
@@ -57,7 +57,7 @@ class Replay:
     """One run: speak to it as the principals of a trace would. `now` in ms."""
 
     def __init__(self, default_deny: bool = False, check_table: bool = False) -> None:
-        self.now = 0
+        self.now = EPOCH
         self.runtime = Runtime(default_deny=default_deny)
         self.notices: list[Notice] = []
         self.checks = 0  # packets compared so far
@@ -83,7 +83,7 @@ class Replay:
     def _tick(self, speaker: str, tick: Tick) -> Reply:
         if speaker != ADMINISTRATOR:
             return no("not-root", f"only {ADMINISTRATOR} may say Tick")
-        until = self.now + tick.seconds * 1000
+        until = Ms(self.now + tick.seconds * 1000)
         while (due := self.runtime.next_event()) is not None and due <= until:
             self.now = max(self.now, due)
             self._take(self.runtime.overdue(self.now))

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ovspane.lang.parser import Piece, Splitter, SyntaxFault, parse_flowgroup
+from ovspane.lang.units import NO_RATE, BitsPerSecond
 from ovspane.packets.flowgroup import Contradiction, Flowgroup
 
 HEAD_LINES = 64  # the longest head of an entry
@@ -79,8 +80,8 @@ class Look:
 
     line: int
     access: str
-    guarantee: int
-    limit: int | None
+    guarantee: BitsPerSecond
+    limit: BitsPerSecond | None
     group: Flowgroup
     text: str
 
@@ -170,15 +171,15 @@ def _look(line: int, found: re.Match[str]) -> Look:
     except (SyntaxFault, Contradiction) as fault:
         raise TraceError(line, f"the packet: {fault}") from None
     limit = None if found["limit"] is None else _rate(line, found["limit"])
-    guarantee = 0 if found["guarantee"] is None else _rate(line, found["guarantee"])
+    guarantee = NO_RATE if found["guarantee"] is None else _rate(line, found["guarantee"])
     return Look(line, found["access"], guarantee, limit, group, found[0].strip())
 
 
-def _rate(line: int, text: str) -> int:
+def _rate(line: int, text: str) -> BitsPerSecond:
     found = _RATE.fullmatch(text)
     if found is None:
         raise TraceError(line, f"{text}: a rate, as 5Mb")
-    return int(found[1]) * _FACTOR[found[2]]
+    return BitsPerSecond(int(found[1]) * _FACTOR[found[2]])
 
 
 def unquoted(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ovspane.lang.replies import Reply, Value, listing, no
 from ovspane.lang.statements import Kind
-from ovspane.lang.units import rate_text, time_text
+from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup, overlap
 from ovspane.policy.admission import strictness as honour
 from ovspane.policy.state.shares import Request
@@ -23,11 +23,11 @@ EXPLAINED = 1_000
 STEPS = 50_000
 
 
-def explain(state: State, group: Flowgroup, now: int) -> Reply:
+def explain(state: State, group: Flowgroup, now: Ms) -> Reply:
     """The verdict on the flowgroup at `now` (ms) and the requests that it comes from."""
     active: list[Request] = []
     for request in state.nearby.near(group, state.locations, Kind):
-        if request.during(now, now + 1) and overlap(request.flowgroup, group, state.locations):
+        if request.active_at(now) and overlap(request.flowgroup, group, state.locations):
             active.append(request)
             if len(active) > EXPLAINED:
                 text = (
@@ -43,7 +43,7 @@ def explain(state: State, group: Flowgroup, now: int) -> Reply:
         )
 
 
-def _explain(state: State, group: Flowgroup, active: list[Request], now: int, effort: honour.Effort) -> Reply:
+def _explain(state: State, group: Flowgroup, active: list[Request], now: Ms, effort: honour.Effort) -> Reply:
     denies = [request for request in active if request.kind is Kind.DENY]
     held = honour.denied_region(state, group, denies, now, effort)
     deciders = {deny.id for deny, _ in held}
@@ -62,7 +62,7 @@ def _explain(state: State, group: Flowgroup, active: list[Request], now: int, ef
     items: list[dict[str, Value]] = []
     for request in active:
         here = request.flowgroup.intersect(group) or request.flowgroup
-        over = honour.overriding(state, replace(request, flowgroup=here, start=now, end=now + 1), effort)
+        over = honour.overriding(state, replace(request, flowgroup=here, start=now, end=Ms(now + 1)), effort)
         effect = _effect(request, deciders, over)
         whole = request.flowgroup.covers(group)
         unlocated = sorted(user for user in request.flowgroup.users() if user not in state.locations)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ovspane.lang.statements import Kind
+from ovspane.lang.units import BitsPerSecond, Ms
 from ovspane.packets.flowgroup import Flowgroup, overlap, subtract
 from ovspane.policy.state.request_index import located
 from ovspane.policy.state.shares import Request
@@ -35,7 +36,7 @@ _DECISIVE: dict[Kind, tuple[Kind, ...]] = {
 _OPENERS = (Kind.ALLOW, Kind.RESERVE)
 
 #: [start, end) in ms; end None is forever
-Span = tuple[int, int | None]
+Span = tuple[Ms, Ms | None]
 
 
 class EffortExceeded(Exception):
@@ -86,7 +87,7 @@ def affected(state: State, new: Request) -> list[Request]:
     return [other for other in near if other.id != new.id and _overrides(state, new, other, effort)]
 
 
-def partly(state: State, request: Request) -> tuple[int, list[int]]:
+def partly(state: State, request: Request) -> tuple[BitsPerSecond, list[int]]:
     """For a partial reserve: the largest rate up to its own that limits beside it allow, and who overrides it at
     that rate."""
     near = state.nearby.near(request.flowgroup, state.locations, (Kind.RATELIMIT,))
@@ -192,7 +193,7 @@ def _openers(state: State, deny: Request, region: Flowgroup, span: Span, but: in
 
 
 def denied_region(
-    state: State, group: Flowgroup, denies: Iterable[Request], now: int, effort: Effort
+    state: State, group: Flowgroup, denies: Iterable[Request], now: Ms, effort: Effort
 ) -> list[tuple[Request, list[Flowgroup]]]:
     """For each of the denies, active at `now`, that holds packets of `group`: the part that it holds. Raises
     TooMuch."""
@@ -200,7 +201,7 @@ def denied_region(
     for deny in denies:
         region = _common(located(group, state.locations), _located(deny, state))
         if region is not None:
-            openers = _openers(state, deny, region, (now, now + 1), 0, effort)
+            openers = _openers(state, deny, region, (now, Ms(now + 1)), 0, effort)
             held = _without(state, [region], openers, effort)
             if held:
                 out.append((deny, held))
@@ -233,7 +234,7 @@ def _instants(span: Span, requests: list[Request], effort: Effort) -> Iterator[l
     for at in sorted(times):
         if at >= start and (end is None or at < end):
             effort.spend(1 + len(requests) // 16)
-            yield [one for one in requests if one.start <= at and (one.end is None or at < one.end)]
+            yield [one for one in requests if one.active_at(at)]
 
 
 def _located(request: Request, state: State) -> Flowgroup:

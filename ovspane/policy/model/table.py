@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from ovspane.lang.units import NO_RATE, BitsPerSecond
 from ovspane.packets.match import Match
 
 
@@ -44,7 +45,7 @@ class Rule(NamedTuple):
     effect: Effect
     request: int
     slot: int = 0
-    rate: int = 0
+    rate: BitsPerSecond = NO_RATE
     output: int = 0
 
     @property
@@ -70,8 +71,8 @@ class PacketOutcome:
     queue."""
 
     dropped: bool
-    limit: int | None = None
-    guarantee: int = 0
+    limit: BitsPerSecond | None = None
+    guarantee: BitsPerSecond = NO_RATE
     meter: int = 0
     queue: int = 0
 
@@ -104,7 +105,7 @@ class Rules(ABC):
         return PacketOutcome(
             dropped=False,
             limit=limit.rate if limit else None,
-            guarantee=queue.rate if queue else 0,
+            guarantee=queue.rate if queue else NO_RATE,
             meter=limit.slot if limit else 0,
             queue=queue.slot if queue else 0,
         )

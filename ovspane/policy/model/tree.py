@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ovspane.lang.statements import Kind
+from ovspane.lang.units import NO_RATE, BitsPerSecond
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.model.actions import Access, Verdict
 
@@ -28,7 +29,7 @@ class ActiveRequest:
     node: str
     kind: Kind
     flowgroup: Flowgroup
-    rate: int = 0
+    rate: BitsPerSecond = NO_RATE
     allows: bool = False
     slot: int = 0
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from bitarray import bitarray
 
 from ovspane.lang.statements import Kind
+from ovspane.lang.units import BitsPerSecond, Ms
 from ovspane.packets.fields import AddressSet
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.model.tree import ROOT
@@ -186,7 +187,7 @@ class State(Registry):
         """The schedules of shares that a reservation on the share has to fit in."""
         return Chain([self.schedules[name] for name in self.chain(share)])
 
-    def ledgers(self, share: str, group: Flowgroup, rate: int, start: int, end: int | None) -> list[Chain]:
+    def ledgers(self, share: str, group: Flowgroup, rate: BitsPerSecond, start: Ms, end: Ms | None) -> list[Chain]:
         """A reservation of `rate` (bit/s) for these packets has to fit in one of these: the schedules of shares with
         those of a way through the network. If it fits in any for [start, end), then in the first."""
         if self._room is None:
@@ -210,7 +211,7 @@ class State(Registry):
         `NetworkCapacity.keys`."""
         return self._room.keys(request, self.locations) if self._room is not None else (set(), set())
 
-    def largest(self, share: str, group: Flowgroup, start: int, end: int | None, at_most: int) -> int:
+    def largest(self, share: str, group: Flowgroup, start: Ms, end: Ms | None, at_most: BitsPerSecond) -> BitsPerSecond:
         """The largest rate up to `at_most` (bit/s) that a reservation of these packets may have in [start, end); 0:
         none."""
         rate = at_most
@@ -227,7 +228,7 @@ class State(Registry):
             found = self._slots.find(0, 1)
         return None if found < 0 else found
 
-    def folded(self, request: Request, at: int) -> list[Bucket]:
+    def folded(self, request: Request, at: Ms) -> list[Bucket]:
         """The shares above a reservation with their buckets' levels at `at`, to be kept before the reservation is
         dropped."""
         out: list[Bucket] = []
