@@ -150,7 +150,7 @@ class Simulation:
         self.network = Network(HostLimits(hosts=1 << 24))
         tree.fill(self.network)
         self.room = self._new_room()
-        self.runtime = Runtime(self._shares(), room=self.room)
+        self.runtime = Runtime(self._shares(), capacity=self.room)
         self.desired = DesiredState(Pipeline(), conjunction=True, spread=self._new_spread())
         self._runner = asyncio.Runner()
         self.desired.move(everything(self.network))
@@ -268,7 +268,7 @@ class Simulation:
 
     def runtime_anew(self, room: NetworkCapacity | None = None) -> Runtime:
         """The same state in another runtime."""
-        runtime = Runtime(self.runtime.state.values(), room=room)
+        runtime = Runtime(self.runtime.state.values(), capacity=room)
         runtime.settle(self.now, quiet=True)
         return runtime
 

@@ -4,10 +4,10 @@ The one way through: `execute` (reads only) -> the caller makes the changes dura
 `TableDelta` for the switches. Time: `overdue(now)` gives the changes that time alone makes (ends), which go the same
 way. Invariant after `settle(now)`: the tree holds exactly the requests with start <= now < end.
 
-Work can be cut: `overdue` and `collect` take a number of ends and starts that is enough for one go (`next_event` stays
-in the past then), and `weight` and `collect` say how much there is to do, in requests that have to be looked at (some
-10 us each), so that the caller can do what is long elsewhere. Time's changes are independent of each other, so any part
-of them is a state too.
+Work can be cut: `overdue` and `collect_starts` take a number of ends and starts that is enough for one go (`next_event`
+stays in the past then), and `judging_weight`, `applying_weight` and `collect_starts` say how much there is to do, in
+requests that have to be examined (some 10 us each), so that the caller can do what is long in a thread. Time's changes
+are independent of each other, so any part of them is a state too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ovspane.lang.replies import Notice, no
 from ovspane.lang.statements import Kind, Statement
 from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
-from ovspane.policy.admission import strictness as honour
+from ovspane.policy.admission import strictness
 from ovspane.policy.admission.interpreter import Judgement, ending, execute
 from ovspane.policy.compiler.compile import STAGE_LIMIT, Compiler
 from ovspane.policy.compiler.expand import CannotCompile
@@ -57,10 +57,10 @@ class Settled:
 
 class Runtime:
     def __init__(
-        self, values: Iterable[Value] = (), default_deny: bool = False, room: NetworkCapacity | None = None
+        self, values: Iterable[Value] = (), default_deny: bool = False, capacity: NetworkCapacity | None = None
     ) -> None:
-        """Start from the values of a store (in the order of `State.values`). `room`: see `State`."""
-        self.state = State(room)
+        """Start from the values of a store (in the order of `State.values`). `capacity`: see `State`."""
+        self.state = State(capacity)
         self.tree = PolicyTree()
         self._default_deny = default_deny
         self.compiler = Compiler(self.tree, default_deny)
@@ -127,11 +127,11 @@ class Runtime:
             except CannotCompile:
                 self._ever = None
 
-    def weight(self, statement: Statement) -> int:
+    def judging_weight(self, statement: Statement) -> int:
         """How much work judging a statement may be: about how many requests and shares have to be looked at."""
         match statement:
             case said.Check(statement=inner):
-                return self.weight(inner)
+                return self.judging_weight(inner)
             case said.Ask() if statement.kind is Kind.RESERVE:
                 return self._near(statement.flowgroup) + self._scheduling(statement.share)
             case said.Ask() | said.Explain():
@@ -141,7 +141,7 @@ class Runtime:
             case _:
                 return 1
 
-    def burden(self, changes: Iterable[Change]) -> int:
+    def applying_weight(self, changes: Iterable[Change]) -> int:
         """How much work applying changes is, and settling after them; counting ends when it is much."""
         requests = [value for change in changes if isinstance(value := change.value, Request)]
         scheduling = sum(self._scheduling(request.share) for request in requests if request.kind is Kind.RESERVE)
@@ -162,7 +162,7 @@ class Runtime:
         return total
 
     def _near(self, group: Flowgroup) -> int:
-        return 1 + self.state.nearby.count(group, self.state.locations, MANY)
+        return 1 + self.state.index.count(group, self.state.locations, MANY)
 
     def overdue(self, now: Ms, most: int | None = None) -> list[Change]:
         """The changes that bring the state to `now`: requests and hints that are over, in the order of their ends;
@@ -274,7 +274,7 @@ class Runtime:
 
     def _tell_overridden(self, new: Request) -> None:
         """Tell the holders of earlier requests that the new one overrides."""
-        for other in honour.affected(self.state, new):
+        for other in strictness.overridden_by(self.state, new):
             self._overridden.setdefault(other.id, set()).add(new.id)
             self._overriding.setdefault(new.id, set()).add(other.id)
             self._notices.append(_notice("overridden", other, f" by request {new.id} of {new.speaker}"))
@@ -288,22 +288,22 @@ class Runtime:
                 if not quiet:
                     self._notices.append(_notice("restored", self.state.requests[number]))
 
-    def collect(self, now: Ms, most: int | None = None) -> int:
+    def collect_starts(self, now: Ms, most: int | None = None) -> int:
         """Take the starts that are due (`most` at most, or all) for the next `settle`; how much work that will be."""
         while self._starts and self._starts[0][0] <= now and len(self._starting) != most:
             self._starting.append(heapq.heappop(self._starts)[1])
         requests = self.state.requests
         due = (requests[number].flowgroup for number in self._starting if number in requests)
         gone = (active.flowgroup for active in self._gone.values())
-        moving = sum(len(self.state.nearby.of_user(user)) for user in self._moved)
+        moving = sum(len(self.state.index.of_user(user)) for user in self._moved)
         return moving + self._total(due) + self._total(gone)
 
     def settle(self, now: Ms, collected: bool = False, quiet: bool = False) -> Settled:
-        """Bring the tree and the network flow table to `now` (ms); `collected`: only with the starts that `collect`
-        took. `quiet`: tell nobody of starts (at the daemon's start nobody listens yet, and rendering is most of the
+        """Bring the tree and the network flow table to `now`; `collected`: only with the starts that `collect_starts`
+        took. `quiet`: no notices of starts (at the daemon's start nobody listens yet, and rendering is most of the
         work)."""
         if not collected:
-            self.collect(now)
+            self.collect_starts(now)
         removed = dict(self._gone)
         added: dict[int, ActiveRequest] = {}
         starting, self._starting = self._starting, []
@@ -315,7 +315,7 @@ class Runtime:
                 added[number] = self._active(request)
                 if not quiet:
                     self._notices.append(_notice("started", request))
-        for number in sorted({number for user in self._moved for number in self.state.nearby.of_user(user)}):
+        for number in sorted({number for user in self._moved for number in self.state.index.of_user(user)}):
             active = self.tree.requests.get(number)
             if active is not None and number not in removed:
                 removed[number] = added[number] = active
@@ -357,7 +357,7 @@ class Runtime:
             request.kind,
             request.flowgroup,
             request.rate,
-            honour.allows(self.state, request),
+            strictness.allows(self.state, request),
             request.slot,
         )
 

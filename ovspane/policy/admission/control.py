@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ovspane.lang.statements import Ask, Kind, Time
 from ovspane.lang.units import BitsPerSecond, Ms, length_text, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
-from ovspane.policy.admission import strictness as honour
+from ovspane.policy.admission import strictness
 from ovspane.policy.state.schedule import Chain, Shortfall
 from ovspane.policy.state.shares import Request, Share
 from ovspane.policy.state.state import State
@@ -117,7 +117,7 @@ def _admit_strict(state: State, request: Request, now: Ms) -> Accepted | Refusal
         missing = _shortfall(_ledgers(state, request, request.rate), request, request.rate)
         if missing is not None:
             return _no_room(state, request, missing, now)
-    over = honour.overriding(state, request)
+    over = strictness.overriding(state, request)
     if over:
         return Refusal("overridden", _conflict(state, request, over))
     return Accepted(request)
@@ -125,8 +125,8 @@ def _admit_strict(state: State, request: Request, now: Ms) -> Accepted | Refusal
 
 def _admit_partial(state: State, request: Request, now: Ms) -> Accepted | Refusal:
     if request.kind is not Kind.RESERVE:
-        return Accepted(request, tuple(honour.overriding(state, request)))
-    rate, over = honour.partly(state, request)
+        return Accepted(request, tuple(strictness.overriding(state, request)))
+    rate, over = strictness.largest_partial_rate(state, request)
     granted = state.largest(request.share, request.flowgroup, request.start, request.end, rate)
     if granted == 0:
         missing = _shortfall(_ledgers(state, request, rate), request, rate)
@@ -175,7 +175,7 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: Ms) -> Ref
 def _conflict(state: State, request: Request, over: list[int]) -> str:
     first = state.requests[over[0]]
     rate = f" {rate_text(first.rate)}" if first.kind is Kind.RATELIMIT else ""
-    least = "at least " if len(over) == honour.NAMED else ""
+    least = "at least " if len(over) == strictness.NAMED else ""
     more = f" and {least}{len(over) - 1} more" if len(over) > 1 else ""
     since = max(first.start, request.start)
     until = min((end for end in (first.end, request.end) if end is not None), default=None)

@@ -84,7 +84,7 @@ def _check(state: State, speaker: str, inner: said.Statement, now: Ms) -> Judgem
 
 
 def _notes(state: State, group: Flowgroup) -> dict[str, Value]:
-    return {"note": "user-unknown"} if any(not state.knows(user) for user in group.users()) else {}
+    return {"note": "user-unknown"} if any(not state.has_principal(user) for user in group.users()) else {}
 
 
 def _ask(state: State, speaker: str, ask: said.Ask, now: Ms) -> Judgement:
@@ -188,7 +188,7 @@ def _delegate(state: State, speaker: str, order: said.Grant | said.GrantDefault 
         return Judgement(ok(), (Put(share.with_grants(share.grants | {(EVERYBODY, speaker)})),))
     if order.principal == EVERYBODY:
         return _no("bad-name", f"say GrantDefault {share.name}")
-    note: dict[str, Value] = {} if state.knows(order.principal) else {"note": "user-unknown"}
+    note: dict[str, Value] = {} if state.has_principal(order.principal) else {"note": "user-unknown"}
     return Judgement(ok(**note), (Put(share.with_grants(share.grants | {(order.principal, speaker)})),))
 
 
@@ -261,11 +261,11 @@ def _principals(state: State, speaker: str, order: said.AddUser | said.DropUser 
     known = state.principals.get(order.name)
     if isinstance(order, said.Locate):
         base = known or Principal(order.name)
-        note: dict[str, Value] = {} if state.knows(order.name) else {"note": "user-unknown"}
+        note: dict[str, Value] = {} if state.has_principal(order.name) else {"note": "user-unknown"}
         return Judgement(ok(**note), (Put(replace(base, addresses=order.addresses)),))
     if isinstance(order, said.AddUser):
         return _add_user(state, order, known)
-    if not state.knows(order.name):
+    if not state.has_principal(order.name):
         return _no("no-such-user", f"there is no user {order.name}")
     return _drop_user(state, order.name, known, now)
 

@@ -189,7 +189,7 @@ def _rate(value: Value) -> int | None:
 
 def _show(state: State, speaker: str, name: str, now: Ms) -> Reply:
     """A share with its requests, or a principal with its shares."""
-    if name not in state.shares and state.knows(name):
+    if name not in state.shares and state.has_principal(name):
         return _show_principal(state, speaker, name)
     share = _readable(state, speaker, name)
     if isinstance(share, Reply):

@@ -27,7 +27,7 @@ class Policed:
         self.room = LinkCapacity(Routing(most=paths), percent)
         paper.network.listen(self.room.hear)
         self.room.hear(paper.take())
-        self.runtime = Runtime(room=self.room)
+        self.runtime = Runtime(capacity=self.room)
         self.now = 0
 
     def say(self, text: str) -> Reply:

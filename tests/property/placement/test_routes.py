@@ -129,7 +129,7 @@ def test_it_survives_a_restart() -> None:
     made.say("Cancel 1.")
     values = list(made.runtime.state.values())
     room = LinkCapacity(Routing(most=4))
-    again = Runtime(values, room=room)
+    again = Runtime(values, capacity=room)
     path = [PortId("s1", "to-s4"), PortId("s4", "to-s3"), PortId("s3", "to-s2"), PortId("s2", "h2")]
     assert [[port for port, _ in route] for route in room._booked[2].routes.values()] == [path]
     paper = made.paper
@@ -146,7 +146,7 @@ def test_it_survives_a_restart() -> None:
     assert room.troubles(0) == {} and room.steering() == {}
     assert again.state.requests[2].via == made.runtime.state.requests[2].via
     late = LinkCapacity(Routing(most=4))
-    Runtime(values, room=late)
+    Runtime(values, capacity=late)
     late.hear(ports)
     late.trust_no_more()
     assert late.troubles(0) == {2: "no known link leads from its source to its destination"}
@@ -168,7 +168,7 @@ def test_where_it_was_moved_to_is_written_down() -> None:
     made.restore("s1", "s2")
     assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
     room = LinkCapacity(Routing(most=4))
-    again = Runtime(made.runtime.state.values(), room=room)
+    again = Runtime(made.runtime.state.values(), capacity=room)
     room.hear(everything(made.paper.network))
     room.trust_no_more()
     assert room.troubles(0) == {} and again.strayed(9) == []
@@ -190,7 +190,7 @@ def test_without_steering_nothing_is_steered() -> None:
     made = Steered(ring())
     assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
     room = LinkCapacity(Routing())
-    again = Runtime(made.runtime.state.values(), room=room)
+    again = Runtime(made.runtime.state.values(), capacity=room)
     assert room.steering() == {}
     room.hear(everything(made.paper.network))
     assert room.troubles(0) == {} and room.steering() == {}
