@@ -43,9 +43,11 @@ class Memory:
         self._values = values
 
     async def load(self) -> Iterable[Value]:
+        """The values that it was made with."""
         return self._values
 
     async def keep(self, changes: Sequence[Change]) -> None:
+        """Keeps nothing, but lets the loop go on as a real store would."""
         await asyncio.sleep(0)
 
 
@@ -62,6 +64,7 @@ class Clocked:
 
     @property
     def state(self) -> State:
+        """The state that the service serves."""
         return self.service.state
 
     async def _begin(self) -> None:
@@ -71,6 +74,7 @@ class Clocked:
         gc.freeze()
 
     def say(self, statement: Statement) -> None:
+        """Ask the service; notes how long the loop stood still, how long the answer took, and what was accepted."""
         self._runner.run(self._ask(statement))
 
     async def _ask(self, statement: Statement) -> None:
@@ -94,6 +98,7 @@ class Clocked:
             last, last_cpu = now, now_cpu
 
     def results(self, name: str, n: int) -> Iterator[Result]:
+        """What was the longest since the last call (ms)."""
         yield Result(f"{name}.ms", self.stall, "ms", n)
         yield Result(f"{name}.cpu_ms", self.stall_cpu, "ms", n)
         yield Result(f"{name}.answer_ms", self.answer, "ms", n)
@@ -103,6 +108,7 @@ class Clocked:
 def ask(
     kind: Kind, share: str, number: int, rate: int = 0, span: tuple[int, int | None] = (0, None), partial: bool = False
 ) -> Ask:
+    """A request for packets of host `number`; the span in ms."""
     start = Time(TimeKind.ABSOLUTE, span[0])
     end = Time(TimeKind.FOREVER) if span[1] is None else Time(TimeKind.ABSOLUTE, span[1])
     return Ask(kind, host(number), share, rate, start=start, end=end, partial=partial)

@@ -77,6 +77,7 @@ class FatTree:
 
     @property
     def bridges(self) -> list[str]:
+        """The switches' names."""
         return sorted({end.bridge for link in self.links for end in link})
 
     def fill(self, network: Network) -> None:
@@ -93,10 +94,12 @@ class FatTree:
 
 
 def mac(host: int) -> str:
+    """The MAC address of a host by number."""
     return "02:" + ":".join(f"{host >> shift & 255:02x}" for shift in (32, 24, 16, 8, 0))
 
 
 def address(host: int) -> int:
+    """The IPv4 address of a host by number, as an integer."""
     return (10 << 24) + 1 + host
 
 
@@ -159,6 +162,7 @@ class Simulation:
         self.network.listen(self._hear)
 
     def close(self) -> None:
+        """End its event loop."""
         self._runner.close()
 
     @staticmethod
@@ -216,6 +220,7 @@ class Simulation:
         return accepted
 
     def cancel(self, number: int) -> bool:
+        """Cancel a request; whether that was accepted."""
         return self.ask(Cancel(number))
 
     # --- the network

@@ -126,6 +126,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close the connection; returns when the thread that reads from it has ended."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the reading thread
         except OSError:

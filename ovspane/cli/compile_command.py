@@ -102,6 +102,7 @@ def _seconds(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Print the flows of a file of statements. Returns the exit status."""
     name = options.file
     try:
         text = (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()).decode("utf-8")

@@ -25,6 +25,7 @@ EXIT = {Code.OK: 0, Code.NO: 2, Code.ERR: 1}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The options of `ovspane send`."""
     parser = subparsers.add_parser(
         "send",
         help="send statements and print the replies",
@@ -43,6 +44,7 @@ def add_connection_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Send the statements, print the replies. Returns the exit status (see the parser's epilog)."""
     try:
         with Client(options.socket, lambda heard: say(heard.line)) as client:
             if options.format == "json":

@@ -30,6 +30,7 @@ DELIMITERS = ' \t\n()[]{}=,<>/"'
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The options of `ovspane shell`."""
     parser = subparsers.add_parser(
         "shell",
         help="talk to the daemon",
@@ -40,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
+    """Converse until the end of the input. Returns the exit status."""
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     try:
         with Shell(options.socket, json_replies=options.format == "json", interactive=interactive) as shell:

@@ -44,12 +44,14 @@ def _tail(cursor: Cursor) -> tuple[bool, str, st.Time, st.Time]:
 
 
 def access(cursor: Cursor, verb: str) -> st.Statement:
+    """allow or deny: FLOWGROUP [partial] on SHARE [interval]."""
     group = flowgroup(cursor)
     partial, share, start, end = _tail(cursor)
     return st.Ask(st.Kind(verb), group, share, partial=partial, start=start, end=end)
 
 
 def bandwidth(cursor: Cursor, verb: str) -> st.Statement:
+    """reserve or ratelimit: FLOWGROUP = RATE [partial] on SHARE [interval]."""
     group = flowgroup(cursor)
     cursor.need("=", "'=' and a rate")
     rate = values.rate(cursor)
@@ -58,6 +60,7 @@ def bandwidth(cursor: Cursor, verb: str) -> st.Statement:
 
 
 def path(cursor: Cursor, verb: str) -> st.Statement:
+    """waypoint or avoid: FLOWGROUP = PLACE [partial] on SHARE [interval]."""
     group = flowgroup(cursor)
     cursor.need("=", "'=' and a place")
     place = cursor.name("a place's name")
@@ -86,6 +89,7 @@ def _hint_item(cursor: Cursor) -> st.HintItem:
 
 
 def hint(cursor: Cursor, _verb: str) -> st.Statement:
+    """FLOWGROUP = ITEM {, ITEM} on SHARE [interval]."""
     group = flowgroup(cursor)
     cursor.need("=", "'=' and a hint")
     items = [_hint_item(cursor)]
@@ -98,6 +102,7 @@ def hint(cursor: Cursor, _verb: str) -> st.Statement:
 
 
 def traffic(cursor: Cursor, _verb: str) -> st.Statement:
+    """FLOWGROUP on SHARE [interval]; the interval has an end."""
     group = flowgroup(cursor)
     cursor.need("on")
     share = _share(cursor)
@@ -105,6 +110,7 @@ def traffic(cursor: Cursor, _verb: str) -> st.Statement:
 
 
 def available(cursor: Cursor, _verb: str) -> st.Statement:
+    """FLOWGROUP on SHARE [interval]."""
     group = flowgroup(cursor)
     cursor.need("on")
     share = _share(cursor)
@@ -112,6 +118,7 @@ def available(cursor: Cursor, _verb: str) -> st.Statement:
 
 
 def list_requests(cursor: Cursor, _verb: str) -> st.Statement:
+    """[on SHARE]."""
     if not cursor.skip("on"):
         if cursor.word != ".":
             raise cursor.fault("'on' or the final '.'")
@@ -120,18 +127,23 @@ def list_requests(cursor: Cursor, _verb: str) -> st.Statement:
 
 
 def of_flowgroup(make: Callable[..., st.Statement]) -> Production:
+    """The production of a statement that is made of a flowgroup alone."""
     return lambda cursor, _verb: make(flowgroup(cursor))
 
 
 def of_name(make: Callable[..., st.Statement], what: str) -> Production:
+    """The production of a statement that is made of a name alone; `what` names it in a fault: "a share's name"."""
     return lambda cursor, _verb: make(cursor.name(what))
 
 
 def of_nothing(make: Callable[[], st.Statement]) -> Production:
+    """The production of a verb that has nothing after it."""
     return lambda _cursor, _verb: make()
 
 
 def of_share_and_principal(make: Callable[..., st.Statement], word: str) -> Production:
+    """The production of SHARE `word` PRINCIPAL, where `word` is `to` or `from`."""
+
     def read(cursor: Cursor, _verb: str) -> st.Statement:
         share = _share(cursor)
         cursor.need(word)
@@ -197,6 +209,7 @@ def _privileges(cursor: Cursor) -> st.PrivilegeSpec:
 
 
 def new_share(cursor: Cursor, _verb: str) -> st.Statement:
+    """NAME for FLOWGROUP [PRIVILEGES] on PARENT."""
     name = cursor.name("the new share's name")
     cursor.need("for")
     group = flowgroup(cursor)
@@ -207,6 +220,7 @@ def new_share(cursor: Cursor, _verb: str) -> st.Statement:
 
 
 def cancel(cursor: Cursor, _verb: str) -> st.Statement:
+    """The number of a request."""
     return st.Cancel(values.integer(cursor, 0, values.LARGEST, "the number of a request"))
 
 
@@ -218,6 +232,7 @@ FORMATS = ("text", "json")
 
 
 def add_user(cursor: Cursor, _verb: str) -> st.Statement:
+    """NAME [as uid|gid NUMBER, or as cert "NAME"]."""
     name = cursor.name("a principal's name")
     if not cursor.skip("as"):
         if cursor.word != ".":
@@ -233,16 +248,19 @@ def add_user(cursor: Cursor, _verb: str) -> st.Statement:
 
 
 def locate(cursor: Cursor, _verb: str) -> st.Statement:
+    """NAME at ADDRESSES."""
     name = cursor.name("a principal's name")
     cursor.need("at")
     return st.Locate(name, values.addresses(cursor))
 
 
 def set_format(cursor: Cursor, _verb: str) -> st.Statement:
+    """text or json."""
     if cursor.word not in FORMATS:
         raise cursor.fault("'text' or 'json'")
     return st.Format(cursor.take())
 
 
 def tick(cursor: Cursor, _verb: str) -> st.Statement:
+    """A number of seconds (see `statements.Tick`)."""
     return st.Tick(values.integer(cursor, 0, 10**12, "a number of seconds"))

@@ -25,6 +25,8 @@ class Kind(Enum):
 
 
 class TimeKind(Enum):
+    """What a time counts from."""
+
     RELATIVE = "relative"  # to the moment the statement is read; `now` is +0
     ABSOLUTE = "absolute"  # milliseconds since the epoch (in a trace: since its start)
     FOREVER = "forever"
@@ -32,6 +34,8 @@ class TimeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Time:
+    """A time as it was said; `ms` means nothing for FOREVER."""
+
     kind: TimeKind
     ms: Ms = EPOCH
 
@@ -81,6 +85,8 @@ class HintItem:
 
 @dataclass(frozen=True, slots=True)
 class GiveHint(Statement):
+    """What somebody says about traffic to come; it is answered with an offer."""
+
     flowgroup: Flowgroup
     items: tuple[HintItem, ...]
     share: str
@@ -93,21 +99,27 @@ class GiveHint(Statement):
 
 @dataclass(frozen=True, slots=True)
 class GetSchedule(Statement):
+    """What is reserved on a share, over time."""
+
     share: str
 
 
 @dataclass(frozen=True, slots=True)
 class ListShares(Statement):
-    pass
+    """The shares that the speaker may see."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListSharesByFlowGroup(Statement):
+    """Those of them that contain the flowgroup."""
+
     flowgroup: Flowgroup
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic(Statement):
+    """How much traffic of a flowgroup there was."""
+
     flowgroup: Flowgroup
     share: str
     start: Time = NOW
@@ -116,6 +128,8 @@ class Traffic(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Available(Statement):
+    """The largest rate that a reservation could get over the whole interval."""
+
     flowgroup: Flowgroup
     share: str
     start: Time = NOW
@@ -124,27 +138,33 @@ class Available(Statement):
 
 @dataclass(frozen=True, slots=True)
 class ListRequests(Statement):
+    """The requests and hints of a share; None: of all that the speaker may see."""
+
     share: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Explain(Statement):
+    """What happens to the packets of a flowgroup now, and because of which requests."""
+
     flowgroup: Flowgroup
 
 
 @dataclass(frozen=True, slots=True)
 class Show(Statement):
+    """All about one share or principal."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class ListTopology(Statement):
-    pass
+    """The network as the daemon knows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Whoami(Statement):
-    pass
+    """As whom the speaker speaks."""
 
 
 # --- shares
@@ -173,6 +193,8 @@ class PrivilegeSpec:
 
 @dataclass(frozen=True, slots=True)
 class NewShare(Statement):
+    """Make a share below `parent`."""
+
     name: str
     flowgroup: Flowgroup
     privileges: PrivilegeSpec
@@ -181,28 +203,38 @@ class NewShare(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Grant(Statement):
+    """Let a principal speak on a share."""
+
     share: str
     principal: str
 
 
 @dataclass(frozen=True, slots=True)
 class GrantDefault(Statement):
+    """Let everybody speak on a share."""
+
     share: str
 
 
 @dataclass(frozen=True, slots=True)
 class Revoke(Statement):
+    """Take a grant back, and those that its holder gave; `principal` may be `everybody`."""
+
     share: str
     principal: str
 
 
 @dataclass(frozen=True, slots=True)
 class DropShare(Statement):
+    """Remove a share with all below it; its requests end."""
+
     share: str
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Statement):
+    """End a request, or take a hint back, by its number."""
+
     request: int
 
 
@@ -220,43 +252,55 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class AddUser(Statement):
+    """Make a principal known, or bind a known one to more connections."""
+
     name: str
     binding: Binding | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DropUser(Statement):
+    """Forget a principal: grants to and by it, its requests and hints."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Locate(Statement):
+    """Say from which addresses a principal's packets come now."""
+
     name: str
     addresses: AddressSet
 
 
 @dataclass(frozen=True, slots=True)
 class As(Statement):
+    """Speak as somebody else from here on (the administrator only)."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Format(Statement):
+    """How replies are written from here on."""
+
     name: str  # text or json
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe(Statement):
-    pass
+    """Hear notices on this connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe(Statement):
-    pass
+    """Hear no more of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check(Statement):
+    """Judge a statement as if it were said, without doing it."""
+
     statement: Statement
 
 

@@ -63,6 +63,7 @@ def position(text: str, offset: int) -> tuple[int, int]:
 
 
 def fault_at(text: str, offset: int, expected: str) -> SyntaxFault:
+    """The fault at a character of the text (an offset from 0)."""
     return SyntaxFault(*position(text, offset), expected)
 
 
@@ -109,6 +110,7 @@ class Cursor:
         return fault_at(self.text, self.starts[self.at - back], expected)
 
     def take(self) -> str:
+        """The next word, which is passed; "" at the end."""
         word = self.words[self.at]
         if word:
             self.at += 1
@@ -122,6 +124,7 @@ class Cursor:
         return False
 
     def need(self, word: str, expected: str = "") -> None:
+        """Pass the word, which has to come next. Raises SyntaxFault, naming `expected` or the word itself."""
         if self.words[self.at] != word:
             raise self.fault(expected or f"'{word}'")
         self.at += 1
@@ -140,6 +143,7 @@ class Cursor:
         return word
 
     def string(self, what: str) -> str:
+        """Pass a quoted string, and give what is in it; `what` names it in a fault. Raises SyntaxFault."""
         word = self.words[self.at]
         if not word.startswith('"'):
             raise self.fault(what)

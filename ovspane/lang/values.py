@@ -176,6 +176,7 @@ def addresses(cursor: Cursor) -> AddressSet:
 
 
 def port(cursor: Cursor) -> int:
+    """A TCP, UDP or SCTP port."""
     return integer(cursor, 0, 0xFFFF, "a port")
 
 
@@ -219,6 +220,7 @@ def mac(cursor: Cursor) -> Ternary:
 
 
 def boolean(cursor: Cursor) -> bool:
+    """True or False, as privileges are written."""
     if cursor.word not in ("True", "False"):
         raise cursor.fault("True or False")
     return cursor.take() == "True"

@@ -46,15 +46,19 @@ class AddressSet:
         return bool(self.v4) or bool(self.v6)
 
     def intersect(self, other: AddressSet) -> AddressSet:
+        """The addresses in both."""
         return AddressSet(self.v4.intersect(other.v4), self.v6.intersect(other.v6))
 
     def union(self, other: AddressSet) -> AddressSet:
+        """The addresses in either."""
         return AddressSet(self.v4.union(other.v4), self.v6.union(other.v6))
 
     def subtract(self, other: AddressSet) -> AddressSet:
+        """The addresses that are not in `other`."""
         return AddressSet(self.v4.subtract(other.v4), self.v6.subtract(other.v6))
 
     def covers(self, other: AddressSet) -> bool:
+        """True iff every address of `other` is in this set."""
         return self.v4.covers(other.v4) and self.v6.covers(other.v6)
 
     def texts(self) -> list[str]:
@@ -87,11 +91,13 @@ class Ternary:
     mask: int = 0
 
     def intersect(self, other: Ternary) -> Ternary | None:
+        """The MAC addresses in both; None: there are none."""
         if (self.value ^ other.value) & self.mask & other.mask:
             return None
         return Ternary(self.value | other.value, self.mask | other.mask)
 
     def covers(self, other: Ternary) -> bool:
+        """True iff every MAC address of `other` is in this one."""
         return not self.mask & ~other.mask and not (self.value ^ other.value) & self.mask
 
     def subtract(self, other: Ternary) -> Iterator[Ternary]:

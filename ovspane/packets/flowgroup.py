@@ -122,6 +122,7 @@ class Flowgroup:
             return None
 
     def users(self) -> set[str]:
+        """The names of the principals that it mentions."""
         return {user for user in (self.src_user, self.dst_user) if user is not None}
 
     def contains(self, packet: Packet, locations: Locations) -> bool:

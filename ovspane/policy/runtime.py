@@ -56,6 +56,8 @@ class Settled:
 
 
 class Runtime:
+    """State, policy tree and compiler in step; see the module's text. Not for several threads at once."""
+
     def __init__(
         self, values: Iterable[Value] = (), default_deny: bool = False, capacity: NetworkCapacity | None = None
     ) -> None:

@@ -162,6 +162,7 @@ def play(text: str, default_deny: bool = False, check_table: bool = False) -> tu
 
 
 def differences(entries: Iterable[Entry], replay: Replay) -> Iterator[Mismatch]:
+    """Play the entries; what is not as they expect. A Disagreement ends it: what follows would only repeat it."""
     for entry in entries:
         try:
             match entry:

@@ -183,6 +183,7 @@ def _rate(line: int, text: str) -> BitsPerSecond:
 
 
 def unquoted(text: str) -> str:
+    """What a quoted string says, without quotes and escapes."""
     return re.sub(r"\\(.)", r"\1", text[1:-1])
 
 

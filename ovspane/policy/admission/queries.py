@@ -19,6 +19,7 @@ Item = dict[str, Value]
 
 
 def answer(state: State, speaker: str, question: said.Statement, now: Ms) -> Reply:
+    """The reply to a question (ovspane(7), section 3) asked by `speaker` at `now`."""
     match question:
         case said.Whoami():
             return ok(principal=speaker)
@@ -73,6 +74,7 @@ def reserved_at(state: State, name: str, now: Ms) -> int:
 
 
 def share_item(state: State, share: Share, now: Ms) -> Item:
+    """A share as programs read it: one item of ListShares and Show. Rates in bit/s; `reserved_now`: at `now`."""
     return {
         "name": share.name,
         "parent": share.parent,
@@ -106,6 +108,8 @@ def _shares(state: State, speaker: str, group: Flowgroup | None, now: Ms) -> Rep
 
 
 def request_item(state: State, request: Request | Hint, now: Ms) -> Item:
+    """A request or hint as programs read it: one item of ListRequests and Show. Its status is that of the network where
+    it is active, else "waiting"."""
     item: Item = {
         "id": request.id,
         "kind": request.kind.value if isinstance(request, Request) else "hint",
@@ -141,6 +145,7 @@ def hint_text(item: said.HintItem) -> str:
 
 
 def request_line(item: Item) -> str:
+    """A `request_item` as one line for people."""
     rate = item.get("rate")
     tail = f" = {rate_text(rate)}" if isinstance(rate, int) else f" = {item['hint']}" if "hint" in item else ""
     return (

@@ -71,12 +71,15 @@ class Verdict:
     limit: BitsPerSecond | None = None
 
     def d(self, other: Verdict) -> Verdict:
+        """+D: this verdict and that of another request of the same node."""
         return self._join(other, "d")
 
     def s(self, other: Verdict) -> Verdict:
+        """+S: this verdict and that of a sibling subtree."""
         return self._join(other, "s")
 
     def p(self, children: Verdict) -> Verdict:
+        """+P: this node's verdict and the joined one of its children."""
         return self._join(children, "p")
 
     def _join(self, other: Verdict, name: str) -> Verdict:

@@ -20,12 +20,16 @@ from ovspane.packets.match import Match
 
 
 class Stage(IntEnum):
+    """The kinds of stages, in the order in which a packet passes them."""
+
     ACCESS = 0
     LIMIT = 1
     QUEUE = 2
 
 
 class Effect(IntEnum):
+    """What a rule does with the packets that it decides."""
+
     CONTINUE = 0  # go on to the next stage
     DROP = 1
     LIMIT = 2  # through the meter `slot`, then go on
@@ -50,6 +54,7 @@ class Rule(NamedTuple):
 
     @property
     def key(self) -> Key:
+        """What tells it from all other rules of a table."""
         return self[:4]
 
 
@@ -121,9 +126,11 @@ class FlowTable(Rules):
 
     @property
     def rules(self) -> dict[Key, Rule]:
+        """All rules by key; the table's own dictionary."""
         return self._rules
 
     def apply(self, delta: TableDelta) -> None:
+        """Take a delta in. Raises KeyError if it removes what is not there."""
         for rule in delta.added:
             self._rules[rule.key] = rule
         for rule in delta.removed:

@@ -57,6 +57,8 @@ class TreeDelta:
 
 @dataclass(slots=True)
 class Node:
+    """A share in the tree. `depth`: how many ancestors it has. `requests`: those active on it, by id."""
+
     name: str
     parent: str | None
     depth: int
@@ -72,6 +74,7 @@ class PolicyTree:
         self.requests: dict[int, ActiveRequest] = {}
 
     def add_node(self, name: str, parent: str) -> None:
+        """Put a node below `parent`. Raises KeyError if there is no such parent, ValueError if the node is there."""
         above = self.nodes[parent]
         if name in self.nodes:
             raise ValueError(f"node {name} is in the tree already")
@@ -87,6 +90,7 @@ class PolicyTree:
         del self.nodes[name]
 
     def apply(self, delta: TreeDelta) -> None:
+        """Take a delta in: what is removed goes first. Raises KeyError for a node or request that is not there."""
         for request in delta.removed:
             del self.nodes[request.node].requests[request.id]
             del self.requests[request.id]

@@ -115,6 +115,7 @@ class Share:
         return self.everybody or self.granted_to(speaker)
 
     def granted_to(self, name: str) -> bool:
+        """True iff it was granted to `name` itself (and not to everybody)."""
         return any(principal == name for principal, _ in self.grants)
 
     def with_grants(self, grants: frozenset[tuple[str, str]]) -> Share:

@@ -58,6 +58,8 @@ class State(Registry):
         self.apply(Put(ROOT_SHARE))
 
     def apply(self, change: Change) -> None:
+        """Take a change in. It has to fit: a request's share is there, a share that is dropped is empty. Raises
+        ValueError for a reservation that the schedules cannot count (`Schedule.add`)."""
         value = change.value
         put = isinstance(change, Put)
         match value:
