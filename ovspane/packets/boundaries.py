@@ -1,4 +1,4 @@
-"""Which packets to look at: those at the corners of flowgroups, just inside and just outside. Pure.
+"""Which packets to ask about: those at the corners of flowgroups, just inside and just outside. Pure.
 
 A wrong table differs from the policy on a box of packets whose sides are sides of requests; so packets at the corners
 of all intersections, and one step beyond, find what a few random packets would not.
@@ -24,7 +24,7 @@ def lowest(group: Flowgroup, locations: Locations) -> Packet | None:
     return next(_corner(group, locations, low=True), None)
 
 
-def corners(groups: Iterable[Flowgroup], locations: Locations) -> set[Packet]:
+def boundary_packets(groups: Iterable[Flowgroup], locations: Locations) -> set[Packet]:
     """Packets at the corners of the flowgroups and of their intersections."""
     regions: list[Flowgroup] = [ALL]
     for group in groups:

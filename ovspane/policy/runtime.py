@@ -13,7 +13,6 @@ are independent of each other, so any part of them is a state too.
 from __future__ import annotations
 
 import heapq
-from collections import Counter as Tally
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -24,7 +23,8 @@ from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission import strictness
 from ovspane.policy.admission.interpreter import Judgement, ending, execute
-from ovspane.policy.compiler.compile import STAGE_LIMIT, Compiler
+from ovspane.policy.compile_check import CompileCheck, as_active
+from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.expand import CannotCompile
 from ovspane.policy.concurrency import inverse
 from ovspane.policy.model.table import TableDelta, joined
@@ -64,9 +64,9 @@ class Runtime:
         """Start from the values of a store (in the order of `State.values`). `capacity`: see `State`."""
         self.state = State(capacity)
         self.tree = PolicyTree()
-        self._default_deny = default_deny
         self.compiler = Compiler(self.tree, default_deny)
         self.compiler.update(TreeDelta(), {})  # the default deny is a rule that no request brings
+        self._compile_check = CompileCheck(self.state, self.tree, self.compiler, default_deny)
         self._starts: list[tuple[Ms, int]] = []
         self._ends: list[tuple[Ms, int]] = []
         self._gone: dict[int, ActiveRequest] = {}
@@ -74,8 +74,6 @@ class Runtime:
         self._moved: set[str] = set()
         self._notices: list[Notice] = []
         self._starting: list[int] = []
-        self._denying: Tally[str] = Tally()  # accepted denies by share, whenever they are
-        self._ever: Compiler | None = None  # over everything that is accepted, whenever it is; made when it may matter
         self._overridden: dict[int, set[int]] = {}  # the holders were told: by which requests
         self._overriding: dict[int, set[int]] = {}  # the same, by the overriding one
         for value in values:
@@ -88,46 +86,10 @@ class Runtime:
         for change in outcome.changes:
             if isinstance(change, Put) and isinstance(change.value, Request):
                 try:
-                    self._check(change.value)
+                    self._compile_check.check(change.value)
                 except CannotCompile as problem:
                     return Judgement(no("cannot-compile", str(problem)))
         return outcome
-
-    def _check(self, request: Request) -> None:
-        """Raises CannotCompile if a new request does not fit beside those in effect, or beside all that are ever to
-        be."""
-        delta = TreeDelta(added=(self._active(request),))
-        self.compiler.check(delta, self.state.locations)
-        shares = (
-            len({*self._denying, request.share} if request.kind is Kind.DENY else self._denying) + self._default_deny
-        )
-        later = len(self.state.requests) > len(self.tree.requests)
-        # no more stages than shares that deny; what is in effect was just checked
-        if shares <= STAGE_LIMIT or not later:
-            self._ever = None
-            return
-        if self._ever is None:
-            everything = tuple(self._active(other) for other in self.state.requests.values())
-            ever = Compiler(self.tree, self._default_deny)
-            try:
-                ever.update(TreeDelta(added=everything), self.state.locations)
-            except CannotCompile:  # accepted when this could not be known: each is judged again when it starts
-                return
-            self._ever = ever
-        self._ever.check(delta, self.state.locations)
-
-    def _follow(self, request: Request, put: bool) -> None:
-        """Keep what is known of all accepted requests in step with one that came or goes."""
-        if request.kind is Kind.DENY:
-            self._denying[request.share] += 1 if put else -1
-            if not self._denying[request.share]:
-                del self._denying[request.share]
-        if self._ever is not None:
-            half = (self._active(request),)
-            try:
-                self._ever.update(TreeDelta(added=half) if put else TreeDelta(removed=half), self.state.locations)
-            except CannotCompile:
-                self._ever = None
 
     def judging_weight(self, statement: Statement) -> int:
         """How much work judging a statement may be: about how many requests and shares have to be looked at."""
@@ -201,9 +163,9 @@ class Runtime:
             if isinstance(value, Request):
                 known = self.state.requests.get(value.id)
                 if known is not None:
-                    self._follow(known, False)
+                    self._compile_check.remove(known)
                 if isinstance(change, Put):
-                    self._follow(value, True)
+                    self._compile_check.add(value)
             self.state.apply(change)
             match value:
                 case Share() if isinstance(change, Put):
@@ -216,7 +178,7 @@ class Runtime:
                 case Principal():
                     if moved:
                         self._moved.add(value.name)
-                        self._ever = None
+                        self._compile_check.forget()
                 case _:
                     end = getattr(value, "end", None)
                     if end is not None and isinstance(change, Put):
@@ -257,7 +219,7 @@ class Runtime:
 
     def _note_request(self, request: Request, put: bool, quiet: bool) -> None:
         if put:
-            if request.id in self._gone and self._gone[request.id] == self._active(request):
+            if request.id in self._gone and self._gone[request.id] == as_active(self.state, request):
                 del self._gone[request.id]  # it is back before its end was settled
             heapq.heappush(self._starts, (request.start, request.id))
             if request.end is not None:
@@ -314,7 +276,7 @@ class Runtime:
             if request is None or number in added or (number in self.tree.requests and number not in removed):
                 continue
             if request.active_at(now):
-                added[number] = self._active(request)
+                added[number] = as_active(self.state, request)
                 if not quiet:
                     self._notices.append(_notice("started", request))
         for number in sorted({number for user in self._moved for number in self.state.index.of_user(user)}):
@@ -351,17 +313,6 @@ class Runtime:
                 self.state.status[request.id] = f"degraded: {problem}"
                 self._notices.append(_notice("degraded", self.state.requests[request.id], f": {problem}"))
             return TableDelta()
-
-    def _active(self, request: Request) -> ActiveRequest:
-        return ActiveRequest(
-            request.id,
-            request.share,
-            request.kind,
-            request.flowgroup,
-            request.rate,
-            strictness.allows(self.state, request),
-            request.slot,
-        )
 
     def next_event(self) -> Ms | None:
         """The next instant (ms) at which a request or hint starts or ends, or None."""

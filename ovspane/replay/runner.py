@@ -16,7 +16,7 @@ from ovspane.lang.parser import Piece, SyntaxFault, parse
 from ovspane.lang.replies import Code, Notice, Reply, err, no, ok
 from ovspane.lang.statements import Statement, Tick
 from ovspane.lang.units import EPOCH, Ms, rate_text
-from ovspane.packets.boundaries import corners, lowest
+from ovspane.packets.boundaries import boundary_packets, lowest
 from ovspane.packets.flowgroup import Contradiction
 from ovspane.packets.match import Packet
 from ovspane.policy.compiler.compile import Compiler
@@ -116,14 +116,14 @@ class Replay:
         kept.settle(self.now)
         for name, mine, stored in zip(_STATE, _held(runtime.state), _held(kept.state), strict=True):
             if mine != stored:
-                raise Disagreement(f"the {name} loaded from the store are others")
+                raise Disagreement(f"the {name} loaded from the store differ")
         if kept.tree.requests != runtime.tree.requests or kept.tree.nodes.keys() != runtime.tree.nodes.keys():
             raise Disagreement("the policy tree made by deltas is not the one loaded from the store")
         anew = Compiler(runtime.tree, self.default_deny)
         anew.update(TreeDelta(added=tuple(runtime.tree.requests.values())), runtime.state.locations)
         tables = {"deltas": runtime.compiler.table, "compiled anew": anew.table, "reloaded": kept.compiler.table}
         groups = [request.flowgroup for request in runtime.tree.requests.values()]
-        for packet in corners(groups, runtime.state.locations):
+        for packet in boundary_packets(groups, runtime.state.locations):
             verdict = evaluate(runtime.tree, packet, runtime.state.locations)
             self.checks += 1
             for name, table in tables.items():
