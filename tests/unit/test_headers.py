@@ -22,7 +22,7 @@ SOURCES = sorted(
     for suffix in ("py", "pyi", "pyx", "pxd", "trace")
     for path in ROOT.joinpath(folder).rglob(f"*.{suffix}")
 )
-FOLDERS = "ovspane|tests|bench|demo|tools|lab|man|systemd|completion"
+FOLDERS = "ovspane|tests|bench|demo|tools|lab|docs|man|systemd|completion"
 PATH = re.compile(rf"(?<![\w./~$}}-])(?:{FOLDERS})/[\w*][\w./*-]*")
 FILE = re.compile(r"(?<![\w./*-])\w+\.(?:pyi|pyx|pxd|py|ovsschema)\b")
 CLASS = re.compile(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:\.\w+)?`")
