@@ -73,7 +73,7 @@ class Clocked:
         gc.collect()
         gc.freeze()
 
-    def say(self, statement: Statement) -> None:
+    def ask(self, statement: Statement) -> None:
         """Ask the service; notes how long the loop stood still, how long the answer took, and what was accepted."""
         self._runner.run(self._ask(statement))
 
@@ -116,7 +116,7 @@ def ask(
 
 def _reservations(clocked: Clocked, share: str, wishes: Iterable[Booking], partial: bool = False) -> None:
     for number, (start, end, rate) in enumerate(wishes, start=1 << 20):
-        clocked.say(ask(Kind.RESERVE, share, number, rate, (start, end), partial))
+        clocked.ask(ask(Kind.RESERVE, share, number, rate, (start, end), partial))
 
 
 def deep_chain(thinned: str = "") -> Iterator[Result]:
@@ -140,7 +140,7 @@ def deep_chain(thinned: str = "") -> Iterator[Result]:
     _reservations(clocked, share, ((s, e, STEP) for s, e, _ in islice(wishes, ASKS)))
     yield from clocked.results(f"{name}_refuse", RESIDENT)
     for number in clocked.accepted:
-        clocked.say(Cancel(number))
+        clocked.ask(Cancel(number))
     yield from clocked.results(f"{name}_cancel", RESIDENT)
 
 
@@ -194,7 +194,7 @@ def _each_kind(clocked: Clocked, share: str, groups: Sequence[object]) -> None:
                 statement = ask(
                     kind, share, 0, 500_000 if kind in (Kind.RATELIMIT, Kind.RESERVE) else 0, partial=partial
                 )
-                clocked.say(replace(statement, flowgroup=group))  # type: ignore[arg-type]
+                clocked.ask(replace(statement, flowgroup=group))  # type: ignore[arg-type]
 
 
 def many_shares() -> Iterator[Result]:
@@ -226,7 +226,7 @@ def overlap_all() -> Iterator[Result]:
     for kind in (Kind.ALLOW, Kind.DENY, Kind.RATELIMIT, Kind.RESERVE):
         for partial in (False, True):
             rate = 500_000 if kind in (Kind.RATELIMIT, Kind.RESERVE) else 0
-            clocked.say(replace(ask(kind, shares[0].name, 0, rate, partial=partial), flowgroup=ALL))
+            clocked.ask(replace(ask(kind, shares[0].name, 0, rate, partial=partial), flowgroup=ALL))
         yield from clocked.results(f"overlap_all_{kind.value}", RESIDENT)
 
 

@@ -106,7 +106,7 @@ class Play:
                 f"known by the kernel's word (SO_PEERCRED: uid {scene.ALICE})",
             )
         else:
-            self._page.say("One account only is mapped here, so root says Alice's statements for her (As Alice.).")
+            self._page.note("One account only is mapped here, so root says Alice's statements for her (As Alice.).")
 
     def reservation(self) -> None:
         """A share for Alice, and a reservation on it."""
@@ -150,14 +150,14 @@ class Play:
         self._pings("h1", SERVER, True, "during, others go on")
         _, actions = evidence.trace(scene.packet(3, 2, "icmp"))
         self._page.check(actions == "drop", f"ofproto/trace h3 -> h2: datapath actions: {actions}")
-        self._page.say("Five minutes are long for a demo: Alice takes it back, and asks for a shorter one.")
+        self._page.note("Five minutes are long for a demo: Alice takes it back, and asks for a shorter one.")
         self._say("Alice", f"Cancel {request}.")
         self._page.check(until(lambda: not evidence.flows_of(request)), f"no flow of request {request} any more")
         self._pings("h3", SERVER, True, "after")
 
     def deny_ends(self) -> None:
         """A deny ends by itself at its time."""
-        self._page.say("h3 pings h2 twenty times a second all the while.")
+        self._page.note("h3 pings h2 twenty times a second all the while.")
         with evidence.pinging("h3", SERVER) as answers:
             time.sleep(0.5)
             asked = time.time()
@@ -192,7 +192,7 @@ class Play:
 
     def guarantee(self) -> None:
         """A reservation holds against traffic that would fill the link."""
-        self._page.say("Alice gives her first reservation back, and asks for 12 of the 20 Mbit/s that v2 can send.")
+        self._page.note("Alice gives her first reservation back, and asks for 12 of the 20 Mbit/s that v2 can send.")
         self._say("Alice", f"Cancel {self._first}.")
         statement = f"reserve(user=Alice, dstHost=10.0.0.2, dstPort=5201) = {RESERVED}Mb on aNet to +10min."
         request = self._say("Alice", statement, "OK id=*")
@@ -210,7 +210,7 @@ class Play:
         rest = scene.SLOW / 1e6 - RESERVED
         share = GUEST_SHARE.get(scene.GUEST)
         least = RESERVED * share if share else LEAST
-        self._page.say("At once: Alice's TCP h1 -> h2, and h3 -> h2 with 20 Mbit/s of UDP, which never gives way.")
+        self._page.note("At once: Alice's TCP h1 -> h2, and h3 -> h2 with 20 Mbit/s of UDP, which never gives way.")
         text = f"the reserved flow gets {mine:.1f} Mbit/s of user data (at least {least:.1f} of {RESERVED})"
         self._page.check(mine >= least, text)
         self._page.check(

@@ -35,7 +35,7 @@ def parse(text: str) -> Statement:
         raise SyntaxFault(1, 1, f"a statement of at most {MAX_STATEMENT} bytes")
     cursor = Cursor(text)
     statement = _statement(cursor)
-    cursor.need(".", "the final '.'")
+    cursor.expect(".", "the final '.'")
     _finish(cursor, "nothing after the final '.'")
     return statement
 

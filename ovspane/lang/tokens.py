@@ -109,21 +109,21 @@ class Cursor:
         """The fault to raise at the cursor, or `back` tokens before it."""
         return fault_at(self.text, self.starts[self.at - back], expected)
 
-    def take(self) -> str:
+    def next_word(self) -> str:
         """The next word, which is passed; "" at the end."""
         word = self.words[self.at]
         if word:
             self.at += 1
         return word
 
-    def skip(self, word: str) -> bool:
+    def accept(self, word: str) -> bool:
         """True, and one step on, iff this word is next."""
         if self.words[self.at] == word:
             self.at += 1
             return True
         return False
 
-    def need(self, word: str, expected: str = "") -> None:
+    def expect(self, word: str, expected: str = "") -> None:
         """Pass the word, which has to come next. Raises SyntaxFault, naming `expected` or the word itself."""
         if self.words[self.at] != word:
             raise self.fault(expected or f"'{word}'")

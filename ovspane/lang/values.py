@@ -98,9 +98,9 @@ def size(cursor: Cursor) -> int:
 
 def time(cursor: Cursor, *, forever: bool = False) -> Time:
     """A time; `forever` says whether that word may stand here."""
-    if cursor.skip("now"):
+    if cursor.accept("now"):
         return NOW
-    if forever and cursor.skip("forever"):
+    if forever and cursor.accept("forever"):
         return FOREVER
     expected = TIME + (", or forever" if forever else "")
     sign = cursor.word if cursor.word in ("+", "-") else ""
@@ -130,11 +130,11 @@ def time(cursor: Cursor, *, forever: bool = False) -> Time:
 def _iso(cursor: Cursor) -> Time:
     """ISO-8601 with a zone; a zone east of Greenwich is a `+` and a word of its own to the tokens."""
     first = cursor.at
-    text = cursor.take()
+    text = cursor.next_word()
     if cursor.word == "+" and cursor.adjacent():
         cursor.at += 1
         if cursor.adjacent():
-            text += "+" + cursor.take()
+            text += "+" + cursor.next_word()
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -154,7 +154,7 @@ def _address(cursor: Cursor) -> tuple[int, int, int]:
         raise cursor.fault("an IPv4 or IPv6 address") from None
     cursor.at += 1
     width = 128 if v6 else 32
-    if not cursor.skip("/"):
+    if not cursor.accept("/"):
         return (6 if v6 else 4), value, value
     hosts = width - integer(cursor, 0, width, "a prefix length")
     low = value >> hosts << hosts
@@ -164,14 +164,14 @@ def _address(cursor: Cursor) -> tuple[int, int, int]:
 def addresses(cursor: Cursor) -> AddressSet:
     """ADDR or { ADDR, … }."""
     spans: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
-    braced = cursor.skip("{")
+    braced = cursor.accept("{")
     while True:
         version, low, high = _address(cursor)
         spans[version].append((low, high))
-        if not (braced and cursor.skip(",")):
+        if not (braced and cursor.accept(",")):
             break
     if braced:
-        cursor.need("}", "',' or '}'")
+        cursor.expect("}", "',' or '}'")
     return AddressSet(IntervalSet.of(spans[4]), IntervalSet.of(spans[6]))
 
 
@@ -190,32 +190,32 @@ def _port_span(cursor: Cursor) -> tuple[int, int]:
     if ends[0] is None or (high and ends[1] is None):
         raise cursor.fault("a port of 0 to 65535")
     cursor.at += 1
-    if not high and (dash or cursor.skip("-")):
+    if not high and (dash or cursor.accept("-")):
         return ends[0], port(cursor)
     return ends[0], ends[0] if ends[1] is None else ends[1]
 
 
 def ports(cursor: Cursor) -> list[tuple[int, int]]:
     """PORT or { PORT, … } as closed ranges in the order written."""
-    if not cursor.skip("{"):
+    if not cursor.accept("{"):
         return [_port_span(cursor)]
     spans = [_port_span(cursor)]
-    while cursor.skip(","):
+    while cursor.accept(","):
         spans.append(_port_span(cursor))
-    cursor.need("}", "',' or '}'")
+    cursor.expect("}", "',' or '}'")
     return spans
 
 
 def _mac_value(cursor: Cursor) -> int:
     if not _MAC.fullmatch(cursor.word):
         raise cursor.fault("a MAC address, as 00:11:22:33:44:55")
-    return int(cursor.take().replace(":", ""), 16)
+    return int(cursor.next_word().replace(":", ""), 16)
 
 
 def mac(cursor: Cursor) -> Ternary:
     """MAC or MAC/MASK; bits outside the mask are ignored."""
     value = _mac_value(cursor)
-    mask = _mac_value(cursor) if cursor.skip("/") else 2**48 - 1
+    mask = _mac_value(cursor) if cursor.accept("/") else 2**48 - 1
     return Ternary(value & mask, mask)
 
 
@@ -223,4 +223,4 @@ def boolean(cursor: Cursor) -> bool:
     """True or False, as privileges are written."""
     if cursor.word not in ("True", "False"):
         raise cursor.fault("True or False")
-    return cursor.take() == "True"
+    return cursor.next_word() == "True"

@@ -30,10 +30,10 @@ __all__ = [
     "difference",
     "equal",
     "intersection",
-    "part",
+    "is_subset",
     "subtract",
+    "uncovered_part",
     "union",
-    "within",
     "witness",
 ]
 
@@ -88,20 +88,20 @@ def witness(these: Iterable[Match], those: Sequence[Match], budget: int = BUDGET
     return None
 
 
-def part(match: Match, others: Sequence[Match], budget: int = BUDGET) -> Match | None:
+def uncovered_part(match: Match, others: Sequence[Match], budget: int = BUDGET) -> Match | None:
     """As `witness` of one match, when most of the others overlap it. Raises BudgetSpent."""
     found = _engine.uncovered(match, others, budget)
     return Match(*found) if found is not None else None
 
 
-def within(these: Iterable[Match], those: Sequence[Match], budget: int = BUDGET) -> bool:
+def is_subset(these: Iterable[Match], those: Sequence[Match], budget: int = BUDGET) -> bool:
     """True iff every packet of the first union is in the second. Raises BudgetSpent."""
     return witness(these, those, budget) is None
 
 
 def equal(these: Sequence[Match], those: Sequence[Match], budget: int = BUDGET) -> bool:
     """True iff the two unions have the same packets. Raises BudgetSpent."""
-    return within(these, those, budget) and within(those, these, budget)
+    return is_subset(these, those, budget) and is_subset(those, these, budget)
 
 
 def _beside(those: Sequence[Match]) -> Callable[[Match], list[Match]]:

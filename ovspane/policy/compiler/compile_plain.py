@@ -265,7 +265,7 @@ class Compiler:
         """Returns the handles of the entries whose labels moved to make room."""
         moved: set[int] = set()
         for stage, key in _rates(request):
-            for other in self._ranks[stage].take(key):
+            for other in self._ranks[stage].hold(key):
                 moved |= self._ranked[stage, other]
             self._ranked.setdefault((stage, key), set()).add(handle)
         return moved

@@ -365,7 +365,7 @@ def test_ranks_stay_in_order_and_seldom_move(order: str, most: int) -> None:
         keys = [key for pair in zip(keys[:2000], reversed(keys[2000:]), strict=True) for key in pair]
     ranks, moves, labels = Ranks(), 0, {}
     for key in keys:
-        moved = ranks.take(key)
+        moved = ranks.hold(key)
         moves += len(moved)
         labels[key] = ranks[key]
         for other in moved:
@@ -378,7 +378,7 @@ def test_ranks_stay_in_order_and_seldom_move(order: str, most: int) -> None:
     assert max(labels.values()) <= LAST_LABEL
     assert moves < most * len(keys)
     for key in keys:
-        ranks.take(key)
+        ranks.hold(key)
         ranks.drop(key)
         ranks.drop(key)
     assert len(ranks) == 0

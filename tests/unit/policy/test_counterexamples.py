@@ -114,9 +114,9 @@ def test_no_two_rates_share_a_rank_where_there_is_no_room() -> None:
     """Between two neighbours there is no label left: others have to move, rather than a rank be shared."""
     ranks = Ranks()
     for key in range(0, 4000, 2):
-        ranks.take(key)
+        ranks.hold(key)
     for key in range(1, 4000, 2):
-        ranks.take(key)
+        ranks.hold(key)
     labels = [ranks[key] for key in range(4000)]
     assert labels == sorted(set(labels))
     assert labels[-1] <= LAST_LABEL
