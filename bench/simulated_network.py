@@ -79,6 +79,7 @@ class FatTree:
 
     @property
     def bridges(self) -> list[str]:
+        """The switches' names."""
         return sorted({end.bridge for link in self.links for end in link})
 
     def fill(self, network: Network) -> None:
@@ -95,10 +96,12 @@ class FatTree:
 
 
 def mac(host: int) -> str:
+    """The MAC address of a host by number."""
     return "02:" + ":".join(f"{host >> shift & 255:02x}" for shift in (32, 24, 16, 8, 0))
 
 
 def address(host: int) -> int:
+    """The IPv4 address of a host by number, as an integer."""
     return (10 << 24) + 1 + host
 
 
@@ -152,7 +155,7 @@ class Simulation:
         self.network = Network(HostLimits(hosts=1 << 24))
         tree.fill(self.network)
         self.room = self._new_room()
-        self.runtime = Runtime(self._shares(), room=self.room)
+        self.runtime = Runtime(self._shares(), capacity=self.room)
         self.desired = DesiredState(Pipeline(), conjunction=True, spread=self._new_spread())
         self._runner = asyncio.Runner()
         self.desired.move(snapshot(self.network))
@@ -161,6 +164,7 @@ class Simulation:
         self.network.listen(self._hear)
 
     def close(self) -> None:
+        """End its event loop."""
         self._runner.close()
 
     @staticmethod
@@ -218,6 +222,7 @@ class Simulation:
         return accepted
 
     def cancel(self, number: int) -> bool:
+        """Cancel a request; whether that was accepted."""
         return self.ask(Cancel(number))
 
     # --- the network
@@ -270,7 +275,7 @@ class Simulation:
 
     def runtime_anew(self, room: NetworkCapacity | None = None) -> Runtime:
         """The same state in another runtime."""
-        runtime = Runtime(self.runtime.state.values(), room=room)
+        runtime = Runtime(self.runtime.state.values(), capacity=room)
         runtime.settle(self.now, quiet=True)
         return runtime
 

@@ -32,6 +32,7 @@ from ovspane.discovery.settings import DiscoverySettings
 from ovspane.discovery.shared import SharedTopology, probe_secret
 from ovspane.lang.replies import Code, Notice, Reply, listing, no
 from ovspane.lang.statements import Kind
+from ovspane.lang.units import Ms
 from ovspane.network.hosts import HostLimits
 from ovspane.network.listing import ListingRow, list_network
 from ovspane.network.model import NetworkDelta
@@ -85,9 +86,9 @@ class PartFailed(Exception):
 HIDDEN = "hidden by"
 
 
-def clock() -> int:
+def clock() -> Ms:
     """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
+    return Ms(time.time_ns() // 1_000_000)
 
 
 def scope_of(settings: Settings) -> BridgeScope:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ovspane.packets.algebra import part
+from ovspane.packets.algebra import uncovered_part
 from ovspane.packets.match import Match
 
 
@@ -31,7 +31,7 @@ def witness(region: Region) -> Match | None:
     """A match whose packets all are in the region, or None if it is empty."""
     if not region.minus:
         return region.match
-    return part(region.match, region.minus)
+    return uncovered_part(region.match, region.minus)
 
 
 def make_region(match: Match | None, minus: Iterable[Match]) -> Region | None:

@@ -17,7 +17,7 @@ from typing import Final
 from ovspane.network.model import Bridge, Host, Link, NetworkDelta, Port, PortId, local_name
 from ovspane.network.published import bridge_columns, host_columns, read_host
 from ovspane.network.topology import Network
-from ovspane.policy.concurrency import of_bridge
+from ovspane.policy.concurrency import bridge_of
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.records import Key, Record, checked
 
@@ -233,7 +233,7 @@ class OwnRows:
         bridges = {f"{self._host}/{name}": name for name, one in self._network.bridges.items() if not one.host}
         unused: dict[str, str] = {}
         for table, name in [key for key in records if key[0] == VERSION]:
-            own = bridges.get(of_bridge(name))
+            own = bridges.get(bridge_of(name))
             port = name.partition(":")[2].partition(":")[2]
             if own is not None and port and PortId(own, port) not in self._network.ports:
                 unused[name] = str(records[table, name].columns["number"])

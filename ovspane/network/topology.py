@@ -3,7 +3,7 @@ changed. Pure.
 
     network.listen(callback)            callback(deltas) after each change: what came, changed, went; a group of changes
                                         is one call
-    network.attachment("10.0.0.1")      the port where an address or MAC is attached, None if that is not known
+    network.host("10.0.0.1")            the host with an address or MAC, and its port; None if that is not known
     network.paths("s1", "s3", 4)        the shortest paths, the shortest first; `avoid` leaves links out
     network.flood_tree()                which ports must not flood, so that no packet goes in circles
 
@@ -85,14 +85,6 @@ class Network:
             return self.hosts.get(mac)
         address = usable_address(name)
         return self.hosts.holder(address) if address is not None else None
-
-    def attachment(self, name: str) -> PortId | None:
-        """Where a MAC or IP address is attached; None: not known, or its port is down or gone."""
-        host = self.host(name)
-        if host is None or host.port is None:
-            return None
-        port = self._ports.get(host.port)
-        return port.id if port is not None and port.up else None
 
     def paths(self, start: str, end: str, most: int, avoid: Collection[LinkKey] = ()) -> list[Path]:
         """Up to `most` paths between two bridges without a bridge twice, the shortest first, the same ones for the

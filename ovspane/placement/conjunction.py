@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2s
 from math import prod
 
+from ovspane.lang.units import BitsPerSecond
 from ovspane.packets.match import LAYOUT, Match
 from ovspane.packets.overlap import MatchIndex
 from ovspane.policy.model.table import Effect, Rule, Stage
@@ -37,7 +38,7 @@ from ovspane.policy.model.table import Effect, Rule, Stage
 Key = tuple[Stage, int, int, Match]
 Level = tuple[Stage, int, int]
 #: the rules of a request that may become one conjunction: stage, index, priority, effect, slot, rate, EtherType, output
-Kind = tuple[Stage, int, int, Effect, int, int, tuple[int, int], int]
+Kind = tuple[Stage, int, int, Effect, int, BitsPerSecond, tuple[int, int], int]
 Choice = tuple[int, int]
 
 #: below so many rules the sum is not smaller: 2 x 4 is 6 clauses and a flow

@@ -27,8 +27,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from ovspane.lang.units import BitsPerSecond, Ms
 from ovspane.network.model import Bridge, Link, NetworkDelta, Port, PortId, global_name
-from ovspane.packets.flowgroup import ANY_DSCP, ANY_PORT, Flowgroup, Locations
+from ovspane.packets.fields import ANY_DSCP, ANY_PORT, Locations
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.match import Match
 from ovspane.placement.bookings import Bookings
 from ovspane.placement.port_ledgers import PortLedgers
@@ -61,7 +63,7 @@ class LinkCapacity:
     # --- what admission asks
 
     def choices(
-        self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations
+        self, group: Flowgroup, rate: BitsPerSecond, start: Ms, end: Ms | None, locations: Locations
     ) -> Sequence[Sequence[Schedule]]:
         """Where a reservation has to fit, on each of its paths; one where it does comes first. In the order of the
         ports' names."""
@@ -71,7 +73,7 @@ class LinkCapacity:
         ports = dict.fromkeys(self._choice.ports(matches, rate, routes) for routes in variants)
         return [list(self._ledgers.bounded(sorted(some))) for some in ports]
 
-    def route(self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations) -> str:
+    def route(self, group: Flowgroup, rate: BitsPerSecond, start: Ms, end: Ms | None, locations: Locations) -> str:
         """The first of the choices, as text."""
         self._take_in()
         return via_text(self._choice.variants(_addressed(group, locations), rate, start, end)[0], self._host)
@@ -127,7 +129,7 @@ class LinkCapacity:
         """What may be reserved on a port (bit/s); None: its speed is not known."""
         return self._ledgers.capacity(port)
 
-    def find_unsatisfied(self, now: int) -> dict[int, str]:
+    def find_unsatisfied(self, now: Ms) -> dict[int, str]:
         """The reservations that cannot be held at `now` (ms), by number, and why: no path, no capacity on another
         one, or a port on which more is booked than there is. Those that were lost and can be held again are."""
         self._take_in()
@@ -139,7 +141,7 @@ class LinkCapacity:
         found = dict.fromkeys(bookings.disconnected, DISCONNECTED)
         found |= {number: min(bookings[number].lost.values()) for number in sorted(bookings.lost)}
         found |= {number: why for number, why in self._ledgers.overbooked(now).items() if number not in found}
-        return {number: why for number, why in found.items() if bookings[number].request.during(now, now + 1)}
+        return {number: why for number, why in found.items() if bookings[number].request.active_at(now)}
 
     @property
     def work_estimate(self) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from ovspane.lang.units import rate_text
+from ovspane.lang.units import Ms, rate_text
 from ovspane.network.model import PortId
 from ovspane.placement.network_view import NetworkView
 from ovspane.policy.state.schedule import Schedule
@@ -113,7 +113,7 @@ class PortLedgers:
         """On how many ports more may be booked than there is."""
         return len(self._suspects)
 
-    def overbooked(self, now: int) -> dict[int, str]:
+    def overbooked(self, now: Ms) -> dict[int, str]:
         """The reservations on ports where more is reserved at `now` (ms) than there is, with the reason; of several
         that of the first port."""
         found: dict[int, str] = {}

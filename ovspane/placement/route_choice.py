@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 
-from ovspane.lang.units import rate_text
+from ovspane.lang.units import BitsPerSecond, Ms, rate_text
 from ovspane.network.model import PortId
 from ovspane.packets.match import Match
 from ovspane.placement.egress import ANYWHERE, Egress
@@ -41,7 +41,7 @@ class RouteChoice:
     # --- routes
 
     def variants(
-        self, matches: tuple[Match, ...] | None, rate: int, start: int, end: int | None
+        self, matches: tuple[Match, ...] | None, rate: BitsPerSecond, start: Ms, end: Ms | None
     ) -> list[dict[Pair, Route]]:
         """The routes that a reservation may get, which is not booked, one set or more. First those that fit, pair by
         pair; then all the first ones, all the second ones, and so on."""
@@ -81,11 +81,11 @@ class RouteChoice:
         pair_of = self._steering.pair_of
         return dict.fromkeys(pair for match in matches or () if (pair := pair_of(match)) is not None)
 
-    def _fitting(self, routes: Iterable[Route], rate: int, start: int, end: int | None) -> Route | None:
+    def _fitting(self, routes: Iterable[Route], rate: BitsPerSecond, start: Ms, end: Ms | None) -> Route | None:
         """The first with capacity."""
         return next((route for route in routes if self._obstacle(route, rate, start, end) is None), None)
 
-    def _obstacle(self, route: Route, rate: int, start: int, end: int | None) -> Schedule | None:
+    def _obstacle(self, route: Route, rate: BitsPerSecond, start: Ms, end: Ms | None) -> Schedule | None:
         """The first ledger of a route without capacity."""
         ledgers = self._ledgers.bounded(port for port, _ in route)
         return next((ledger for ledger in ledgers if ledger.missing(start, end, rate) is not None), None)
@@ -110,7 +110,7 @@ class RouteChoice:
             found = self._steering.route_of(match, routes) if routes else None
             yield self._routing.egress(match) if found is None else Egress.along(*found)
 
-    def ports(self, matches: tuple[Match, ...] | None, rate: int, routes: Routes) -> frozenset[PortId]:
+    def ports(self, matches: tuple[Match, ...] | None, rate: BitsPerSecond, routes: Routes) -> frozenset[PortId]:
         """Where a reservation of `rate` (bit/s) with these routes takes capacity."""
         egress = self.egress(matches, routes)
         if egress.within is None:

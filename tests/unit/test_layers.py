@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"network", "host", "policy.model"}),
     frozenset({"dataplane", "lang"}),
     frozenset({"packets"}),
-    frozenset({"_fastmatch", "loop"}),
+    frozenset({"_fastmatch", "compiled", "loop"}),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS), 1) for room in rooms}
 PURE = frozenset(room for room in LEVEL if room.startswith("policy")) | {
@@ -80,11 +80,8 @@ PURE_NAMES = frozenset(
 )
 # Imported, these are values; called, they read a clock.
 CLOCKS = frozenset({"now", "utcnow", "today"})
-# Impure only at their edge: overlap and schedule pick the engine by an environment variable when imported; lang.verbs,
-# run as a program, prints the completion and the manual page made from its table.
-EDGES = frozenset(
-    {("ovspane.packets.overlap", "os"), ("ovspane.policy.state.schedule", "os"), ("ovspane.lang.verbs", "sys")}
-)
+# Impure only at its edge: lang.verbs, run as a program, prints the completion and the manual page made from its table.
+EDGES = frozenset({("ovspane.lang.verbs", "sys")})
 
 
 def _pure_import(module: str, name: str) -> bool:

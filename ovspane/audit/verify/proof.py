@@ -34,7 +34,7 @@ from ovspane.audit.oracle import ExpectedVerdict, PolicyOracle
 from ovspane.dataplane.regions import Region, both, inside, outside, remaining, witness
 from ovspane.dataplane.walk import BridgeVisit, End, Fabric, Loss, Spot, Trace, walk
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import SCTP, TCP, UDP
+from ovspane.packets.fields import SCTP, TCP, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match, Packet
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
 
@@ -68,7 +68,7 @@ class Proof:
     """`everywhere`: rules stand on all bridges, so a limit is a meter on each. `queues`: the queue ids that ports
     have (None: not looked at). Where the daemon says that ports cannot enforce a request, its packets must be put in
     its queue all the same, but ports need not have that, unless `best_effort`. Where it says that it is degraded
-    otherwise, they need not. `walked`, `asked`: how many sets of packets were walked, and the evaluator asked about."""
+    otherwise, they need not. `asked`: how many sets of packets the evaluator was asked about."""
 
     fabric: Fabric
     stations: Collection[Station]
@@ -78,7 +78,6 @@ class Proof:
     queues: dict[Spot, frozenset[int]] | None = None
     best_effort: bool = False
     findings: dict[tuple[str, str], Finding] = field(default_factory=dict)
-    walked: int = 0
     asked: int = 0
     _joined: dict[str, int] = field(default_factory=dict)
     _matches: dict[int, list[Match]] = field(default_factory=dict)
@@ -90,7 +89,6 @@ class Proof:
             if not self._present(station):
                 continue
             for start in _with_tags(Region(Match.of(eth_src=station.mac))):
-                self.walked += 1
                 trace = walk(self.fabric, station.spot, start)
                 self._returns(station, trace, own=False)
                 for some_own, v4, v6 in _own(station):
@@ -231,7 +229,7 @@ class Proof:
     def _told(self, number: int) -> str:
         """What the daemon says of a reservation: unenforced, degraded, or "" for nothing of that kind."""
         status = self.picture.statuses.get(number, "")
-        # enforcing.py: ports that cannot, or not all of them
+        # switch.enforcement: ports that cannot, or not all of them
         if status.startswith(("degraded: unenforced", "degraded: by queue")):
             return "unenforced"
         return "degraded" if status.startswith("degraded") else ""

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from ovspane.flowpush import BridgeSession, FlowKey, difference
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import SCTP, TCP, UDP, AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import SCTP, TCP, UDP, AddressSet
+from ovspane.packets.flowgroup import Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT, ETH_IPV4, Match, Packet
 from ovspane.placement import conjunction

@@ -27,7 +27,7 @@ class Policed:
         self.link_capacity = LinkCapacity(Routing(most=paths), percent)
         paper.network.listen(self.link_capacity.notify)
         self.link_capacity.notify(paper.take())
-        self.runtime = Runtime(room=self.link_capacity)
+        self.runtime = Runtime(capacity=self.link_capacity)
         self.now = 0
 
     def say(self, text: str) -> Reply:

@@ -14,6 +14,7 @@ from ovspane.policy.model.table import Stage
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.state.shares import Request
 from tests.property.placement.test_link_capacity import reserve
+from tests.support.attachment import attachment
 from tests.support.placing import MAC, M, mac
 from tests.support.steering import Steered, ring
 
@@ -130,7 +131,7 @@ def test_it_survives_a_restart() -> None:
     made.say("Cancel 1.")
     values = list(made.runtime.state.values())
     link_capacity = LinkCapacity(Routing(most=4))
-    again = Runtime(values, room=link_capacity)
+    again = Runtime(values, capacity=link_capacity)
     path = [PortId("s1", "to-s4"), PortId("s4", "to-s3"), PortId("s3", "to-s2"), PortId("s2", "h2")]
     assert [[port for port, _ in route] for route in link_capacity.bookings[2].routes.values()] == [path]
     paper = made.paper
@@ -147,7 +148,7 @@ def test_it_survives_a_restart() -> None:
     assert link_capacity.find_unsatisfied(0) == {} and link_capacity.take_steering() == {}
     assert again.state.requests[2].via == made.runtime.state.requests[2].via
     late = LinkCapacity(Routing(most=4))
-    Runtime(values, room=late)
+    Runtime(values, capacity=late)
     late.notify(ports)
     late.mark_network_complete()
     assert late.find_unsatisfied(0) == {2: "no known link leads from its source to its destination"}
@@ -173,7 +174,7 @@ def test_where_it_was_moved_to_is_written_down() -> None:
     made.restore("s1", "s2")
     assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
     link_capacity = LinkCapacity(Routing(most=4))
-    again = Runtime(made.runtime.state.values(), room=link_capacity)
+    again = Runtime(made.runtime.state.values(), capacity=link_capacity)
     link_capacity.notify(snapshot(made.paper.network))
     link_capacity.mark_network_complete()
     assert link_capacity.find_unsatisfied(0) == {} and again.strayed(9) == []
@@ -197,7 +198,7 @@ def test_without_steering_nothing_is_steered() -> None:
     made = Steered(ring())
     assert made.say(reserve(1, 2, "12Mb")).code is Code.OK
     link_capacity = LinkCapacity(Routing())
-    again = Runtime(made.runtime.state.values(), room=link_capacity)
+    again = Runtime(made.runtime.state.values(), capacity=link_capacity)
     assert link_capacity.take_steering() == {}
     link_capacity.notify(snapshot(made.paper.network))
     assert link_capacity.find_unsatisfied(0) == {} and link_capacity.take_steering() == {}
@@ -220,7 +221,7 @@ def test_who_is_not_seen_any_more_stays_where_he_was() -> None:
     assert made.say(reserve(1, 9, "12Mb")).code is Code.OK
     made.settle()
     network.age(10**9)
-    assert network.attachment("10.0.0.9") is None
+    assert attachment(network, "10.0.0.9") is None
     made.settle()
     assert (made.route(1), made.route(2)) == (["s1", "s2"], ["s1", "s4", "s3", "s2"])
     assert {rule.output for rule in made.placement.rules("s1")} == {1}, (

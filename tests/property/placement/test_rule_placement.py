@@ -27,6 +27,7 @@ from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelt
 from ovspane.policy.semantics import evaluate, passes
 from tests.support.placing import MAC, Bridges, Paper, drops, random_network
 from tests.support.workload import History
+from tests.support.workload import whole as whole_tree
 
 HOSTS = 4
 V6 = 0xFD00 << 112
@@ -80,7 +81,7 @@ def test_packets_fare_as_the_policy_says(batch: int) -> None:
         compiler = Compiler(history.tree, default_deny)
         whole = FlowTable()
         bridges = Bridges(paper)
-        for delta in (compiler.recompile(history.where), *(None for _ in range(8))):
+        for delta in (compiler.update(whole_tree(history.tree), history.where), *(None for _ in range(8))):
             if delta is None:
                 if rng.random() < 0.4:
                     change_network(rng, paper)
@@ -139,7 +140,7 @@ def test_bridges_that_are_parted_have_what_they_would_have_anew(batch: int) -> N
         some = sorted(paper.graph.nodes)[: rng.choice((1, 2, 9))]
         bridges.tables = {name: bridges.tables[name] for name in some}
         bridges.placement.follow(some)
-        for delta in (compiler.recompile(history.where), *(None for _ in range(25))):
+        for delta in (compiler.update(whole_tree(history.tree), history.where), *(None for _ in range(25))):
             if delta is None and rng.random() < 0.7:
                 for _ in range(rng.choice((1, 1, 2))):
                     cut_or_join(rng, paper)
@@ -321,7 +322,7 @@ def test_a_lone_bridge_has_everything() -> None:
     compiler = Compiler(history.tree)
     whole = FlowTable()
     for delta in (
-        compiler.recompile(history.where),
+        compiler.update(whole_tree(history.tree), history.where),
         *(compiler.update(history.step(), history.where) for _ in range(10)),
     ):
         whole.apply(delta)

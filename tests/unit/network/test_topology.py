@@ -10,6 +10,7 @@ from ovspane.network.flood import flood_tree
 from ovspane.network.hosts import HostLimits
 from ovspane.network.model import Bridge, Conflict, Host, Link, NetworkDelta, Origin, Port, PortId, link_key
 from ovspane.network.topology import Network
+from tests.support.attachment import attachment
 
 M1, M2 = "00:00:00:00:00:01", "00:00:00:00:00:02"
 LIMITS = HostLimits()
@@ -177,13 +178,13 @@ def test_a_host_is_attached_moves_and_ages() -> None:
     heard = Heard(made)
     made.see_host(M1, port("s1:p"), 1000, addresses=["10.0.0.1", "2001:DB8::1"])
     assert made.host(M1.upper()) == Host(M1, port("s1:p"), ("10.0.0.1", "2001:db8::1"), Origin.OBSERVED, 1000)
-    assert made.attachment("10.0.0.1") == made.attachment("2001:db8::1") == made.attachment(M1) == port("s1:p")
+    assert attachment(made, "10.0.0.1") == attachment(made, "2001:db8::1") == attachment(made, M1) == port("s1:p")
     made.see_host(M1, port("s1:p"), 5000)
     assert len(heard.calls) == 1 and made.hosts.last_seen(M1) == 5000
     made.see_host(M1, port("s2:p"), 9000, seen=4000)  # a learning table that still remembers
-    assert made.attachment("10.0.0.1") == port("s1:p")
+    assert attachment(made, "10.0.0.1") == port("s1:p")
     made.see_host(M1, port("s2:p"), 9000)
-    assert made.attachment("10.0.0.1") == port("s2:p")
+    assert attachment(made, "10.0.0.1") == port("s2:p")
     [came, moved] = heard.of(Host)
     assert came.before is None and isinstance(moved.before, Host) and moved.before.port == port("s1:p")
     made.age(1000 + LIMITS.host_age + 1)  # the addresses were claimed at 1000 only
@@ -206,7 +207,7 @@ def test_hosts_are_at_edges_only() -> None:
     assert made.host(M1) is None
     made.see_port(Port(port("s1:p"), 2))
     made.see_host(M1, port("s1:p"), 1)
-    assert made.attachment(M1) == port("s1:p")
+    assert attachment(made, M1) == port("s1:p")
     made.see_port(Port(port("s1:p"), 2, up=False))
     assert made.host(M1) is None
 
@@ -244,7 +245,7 @@ def test_two_hosts_with_one_address() -> None:
     made.see_host(M1, port("s1:p"), 0, addresses=["10.0.0.1"])
     for now in (1000, 2000, 3000):
         made.see_host(M2, port("s2:p"), now, addresses=["10.0.0.1"])
-    assert made.attachment("10.0.0.1") == port("s1:p")
+    assert attachment(made, "10.0.0.1") == port("s1:p")
     assert made.host(M2) == Host(M2, port("s2:p"), (), Origin.OBSERVED, 1000)
     assert made.conflicts == [Conflict("10.0.0.1", M1, port("s1:p"), M2, port("s2:p"), 1000)]
     assert len(heard.of(Conflict)) == 1
@@ -252,31 +253,31 @@ def test_two_hosts_with_one_address() -> None:
     made.see_host(M1, port("s1:p"), LIMITS.host_age)  # alive, but does not say the address any more
     made.age(LIMITS.host_age + 1)
     made.see_host(M2, port("s2:p"), LIMITS.host_age + 2, addresses=["10.0.0.1"])
-    assert made.attachment("10.0.0.1") == port("s2:p") and made.conflicts == []
+    assert attachment(made, "10.0.0.1") == port("s2:p") and made.conflicts == []
 
 
 def test_what_is_configured_wins() -> None:
     made = network("s1:p", "s2:p")
     made.see_host(M2, port("s2:p"), 0, addresses=["10.0.0.1"])
     made.configure_host(M1, port("s1:p"), ["10.0.0.1"], 0)
-    assert made.attachment("10.0.0.1") == port("s1:p") and made.host(M2).addresses == ()  # type: ignore[union-attr]
+    assert attachment(made, "10.0.0.1") == port("s1:p") and made.host(M2).addresses == ()  # type: ignore[union-attr]
     made.see_host(M2, port("s2:p"), 1, addresses=["10.0.0.1"])
     made.see_host(M1, port("s2:p"), 1)
-    assert made.attachment(M1) == made.attachment("10.0.0.1") == port("s1:p")
+    assert attachment(made, M1) == attachment(made, "10.0.0.1") == port("s1:p")
     assert {conflict.subject for conflict in made.conflicts} == {"10.0.0.1", M1}
     made.age(10 * LIMITS.host_age)
     assert made.host("10.0.0.1") == Host(M1, port("s1:p"), ("10.0.0.1",), Origin.CONFIGURED, 0)
     made.see_port(Port(port("s1:p"), 1, up=False))
-    assert made.attachment(M1) is None and made.host(M1) is not None
+    assert attachment(made, M1) is None and made.host(M1) is not None
 
 
 def test_a_configured_host_without_a_port_is_where_it_is_seen() -> None:
     made = network("s1:p", "s2:p")
     made.configure_host(M1, None, ["10.0.0.1"], 0)
-    assert made.attachment("10.0.0.1") is None
+    assert attachment(made, "10.0.0.1") is None
     made.see_host(M1, port("s1:p"), 1)
     made.see_host(M1, port("s2:p"), 2)
-    assert made.attachment("10.0.0.1") == port("s2:p")
+    assert attachment(made, "10.0.0.1") == port("s2:p")
     made.age(3 + LIMITS.host_age)
     assert made.host(M1) == Host(M1, None, ("10.0.0.1",), Origin.OBSERVED, 2)
     for wrong in ("ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "nonsense", ""):
