@@ -1,10 +1,10 @@
-"""The one import point of the bulk flow codec: the compiled one, or its plain twin (ovspane.compiled)."""
+"""The one import point of the bulk flow codec: the compiled one, or its plain twin (ovspane.packets.compiled)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ovspane.compiled import engine
+from ovspane.packets.compiled import engine
 
 if TYPE_CHECKING:
     from ovspane.openflow._fastflow import bundle_adds, identities, recognise

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ovspane.compiled import engine
 from ovspane.packets._fastalgebra_py import BudgetSpent
+from ovspane.packets.compiled import engine
 from ovspane.packets.match import Match
 from ovspane.packets.overlap import MatchIndex
 

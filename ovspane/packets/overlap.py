@@ -1,4 +1,4 @@
-"""The one import point of the overlap index: the compiled engine, or its plain twin (ovspane.compiled).
+"""The one import point of the overlap index: the compiled engine, or its plain twin (ovspane.packets.compiled).
 
 Invariant: both answer alike (tests/unit/packets/test_overlap.py).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ovspane.compiled import engine
+from ovspane.packets.compiled import engine
 
 if TYPE_CHECKING:
     from ovspane._fastmatch import MatchIndex, overlapped

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ovspane.compiled import engine
+from ovspane.packets.compiled import engine
 from ovspane.policy.compiler.bounds import ABOVE_ROOT, DEPTH_LIMIT, STAGE_LIMIT, VIRTUAL, TooManyRates, TooManyStages
 from ovspane.policy.compiler.expand import CannotCompile
 

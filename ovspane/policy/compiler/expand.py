@@ -12,7 +12,7 @@ from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
-from ovspane.compiled import engine
+from ovspane.packets.compiled import engine
 from ovspane.packets.fields import ANY_DSCP, ANY_ETHTYPE, ANY_PORT, ANY_TRANSPORT, ANY_VLAN, Locations
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.intervals import IntervalSet

@@ -1,7 +1,7 @@
 """Reservations over time: the room in a share and the level of its token bucket (ovspane(7), section 5, rule 5).
 
 Units: ms, bit/s; bucket levels in 1/1000 bit (bit/s times ms). `Schedule` is the compiled one or its plain twin
-(ovspane.compiled).
+(ovspane.packets.compiled).
 
 `Chain` asks a share and its ancestors together. Invariants: both twins answer alike
 (tests/property/policy/test_schedule_twins.py), but that the compiled one's `earliest` may be earlier. Bounds:
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ovspane.compiled import engine
 from ovspane.lang.units import NO_RATE, BitsPerSecond, Ms
+from ovspane.packets.compiled import engine
 
 if TYPE_CHECKING:
     from ovspane.policy.state._schedule import Ledger as Schedule

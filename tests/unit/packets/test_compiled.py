@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ovspane import compiled
+from ovspane.packets import compiled
 
 CHOSEN = """
 from ovspane.openflow import bulk
