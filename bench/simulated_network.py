@@ -31,8 +31,10 @@ from ovspane.network.model import Bridge, LinkKey, NetworkDelta, Origin, Port, P
 from ovspane.network.topology import Network
 from ovspane.packets.flowgroup import ALL
 from ovspane.placement.link_capacity import LinkCapacity
+from ovspane.placement.network_view import snapshot
 from ovspane.placement.pipeline import Pipeline
-from ovspane.placement.routing import Routes, Routing, everything
+from ovspane.placement.routes import Routes
+from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.runtime import Runtime
@@ -156,7 +158,7 @@ class Simulation:
         self.runtime = Runtime(self._shares(), capacity=self.room)
         self.desired = DesiredState(Pipeline(), conjunction=True, spread=self._new_spread())
         self._runner = asyncio.Runner()
-        self.desired.move(everything(self.network))
+        self.desired.move(snapshot(self.network))
         self._run(self.desired.take_in)
         self._runner.run(self.desired.follow(self.bridges))
         self.network.listen(self._hear)
@@ -172,8 +174,8 @@ class Simulation:
 
     def _new_room(self) -> LinkCapacity:
         room = LinkCapacity(Routing(most=self._paths))
-        room.hear(everything(self.network))
-        room.trust_no_more()
+        room.notify(snapshot(self.network))
+        room.mark_network_complete()
         return room
 
     def _new_spread(self) -> RulePlacement:
@@ -181,13 +183,13 @@ class Simulation:
 
     def _steer(self) -> None:
         """Routes that the room gave to reservations go to placement."""
-        routes = self.room.steering()
+        routes = self.room.take_steering()
         self.rerouted = len(routes)
         self._routes |= routes
         self.desired.steer(routes)
 
     def _hear(self, deltas: tuple[NetworkDelta, ...]) -> None:
-        self.room.hear(deltas)
+        self.room.notify(deltas)
         self.desired.move(deltas)
 
     def _run(self, work: Callable[[], object]) -> None:
@@ -242,7 +244,7 @@ class Simulation:
 
     def follow_room(self) -> dict[int, str]:
         """Bring the links' room to the network of now; which reservations it cannot hold."""
-        found = self.room.troubles(self.now)
+        found = self.room.find_unsatisfied(self.now)
         self._steer()
         return found
 
@@ -264,7 +266,7 @@ class Simulation:
     def desired_anew(self) -> DesiredState:
         """The whole table placed again."""
         desired = DesiredState(Pipeline(), conjunction=True, spread=self._new_spread())
-        desired.move(everything(self.network))
+        desired.move(snapshot(self.network))
         routes = {slot: some for slot, some in self._routes.items() if some}
         desired.reset(tuple(self.runtime.compiler.table.rules.values()), self.runtime.compiler.stages, routes)
         self._run(desired.take_in)

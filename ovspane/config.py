@@ -64,7 +64,7 @@ from pathlib import Path
 from typing import Any
 
 from ovspane.lang.parser import SyntaxFault, parse_rate
-from ovspane.network.hosts import usable_address, usable_mac
+from ovspane.network.addresses import usable_address, usable_mac
 from ovspane.network.model import LinkKey, PortId, StaticHost, link_key
 
 

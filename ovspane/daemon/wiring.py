@@ -34,13 +34,15 @@ from ovspane.lang.replies import Code, Notice, Reply, listing, no
 from ovspane.lang.statements import Kind
 from ovspane.lang.units import Ms
 from ovspane.network.hosts import HostLimits
-from ovspane.network.listing import ListingRow, rows
+from ovspane.network.listing import ListingRow, list_network
 from ovspane.network.model import NetworkDelta
 from ovspane.network.topology import Network
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
 from ovspane.placement.link_capacity import LinkCapacity
+from ovspane.placement.network_view import snapshot
 from ovspane.placement.pipeline import Pipeline
-from ovspane.placement.routing import Routes, Routing, everything
+from ovspane.placement.routes import Routes
+from ovspane.placement.routing import Routing
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.state.shares import Request
 from ovspane.policy.state.state import Change, Put
@@ -283,15 +285,15 @@ class Daemon:
         scope = scope_of(self._settings)
         host = self._look.host if self._settings.db else ""
         self._room = LinkCapacity(Routing(scope.manages, scope.routes), self._settings.network.reservable, host)
-        self._room.hear(everything(self._network))
+        self._room.notify(snapshot(self._network))
         if self._looked:
-            self._room.trust_no_more()
+            self._room.mark_network_complete()
         return self._room
 
     def _on_network(self, deltas: tuple[NetworkDelta, ...]) -> None:
         self._reconciler.move(deltas)
         if self._room is not None:
-            self._room.hear(deltas)
+            self._room.notify(deltas)
         self._room_due.set()
 
     async def _tend_room(self) -> None:
@@ -300,7 +302,7 @@ class Daemon:
             await self._room_due.wait()
             self._room_due.clear()
             if (room := self._room) is not None:
-                seen = await self._service.run_alone(partial(_looked_at, room), room.weight)
+                seen = await self._service.run_alone(partial(_looked_at, room), room.work_estimate)
                 self._reconciler.steer(seen.routes)
                 self._reconciler.cannot_hold(seen.troubles)
                 self._tell_rerouted(seen.rerouted)
@@ -322,13 +324,13 @@ class Daemon:
         await asyncio.sleep(3.5 * self._settings.topology.interval)
         self._looked = True
         if self._room is not None:
-            self._room.trust_no_more()
+            self._room.mark_network_complete()
             self._room_due.set()
 
     async def _topology(self) -> Reply:
         """The answer to ListTopology: everything, in pieces, so that the loop goes on."""
         found: list[ListingRow] = []
-        for row in rows(self._network, self._discovery.now()):
+        for row in list_network(self._network, self._discovery.now()):
             found.append(row)
             if len(found) % SLICE == 0:
                 await asyncio.sleep(0)
@@ -339,13 +341,13 @@ class Daemon:
     def _on_delta(self, delta: TableDelta) -> None:
         self._room_due.set()
         if self._room is not None:
-            self._reconciler.steer(self._room.steering())
+            self._reconciler.steer(self._room.take_steering())
         self._reconciler.change(delta, self._service.runtime.compiler.stages)
 
     def _on_reload(self) -> None:
         compiler = self._service.runtime.compiler
         self._reconciler.reset(
-            compiler.table, compiler.stages, self._room.steering() if self._room is not None else None
+            compiler.table, compiler.stages, self._room.take_steering() if self._room is not None else None
         )
 
     def _note_hidden(self, number: int) -> None:
@@ -409,7 +411,7 @@ class _Seen(NamedTuple):
 
 
 def _looked_at(room: LinkCapacity) -> _Seen:
-    return _Seen(room.troubles(clock()), room.steering(), room.rerouted())
+    return _Seen(room.find_unsatisfied(clock()), room.take_steering(), room.take_rerouted())
 
 
 def _added(note: object, word: str) -> str:

@@ -48,6 +48,7 @@ class FlowRule:
 
     @property
     def key(self) -> tuple[int, int, Match]:
+        """Its identity on a bridge."""
         return self.table, self.priority, self.match
 
 

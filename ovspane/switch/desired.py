@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 
 from ovspane.network.model import NetworkDelta
 from ovspane.placement.pipeline import FlowKey, FlowPlan, Pipeline
-from ovspane.placement.routing import Routes
+from ovspane.placement.routes import Routes
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.compiler.hiding import Hiding
 from ovspane.policy.model.table import Rule, TableDelta
@@ -127,12 +127,12 @@ class DesiredState:
         fresh = sorted(set(bridges) - self._plans.keys())
         self._plans |= await self._worked(len(self._spread), self._plans_for, fresh, self._spread)
         for name, plan in self._plans.items():
-            plan.pass_by(self._spread.fed(name))
+            plan.skip_limits(self._spread.fabric_ports(name))
 
     def shut(self, bridge: str, ports: frozenset[int]) -> set[FlowKey]:
         """The ports of a bridge that are none of the flood tree; gives the flows that changed."""
         plan = self._plans.get(bridge)
-        return plan.shut(ports) if plan is not None else set()
+        return plan.block_ports(ports) if plan is not None else set()
 
     def _plans_for(self, bridges: Sequence[str], spread: RulePlacement) -> dict[str, FlowPlan]:
         plans = {}
@@ -165,20 +165,24 @@ class DesiredState:
     def _amount(self, change: _Waiting) -> int:
         """How many rules are looked at for a change, at most."""
         if change.moves and self._spread is not None:
-            return self._spread.weight(change.moves)
+            return self._spread.estimate_work(change.moves)
         return len(change.delta.added) + len(change.delta.removed) + len(change.routes or ())
 
     def _apply(self, change: _Waiting) -> Affected:
         taken, delta = _brought(self.plan, self._hiding, change)
         self._stages = change.stages
         if self._spread is not None:
-            self._place(self._spread, self._spread.change(delta), taken)
+            self._place(self._spread, self._spread.apply_table(delta), taken)
         return taken
 
     def _moved(self, change: _Waiting) -> Affected:
         taken = Affected()
         assert self._spread is not None
-        deltas = self._spread.move(change.moves) if change.routes is None else self._spread.steer(change.routes)
+        deltas = (
+            self._spread.apply_network(change.moves)
+            if change.routes is None
+            else self._spread.set_routes(change.routes)
+        )
         taken.requests |= {rule.request for delta in deltas.values() for rule in (*delta.added, *delta.removed)}
         self._place(self._spread, deltas, taken)
         return taken
@@ -187,18 +191,17 @@ class DesiredState:
         """Bring each bridge's plan to what it has now."""
         taken.bridges = taken.bridges or {}
         for name, plan in self._plans.items():
-            fed = spread.fed(name)
-            if name not in deltas and plan.stages == self._stages and plan.passing is fed:
+            fed = spread.fabric_ports(name)
+            if name not in deltas and plan.stages == self._stages and plan.unlimited_ports is fed:
                 continue
-            flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.pass_by(fed)
+            flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.skip_limits(fed)
             meters, plan.touched_meters = plan.touched_meters, set()
             plan.touched_guarantees.clear()
             if flows or meters:
                 known = taken.bridges.setdefault(name, (set(), set()))
                 known[0].update(flows)
                 known[1].update(meters)
-        taken.guarantees |= spread.touched
-        spread.touched.clear()
+        taken.guarantees |= spread.take_touched_queues()
 
     def _rebuild(self, change: _Waiting) -> Affected:
         old = self.plan
@@ -207,8 +210,8 @@ class DesiredState:
         self.plan, self._hiding = plan, hiding
         self._stages = change.stages
         if self._spread is not None:
-            self._place(self._spread, self._spread.steer(change.routes or {}, anew=True), taken)
-            self._place(self._spread, self._spread.replace(delta.added), taken)
+            self._place(self._spread, self._spread.set_routes(change.routes or {}, replace=True), taken)
+            self._place(self._spread, self._spread.replace_table(delta.added), taken)
         taken.flows = {key for key in old.flows.keys() | plan.flows if old.flows.get(key) != plan.flows.get(key)}
         taken.meters |= old.meters.keys()
         taken.guarantees |= old.guarantees.keys()

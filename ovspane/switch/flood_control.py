@@ -32,7 +32,7 @@ from functools import partial
 from typing import Final
 
 from ovspane.host.unixctl import ControlSocket, ControlUnavailable
-from ovspane.network.flood import flood_tree, joined_with
+from ovspane.network.flood import flood_tree, reachable_bridges
 from ovspane.network.model import Bridge, Link, LinkKey, NetworkDelta, Origin, PortId
 from ovspane.network.model import Port as NetworkPort
 from ovspane.network.topology import Network
@@ -260,7 +260,7 @@ class FloodControl:
                 "use STP there"
             )
         linked = {end for key in links for end in key}
-        known = self._network.claimed(Origin.LOCAL) | self._network.claimed(Origin.CONFIGURED)
+        known = self._network.claims.links_by(Origin.LOCAL) | self._network.claims.links_by(Origin.CONFIGURED)
         waiting = {end for key in known if all(end.bridge in ours for end in key) for end in key}
         waiting = (waiting | self._lately_linked(linked, now)) - linked - quiet
         if now < self._free_at:
@@ -307,7 +307,7 @@ class FloodControl:
         up = {port for port in stop if (there := self._network.ports.get(port)) is not None and there.up}
         go = {port for port in marked.keys() - wanted if port.bridge in self._sessions}
         blocked = {port for port, mark in marked.items() if mark == BLOCKED and port.bridge in self._sessions}
-        self._stale |= joined_with({port.bridge for port in blocked | up | go}, links) & rows.keys()
+        self._stale |= reachable_bridges({port.bridge for port in blocked | up | go}, links) & rows.keys()
         # What somebody else blocked stays so.
         theirs = {
             port

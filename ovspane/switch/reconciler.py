@@ -29,7 +29,8 @@ from ovspane.ovsdb.locks import BridgeLocks
 from ovspane.ovsdb.switch_db import BridgeRow, Event, EventKind, OvsdbError, SwitchDb
 from ovspane.placement.flow_rules import COOKIE_MASK
 from ovspane.placement.pipeline import FlowPlan
-from ovspane.placement.routing import Routes, Routing
+from ovspane.placement.routes import Routes
+from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Rules, Stage, TableDelta
 from ovspane.switch.bridge import BridgeTarget, ManagedBridge, gathered

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from ovspane.audit.oracle import ExpectedVerdict, PolicyOracle
-from ovspane.dataplane.regions import Region, both, inside, outside, remaining, some
+from ovspane.dataplane.regions import Region, both, inside, outside, remaining, witness
 from ovspane.dataplane.walk import BridgeVisit, End, Fabric, Loss, Spot, Trace, walk
 from ovspane.lang.statements import Kind
 from ovspane.packets.fields import SCTP, TCP, UDP
@@ -220,7 +220,7 @@ class Proof:
 
     def _without_degraded(self, region: Region) -> set[int | None]:
         """The queues that the packets may be in if what is degraded were not asked for."""
-        if (one := some(region)) is None:
+        if (one := witness(region)) is None:
             return {None}
         packet = packet_of(one)
         held = [request for request in self.picture.matching(packet) if self._told(request.id) != "degraded"]
@@ -250,7 +250,7 @@ class Proof:
                 split += [rest] if rest is not None else []
             cells = split
         for cell in cells:
-            if (one := some(cell)) is not None:
+            if (one := witness(cell)) is not None:
                 self.asked += 1
                 yield cell, self.picture.expected(packet_of(one))
 
@@ -261,7 +261,7 @@ class Proof:
         return self._matches[number]
 
     def _say(self, kind: str, text: str, region: Region, expected: ExpectedVerdict | None = None) -> None:
-        if (kind, text) not in self.findings and (one := some(region)) is not None:
+        if (kind, text) not in self.findings and (one := witness(region)) is not None:
             self.findings[kind, text] = Finding(
                 kind, text, packet_text(packet_of(one)), expected.by if expected else ()
             )

@@ -24,7 +24,8 @@ from ovspane.lang.statements import Statement
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.placement.link_capacity import LinkCapacity
-from ovspane.placement.routing import Routing, everything
+from ovspane.placement.network_view import snapshot
+from ovspane.placement.routing import Routing
 from ovspane.policy import concurrency as sharing
 from ovspane.policy.concurrency import Footprint, footprint, footprint_of_ends, merged
 from ovspane.policy.runtime import Runtime
@@ -68,7 +69,7 @@ def room(here: str = "") -> LinkCapacity:
                 mac, place(host, name, here), 0, addresses=[f"10.0.{number}.{last + 1}"], origin=Origin.SHARED
             )
     made = LinkCapacity(Routing(), host=here)
-    made.hear(everything(network))
+    made.notify(snapshot(network))
     return made
 
 
@@ -302,7 +303,7 @@ def play(seed: int) -> tuple[int, int]:
         again = Runtime(list(base.state.state.values()), capacity=room())
         again.settle(base.now)
         assert view(one.runtime, base.now) == view(again, base.now)
-        assert not one.links.troubles(base.now)
+        assert not one.links.find_unsatisfied(base.now)
     return passed, lost
 
 
