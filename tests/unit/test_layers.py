@@ -80,8 +80,8 @@ PURE_NAMES = frozenset(
 )
 # Imported, these are values; called, they read a clock.
 CLOCKS = frozenset({"now", "utcnow", "today"})
-# Impure only at their edge: lang.verbs, run as a program, prints the completion and the manual page made from its table;
-# packets.compiled reads OVSPANE_PURE and looks for what was built.
+# Impure only at their edge: lang.verbs, run as a program, prints the completion and the manual page made from its
+# table; packets.compiled reads OVSPANE_PURE and looks for what was built.
 EDGES = frozenset(
     {
         ("ovspane.lang.verbs", "sys"),
