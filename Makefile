@@ -7,7 +7,7 @@
 #                    kernel datapath, too, where there is one   (PLACEMENT=paths: rules by paths wherever a test does not say; for
 #                    check-system, too)
 # make check-cluster only the part of check-system about three hosts on one clustered database
-# make lint          ruff (rules and format), mypy, the layer test    make clean
+# make lint          ruff (rules and format), mypy, vulture, the layer and header tests   make clean
 # make bench         figures of this machine, and build/bench.json (BENCH='compile index …': only these groups;
 #                    BENCH='--document docs/measurements.md': into their sections there)
 # make man           build/man: the manual pages, also as HTML and plain text
@@ -79,7 +79,8 @@ lint: build
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(PYTEST) -q tests/unit/test_layers.py
+	$(VENV)/bin/vulture
+	$(PYTEST) -q tests/unit/test_layers.py tests/unit/test_headers.py
 
 man: build
 	$(VENV)/bin/python -m tools.manual build/man

@@ -71,6 +71,7 @@ def _lines(path: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """As a program: see `--help`. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Run benchmarks; print tables; write build/bench.json."
     )

@@ -16,7 +16,8 @@ from itertools import pairwise
 from random import Random
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import ALL, AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import ALL, Flowgroup, normalise
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.state.schedule import Schedule
 from ovspane.policy.state.shares import ADMINISTRATOR, Privileges, Request, Share

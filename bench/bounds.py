@@ -43,9 +43,11 @@ class Memory:
         self._values = values
 
     async def load(self) -> Iterable[Value]:
+        """The values that it was made with."""
         return self._values
 
     async def keep(self, changes: Sequence[Change]) -> None:
+        """Keeps nothing, but lets the loop go on as a real store would."""
         await asyncio.sleep(0)
 
 
@@ -62,6 +64,7 @@ class Clocked:
 
     @property
     def state(self) -> State:
+        """The state that the service serves."""
         return self.service.state
 
     async def _begin(self) -> None:
@@ -70,7 +73,8 @@ class Clocked:
         gc.collect()
         gc.freeze()
 
-    def say(self, statement: Statement) -> None:
+    def ask(self, statement: Statement) -> None:
+        """Ask the service; notes how long the loop stood still, how long the answer took, and what was accepted."""
         self._runner.run(self._ask(statement))
 
     async def _ask(self, statement: Statement) -> None:
@@ -94,6 +98,7 @@ class Clocked:
             last, last_cpu = now, now_cpu
 
     def results(self, name: str, n: int) -> Iterator[Result]:
+        """What was the longest since the last call (ms)."""
         yield Result(f"{name}.ms", self.stall, "ms", n)
         yield Result(f"{name}.cpu_ms", self.stall_cpu, "ms", n)
         yield Result(f"{name}.answer_ms", self.answer, "ms", n)
@@ -103,6 +108,7 @@ class Clocked:
 def ask(
     kind: Kind, share: str, number: int, rate: int = 0, span: tuple[int, int | None] = (0, None), partial: bool = False
 ) -> Ask:
+    """A request for packets of host `number`; the span in ms."""
     start = Time(TimeKind.ABSOLUTE, span[0])
     end = Time(TimeKind.FOREVER) if span[1] is None else Time(TimeKind.ABSOLUTE, span[1])
     return Ask(kind, host(number), share, rate, start=start, end=end, partial=partial)
@@ -110,7 +116,7 @@ def ask(
 
 def _reservations(clocked: Clocked, share: str, wishes: Iterable[Booking], partial: bool = False) -> None:
     for number, (start, end, rate) in enumerate(wishes, start=1 << 20):
-        clocked.say(ask(Kind.RESERVE, share, number, rate, (start, end), partial))
+        clocked.ask(ask(Kind.RESERVE, share, number, rate, (start, end), partial))
 
 
 def deep_chain(thinned: str = "") -> Iterator[Result]:
@@ -134,7 +140,7 @@ def deep_chain(thinned: str = "") -> Iterator[Result]:
     _reservations(clocked, share, ((s, e, STEP) for s, e, _ in islice(wishes, ASKS)))
     yield from clocked.results(f"{name}_refuse", RESIDENT)
     for number in clocked.accepted:
-        clocked.say(Cancel(number))
+        clocked.ask(Cancel(number))
     yield from clocked.results(f"{name}_cancel", RESIDENT)
 
 
@@ -188,7 +194,7 @@ def _each_kind(clocked: Clocked, share: str, groups: Sequence[object]) -> None:
                 statement = ask(
                     kind, share, 0, 500_000 if kind in (Kind.RATELIMIT, Kind.RESERVE) else 0, partial=partial
                 )
-                clocked.say(replace(statement, flowgroup=group))  # type: ignore[arg-type]
+                clocked.ask(replace(statement, flowgroup=group))  # type: ignore[arg-type]
 
 
 def many_shares() -> Iterator[Result]:
@@ -220,7 +226,7 @@ def overlap_all() -> Iterator[Result]:
     for kind in (Kind.ALLOW, Kind.DENY, Kind.RATELIMIT, Kind.RESERVE):
         for partial in (False, True):
             rate = 500_000 if kind in (Kind.RATELIMIT, Kind.RESERVE) else 0
-            clocked.say(replace(ask(kind, shares[0].name, 0, rate, partial=partial), flowgroup=ALL))
+            clocked.ask(replace(ask(kind, shares[0].name, 0, rate, partial=partial), flowgroup=ALL))
         yield from clocked.results(f"overlap_all_{kind.value}", RESIDENT)
 
 

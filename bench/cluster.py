@@ -139,58 +139,64 @@ def cpu(member: Member) -> float:
 
 
 async def _fan_out(members: list[Member], count: int, limit: float) -> list[Result]:
-    """`count` copies follow; one daemon writes reservations, each a transaction of its own. Until when has every
-    copy each of them? What does that cost the leader? Then all write at once, blindly: the transactions of one
-    leader."""
+    """`count` copies follow what is written; first one daemon writes, then all do."""
     stores = [ClusterStore(remotes(members), f"bench-{number}") for number in range(count)]
     tasks = [asyncio.create_task(store.run()) for store in stores]
     try:
         for store in stores:
             await store.until_synced(60)
         leader = leader_of(members)
-        used, start = cpu(leader), time.perf_counter()
-        delays: list[float] = []
-        wrote = 0
-        while time.perf_counter() < start + limit:
-            wrote += 1
-            key = str(_clock() * 1000 + wrote)
-            sent = time.perf_counter()
-            await stores[0].commit(
-                [Record("Request", key, {"share": "x", "text": "a reservation as long as they are"})], [], FREE
-            )
-            while any(("Request", key) not in store.replica.records for store in stores):
-                await asyncio.sleep(0)
-            delays.append(time.perf_counter() - sent)
-            await stores[0].commit([], [("Request", key)], FREE)
-        cost = (cpu(leader) - used) / (2 * wrote)
-        out = [
-            Result(f"cluster.{count}.fan_out_ms_p50", percentile(delays, 50) * 1e3, "ms", wrote),
-            Result(f"cluster.{count}.leader_cpu_ms_per_transaction", cost * 1e3, "ms", 2 * wrote),
-        ]
-        done = 0
-        until = time.perf_counter() + limit
-
-        async def write(number: int, store: ClusterStore) -> None:
-            nonlocal done
-            while time.perf_counter() < until:
-                try:
-                    await store.commit([Record("Version", f"bench-{number}", {"number": done})], [], FREE)
-                    done += 1
-                except LostRace:
-                    pass
-
-        used, start = cpu(leader), time.perf_counter()
-        await asyncio.gather(*(write(number, store) for number, store in enumerate(stores)))
-        rate = done / (time.perf_counter() - start)
-        busy = (cpu(leader) - used) / (time.perf_counter() - start)
-        out.append(
-            Result(f"cluster.{count}.transactions_per_s", rate, "1/s", done, note=f"leader's processor {busy:.0%} busy")
-        )
-        return out
+        return [*await _one_writes(stores, leader, limit), await _all_write(stores, leader, limit)]
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _one_writes(stores: list[ClusterStore], leader: Member, limit: float) -> list[Result]:
+    """One daemon writes reservations, each a transaction of its own. Until when has every copy each of them? What
+    does that cost the leader?"""
+    used, start = cpu(leader), time.perf_counter()
+    delays: list[float] = []
+    wrote = 0
+    while time.perf_counter() < start + limit:
+        wrote += 1
+        key = str(_clock() * 1000 + wrote)
+        sent = time.perf_counter()
+        await stores[0].commit(
+            [Record("Request", key, {"share": "x", "text": "a reservation as long as they are"})], [], FREE
+        )
+        while any(("Request", key) not in store.replica.records for store in stores):
+            await asyncio.sleep(0)
+        delays.append(time.perf_counter() - sent)
+        await stores[0].commit([], [("Request", key)], FREE)
+    cost = (cpu(leader) - used) / (2 * wrote)
+    name = f"cluster.{len(stores)}"
+    return [
+        Result(f"{name}.fan_out_ms_p50", percentile(delays, 50) * 1e3, "ms", wrote),
+        Result(f"{name}.leader_cpu_ms_per_transaction", cost * 1e3, "ms", 2 * wrote),
+    ]
+
+
+async def _all_write(stores: list[ClusterStore], leader: Member, limit: float) -> Result:
+    """All write at once, blindly: the transactions of one leader."""
+    done = 0
+    until = time.perf_counter() + limit
+
+    async def write(number: int, store: ClusterStore) -> None:
+        nonlocal done
+        while time.perf_counter() < until:
+            try:
+                await store.commit([Record("Version", f"bench-{number}", {"number": done})], [], FREE)
+                done += 1
+            except LostRace:
+                pass
+
+    used, start = cpu(leader), time.perf_counter()
+    await asyncio.gather(*(write(number, store) for number, store in enumerate(stores)))
+    seconds = time.perf_counter() - start
+    note = f"leader's processor {(cpu(leader) - used) / seconds:.0%} busy"
+    return Result(f"cluster.{len(stores)}.transactions_per_s", done / seconds, "1/s", done, note=note)
 
 
 async def _recovery(members: list[Member]) -> list[Result]:

@@ -79,7 +79,7 @@ def _timed(
         change = compiler.update(delta, {})
         if hiding is not None:
             change = hiding.update(change)
-        flows = [pipeline.flow(rule) for half in (change.added, change.removed) for rule in half]
+        flows = [pipeline.flow_of(rule) for half in (change.added, change.removed) for rule in half]
         end = perf_counter()
         yield (end - start) * 1e6, len(flows)
         if end > until:

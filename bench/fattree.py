@@ -68,6 +68,7 @@ class Case:
         self._asks = Asks(hosts)
 
     def results(self) -> Iterator[Result]:
+        """Everything that is measured on this network."""
         yield from self.loaded("load")
         yield from self._admissions()
         yield from self._placed()
@@ -75,6 +76,7 @@ class Case:
         self._made.close()
 
     def loaded(self, name: str) -> Iterator[Result]:
+        """Hosts and requests are put in: time, memory, flows."""
         made, n = self._made, self._n
         accepted: list[int] = []
         with garbage.loading():
@@ -209,6 +211,7 @@ def sized(k: int, hosts: int, requests: int, paths: int, seconds: float) -> Iter
 
 
 def main(arguments: list[str]) -> None:
+    """One case, in a process of its own: K HOSTS REQUESTS [PATHS]."""
     k, hosts, requests, *rest = map(int, arguments)
     print(results_table(sized(k, hosts, requests, rest[0] if rest else PATHS, 3600.0)))
 

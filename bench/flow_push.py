@@ -63,6 +63,7 @@ class Meter:
 
     @contextmanager
     def run(self) -> Iterator[None]:
+        """Measures what is done inside."""
         cpu, waited, own, wall = self._cpu(), self._waited(), process_time(), perf_counter()
         yield
         wall, own = (perf_counter() - wall) * 1000, (process_time() - own) * 1000
@@ -70,22 +71,27 @@ class Meter:
 
     @property
     def own(self) -> float:
+        """CPU time of this process (ms, median)."""
         return percentile((cost.own for cost in self.costs), 50)
 
     @property
     def wall(self) -> float:
+        """Time on the clock (ms, median)."""
         return percentile((cost.wall for cost in self.costs), 50)
 
     @property
     def cpu(self) -> float:
+        """CPU time of ovs-vswitchd (ms, median)."""
         return percentile((cost.cpu for cost in self.costs), 50)
 
     @property
     def waited(self) -> float:
+        """How long ovs-vswitchd waited for a processor (ms, median)."""
         return percentile((cost.waited for cost in self.costs), 50)
 
     @property
     def ratios(self) -> list[float]:
+        """Time on the clock to ovs-vswitchd's CPU time, of each run."""
         return [cost.wall / cost.cpu for cost in self.costs if cost.cpu]
 
 

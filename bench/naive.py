@@ -88,6 +88,7 @@ class Shelf:
         self.kept: list[tuple[int, int, int]] = []
 
     def fits(self, start: int, end: int, rate: int) -> bool:
+        """Whether the rate fits into [start, end), by going through all reservations."""
         changes: dict[int, int] = {}
         for first, last, amount in [*self.kept, (start, end, rate)]:
             changes[first] = changes.get(first, 0) + amount

@@ -28,6 +28,7 @@ class Result:
 
     @property
     def ratio(self) -> float | None:
+        """The value in units of the baseline; None: there is none."""
         return self.value / self.baseline if self.value is not None and self.baseline else None
 
     def entry(self) -> dict[str, object]:

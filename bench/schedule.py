@@ -52,6 +52,7 @@ def wishes(random: Random, count: int, greed: int = 1) -> list[Booking]:
 
 
 def fill(ledgers: Sequence[Any], random: Random, size: int) -> list[Booking]:
+    """Book `size` reservations at random that fit; those that were booked."""
     booked: list[Booking] = []
     chain = Chain(ledgers)
     while len(booked) < size:
@@ -63,11 +64,13 @@ def fill(ledgers: Sequence[Any], random: Random, size: int) -> list[Booking]:
 
 
 def book(ledgers: Sequence[Any], wanted: Booking) -> None:
+    """Book a reservation in each ledger, whether it fits or not."""
     for ledger in ledgers:
         ledger.add(*wanted)
 
 
 def admit(ledgers: Sequence[Any], wanted: Booking) -> bool:
+    """Book a reservation if it fits all ledgers; whether it did."""
     if Chain(ledgers).shortfall(*wanted) is not None:
         return False
     book(ledgers, wanted)
@@ -75,15 +78,19 @@ def admit(ledgers: Sequence[Any], wanted: Booking) -> bool:
 
 
 def cancel(ledgers: Sequence[Any], booking: Booking) -> None:
+    """Take a reservation out of each ledger."""
     for ledger in ledgers:
         ledger.remove(*booking)
 
 
 class Times:
+    """How long calls took (seconds)."""
+
     def __init__(self) -> None:
         self.all: list[float] = []
 
     def of(self, what: Any, *arguments: Any) -> Any:
+        """Call, and note how long it took; what the call returned."""
         begin = time.perf_counter()
         out = what(*arguments)
         self.all.append(time.perf_counter() - begin)
@@ -95,10 +102,12 @@ class Times:
 
     @property
     def rate(self) -> float:
+        """Calls a second."""
         return len(self.all) / sum(self.all)
 
 
 def measure(module: Any, kind: str, size: int, rounds: int) -> dict[str, float]:
+    """The figures of one schedule module at one size, by name."""
     random = Random(size)
     ledgers = shares(module, kind, size)
     resident = fill(ledgers, random, size)
@@ -129,6 +138,7 @@ def measure(module: Any, kind: str, size: int, rounds: int) -> dict[str, float]:
 
 
 def main(sizes: Sequence[int]) -> None:
+    """Print the table of all sizes."""
     print("µs but where it says otherwise; 5 nested shares; `was`: the prototype's best at that size")
     print(f"{'':8}{'resident':>9} {'admit/s':>9} {'was':>9} {'plain/s':>9} {'p50':>7} {'p99':>7} {'taken':>6}"
           f" {'cancel':>7} {'largest':>8} {'earliest':>9} {'its p99':>8} {'B/request':>9}")  # fmt: skip

@@ -16,7 +16,8 @@ from functools import cache
 from random import Random
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import ANY_PORT, ANY_TRANSPORT, ANY_V4, AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import ANY_PORT, ANY_TRANSPORT, ANY_V4, AddressSet
+from ovspane.packets.flowgroup import Flowgroup, normalise
 from ovspane.packets.intervals import EMPTY, IntervalSet
 from ovspane.packets.match import ETH_IPV4
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree
@@ -125,6 +126,7 @@ class Maker:
         self._last = 0
 
     def draw(self, node: str) -> Flowgroup:
+        """The flowgroup of the next request on the share."""
         raise NotImplementedError
 
     def request(self) -> ActiveRequest:
@@ -152,6 +154,7 @@ class Disjoint(Maker):
         self._seen: set[tuple[int, ...]] = set()
 
     def draw(self, node: str) -> Flowgroup:
+        """One connection, never the same twice."""
         rng = self.rng
         while True:
             src, dst, proto = _host(rng), _host(rng), rng.choice((6, 17))
@@ -166,6 +169,7 @@ class Wildcards(Maker):
     """Shape b."""
 
     def draw(self, node: str) -> Flowgroup:
+        """A few values of each field, or any."""
         rng = self.rng
         wild = [rng.random() < 0.4 for _ in range(5)]
         sport, dport = 1024 + rng.randrange(8), 80 + rng.randrange(8)
@@ -185,6 +189,7 @@ class AccessLists(Maker):
     mix = ACCESS
 
     def draw(self, node: str) -> Flowgroup:
+        """A server port, for a host or for all."""
         rng = self.rng
         host = None if rng.random() < 0.02 else (NET + rng.randrange(max(8, self.n // 10)), 32)
         port = None if host is not None and rng.random() < 0.1 else rng.choice(ACL_PORTS)
@@ -210,6 +215,7 @@ class Prefixes(Maker):
         return self.rng.choices([length for length, _ in lengths], [weight for _, weight in lengths])[0]
 
     def draw(self, node: str) -> Flowgroup:
+        """Prefixes and port ranges as in filter sets of firewalls."""
         rng = self.rng
         proto = rng.choices((6, 17, 1, None), (75, 15, 3, 7))[0]
         port: int | tuple[int, int] | None = None
@@ -240,6 +246,7 @@ class Nested(Maker):
             self._prefixes[name] = address | number % (1 << width) << 32 - length - width, length + width
 
     def draw(self, node: str) -> Flowgroup:
+        """Inside the share's own prefix."""
         rng = self.rng
         address, length = self._prefixes[node]
         inside = address | rng.randrange(1 << 32 - length)

@@ -99,7 +99,7 @@ async def _measure(members: list[Member], count: int) -> list[Result]:
         with _Wire() as wire:
             used, start = cpu(leader), time.perf_counter()
             tasks += [asyncio.create_task(one.shared.run()) for one in daemons]
-            await _until(lambda: all(len(one.network.macs()) == count * PORTS for one in daemons))
+            await _until(lambda: all(len(one.network.hosts.macs()) == count * PORTS for one in daemons))
             took, posts, rows = time.perf_counter() - start, _posts(daemons), sum(one.shared.rows for one in daemons)
             note = (
                 f"{count * PORTS} hosts; {posts} transactions, {rows} rows, {wire.bytes / count / 1e3:.0f} "

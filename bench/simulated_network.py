@@ -31,8 +31,10 @@ from ovspane.network.model import Bridge, LinkKey, NetworkDelta, Origin, Port, P
 from ovspane.network.topology import Network
 from ovspane.packets.flowgroup import ALL
 from ovspane.placement.link_capacity import LinkCapacity
+from ovspane.placement.network_view import snapshot
 from ovspane.placement.pipeline import Pipeline
-from ovspane.placement.routing import Routes, Routing, everything
+from ovspane.placement.routes import Routes
+from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.runtime import Runtime
@@ -77,6 +79,7 @@ class FatTree:
 
     @property
     def bridges(self) -> list[str]:
+        """The switches' names."""
         return sorted({end.bridge for link in self.links for end in link})
 
     def fill(self, network: Network) -> None:
@@ -93,10 +96,12 @@ class FatTree:
 
 
 def mac(host: int) -> str:
+    """The MAC address of a host by number."""
     return "02:" + ":".join(f"{host >> shift & 255:02x}" for shift in (32, 24, 16, 8, 0))
 
 
 def address(host: int) -> int:
+    """The IPv4 address of a host by number, as an integer."""
     return (10 << 24) + 1 + host
 
 
@@ -150,15 +155,16 @@ class Simulation:
         self.network = Network(HostLimits(hosts=1 << 24))
         tree.fill(self.network)
         self.room = self._new_room()
-        self.runtime = Runtime(self._shares(), room=self.room)
+        self.runtime = Runtime(self._shares(), capacity=self.room)
         self.desired = DesiredState(Pipeline(), conjunction=True, placement=self._new_spread())
         self._runner = asyncio.Runner()
-        self.desired.move(everything(self.network))
+        self.desired.move(snapshot(self.network))
         self._run(self.desired.take_in)
         self._runner.run(self.desired.follow(self.bridges))
         self.network.listen(self._hear)
 
     def close(self) -> None:
+        """End its event loop."""
         self._runner.close()
 
     @staticmethod
@@ -168,8 +174,8 @@ class Simulation:
 
     def _new_room(self) -> LinkCapacity:
         room = LinkCapacity(Routing(most=self._paths))
-        room.hear(everything(self.network))
-        room.trust_no_more()
+        room.notify(snapshot(self.network))
+        room.mark_network_complete()
         return room
 
     def _new_spread(self) -> RulePlacement:
@@ -177,13 +183,13 @@ class Simulation:
 
     def _steer(self) -> None:
         """Routes that the room gave to reservations go to placement."""
-        routes = self.room.steering()
+        routes = self.room.take_steering()
         self.rerouted = len(routes)
         self._routes |= routes
         self.desired.steer(routes)
 
     def _hear(self, deltas: tuple[NetworkDelta, ...]) -> None:
-        self.room.hear(deltas)
+        self.room.notify(deltas)
         self.desired.move(deltas)
 
     def _run(self, work: Callable[[], object]) -> None:
@@ -216,6 +222,7 @@ class Simulation:
         return accepted
 
     def cancel(self, number: int) -> bool:
+        """Cancel a request; whether that was accepted."""
         return self.ask(Cancel(number))
 
     # --- the network
@@ -237,7 +244,7 @@ class Simulation:
 
     def follow_room(self) -> dict[int, str]:
         """Bring the links' room to the network of now; which reservations it cannot hold."""
-        found = self.room.troubles(self.now)
+        found = self.room.find_unsatisfied(self.now)
         self._steer()
         return found
 
@@ -259,7 +266,7 @@ class Simulation:
     def desired_anew(self) -> DesiredState:
         """The whole table placed again."""
         desired = DesiredState(Pipeline(), conjunction=True, placement=self._new_spread())
-        desired.move(everything(self.network))
+        desired.move(snapshot(self.network))
         routes = {slot: some for slot, some in self._routes.items() if some}
         desired.reset(tuple(self.runtime.compiler.table.rules.values()), self.runtime.compiler.stages, routes)
         self._run(desired.take_in)
@@ -268,7 +275,7 @@ class Simulation:
 
     def runtime_anew(self, room: NetworkCapacity | None = None) -> Runtime:
         """The same state in another runtime."""
-        runtime = Runtime(self.runtime.state.values(), room=room)
+        runtime = Runtime(self.runtime.state.values(), capacity=room)
         runtime.settle(self.now, quiet=True)
         return runtime
 

@@ -48,12 +48,14 @@ def set_the_scene(page: Page, play: Play) -> None:
     page.act("Three hosts on a bridge, and somebody else's rules on it")
     scene.make_network()
     if scene.KERNEL:
-        page.say(f"br0 is on the kernel datapath, in {MEANS[scene.GUEST]}: queues are enforced.")
+        page.note(f"br0 is on the kernel datapath, in {MEANS[scene.GUEST]}: queues are enforced.")
     else:
-        page.say(
+        page.note(
             "br0 is on the userspace datapath. Meters and denies work there; queues are installed but NOT ENFORCED."
         )
-    page.say("h1 10.0.0.1 (Alice) on v1, h2 10.0.0.2 (server) on v2, which sends 20 Mbit/s at most, h3 10.0.0.3 on v3.")
+    page.note(
+        "h1 10.0.0.1 (Alice) on v1, h2 10.0.0.2 (server) on v2, which sends 20 Mbit/s at most, h3 10.0.0.3 on v3."
+    )
     page.show(scene.make_foreign())
     play.before = switch_state()
     play.reach_all()
@@ -94,9 +96,9 @@ def shell_after(page: Page) -> None:
     page.act("Yours")
     with scene.daemon() as daemon:
         if not daemon.answers():
-            page.say(f"The daemon does not serve; see the end of {scene.LOG}.")
+            page.note(f"The daemon does not serve; see the end of {scene.LOG}.")
             return
-        page.say(
+        page.note(
             "The daemon runs again, on the state it had: every request that is not over is back on the switch. Try:"
         )
         page.show(
@@ -109,8 +111,10 @@ def shell_after(page: Page) -> None:
         )
         outside = os.environ.get("OVSPANE_DEMO_PID")
         if outside and scene.GUEST not in ("uml", "qemu"):
-            page.say(f"From a second terminal: nsenter --target {outside} --mount --net ip netns exec h1 ping 10.0.0.2")
-        page.say("`quit` or Ctrl-D ends the shell, and with it the sandbox and all that is in it.")
+            page.note(
+                f"From a second terminal: nsenter --target {outside} --mount --net ip netns exec h1 ping 10.0.0.2"
+            )
+        page.note("`quit` or Ctrl-D ends the shell, and with it the sandbox and all that is in it.")
         sys.stdout.flush()
         # Its history would be left behind in the visitor's home.
         environment = {**os.environ, "XDG_STATE_HOME": str(scene.FOLDER)}

@@ -47,7 +47,7 @@ class Page:
         for line in lines:
             self._print(self._paint(DIM, "     | " + (line if len(line) <= LONGEST else line[:LONGEST] + " …")))
 
-    def say(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """A sentence to the visitor."""
         for line in textwrap.wrap(text, WIDTH):
             self._print(f"  {line}")

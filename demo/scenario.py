@@ -94,6 +94,7 @@ class Play:
             self._pings(source, target, True, "without ovspane")
 
     def principals(self) -> None:
+        """Alice is made known and located."""
         bound = f" as uid {scene.ALICE}" if self._as_alice else ""
         self._say("root", f"AddUser Alice{bound}.")
         self._say("root", f"Locate Alice at {scene.address(1)}.")
@@ -105,9 +106,10 @@ class Play:
                 f"known by the kernel's word (SO_PEERCRED: uid {scene.ALICE})",
             )
         else:
-            self._page.say("One account only is mapped here, so root says Alice's statements for her (As Alice.).")
+            self._page.note("One account only is mapped here, so root says Alice's statements for her (As Alice.).")
 
     def reservation(self) -> None:
+        """A share for Alice, and a reservation on it."""
         self._say("root", "NewShare aBW for (user=Alice) [reserve <= 10Mb] on rootShare.")
         self._say("root", "Grant aBW to Alice.")
         self._first = self._say("Alice", "reserve(user=Alice, dstPort=443) = 8Mb on aBW from now to +20min.", "OK id=*")
@@ -131,12 +133,14 @@ class Play:
         self._page.check(named, f"ofproto/trace names queue {row.id}: set_queue:{row.id}, skb_priority({priority:#x})")
 
     def room(self) -> None:
+        """What does not fit is refused with an offer, which is accepted."""
         refusal, why = "NO 5Mb does not fit *2Mb free*fits from*", "the reason, and a counter-offer"
         self._say("Alice", "reserve(user=Alice, dstPort=80) = 5Mb on aBW from now to +10min.", refusal, why)
         later = self._say("Alice", "reserve(user=Alice, dstPort=80) = 5Mb on aBW from +20min to +30min.", "OK id=*")
         self._page.check(later > 0 and not evidence.flows_of(later), "accepted for later: no flow of it now")
 
     def deny(self) -> None:
+        """Packets are dropped, and only those."""
         self._pings("h3", SERVER, True, "before")
         self._say("root", "NewShare aAC for (dstHost=10.0.0.2) [deny = True] on rootShare.")
         self._say("root", "Grant aAC to Alice.")
@@ -146,13 +150,14 @@ class Play:
         self._pings("h1", SERVER, True, "during, others go on")
         _, actions = evidence.trace(scene.packet(3, 2, "icmp"))
         self._page.check(actions == "drop", f"ofproto/trace h3 -> h2: datapath actions: {actions}")
-        self._page.say("Five minutes are long for a demo: Alice takes it back, and asks for a shorter one.")
+        self._page.note("Five minutes are long for a demo: Alice takes it back, and asks for a shorter one.")
         self._say("Alice", f"Cancel {request}.")
         self._page.check(until(lambda: not evidence.flows_of(request)), f"no flow of request {request} any more")
         self._pings("h3", SERVER, True, "after")
 
     def deny_ends(self) -> None:
-        self._page.say("h3 pings h2 twenty times a second all the while.")
+        """A deny ends by itself at its time."""
+        self._page.note("h3 pings h2 twenty times a second all the while.")
         with evidence.pinging("h3", SERVER) as answers:
             time.sleep(0.5)
             asked = time.time()
@@ -169,6 +174,7 @@ class Play:
         self._page.check(bool(answers.times) and answers.times[-1] - first > 0.3, again)
 
     def limit(self) -> None:
+        """A limit holds against more traffic than it allows."""
         self._say("root", "NewShare aNet for (dstHost=10.0.0.2) [reserve <= 15Mb, ratelimit >= 1Mb] on rootShare.")
         self._say("root", "Grant aNet to Alice.")
         stream = evidence.Stream("h3", "h2", SERVER, 5203)
@@ -185,7 +191,8 @@ class Play:
         self._page.check(free > 2 * most and least <= limited <= most, text)
 
     def guarantee(self) -> None:
-        self._page.say("Alice gives her first reservation back, and asks for 12 of the 20 Mbit/s that v2 can send.")
+        """A reservation holds against traffic that would fill the link."""
+        self._page.note("Alice gives her first reservation back, and asks for 12 of the 20 Mbit/s that v2 can send.")
         self._say("Alice", f"Cancel {self._first}.")
         statement = f"reserve(user=Alice, dstHost=10.0.0.2, dstPort=5201) = {RESERVED}Mb on aNet to +10min."
         request = self._say("Alice", statement, "OK id=*")
@@ -203,7 +210,7 @@ class Play:
         rest = scene.SLOW / 1e6 - RESERVED
         share = GUEST_SHARE.get(scene.GUEST)
         least = RESERVED * share if share else LEAST
-        self._page.say("At once: Alice's TCP h1 -> h2, and h3 -> h2 with 20 Mbit/s of UDP, which never gives way.")
+        self._page.note("At once: Alice's TCP h1 -> h2, and h3 -> h2 with 20 Mbit/s of UDP, which never gives way.")
         text = f"the reserved flow gets {mine:.1f} Mbit/s of user data (at least {least:.1f} of {RESERVED})"
         self._page.check(mine >= least, text)
         self._page.check(

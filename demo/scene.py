@@ -36,10 +36,12 @@ GUEST = os.environ.get("OVSPANE_KERNEL", "")
 
 
 def address(number: int) -> str:
+    """The IPv4 address of host `number`."""
     return f"10.0.0.{number}"
 
 
 def mac(number: int) -> str:
+    """The MAC address of host `number`."""
     return f"00:00:00:00:00:0{number}"
 
 
@@ -117,6 +119,7 @@ class Daemon:
 
     @property
     def pid(self) -> int:
+        """The daemon's process."""
         return self._process.pid
 
     def answers(self, seconds: float = 20.0) -> bool:

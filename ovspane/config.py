@@ -64,7 +64,7 @@ from pathlib import Path
 from typing import Any
 
 from ovspane.lang.parser import SyntaxFault, parse_rate
-from ovspane.network.hosts import usable_address, usable_mac
+from ovspane.network.addresses import usable_address, usable_mac
 from ovspane.network.model import LinkKey, PortId, StaticHost, link_key
 
 
@@ -74,6 +74,8 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class CompatSettings:
+    """[compatibility]: the listener of the prototype's protocol; `listen` "": none."""
+
     listen: str = ""
     allow_root: bool = False
     force: bool = False
@@ -81,6 +83,8 @@ class CompatSettings:
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
+    """[tls]: the listener for clients elsewhere; `listen` "": none. Paths of PEM files."""
+
     listen: str = ""
     certificate: str = ""
     key: str = ""
@@ -89,6 +93,8 @@ class TlsSettings:
 
 @dataclass(frozen=True, slots=True)
 class DbTlsSettings:
+    """[db_tls]: how the members of a shared database know each other. Paths of PEM files; "": no TLS."""
+
     certificate: str = ""
     key: str = ""
     authority: str = ""
@@ -96,6 +102,9 @@ class DbTlsSettings:
 
 @dataclass(frozen=True, slots=True)
 class NetworkSettings:
+    """[network]: where rules and reservations are placed. `reservable`: percent of a port's speed; `paths`: how many
+    are tried for a reservation."""
+
     placement: str = "everywhere"
     reservable: int = 75
     flood_tree: bool = False
@@ -104,6 +113,8 @@ class NetworkSettings:
 
 @dataclass(frozen=True, slots=True)
 class TopologySettings:
+    """[topology]: how the network is discovered. `interval` of LLDP probes and `host_age` in seconds."""
+
     lldp: bool = True
     snoop: bool = True
     interval: int = 2

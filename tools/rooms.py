@@ -72,6 +72,7 @@ def cython_imports(source: str) -> Iterator[tuple[int, str]]:
 
 
 def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The imports of a source file, Python or Cython: (line, dotted name)."""
     source = path.read_text(encoding="utf-8")
     if path.suffix in CYTHON:
         return cython_imports(source)
@@ -184,6 +185,7 @@ def figures(package: Path = PACKAGE) -> Iterator[str]:
 
 
 def main() -> None:
+    """As a program: see the module's text."""
     options = argparse.ArgumentParser(description="The rooms of ovspane, read from its sources.")
     options.add_argument("--arrows", action="store_true", help="each room with the rooms that it imports")
     options.add_argument("--modules", action="store_true", help="each module with the first sentence of its header")

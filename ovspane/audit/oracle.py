@@ -5,13 +5,15 @@ The picture is that of the instant of ListRequests. It must be asked as root: ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ovspane.lang.parser import parse
 from ovspane.lang.statements import Explain, Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup, Locations, overlap
+from ovspane.lang.units import BitsPerSecond
+from ovspane.packets.fields import AddressSet, Locations
+from ovspane.packets.flowgroup import Flowgroup, overlap
 from ovspane.packets.match import BITS, Packet
 from ovspane.packets.overlap import MatchIndex
 from ovspane.policy.model.actions import Access
@@ -37,8 +39,8 @@ class ExpectedVerdict:
     the packet is sent; else the bridge chooses."""
 
     passes: bool
-    queues: dict[int, int]
-    limits: dict[int, int]
+    queues: Mapping[int, BitsPerSecond]
+    limits: Mapping[int, BitsPerSecond]
     by: tuple[int, ...]
     elsewhere: tuple[int, ...] = ()
     outputs: dict[int, int] = field(default_factory=dict)
@@ -138,9 +140,8 @@ def _request(item: Item, allows: dict[str, bool]) -> ActiveRequest:
     kind = Kind(item["kind"])
     may = allows[str(item["share"])] if kind is Kind.RESERVE else kind is Kind.ALLOW
     group = flowgroup(str(item["flowgroup"]))
-    return ActiveRequest(
-        int(item["id"]), str(item["share"]), kind, group, int(item.get("rate", 0)), may, int(item.get("slot", 0))
-    )
+    rate = BitsPerSecond(int(item.get("rate", 0)))
+    return ActiveRequest(int(item["id"]), str(item["share"]), kind, group, rate, may, int(item.get("slot", 0)))
 
 
 def flowgroup(text: str) -> Flowgroup:

@@ -27,6 +27,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Remove what ovspane made on this host's switches. Returns the exit status."""
     from ovspane.daemon.cleanup import clean  # slow to import, and only needed here
     from ovspane.flowpush import SessionError
     from ovspane.ovsdb.switch_db import OvsdbError

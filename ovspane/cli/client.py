@@ -27,7 +27,7 @@ def default_socket() -> str:
     return os.environ.get("OVSPANE_SOCKET") or DEFAULT_SOCKET
 
 
-def say(line: object) -> None:
+def print_line(line: object) -> None:
     """Print a whole line at once: two threads speak, and print() writes the newline by itself."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -126,6 +126,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close the connection; returns when the thread that reads from it has ended."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the reading thread
         except OSError:

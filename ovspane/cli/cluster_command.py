@@ -66,6 +66,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Make, join, leave or show a cluster of databases. Returns the exit status."""
     try:
         return int(args.work(Member(args.dir), args))
     except (StoreError, OSError) as problem:

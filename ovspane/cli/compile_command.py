@@ -20,7 +20,7 @@ from typing import Any
 from ovspane.lang.parser import Contradiction, Piece, Splitter, SyntaxFault, parse
 from ovspane.lang.replies import Code
 from ovspane.lang.statements import Statement, Tick
-from ovspane.lang.units import rate_text, time_text
+from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.ofctl_text import actions_text, flow_text, match_fields, meter_text
 from ovspane.placement.pipeline import FlowPlan, Guarantee, Pipeline
@@ -28,7 +28,7 @@ from ovspane.policy.compiler.hiding import Hiding
 from ovspane.policy.model.table import Effect, TableDelta
 from ovspane.policy.state.shares import ADMINISTRATOR, Request
 from ovspane.replay import Replay, TraceError, read_trace
-from ovspane.replay.trace import Say
+from ovspane.replay.trace import ExpectedReply
 
 PRINTED, UNREADABLE = 0, 2
 STAGES = ("access", "limit", "queue", "pipeline")
@@ -49,7 +49,7 @@ class Spoken:
     line: int
     speaker: str
     piece: Piece
-    expected: Say | None = None
+    expected: ExpectedReply | None = None
 
 
 def add_parser(subparsers: Any) -> None:
@@ -102,6 +102,7 @@ def _seconds(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Print the flows of a file of statements. Returns the exit status."""
     name = options.file
     try:
         text = (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()).decode("utf-8")
@@ -136,7 +137,7 @@ def read(text: str) -> list[Spoken]:
     assert start is not None
     if not _TRACE_ENTRY.match(text, start.end()):
         return list(_plain(text))
-    says = [entry for entry in read_trace(text) if isinstance(entry, Say)]
+    says = [entry for entry in read_trace(text) if isinstance(entry, ExpectedReply)]
     return [Spoken(say.line + say.piece.line - 1, say.speaker, say.piece, say) for say in says]
 
 
@@ -188,7 +189,7 @@ class Compiled:
                 break
             self._say(spoken)
         if until is not None and until > self._replay.now:
-            self._replay.say(ADMINISTRATOR, Piece(f"Tick {(until - self._replay.now) // 1000}."))
+            self._replay.execute(ADMINISTRATOR, Piece(f"Tick {(until - self._replay.now) // 1000}."))
         compiler = self._replay.runtime.compiler
         rules = compiler.table.rules.values()
         if self._hiding is not None:
@@ -205,7 +206,7 @@ class Compiled:
             return None  # the answer will say so
 
     def _say(self, spoken: Spoken) -> None:
-        reply = self._replay.say(spoken.speaker, spoken.piece)
+        reply = self._replay.execute(spoken.speaker, spoken.piece)
         text = reply.to_text().rstrip("\n")
         expected = spoken.expected
         if expected is None:
@@ -224,7 +225,7 @@ class Compiled:
     # --- what it comes to
 
     @property
-    def now(self) -> int:
+    def now(self) -> Ms:
         """The instant of the tables (ms)."""
         return self._replay.now
 

@@ -50,6 +50,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Serve until a signal ends it. Returns the exit status."""
     from ovspane.daemon.parts import PartFailed
     from ovspane.daemon.wiring import serve  # slow to import, and only needed here
     from ovspane.server.accepting import ListenError

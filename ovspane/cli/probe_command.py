@@ -73,6 +73,7 @@ def _rate(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Compare probes of the switches with the policy. Returns the exit status: 0 all as expected."""
     from ovspane.audit.oracle import OracleUnavailable
     from ovspane.audit.probe.campaign import CannotProbe
     from ovspane.audit.probe.tracing import TraceUnavailable

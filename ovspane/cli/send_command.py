@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from ovspane.cli.client import Client, ConnectionLost, Counted, complete_statements, default_socket, say
+from ovspane.cli.client import Client, ConnectionLost, Counted, complete_statements, default_socket, print_line
 from ovspane.lang.replies import Code
 from ovspane.lang.tokens import SyntaxFault
 
@@ -25,6 +25,7 @@ EXIT = {Code.OK: 0, Code.NO: 2, Code.ERR: 1}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The options of `ovspane send`."""
     parser = subparsers.add_parser(
         "send",
         help="send statements and print the replies",
@@ -43,8 +44,9 @@ def add_connection_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Send the statements, print the replies. Returns the exit status (see the parser's epilog)."""
     try:
-        with Client(options.socket, lambda heard: say(heard.line)) as client:
+        with Client(options.socket, lambda heard: print_line(heard.line)) as client:
             if options.format == "json":
                 client.ask("Format json.")
             source = _from_arguments(options.statements) if options.statements else from_stdin()
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     except ConnectionLost as lost:
         print(f"ovspane: {lost}", file=sys.stderr)
     except SyntaxFault as fault:
-        say(f"ERR {fault}")
+        print_line(f"ERR {fault}")
     return 1
 
 
@@ -80,7 +82,7 @@ def converse(client: Client, source: Iterator[Batch]) -> int:
         try:
             while due.get():
                 answer = client.answer()
-                say(answer)
+                print_line(answer)
                 worst = max(worst, answer.code, key=_severity)
         except ConnectionLost as reason:
             lost.append(reason)

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ovspane.cli.client import Client, ConnectionLost, Counted, NoticeLine, say
+from ovspane.cli.client import Client, ConnectionLost, Counted, NoticeLine, print_line
 from ovspane.cli.send_command import add_connection_options
 from ovspane.lang.completion import complete
 from ovspane.lang.predicates import FIELDS
@@ -30,6 +30,7 @@ DELIMITERS = ' \t\n()[]{}=,<>/"'
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The options of `ovspane shell`."""
     parser = subparsers.add_parser(
         "shell",
         help="talk to the daemon",
@@ -40,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
+    """Converse until the end of the input. Returns the exit status."""
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     try:
         with Shell(options.socket, json_replies=options.format == "json", interactive=interactive) as shell:
@@ -156,7 +158,7 @@ class Shell:
         done = []
         for _ in range(due):
             answer = self._client.answer()
-            say(answer)
+            print_line(answer)
             done.append(answer.code)
         # Only after `As` may the speaker be another one; all answers are in, so the next one is Whoami's.
         if Code.OK in done and re.search(r"\bAs\b", self._begun):
@@ -185,7 +187,7 @@ class Shell:
                 sys.stdout.write(f"\r\x1b[K{line}\n{self._prompt}{readline.get_line_buffer()}")
                 sys.stdout.flush()
             else:
-                say(line)
+                print_line(line)
         self._unsaid.clear()
 
     def _candidates(self, text: str) -> list[str]:

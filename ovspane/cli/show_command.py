@@ -20,6 +20,7 @@ BAR = 10  # characters
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The options of `ovspane show`."""
     parser = subparsers.add_parser(
         "show", help="show the tree of shares with their use now", description="Show the tree of shares with their use."
     )
@@ -28,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
+    """Print the tree of shares. Returns the exit status."""
     items = items_of(options.socket, "ListShares.")
     if isinstance(items, int):
         return items

@@ -23,6 +23,7 @@ DOT_SECONDS = 20.0
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The options of `ovspane topology`."""
     parser = subparsers.add_parser(
         "topology",
         help="show the network: bridges, ports, links, hosts",
@@ -40,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
+    """Print the network. Returns the exit status."""
     items = items_of(options.socket, "ListTopology.")
     if isinstance(items, int):
         return items

@@ -44,6 +44,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Prove the flows of the switches against the policy. Returns the exit status: 0 proven."""
     from ovspane.audit.oracle import OracleUnavailable
     from ovspane.audit.verify.survey import CannotVerify
     from ovspane.flowpush import SessionError

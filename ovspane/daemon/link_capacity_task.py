@@ -13,9 +13,10 @@ from functools import partial
 from typing import NamedTuple
 
 from ovspane.lang.replies import Notice
+from ovspane.lang.units import Ms
 from ovspane.network.model import NetworkDelta
 from ovspane.placement.link_capacity import LinkCapacity
-from ovspane.placement.routing import Routes
+from ovspane.placement.routes import Routes
 from ovspane.server.service import Service
 from ovspane.switch.reconciler import Reconciler
 
@@ -34,7 +35,7 @@ class _Found(NamedTuple):
 class LinkCapacityTask:
     """`make` gives the capacity of the network as it is known, with nothing booked; `clock` ms since the epoch."""
 
-    def __init__(self, make: Callable[[], LinkCapacity], clock: Callable[[], int]) -> None:
+    def __init__(self, make: Callable[[], LinkCapacity], clock: Callable[[], Ms]) -> None:
         self._make = make
         self._clock = clock
         self._capacity: LinkCapacity | None = None
@@ -45,13 +46,13 @@ class LinkCapacityTask:
         """For a new runtime."""
         self._capacity = self._make()
         if self._complete:
-            self._capacity.trust_no_more()
+            self._capacity.mark_network_complete()
         return self._capacity
 
     def hear(self, deltas: Sequence[NetworkDelta]) -> None:
         """The network changed."""
         if self._capacity is not None:
-            self._capacity.hear(deltas)
+            self._capacity.notify(deltas)
         self._due.set()
 
     def check(self) -> None:
@@ -60,7 +61,7 @@ class LinkCapacityTask:
 
     def steering(self) -> Mapping[int, Routes]:
         """The routes of reservations, by slot, that changed since this was asked last."""
-        return self._capacity.steering() if self._capacity is not None else {}
+        return self._capacity.take_steering() if self._capacity is not None else {}
 
     async def run(self, service: Service, reconciler: Reconciler) -> None:
         """Look until cancelled."""
@@ -68,7 +69,7 @@ class LinkCapacityTask:
             await self._due.wait()
             self._due.clear()
             if (capacity := self._capacity) is not None:
-                found = await service.run_alone(partial(self._look, capacity), capacity.weight)
+                found = await service.run_alone(partial(self._look, capacity), capacity.work_estimate)
                 reconciler.steer(found.routes)
                 reconciler.cannot_hold(found.troubles)
                 _tell_rerouted(service, found.rerouted)
@@ -78,14 +79,14 @@ class LinkCapacityTask:
             await asyncio.sleep(PAUSE)
 
     def _look(self, capacity: LinkCapacity) -> _Found:
-        return _Found(capacity.troubles(self._clock()), capacity.steering(), capacity.rerouted())
+        return _Found(capacity.find_unsatisfied(self._clock()), capacity.take_steering(), capacity.take_rerouted())
 
     async def trust_network_after(self, seconds: float) -> None:
         """What reservations were given before the start is taken to be there until all links had time to be seen."""
         await asyncio.sleep(seconds)
         self._complete = True
         if self._capacity is not None:
-            self._capacity.trust_no_more()
+            self._capacity.mark_network_complete()
             self._due.set()
 
 

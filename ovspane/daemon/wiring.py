@@ -48,13 +48,15 @@ from ovspane.daemon.statuses import RequestStatuses
 from ovspane.discovery.discovery import SLICE, Discovery
 from ovspane.discovery.shared import SharedTopology, probe_secret
 from ovspane.lang.replies import Reply, listing
+from ovspane.lang.units import Ms
 from ovspane.loop import in_slices
-from ovspane.network.listing import ListingRow, rows
+from ovspane.network.listing import ListingRow, list_network
 from ovspane.network.model import NetworkDelta
 from ovspane.network.topology import Network
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
 from ovspane.placement.link_capacity import LinkCapacity
-from ovspane.placement.routing import Routing, everything
+from ovspane.placement.network_view import snapshot
+from ovspane.placement.routing import Routing
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.state.state import State
 from ovspane.policy.state.status import Status
@@ -88,9 +90,9 @@ STORE_SECONDS = 5.0
 CLUSTER_SECONDS = 30.0
 
 
-def clock() -> int:
+def clock() -> Ms:
     """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
+    return Ms(time.time_ns() // 1_000_000)
 
 
 class Daemon:
@@ -272,13 +274,13 @@ class Daemon:
         scope = scope_of(self._settings)
         host = self._host if self._settings.db else ""
         capacity = LinkCapacity(Routing(scope.manages, scope.routes), self._settings.network.reservable, host)
-        capacity.hear(everything(self._network))
+        capacity.notify(snapshot(self._network))
         return capacity
 
     async def _topology(self) -> Reply:
         """Network --everything--> the answer to ListTopology; in pieces, so that the loop goes on."""
         found: list[ListingRow] = []
-        async for some in in_slices(rows(self._network, self._discovery.now()), SLICE):
+        async for some in in_slices(list_network(self._network, self._discovery.now()), SLICE):
             found += some
         return listing([row.line for row in found], [row.item for row in found])
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ovspane.packets.algebra import part
+from ovspane.packets.algebra import uncovered_part
 from ovspane.packets.match import Match
 
 
@@ -27,14 +27,14 @@ class Region(NamedTuple):
         return self.match.contains(packet) and not any(one.contains(packet) for one in self.minus)
 
 
-def some(region: Region) -> Match | None:
+def witness(region: Region) -> Match | None:
     """A match whose packets all are in the region, or None if it is empty."""
     if not region.minus:
         return region.match
-    return part(region.match, region.minus)
+    return uncovered_part(region.match, region.minus)
 
 
-def made(match: Match | None, minus: Iterable[Match]) -> Region | None:
+def make_region(match: Match | None, minus: Iterable[Match]) -> Region | None:
     """The region, or None if it has no packet."""
     if match is None:
         return None
@@ -45,14 +45,14 @@ def made(match: Match | None, minus: Iterable[Match]) -> Region | None:
                 return None
             near.append(one)
     region = Region(match, tuple(near))
-    return region if len(near) < 2 or some(region) is not None else None
+    return region if len(near) < 2 or witness(region) is not None else None
 
 
 def inside(region: Region, match: Match) -> Region | None:
     """What of the region is in the match."""
     if (match.value ^ region.match.value) & match.mask & region.match.mask:
         return None
-    return made(Match(match.value | region.match.value, match.mask | region.match.mask), region.minus)
+    return make_region(Match(match.value | region.match.value, match.mask | region.match.mask), region.minus)
 
 
 def outside(region: Region, match: Match) -> Region | None:
@@ -60,12 +60,12 @@ def outside(region: Region, match: Match) -> Region | None:
     if not region.match.overlaps(match):
         return region
     kept = (one for one in region.minus if not match.covers(one))
-    return made(region.match, (*kept, match))
+    return make_region(region.match, (*kept, match))
 
 
 def both(one: Region, other: Region) -> Region | None:
     """What is in both."""
-    return made(one.match.intersect(other.match), {*one.minus, *other.minus})
+    return make_region(one.match.intersect(other.match), {*one.minus, *other.minus})
 
 
 def without(one: Region, other: Region) -> list[Region]:

@@ -38,6 +38,8 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class SetQueue:
+    """Put what is sent from here on into a queue of its port."""
+
     queue: int
 
 
@@ -52,11 +54,15 @@ class SetRegister:
 
 @dataclass(frozen=True, slots=True)
 class Resubmit:
+    """Look the packet up in a table, and go on with the next action."""
+
     table: int
 
 
 @dataclass(frozen=True, slots=True)
 class ApplyMeter:
+    """Drop what exceeds the meter's rate; the rest goes on."""
+
     meter: int
 
 
@@ -102,6 +108,7 @@ class Flow:
 
     @property
     def clauses(self) -> tuple[Clause, ...]:
+        """The clauses of conjunctions that its match is."""
         return tuple(action for action in self.actions if isinstance(action, Clause))
 
 

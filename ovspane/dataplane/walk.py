@@ -47,6 +47,7 @@ class End:
 
     @property
     def spot(self) -> Spot:
+        """The port by which they leave."""
         return self.hops[-1].bridge, self.hops[-1].out
 
 

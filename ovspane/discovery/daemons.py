@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from ovspane.discovery.own_rows import ATTACHMENT, BRIDGE, DAEMON, MOST, VERSION
-from ovspane.policy.concurrency import of_bridge
+from ovspane.policy.concurrency import bridge_of
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.records import Record
 
@@ -109,7 +109,7 @@ class OtherDaemons:
         records = self._store.replica.records
         gone = [key for key, one in records.items() if key[0] in (BRIDGE, ATTACHMENT) and one.columns["daemon"] == name]
         bridges = {bridge for table, bridge in gone if table == BRIDGE}
-        gone += [key for key in records if key[0] == VERSION and of_bridge(key[1]) in bridges]
+        gone += [key for key in records if key[0] == VERSION and bridge_of(key[1]) in bridges]
         gone += [(VERSION, f"turn:{name}"), (DAEMON, name)]
         for first in range(0, len(gone), MOST):
             await self._store.post([], gone[first : first + MOST])

@@ -143,7 +143,7 @@ class Discovery:
 
     def _update_links(self, now: int) -> None:
         found = links_of(self._ports.values(), self._kernel.peers)
-        for key in self.network.claimed(Origin.LOCAL) - found.keys():
+        for key in self.network.claims.links_by(Origin.LOCAL) - found.keys():
             self.network.lose_link(*key, Origin.LOCAL)
         for (a, b), medium in found.items():
             self.network.see_link(a, b, medium, Origin.LOCAL, now)

@@ -33,5 +33,5 @@ class OwnHosts:
         for mac, address in kernel.neighbours:
             host = self._network.host(mac)
             if host is not None and host.port is not None:
-                seen = self._network.last_seen(mac)
+                seen = self._network.hosts.last_seen(mac)
                 self._network.see_host(mac, host.port, now, addresses=[address], seen=seen)

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ovspane.network.model import Bridge, Host, Link, NetworkDelta, Port, PortId, known_as
+from ovspane.network.model import Bridge, Host, Link, NetworkDelta, Port, PortId, local_name
 from ovspane.network.published import bridge_columns, host_columns, read_host
 from ovspane.network.topology import Network
-from ovspane.policy.concurrency import of_bridge
+from ovspane.policy.concurrency import bridge_of
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.records import Key, Record, checked
 
@@ -104,7 +104,7 @@ class OwnRows:
 
     def mark_unreported(self) -> None:
         """The same for what no delta reports: who claims links, and which bridges we program."""
-        for key in self._network.reclaimed():
+        for key in self._network.claims.take_changed():
             for end in key:
                 self._mark(end.bridge)
         programmed = {name: self._programs(name) for name, one in self._network.bridges.items() if not one.host}
@@ -217,7 +217,7 @@ class OwnRows:
             published = read_host(row.columns)
         except ValueError:
             return
-        port, there = known_as(published.port, self._host), self._network.host(published.mac)
+        port, there = local_name(published.port, self._host), self._network.host(published.mac)
         if there is not None and there.port == port and not set(published.addresses) <= set(there.addresses):
             self._network.see_host(published.mac, port, self._now(), addresses=published.addresses)
 
@@ -233,7 +233,7 @@ class OwnRows:
         bridges = {f"{self._host}/{name}": name for name, one in self._network.bridges.items() if not one.host}
         unused: dict[str, str] = {}
         for table, name in [key for key in records if key[0] == VERSION]:
-            own = bridges.get(of_bridge(name))
+            own = bridges.get(bridge_of(name))
             port = name.partition(":")[2].partition(":")[2]
             if own is not None and port and PortId(own, port) not in self._network.ports:
                 unused[name] = str(records[table, name].columns["number"])

@@ -10,7 +10,8 @@ from ovspane.lang.splitter import Piece, Splitter
 from ovspane.lang.statements import Check, Statement, Time
 from ovspane.lang.tokens import MAX_STATEMENT, Cursor, SyntaxFault
 from ovspane.lang.verbs import BY_NAME, VERBS
-from ovspane.packets.flowgroup import AddressSet, Contradiction, Flowgroup
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Contradiction, Flowgroup
 
 __all__ = [
     "Contradiction",
@@ -34,7 +35,7 @@ def parse(text: str) -> Statement:
         raise SyntaxFault(1, 1, f"a statement of at most {MAX_STATEMENT} bytes")
     cursor = Cursor(text)
     statement = _statement(cursor)
-    cursor.need(".", "the final '.'")
+    cursor.expect(".", "the final '.'")
     _finish(cursor, "nothing after the final '.'")
     return statement
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from ovspane.lang import values
 from ovspane.lang.tokens import Cursor
-from ovspane.packets.flowgroup import (
-    ALL,
+from ovspane.packets.fields import (
     ANY_ADDRESS,
     ANY_DSCP,
     ANY_ETHTYPE,
@@ -26,11 +25,9 @@ from ovspane.packets.flowgroup import (
     TRANSPORTS,
     WITH_PORTS,
     AddressSet,
-    Contradiction,
-    Flowgroup,
     Ternary,
-    normalise,
 )
+from ovspane.packets.flowgroup import ALL, Contradiction, Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6
 
@@ -89,7 +86,7 @@ class _Draft:
 
 
 def _user(cursor: Cursor, draft: _Draft, field: str) -> None:
-    cursor.need("=")
+    cursor.expect("=")
     name = cursor.name("a user's name")
     slot = "dst_user" if field == "dstUser" else "src_user"
     before = getattr(draft, slot)
@@ -99,7 +96,7 @@ def _user(cursor: Cursor, draft: _Draft, field: str) -> None:
 
 
 def _host(cursor: Cursor, draft: _Draft, field: str) -> None:
-    cursor.need("=")
+    cursor.expect("=")
     wanted = values.addresses(cursor)
     slot = "src" if field == "srcHost" else "dst"
     left = getattr(draft, slot).intersect(wanted)
@@ -110,12 +107,12 @@ def _host(cursor: Cursor, draft: _Draft, field: str) -> None:
 
 
 def _port(cursor: Cursor, draft: _Draft, field: str) -> None:
-    if cursor.skip("<="):
+    if cursor.accept("<="):
         spans = [(0, values.port(cursor))]
-    elif cursor.skip(">="):
+    elif cursor.accept(">="):
         spans = [(values.port(cursor), 0xFFFF)]
     else:
-        cursor.need("=", "'=', '<=' or '>='")
+        cursor.expect("=", "'=', '<=' or '>='")
         spans = values.ports(cursor)
         for low, high in spans:
             if low > high:
@@ -127,7 +124,7 @@ def _port(cursor: Cursor, draft: _Draft, field: str) -> None:
 
 
 def _transport(cursor: Cursor, draft: _Draft, field: str) -> None:
-    cursor.need("=")
+    cursor.expect("=")
     number = TRANSPORTS.get(cursor.word)
     if number is not None:
         cursor.at += 1
@@ -142,7 +139,7 @@ def _transport(cursor: Cursor, draft: _Draft, field: str) -> None:
 
 
 def _eth(cursor: Cursor, draft: _Draft, field: str) -> None:
-    cursor.need("=")
+    cursor.expect("=")
     slot = "eth_src" if field == "srcEth" else "eth_dst"
     left = getattr(draft, slot).intersect(values.mac(cursor))
     if left is None:
@@ -152,18 +149,18 @@ def _eth(cursor: Cursor, draft: _Draft, field: str) -> None:
 
 
 def _eth_type(cursor: Cursor, draft: _Draft, field: str) -> None:
-    cursor.need("=")
+    cursor.expect("=")
     value = values.integer(cursor, 0, 0xFFFF, "an EtherType (0x0800 is IPv4)", hexadecimal=True)
     draft.narrow("eth_type", field, IntervalSet.single(value))
 
 
 def _vlan(cursor: Cursor, draft: _Draft, field: str) -> None:
-    cursor.need("=")
+    cursor.expect("=")
     draft.narrow("vlan", field, IntervalSet.single(values.integer(cursor, 0, 4094, "a VLAN (0 is untagged)")))
 
 
 def _dscp(cursor: Cursor, draft: _Draft, field: str) -> None:
-    cursor.need("=")
+    cursor.expect("=")
     draft.narrow("dscp", field, IntervalSet.single(values.integer(cursor, 0, 63, "a DSCP")))
     draft.narrow("eth_type", "ethType", IP)
 
@@ -189,11 +186,11 @@ FIELDS: dict[str, Callable[[Cursor, _Draft, str], None]] = {
 def flowgroup(cursor: Cursor) -> Flowgroup:
     """Read a flowgroup. An empty one is noted in `cursor.contradiction` and read as all packets: the statement may
     still turn out to be wrong, which weighs more."""
-    cursor.need("(", "a flowgroup: '('")
-    if cursor.skip("*"):
-        cursor.need(")")
+    cursor.expect("(", "a flowgroup: '('")
+    if cursor.accept("*"):
+        cursor.expect(")")
         return ALL
-    if cursor.skip(")"):
+    if cursor.accept(")"):
         return ALL
     draft = _Draft()
     while True:
@@ -203,9 +200,9 @@ def flowgroup(cursor: Cursor) -> Flowgroup:
             raise cursor.fault("a field: " + ", ".join(FIELDS))
         cursor.at += 1
         reader(cursor, draft, field)
-        if not cursor.skip(","):
+        if not cursor.accept(","):
             break
-    cursor.need(")", "',' or ')'")
+    cursor.expect(")", "',' or ')'")
     try:
         return draft.finish()
     except Contradiction as reason:

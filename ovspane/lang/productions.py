@@ -23,10 +23,10 @@ def _interval(cursor: Cursor, end: st.Time = st.FOREVER, *, forever: bool = True
     """[from TIME] [to TIME|forever] and then the end of the statement."""
     start = st.NOW
     expected = "'from', 'to' or the final '.'"
-    if cursor.skip("from"):
+    if cursor.accept("from"):
         start = values.time(cursor)
         expected = "'to' or the final '.'"
-    if cursor.skip("to"):
+    if cursor.accept("to"):
         end = values.time(cursor, forever=forever)
         expected = "the final '.'"
     if cursor.word != ".":
@@ -37,29 +37,32 @@ def _interval(cursor: Cursor, end: st.Time = st.FOREVER, *, forever: bool = True
 def _tail(cursor: Cursor) -> tuple[bool, str, st.Time, st.Time]:
     """[strict|partial] on SHARE [from TIME] [to TIME|forever]: (partial, share, start, end)."""
     # `strict` is a keyword only here, so a share may still be called so.
-    partial = cursor.skip("partial")
-    given = partial or cursor.skip("strict")
-    cursor.need("on", "'on'" if given else "'on', 'strict' or 'partial'")
+    partial = cursor.accept("partial")
+    given = partial or cursor.accept("strict")
+    cursor.expect("on", "'on'" if given else "'on', 'strict' or 'partial'")
     return partial, _share(cursor), *_interval(cursor)
 
 
 def access(cursor: Cursor, verb: str) -> st.Statement:
+    """allow or deny: FLOWGROUP [partial] on SHARE [interval]."""
     group = flowgroup(cursor)
     partial, share, start, end = _tail(cursor)
     return st.Ask(st.Kind(verb), group, share, partial=partial, start=start, end=end)
 
 
 def bandwidth(cursor: Cursor, verb: str) -> st.Statement:
+    """reserve or ratelimit: FLOWGROUP = RATE [partial] on SHARE [interval]."""
     group = flowgroup(cursor)
-    cursor.need("=", "'=' and a rate")
+    cursor.expect("=", "'=' and a rate")
     rate = values.rate(cursor)
     partial, share, start, end = _tail(cursor)
     return st.Ask(st.Kind(verb), group, share, rate=rate, partial=partial, start=start, end=end)
 
 
 def path(cursor: Cursor, verb: str) -> st.Statement:
+    """waypoint or avoid: FLOWGROUP = PLACE [partial] on SHARE [interval]."""
     group = flowgroup(cursor)
-    cursor.need("=", "'=' and a place")
+    cursor.expect("=", "'=' and a place")
     place = cursor.name("a place's name")
     partial, share, start, end = _tail(cursor)
     return st.Ask(st.Kind(verb), group, share, place=place, partial=partial, start=start, end=end)
@@ -81,38 +84,42 @@ def _hint_item(cursor: Cursor) -> st.HintItem:
     cursor.at += 1
     if name in HINT_WORDS:
         return st.HintItem(name)
-    cursor.need("=")
+    cursor.expect("=")
     return st.HintItem(name, _HINT_VALUES[name](cursor))
 
 
 def hint(cursor: Cursor, _verb: str) -> st.Statement:
+    """FLOWGROUP = ITEM {, ITEM} on SHARE [interval]."""
     group = flowgroup(cursor)
-    cursor.need("=", "'=' and a hint")
+    cursor.expect("=", "'=' and a hint")
     items = [_hint_item(cursor)]
-    while cursor.skip(","):
+    while cursor.accept(","):
         items.append(_hint_item(cursor))
-    cursor.need("on", "',' or 'on'")
+    cursor.expect("on", "',' or 'on'")
     share = _share(cursor)
     start, end = _interval(cursor)
     return st.GiveHint(group, tuple(items), share, start, end)
 
 
 def traffic(cursor: Cursor, _verb: str) -> st.Statement:
+    """FLOWGROUP on SHARE [interval]; the interval has an end."""
     group = flowgroup(cursor)
-    cursor.need("on")
+    cursor.expect("on")
     share = _share(cursor)
     return st.Traffic(group, share, *_interval(cursor, st.NOW, forever=False))
 
 
 def available(cursor: Cursor, _verb: str) -> st.Statement:
+    """FLOWGROUP on SHARE [interval]."""
     group = flowgroup(cursor)
-    cursor.need("on")
+    cursor.expect("on")
     share = _share(cursor)
     return st.Available(group, share, *_interval(cursor))
 
 
 def list_requests(cursor: Cursor, _verb: str) -> st.Statement:
-    if not cursor.skip("on"):
+    """[on SHARE]."""
+    if not cursor.accept("on"):
         if cursor.word != ".":
             raise cursor.fault("'on' or the final '.'")
         return st.ListRequests()
@@ -120,21 +127,26 @@ def list_requests(cursor: Cursor, _verb: str) -> st.Statement:
 
 
 def of_flowgroup(make: Callable[..., st.Statement]) -> Production:
+    """The production of a statement that is made of a flowgroup alone."""
     return lambda cursor, _verb: make(flowgroup(cursor))
 
 
 def of_name(make: Callable[..., st.Statement], what: str) -> Production:
+    """The production of a statement that is made of a name alone; `what` names it in a fault: "a share's name"."""
     return lambda cursor, _verb: make(cursor.name(what))
 
 
 def of_nothing(make: Callable[[], st.Statement]) -> Production:
+    """The production of a verb that has nothing after it."""
     return lambda _cursor, _verb: make()
 
 
 def of_share_and_principal(make: Callable[..., st.Statement], word: str) -> Production:
+    """The production of SHARE `word` PRINCIPAL, where `word` is `to` or `from`."""
+
     def read(cursor: Cursor, _verb: str) -> st.Statement:
         share = _share(cursor)
-        cursor.need(word)
+        cursor.expect(word)
         return make(share, cursor.name("a principal's name"))
 
     return read
@@ -155,14 +167,14 @@ PRIVILEGES = ("reserve", "ratelimit", "reserveTBCapacity", "reserveTBFill", *_FL
 
 
 def _places(cursor: Cursor) -> bool | frozenset[str]:
-    if not cursor.skip("{"):
+    if not cursor.accept("{"):
         if cursor.word not in ("True", "False"):
             raise cursor.fault("True, False or '{' and places")
         return values.boolean(cursor)
     places = {cursor.name("a place's name")}
-    while cursor.skip(","):
+    while cursor.accept(","):
         places.add(cursor.name("a place's name"))
-    cursor.need("}", "',' or '}'")
+    cursor.expect("}", "',' or '}'")
     return frozenset(places)
 
 
@@ -173,7 +185,7 @@ def _privilege(cursor: Cursor) -> tuple[str, int | bool | frozenset[str]]:
         raise cursor.fault("']' or a privilege: " + ", ".join(PRIVILEGES))
     cursor.at += 1
     if word in _FLAGS or word in _PLACES:
-        cursor.need("=")
+        cursor.expect("=")
         return word, (values.boolean(cursor) if word in _FLAGS else _places(cursor))
     bound = _BOUNDS.get((word, cursor.word))
     if bound is None:
@@ -185,28 +197,30 @@ def _privilege(cursor: Cursor) -> tuple[str, int | bool | frozenset[str]]:
 def _privileges(cursor: Cursor) -> st.PrivilegeSpec:
     """Privileges up to the `]`, separated by blanks or commas, each at most once."""
     given: dict[str, int | bool | frozenset[str]] = {}
-    while not cursor.skip("]"):
+    while not cursor.accept("]"):
         first = cursor.at
         field, value = _privilege(cursor)
         if field in given:
             raise cursor.fault("each privilege once", cursor.at - first)
         given[field] = value
-        if cursor.skip(",") and cursor.word == "]":
+        if cursor.accept(",") and cursor.word == "]":
             raise cursor.fault("a privilege after ','")
     return st.PrivilegeSpec(**given)  # type: ignore[arg-type]  # the fields' types are those of _BOUNDS, _FLAGS, _PLACES
 
 
 def new_share(cursor: Cursor, _verb: str) -> st.Statement:
+    """NAME for FLOWGROUP [PRIVILEGES] on PARENT."""
     name = cursor.name("the new share's name")
-    cursor.need("for")
+    cursor.expect("for")
     group = flowgroup(cursor)
-    cursor.need("[", "'[' and privileges")
+    cursor.expect("[", "'[' and privileges")
     privileges = _privileges(cursor)
-    cursor.need("on", "'on' and the parent share")
+    cursor.expect("on", "'on' and the parent share")
     return st.NewShare(name, group, privileges, _share(cursor))
 
 
 def cancel(cursor: Cursor, _verb: str) -> st.Statement:
+    """The number of a request."""
     return st.Cancel(values.integer(cursor, 0, values.LARGEST, "the number of a request"))
 
 
@@ -218,8 +232,9 @@ FORMATS = ("text", "json")
 
 
 def add_user(cursor: Cursor, _verb: str) -> st.Statement:
+    """NAME [as uid|gid NUMBER, or as cert "NAME"]."""
     name = cursor.name("a principal's name")
-    if not cursor.skip("as"):
+    if not cursor.accept("as"):
         if cursor.word != ".":
             raise cursor.fault("'as' or the final '.'")
         return st.AddUser(name)
@@ -233,16 +248,19 @@ def add_user(cursor: Cursor, _verb: str) -> st.Statement:
 
 
 def locate(cursor: Cursor, _verb: str) -> st.Statement:
+    """NAME at ADDRESSES."""
     name = cursor.name("a principal's name")
-    cursor.need("at")
+    cursor.expect("at")
     return st.Locate(name, values.addresses(cursor))
 
 
 def set_format(cursor: Cursor, _verb: str) -> st.Statement:
+    """text or json."""
     if cursor.word not in FORMATS:
         raise cursor.fault("'text' or 'json'")
-    return st.Format(cursor.take())
+    return st.Format(cursor.next_word())
 
 
 def tick(cursor: Cursor, _verb: str) -> st.Statement:
+    """A number of seconds (see `statements.Tick`)."""
     return st.Tick(values.integer(cursor, 0, 10**12, "a number of seconds"))

@@ -8,6 +8,8 @@ from enum import Enum
 
 
 class Code(Enum):
+    """The first word of a reply (ovspane(7), section 2)."""
+
     OK = "OK"  # done, or answered
     NO = "NO"  # understood and refused
     ERR = "ERR"  # not understood
@@ -72,18 +74,22 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def ok(**fields: Value) -> Reply:
+    """It was done, or here is the answer: OK with these fields."""
     return Reply(Code.OK, fields=fields)
 
 
 def no(reason_code: str, text: str) -> Reply:
+    """It was understood and refused: NO. `reason_code` is a stable word for programs, `text` a sentence for people."""
     return Reply(Code.NO, text=text, reason_code=reason_code)
 
 
 def err(line: int, column: int, expected: str) -> Reply:
+    """It was not understood: ERR at this place (both count from 1), where `expected` should have been."""
     return Reply(Code.ERR, text=expected, line=line, column=column)
 
 
 def listing(lines: list[str], items: list[dict[str, Value]] | None = None, **fields: Value) -> Reply:
+    """OK with lines for people, the same as `items` for programs, and fields."""
     return Reply(Code.OK, fields=fields, lines=tuple(lines), items=None if items is None else tuple(items))
 
 
@@ -98,9 +104,11 @@ class Notice:
     fields: dict[str, Value] = field(default_factory=dict)
 
     def to_text(self) -> str:
+        """One line, as clients with `Format text` get it, with its line feed."""
         return f"* {self.event} {_one_line(self.text)}\n"
 
     def to_json(self) -> str:
+        """One JSON object on one line, as clients with `Format json` get it, with its line feed."""
         return json.dumps({"notice": self.event, "text": self.text, **self.fields}, ensure_ascii=False) + "\n"
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from ovspane.packets.flowgroup import AddressSet, Flowgroup
+from ovspane.lang.units import EPOCH, NO_RATE, BitsPerSecond, Ms
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup
 
 
 class Kind(Enum):
@@ -23,6 +25,8 @@ class Kind(Enum):
 
 
 class TimeKind(Enum):
+    """What a time counts from."""
+
     RELATIVE = "relative"  # to the moment the statement is read; `now` is +0
     ABSOLUTE = "absolute"  # milliseconds since the epoch (in a trace: since its start)
     FOREVER = "forever"
@@ -30,21 +34,23 @@ class TimeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    kind: TimeKind
-    ms: int = 0
+    """A time as it was said; `ms` means nothing for FOREVER."""
 
-    def at(self, now: int) -> int | None:
+    kind: TimeKind
+    ms: Ms = EPOCH
+
+    def at(self, now: Ms) -> Ms | None:
         """The instant meant, in ms; None is forever."""
         match self.kind:
             case TimeKind.RELATIVE:
-                return now + self.ms
+                return Ms(now + self.ms)
             case TimeKind.ABSOLUTE:
                 return self.ms
             case TimeKind.FOREVER:
                 return None
 
 
-NOW = Time(TimeKind.RELATIVE, 0)
+NOW = Time(TimeKind.RELATIVE)
 FOREVER = Time(TimeKind.FOREVER)
 
 
@@ -61,7 +67,7 @@ class Ask(Statement):
     kind: Kind
     flowgroup: Flowgroup
     share: str
-    rate: int = 0  # bit/s; reserve and ratelimit only
+    rate: BitsPerSecond = NO_RATE  # reserve and ratelimit only
     place: str = ""  # waypoint and avoid only
     partial: bool = False
     start: Time = NOW
@@ -79,6 +85,8 @@ class HintItem:
 
 @dataclass(frozen=True, slots=True)
 class GiveHint(Statement):
+    """What somebody says about traffic to come; it is answered with an offer."""
+
     flowgroup: Flowgroup
     items: tuple[HintItem, ...]
     share: str
@@ -91,21 +99,27 @@ class GiveHint(Statement):
 
 @dataclass(frozen=True, slots=True)
 class GetSchedule(Statement):
+    """What is reserved on a share, over time."""
+
     share: str
 
 
 @dataclass(frozen=True, slots=True)
 class ListShares(Statement):
-    pass
+    """The shares that the speaker may see."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListSharesByFlowGroup(Statement):
+    """Those of them that contain the flowgroup."""
+
     flowgroup: Flowgroup
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic(Statement):
+    """How much traffic of a flowgroup there was."""
+
     flowgroup: Flowgroup
     share: str
     start: Time = NOW
@@ -114,6 +128,8 @@ class Traffic(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Available(Statement):
+    """The largest rate that a reservation could get over the whole interval."""
+
     flowgroup: Flowgroup
     share: str
     start: Time = NOW
@@ -122,27 +138,33 @@ class Available(Statement):
 
 @dataclass(frozen=True, slots=True)
 class ListRequests(Statement):
+    """The requests and hints of a share; None: of all that the speaker may see."""
+
     share: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Explain(Statement):
+    """What happens to the packets of a flowgroup now, and because of which requests."""
+
     flowgroup: Flowgroup
 
 
 @dataclass(frozen=True, slots=True)
 class Show(Statement):
+    """All about one share or principal."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class ListTopology(Statement):
-    pass
+    """The network as the daemon knows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Whoami(Statement):
-    pass
+    """As whom the speaker speaks."""
 
 
 # --- shares
@@ -156,11 +178,11 @@ class PrivilegeSpec:
     or the set of places.
     """
 
-    reserve_max: int | None = None
-    reserve_min: int | None = None
-    ratelimit_min: int | None = None
+    reserve_max: BitsPerSecond | None = None
+    reserve_min: BitsPerSecond | None = None
+    ratelimit_min: BitsPerSecond | None = None
     tb_capacity: int | None = None
-    tb_fill: int | None = None
+    tb_fill: BitsPerSecond | None = None
     allow: bool | None = None
     deny: bool | None = None
     hint: bool | None = None
@@ -171,6 +193,8 @@ class PrivilegeSpec:
 
 @dataclass(frozen=True, slots=True)
 class NewShare(Statement):
+    """Make a share below `parent`."""
+
     name: str
     flowgroup: Flowgroup
     privileges: PrivilegeSpec
@@ -179,28 +203,38 @@ class NewShare(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Grant(Statement):
+    """Let a principal speak on a share."""
+
     share: str
     principal: str
 
 
 @dataclass(frozen=True, slots=True)
 class GrantDefault(Statement):
+    """Let everybody speak on a share."""
+
     share: str
 
 
 @dataclass(frozen=True, slots=True)
 class Revoke(Statement):
+    """Take a grant back, and those that its holder gave; `principal` may be `everybody`."""
+
     share: str
     principal: str
 
 
 @dataclass(frozen=True, slots=True)
 class DropShare(Statement):
+    """Remove a share with all below it; its requests end."""
+
     share: str
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Statement):
+    """End a request, or take a hint back, by its number."""
+
     request: int
 
 
@@ -218,43 +252,55 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class AddUser(Statement):
+    """Make a principal known, or bind a known one to more connections."""
+
     name: str
     binding: Binding | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DropUser(Statement):
+    """Forget a principal: grants to and by it, its requests and hints."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Locate(Statement):
+    """Say from which addresses a principal's packets come now."""
+
     name: str
     addresses: AddressSet
 
 
 @dataclass(frozen=True, slots=True)
 class As(Statement):
+    """Speak as somebody else from here on (the administrator only)."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Format(Statement):
+    """How replies are written from here on."""
+
     name: str  # text or json
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe(Statement):
-    pass
+    """Hear notices on this connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe(Statement):
-    pass
+    """Hear no more of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check(Statement):
+    """Judge a statement as if it were said, without doing it."""
+
     statement: Statement
 
 

@@ -63,6 +63,7 @@ def position(text: str, offset: int) -> tuple[int, int]:
 
 
 def fault_at(text: str, offset: int, expected: str) -> SyntaxFault:
+    """The fault at a character of the text (an offset from 0)."""
     return SyntaxFault(*position(text, offset), expected)
 
 
@@ -108,20 +109,22 @@ class Cursor:
         """The fault to raise at the cursor, or `back` tokens before it."""
         return fault_at(self.text, self.starts[self.at - back], expected)
 
-    def take(self) -> str:
+    def next_word(self) -> str:
+        """The next word, which is passed; "" at the end."""
         word = self.words[self.at]
         if word:
             self.at += 1
         return word
 
-    def skip(self, word: str) -> bool:
+    def accept(self, word: str) -> bool:
         """True, and one step on, iff this word is next."""
         if self.words[self.at] == word:
             self.at += 1
             return True
         return False
 
-    def need(self, word: str, expected: str = "") -> None:
+    def expect(self, word: str, expected: str = "") -> None:
+        """Pass the word, which has to come next. Raises SyntaxFault, naming `expected` or the word itself."""
         if self.words[self.at] != word:
             raise self.fault(expected or f"'{word}'")
         self.at += 1
@@ -140,6 +143,7 @@ class Cursor:
         return word
 
     def string(self, what: str) -> str:
+        """Pass a quoted string, and give what is in it; `what` names it in a fault. Raises SyntaxFault."""
         word = self.words[self.at]
         if not word.startswith('"'):
             raise self.fault(what)

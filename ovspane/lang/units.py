@@ -1,11 +1,24 @@
-"""Rates, volumes and times as text: exact, short, and readable by the parser again. Pure.
+"""The units that values are in, as types, and rates, volumes and times as text: exact, short, and readable by the
+parser again. Pure.
 
-Units: bit/s, bits, milliseconds.
+A number gets its unit where it comes in (parser, clock, database) or where it was calculated; mypy then keeps instants
+of the wall clock, seconds of the event loop's clock and rates apart. What the schedules calculate inside is plain int.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import NewType
+
+#: an instant of the wall clock (since the epoch; on a manual clock, since its start), or a length of time: milliseconds
+Ms = NewType("Ms", int)
+#: an instant of the monotonic clock, which the event loop goes by, or a length of time: seconds
+Seconds = NewType("Seconds", float)
+#: a rate
+BitsPerSecond = NewType("BitsPerSecond", int)
+
+EPOCH = Ms(0)
+NO_RATE = BitsPerSecond(0)
 
 _UNITS = ((10**9, "Gb"), (10**6, "Mb"), (10**3, "kb"))
 #: instants before this one (in ms, about 1973) belong to a manual clock and are written as seconds
@@ -25,7 +38,7 @@ def rate_text(bits: int | None) -> str:
     return f"{bits}b"
 
 
-def time_text(ms: int | None) -> str:
+def time_text(ms: Ms | None) -> str:
     """An instant as the language reads it: ISO-8601 in UTC, or bare seconds on a manual clock; None is forever."""
     if ms is None:
         return "forever"
@@ -37,7 +50,7 @@ def time_text(ms: int | None) -> str:
     return text.replace("+00:00", "Z")
 
 
-def length_text(ms: int) -> str:
+def length_text(ms: Ms) -> str:
     """A length of time, rounded up to whole seconds: 20min, 2h, 90s."""
     seconds = -(-ms // 1000)
     for factor, unit in ((86400, "d"), (3600, "h"), (60, "min")):

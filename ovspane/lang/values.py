@@ -13,7 +13,8 @@ from socket import AF_INET, AF_INET6, inet_pton
 
 from ovspane.lang.statements import FOREVER, NOW, Time, TimeKind
 from ovspane.lang.tokens import Cursor
-from ovspane.packets.flowgroup import AddressSet, Ternary
+from ovspane.lang.units import BitsPerSecond, Ms
+from ovspane.packets.fields import AddressSet, Ternary
 from ovspane.packets.intervals import IntervalSet
 
 #: the largest rate, volume, size and time: what a double holds exactly, since JSON clients read numbers as doubles
@@ -80,9 +81,9 @@ def _quantity(cursor: Cursor, units: Mapping[str, int], bare: int, what: str, la
     return total
 
 
-def rate(cursor: Cursor) -> int:
+def rate(cursor: Cursor) -> BitsPerSecond:
     """bit/s; a bare number is Mb/s, as in PANE."""
-    return _quantity(cursor, RATE_UNITS, 6, "a rate, as 5Mb, 2.5Gb or 300kb", "9007199Gb")
+    return BitsPerSecond(_quantity(cursor, RATE_UNITS, 6, "a rate, as 5Mb, 2.5Gb or 300kb", "9007199Gb"))
 
 
 def volume(cursor: Cursor) -> int:
@@ -97,9 +98,9 @@ def size(cursor: Cursor) -> int:
 
 def time(cursor: Cursor, *, forever: bool = False) -> Time:
     """A time; `forever` says whether that word may stand here."""
-    if cursor.skip("now"):
+    if cursor.accept("now"):
         return NOW
-    if forever and cursor.skip("forever"):
+    if forever and cursor.accept("forever"):
         return FOREVER
     expected = TIME + (", or forever" if forever else "")
     sign = cursor.word if cursor.word in ("+", "-") else ""
@@ -122,25 +123,25 @@ def time(cursor: Cursor, *, forever: bool = False) -> Time:
         raise cursor.fault("a time of less than 285 000 years")
     cursor.at += steps
     if sign or unit:
-        return Time(TimeKind.RELATIVE, -ms if sign == "-" else ms)
-    return Time(TimeKind.ABSOLUTE, ms)
+        return Time(TimeKind.RELATIVE, Ms(-ms if sign == "-" else ms))
+    return Time(TimeKind.ABSOLUTE, Ms(ms))
 
 
 def _iso(cursor: Cursor) -> Time:
     """ISO-8601 with a zone; a zone east of Greenwich is a `+` and a word of its own to the tokens."""
     first = cursor.at
-    text = cursor.take()
+    text = cursor.next_word()
     if cursor.word == "+" and cursor.adjacent():
         cursor.at += 1
         if cursor.adjacent():
-            text += "+" + cursor.take()
+            text += "+" + cursor.next_word()
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise cursor.fault("a date and time that exist, as 2026-11-01T10:00:00Z", cursor.at - first) from None
     if moment.tzinfo is None:
         raise cursor.fault("a zone with the time, as 2026-11-01T10:00:00Z or …+01:00", cursor.at - first)
-    return Time(TimeKind.ABSOLUTE, (moment - _EPOCH) // timedelta(milliseconds=1))
+    return Time(TimeKind.ABSOLUTE, Ms((moment - _EPOCH) // timedelta(milliseconds=1)))
 
 
 def _address(cursor: Cursor) -> tuple[int, int, int]:
@@ -153,7 +154,7 @@ def _address(cursor: Cursor) -> tuple[int, int, int]:
         raise cursor.fault("an IPv4 or IPv6 address") from None
     cursor.at += 1
     width = 128 if v6 else 32
-    if not cursor.skip("/"):
+    if not cursor.accept("/"):
         return (6 if v6 else 4), value, value
     hosts = width - integer(cursor, 0, width, "a prefix length")
     low = value >> hosts << hosts
@@ -163,18 +164,19 @@ def _address(cursor: Cursor) -> tuple[int, int, int]:
 def addresses(cursor: Cursor) -> AddressSet:
     """ADDR or { ADDR, … }."""
     spans: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
-    braced = cursor.skip("{")
+    braced = cursor.accept("{")
     while True:
         version, low, high = _address(cursor)
         spans[version].append((low, high))
-        if not (braced and cursor.skip(",")):
+        if not (braced and cursor.accept(",")):
             break
     if braced:
-        cursor.need("}", "',' or '}'")
+        cursor.expect("}", "',' or '}'")
     return AddressSet(IntervalSet.of(spans[4]), IntervalSet.of(spans[6]))
 
 
 def port(cursor: Cursor) -> int:
+    """A TCP, UDP or SCTP port."""
     return integer(cursor, 0, 0xFFFF, "a port")
 
 
@@ -188,36 +190,37 @@ def _port_span(cursor: Cursor) -> tuple[int, int]:
     if ends[0] is None or (high and ends[1] is None):
         raise cursor.fault("a port of 0 to 65535")
     cursor.at += 1
-    if not high and (dash or cursor.skip("-")):
+    if not high and (dash or cursor.accept("-")):
         return ends[0], port(cursor)
     return ends[0], ends[0] if ends[1] is None else ends[1]
 
 
 def ports(cursor: Cursor) -> list[tuple[int, int]]:
     """PORT or { PORT, … } as closed ranges in the order written."""
-    if not cursor.skip("{"):
+    if not cursor.accept("{"):
         return [_port_span(cursor)]
     spans = [_port_span(cursor)]
-    while cursor.skip(","):
+    while cursor.accept(","):
         spans.append(_port_span(cursor))
-    cursor.need("}", "',' or '}'")
+    cursor.expect("}", "',' or '}'")
     return spans
 
 
 def _mac_value(cursor: Cursor) -> int:
     if not _MAC.fullmatch(cursor.word):
         raise cursor.fault("a MAC address, as 00:11:22:33:44:55")
-    return int(cursor.take().replace(":", ""), 16)
+    return int(cursor.next_word().replace(":", ""), 16)
 
 
 def mac(cursor: Cursor) -> Ternary:
     """MAC or MAC/MASK; bits outside the mask are ignored."""
     value = _mac_value(cursor)
-    mask = _mac_value(cursor) if cursor.skip("/") else 2**48 - 1
+    mask = _mac_value(cursor) if cursor.accept("/") else 2**48 - 1
     return Ternary(value & mask, mask)
 
 
 def boolean(cursor: Cursor) -> bool:
+    """True or False, as privileges are written."""
     if cursor.word not in ("True", "False"):
         raise cursor.fault("True or False")
-    return cursor.take() == "True"
+    return cursor.next_word() == "True"

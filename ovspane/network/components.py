@@ -1,8 +1,8 @@
 """Which bridges links join, kept while links come and go; and by which ports packets leave on simple paths. Pure.
 
-A part is all bridges that links join. Where links are redundant most of those that come and go leave the parts as they
-are, and that is found out without looking at all: a link that came joins nothing new if it lies within a part, and one
-that went parts nothing if a search from one of its ends meets the other.
+A component is all bridges that links join. Where links are redundant most of those that come and go leave the
+components as they are, and that is found out without looking at all: a link that came joins nothing new if it lies
+within a component, and one that went separates nothing if a search from one of its ends meets the other.
 
 Blocks (biconnected components) are of one moment, and made when somebody asks: in a block each link lies on a simple
 path between any two of its bridges. In their graph each link is a node between its two bridges, since two bridges may
@@ -28,23 +28,23 @@ class Components:
 
     def __init__(self) -> None:
         self._beside: dict[str, dict[LinkKey, str]] = {}
-        self._part: dict[str, frozenset[str]] = {}
+        self._component: dict[str, frozenset[str]] = {}
         self._known = False
 
-    def change(self, came: Iterable[LinkKey], gone: Iterable[LinkKey]) -> bool:
-        """Links are others; returns whether they join other bridges now."""
-        came, gone = [ends for ends in came if _apart(ends)], [ends for ends in gone if _apart(ends)]
-        for ends in gone:
+    def update(self, added: Iterable[LinkKey], removed: Iterable[LinkKey]) -> bool:
+        """Links came and went; returns whether they join other bridges now."""
+        added, removed = list(filter(_joins, added)), list(filter(_joins, removed))
+        for ends in removed:
             for one, _ in _both(ends):
                 self._beside[one].pop(ends, None)
                 if not self._beside[one]:
                     del self._beside[one]
-        for ends in came:
+        for ends in added:
             for one, other in _both(ends):
                 self._beside.setdefault(one, {})[ends] = other
         if self._known:
-            joining = any(self.joined(a.bridge) is not self.joined(b.bridge) for a, b in came)
-            self._known = not joining and all(self._reaches(a.bridge, b.bridge) for a, b in gone)
+            joining = any(self.component_of(a.bridge) is not self.component_of(b.bridge) for a, b in added)
+            self._known = not joining and all(self._reaches(a.bridge, b.bridge) for a, b in removed)
         return not self._known
 
     def _reaches(self, start: str, end: str) -> bool:
@@ -57,17 +57,17 @@ class Components:
             been |= beside
         return False
 
-    def joined(self, bridge: str) -> frozenset[str]:
+    def component_of(self, bridge: str) -> frozenset[str]:
         """The bridges that links join with it, itself too: the same object for all of them while that is so."""
         if not self._known:
-            self._part, self._known = {}, True
+            self._component, self._known = {}, True
             for name in self._beside:
-                if name not in self._part:
-                    part = self._around(name)
-                    self._part |= dict.fromkeys(part, part)
-        found = self._part.get(bridge)
+                if name not in self._component:
+                    component = self._around(name)
+                    self._component |= dict.fromkeys(component, component)
+        found = self._component.get(bridge)
         if found is None:
-            found = self._part[bridge] = frozenset({bridge})
+            found = self._component[bridge] = frozenset({bridge})
         return found
 
     def _around(self, start: str) -> frozenset[str]:
@@ -79,7 +79,7 @@ class Components:
         return frozenset(been)
 
 
-def _apart(ends: LinkKey) -> bool:
+def _joins(ends: LinkKey) -> bool:
     """A bridge that hears itself is joined with nobody by that."""
     return ends[0].bridge != ends[1].bridge
 
@@ -94,7 +94,7 @@ class Blocks:
 
     def __init__(self, links: Iterable[LinkKey]) -> None:
         graph = nx.Graph()
-        for ends in sorted(filter(_apart, links)):
+        for ends in sorted(filter(_joins, links)):
             graph.add_edges_from((end.bridge, ends) for end in ends)
         self._graph = graph
         blocks: list[list[tuple[_Node, _Node]]] = [list(edges) for edges in nx.biconnected_component_edges(graph)]
@@ -102,7 +102,7 @@ class Blocks:
         self._steps = [[_step(edge) for edge in edges] for edges in blocks]
         self._leaving: dict[tuple[str, str], frozenset[PortId]] = {}
 
-    def leaving(self, start: str, end: str) -> frozenset[PortId]:
+    def egress_ports(self, start: str, end: str) -> frozenset[PortId]:
         """The ports by which packets leave bridges on simple paths from one bridge to another that it is joined
         with."""
         found = self._leaving.get((start, end))

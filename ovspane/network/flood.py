@@ -9,7 +9,7 @@ A port that somebody else keeps from flooding is `quiet`: what it takes in still
 street, taken when nothing else joins its bridges.
 
 Invariants: the ports that flood form a forest, which joins all bridges that links join; the same network (and `quiet`,
-`late`) has the same one, and a link that goes or comes changes it by at most one other (the ports have one total order,
+`late`) has the same one, and a link that goes or comes changes it by at most one more (the ports have one total order,
 as in Kruskal's algorithm).
 """
 
@@ -72,7 +72,7 @@ def _rank(ports: list[PortId], quiet: Collection[PortId], late: Collection[PortI
     return 3 if any(port in last for port in ports) else 2 if any(port in late for port in ports) else 1
 
 
-def joined_with(bridges: Iterable[str], links: Iterable[LinkKey]) -> frozenset[str]:
+def reachable_bridges(bridges: Iterable[str], links: Iterable[LinkKey]) -> frozenset[str]:
     """These bridges and all that links join with them."""
     graph = nx.Graph()
     graph.add_nodes_from(bridges)

@@ -16,11 +16,13 @@ from ovspane.network.topology import Network
 
 
 class ListingRow(NamedTuple):
+    """One thing of the network: as a line for people, and as an item of the reply."""
+
     line: str
     item: dict[str, Value]
 
 
-def rows(network: Network, now: int) -> Iterator[ListingRow]:
+def list_network(network: Network, now: int) -> Iterator[ListingRow]:
     """Everything that is known at `now` (ms). Ages in the items are seconds, speeds bit/s, 0 for unknown."""
     for name in sorted(network.bridges):
         if (bridge := network.bridges.get(name)) is not None:
@@ -31,9 +33,9 @@ def rows(network: Network, now: int) -> Iterator[ListingRow]:
     for ends in sorted(network.links):
         if (link := network.links.get(ends)) is not None:
             yield _link(link, now)
-    for mac in network.macs():
-        if (host := network.host(mac)) is not None:
-            yield _host(host, network.last_seen(mac), now)
+    for mac in network.hosts.macs():
+        if (host := network.hosts.get(mac)) is not None:
+            yield _host(host, network.hosts.last_seen(mac), now)
     for conflict in network.conflicts:
         yield _conflict(conflict, now)
 
@@ -116,7 +118,7 @@ def _conflict(conflict: Conflict, now: int) -> ListingRow:
     return ListingRow(f"conflict {conflict}", item)
 
 
-def things(items: Iterable[Mapping[str, Any]]) -> Iterator[Thing]:
+def parse_listing(items: Iterable[Mapping[str, Any]]) -> Iterator[Thing]:
     """What the items of a listing say; times are left out. Raises ValueError, KeyError for what is no such item."""
     for item in items:
         match item["kind"]:

@@ -1,4 +1,4 @@
-"""What a network is made of, as values: bridges, ports, links, hosts, and who claims what is another's. Pure.
+"""What a network is made of, as values: bridges, ports, links, hosts, and who claims whose addresses. Pure.
 
 Each value says where it was learned (`Origin`); what is higher wins. Times are milliseconds since the epoch, speeds
 bit/s with 0 for unknown. A value is replaced when something about it changes, not when it is merely seen again.
@@ -56,6 +56,7 @@ class Bridge:
 
     @property
     def key(self) -> tuple[str, object]:
+        """What it is, and which one: the same while it is there."""
         return "bridge", self.name
 
 
@@ -75,6 +76,7 @@ class Port:
 
     @property
     def key(self) -> tuple[str, object]:
+        """What it is, and which one: the same while it is there."""
         return "port", self.id
 
 
@@ -101,9 +103,11 @@ class Link:
 
     @property
     def key(self) -> tuple[str, object]:
+        """What it is, and which one: the same while it is there."""
         return "link", self.ends
 
     def other(self, end: PortId) -> PortId:
+        """The port at the other end."""
         return self.ends[1] if end == self.ends[0] else self.ends[0]
 
 
@@ -122,6 +126,7 @@ class Host:
 
     @property
     def key(self) -> tuple[str, object]:
+        """What it is, and which one: the same while it is there."""
         return "host", self.mac
 
 
@@ -139,6 +144,7 @@ class Conflict:
 
     @property
     def key(self) -> tuple[str, object]:
+        """What it is, and which one: the same while it is there."""
         return "conflict", self.subject
 
     def __str__(self) -> str:
@@ -157,13 +163,13 @@ class StaticHost:
     addresses: tuple[str, ...] = ()
 
 
-def canonical(port: PortId, host: str) -> PortId:
-    """The port's name on all hosts, seen from `host`: HOST/BRIDGE:PORT."""
+def global_name(port: PortId, host: str) -> PortId:
+    """The port's name on all hosts, HOST/BRIDGE:PORT, from the name that `host` has for it."""
     return port if "/" in port.bridge else PortId(f"{host}/{port.bridge}", port.port)
 
 
-def known_as(port: PortId, host: str) -> PortId:
-    """What `host` itself calls it: its own bridges by their bare names."""
+def local_name(port: PortId, host: str) -> PortId:
+    """The inverse of `global_name`: what `host` itself calls it, its own bridges by their bare names."""
     owner, slash, bridge = port.bridge.rpartition("/")
     return PortId(bridge, port.port) if slash and owner == host else port
 

@@ -4,16 +4,16 @@ Length is the number of links. Among paths of one length the order is that of th
 knows the same network finds the same ones. Two bridges may have several links; paths differ by them.
 
 How. The paths are a set that is cut in parts, as Yen's and Lawler's algorithms do: a part is all paths that begin with
-the same hops (the root) and go on by none of some others. When the best path of a part is taken, what is left of it is
+the same hops (the root) and do not go on by certain hops. When the best path of a part is taken, what is left of it is
 one part for each bridge from the root's end on, where the path is left. A heap has the best of each part. Where links
 are redundant there are many shortest paths, and each is found without a search: down the distances to the end, which
 are known once for each end. Only where that meets its own root does it take a search around the root: one for a part at
 most.
 
-`apart` gives the same paths in an order for those who choose one of a few: of one length those come first that have the
-fewest links in common with the ones before, so that another one is left when a link fails or is full; and the first one
-depends on the two bridges, so that all pairs of bridges together use all links. In a fat-tree the first by name would
-be the same few for everybody.
+`diverse_paths` gives the same paths in an order for those who choose one of a few: of one length those come first that
+have the fewest links in common with the ones before, so that one is left when a link fails or is full; and the first
+one depends on the two bridges, so that all pairs of bridges together use all links. In a fat-tree the first by name
+would be the same few for everybody.
 
 Invariant: each path without a bridge twice comes once, by length and then by name; the work for the next one is
 polynomial.
@@ -41,14 +41,6 @@ class Hop(NamedTuple):
     link: Link
 
 
-class Crossing(NamedTuple):
-    """One bridge of a path: where a packet comes in and where it leaves."""
-
-    bridge: str
-    into: PortId
-    out: PortId
-
-
 @dataclass(frozen=True, slots=True)
 class Path:
     """The hops, none for a path that stays on its bridge."""
@@ -57,18 +49,13 @@ class Path:
 
     @property
     def links(self) -> tuple[LinkKey, ...]:
+        """The links that the path crosses, in their order."""
         return tuple(hop.link.ends for hop in self.hops)
 
     @property
     def speed(self) -> int:
         """Of the slowest link whose speed is known (bit/s); 0: of none."""
         return min((hop.link.speed for hop in self.hops if hop.link.speed), default=0)
-
-    def crossings(self, source: PortId, sink: PortId) -> tuple[Crossing, ...]:
-        """Each bridge on the way from one host's port to another's, with the port that packets leave by."""
-        into = [source, *(hop.into for hop in self.hops)]
-        out = [*(hop.out for hop in self.hops), sink]
-        return tuple(Crossing(leave.bridge, enter, leave) for enter, leave in zip(into, out, strict=True))
 
 
 _Hops = tuple[Hop, ...]
@@ -77,7 +64,7 @@ _Name = tuple[PortId, PortId]
 
 
 class Graph:
-    """The bridges and links of one moment; links may come and go (`change`)."""
+    """The bridges and links of one moment; links may come and go (`set_link`)."""
 
     def __init__(self, bridges: Iterable[str], links: Iterable[Link]) -> None:
         self._steps: dict[str, list[Hop]] = {name: [] for name in bridges}
@@ -106,8 +93,8 @@ class Graph:
             search = _Search(self._steps, start, end, self._to(end))
         return [Path(hops) for hops in islice(search.paths(), most)]
 
-    def change(self, ends: LinkKey, link: Link | None) -> bool:
-        """This is the link between two ports now, or there is none; returns whether paths may be others."""
+    def set_link(self, ends: LinkKey, link: Link | None) -> bool:
+        """This is the link between two ports now, or there is none; returns whether paths may have changed."""
         old = self._links.pop(ends, None)
         if link is not None:
             self._links[ends] = link
@@ -121,7 +108,7 @@ class Graph:
         self._distances.clear()
         return True
 
-    def apart(self, start: str, end: str, most: int) -> list[Path]:
+    def diverse_paths(self, start: str, end: str, most: int) -> list[Path]:
         """Up to `most` paths that have few links in common, the shortest first; none if a bridge is not there."""
         if start not in self._steps or end not in self._steps or most < 1:
             return []
@@ -155,7 +142,7 @@ class Graph:
             used.update(map(id, hops))
 
     def _mixed(self, hop: Hop, seed: int) -> int:
-        """A number for a hop, another order of hops for each seed; the same in every process."""
+        """A number for a hop, to order hops by: each seed gives its own order, the same in every process."""
         known = self._marks.get(hop.out)
         if known is None:
             known = self._marks[hop.out] = _mark(str(hop.out))

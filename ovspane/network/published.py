@@ -1,7 +1,7 @@
-"""What a daemon tells the others of its own bridges, as columns of the shared database; and what it makes of theirs.
+"""What a daemon publishes of its own bridges, as columns of the shared database; and what it makes of what others do.
 Pure.
 
-On the wire everything has its name for all hosts (HOST/BRIDGE:PORT, `model.canonical`). A bridge is one row with its
+On the wire everything has its name for all hosts (HOST/BRIDGE:PORT, `model.global_name`). A bridge is one row with its
 ports and the links at them that its daemon knows at first hand; a host at one of its edge ports is a row of its own, so
 that one that moves costs no more than itself. What is read is input: a row that is no good is refused as a whole
 (ValueError), a port or link in it that is none is left out.
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ovspane.network.hosts import usable_address, usable_mac
+from ovspane.network.addresses import usable_address, usable_mac
 from ovspane.network.model import (
     Bridge,
     Host,
@@ -24,9 +24,9 @@ from ovspane.network.model import (
     Origin,
     Port,
     PortId,
-    canonical,
-    known_as,
+    global_name,
     link_key,
+    local_name,
 )
 from ovspane.network.topology import Network
 
@@ -67,7 +67,7 @@ def bridge_columns(network: Network, bridge: Bridge, host: str, programmed: bool
     told = (
         _link_text(link, medium, host)
         for link in links.values()
-        if (medium := network.first_hand(link.ends)) is not None
+        if (medium := network.claims.own_medium(link.ends)) is not None
     )
     return {
         "datapath_id": "" if bridge.datapath_id is None else f"{bridge.datapath_id:x}",
@@ -82,7 +82,7 @@ def bridge_columns(network: Network, bridge: Bridge, host: str, programmed: bool
 
 
 def _link_text(link: Link, medium: str, host: str) -> str:
-    return _text([*(part for end in link.ends for part in canonical(end, host)), medium])
+    return _text([*(part for end in link.ends for part in global_name(end, host)), medium])
 
 
 def _text(value: list[Any]) -> str:
@@ -92,7 +92,7 @@ def _text(value: list[Any]) -> str:
 def host_columns(host: Host, here: str) -> Columns:
     """The row of a host at a port of our own."""
     assert host.port is not None
-    bridge, port = canonical(host.port, here)
+    bridge, port = global_name(host.port, here)
     return {
         "mac": host.mac, "bridge": bridge, "port": port, "addresses": host.addresses,
         "origin": str(host.origin), "since_ms": host.since,
@@ -183,7 +183,7 @@ def read_host(columns: Mapping[str, Any]) -> SharedHost:
 @dataclass(slots=True)
 class RemoteTopology:
     """Keeps a network at what other daemons tell. `host`: our own name. Times in ms, as the network's. `again`: rows
-    of hosts to be offered once more, since what stood in their way may be gone; whoever looks takes them."""
+    of hosts to be offered once more, since what stood in their way may be gone; who offers them empties it."""
 
     network: Network
     host: str
@@ -210,10 +210,11 @@ class RemoteTopology:
 
     @property
     def hosts(self) -> int:
+        """How many hosts other daemons tell of."""
         return len(self._hosts)
 
     def put_bridge(self, told: SharedBridge, now: int) -> None:
-        """A bridge is there, or is otherwise than before."""
+        """A bridge is there, or changed."""
         name = told.bridge.name
         before = self._bridges.get(name)
         with self.network.change():
@@ -235,7 +236,7 @@ class RemoteTopology:
 
     def _link(self, name: str, links: Mapping[LinkKey, str], now: int) -> None:
         """The links that a bridge's row says are there now."""
-        told = {link_key(*(known_as(end, self.host) for end in key)): medium for key, medium in links.items()}
+        told = {link_key(*(local_name(end, self.host) for end in key)): medium for key, medium in links.items()}
         before = self._links.pop(name, set())
         for key in before - told.keys():
             self._said[key] -= 1
@@ -249,7 +250,7 @@ class RemoteTopology:
             self._links[name] = set(told)
 
     def put_host(self, row: str, told: SharedHost, now: int, news: bool = True) -> None:
-        """A row about a host is there, or is otherwise than before; `news`: since now, not only for us."""
+        """A row about a host is there, or changed; `news`: since now, not only for us."""
         before = self._hosts.get(row)
         if before == told:
             return

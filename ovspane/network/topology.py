@@ -3,7 +3,7 @@ changed. Pure.
 
     network.listen(callback)            callback(deltas) after each change: what came, changed, went; a group of changes
                                         is one call
-    network.attachment("10.0.0.1")      the port where an address or MAC is attached, None if that is not known
+    network.host("10.0.0.1")            the host with an address or MAC, and its port; None if that is not known
     network.paths("s1", "s3", 4)        the shortest paths, the shortest first; `avoid` leaves links out
     network.flood_tree()                which ports must not flood, so that no packet goes in circles
 
@@ -17,36 +17,19 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import MappingProxyType
 
+from ovspane.network.addresses import usable_address, usable_mac
+from ovspane.network.change_log import ChangeLog, Listener
 from ovspane.network.flood import FloodTree, flood_tree
-from ovspane.network.hosts import HostLimits, HostTable, usable_address, usable_mac
-from ovspane.network.model import (
-    Bridge,
-    Conflict,
-    Host,
-    Link,
-    LinkKey,
-    NetworkDelta,
-    Origin,
-    Port,
-    PortId,
-    Thing,
-    link_key,
-)
+from ovspane.network.host_index import HostIndex
+from ovspane.network.hosts import HostLearning, HostLimits
+from ovspane.network.link_claims import LinkClaims
+from ovspane.network.model import Bridge, Conflict, Host, Link, LinkKey, Origin, Port, PortId, link_key
 from ovspane.network.paths import Graph, Path
-
-Listener = Callable[[tuple[NetworkDelta, ...]], None]
-
-
-@dataclass(slots=True)
-class _Claim:
-    medium: str
-    since: int
-    last: int
 
 
 class Network:
@@ -54,86 +37,38 @@ class Network:
 
     def __init__(self, limits: HostLimits = HostLimits()) -> None:  # noqa: B008  a frozen value
         self._limits = limits
+        self._log = ChangeLog()
         self._bridges: dict[str, Bridge] = {}
         self._ports: dict[PortId, Port] = {}
         self._links: dict[LinkKey, Link] = {}
-        self._claims: dict[LinkKey, dict[Origin, _Claim]] = {}
-        self._claimed_at: dict[PortId, set[LinkKey]] = {}
         self._links_at: dict[PortId, set[LinkKey]] = {}
-        self._changes: dict[tuple[str, object], tuple[Thing | None, Thing | None]] = {}
-        self._hosts = HostTable(limits, self._note)
-        self._listeners: list[Listener] = []
-        self._depth = 0
-        self._reclaimed: set[LinkKey] = set()
         self._graph: Graph | None = None
-        #: counts the changes that listeners were told
-        self.version = 0
+        #: what is there, for reading; it goes on changing
+        self.bridges: Mapping[str, Bridge] = MappingProxyType(self._bridges)
+        self.ports: Mapping[PortId, Port] = MappingProxyType(self._ports)
+        self.links: Mapping[LinkKey, Link] = MappingProxyType(self._links)
+        #: the hosts, for reading: what changes them is told to the network
+        self.hosts = HostIndex()
+        #: who says which links are there, for reading
+        self.claims = LinkClaims()
+        self._learning = HostLearning(self.hosts, limits, self._log.note)
 
     # --- who wants to know
 
     def listen(self, listener: Listener) -> None:
         """Calls the listener after each change; the network is the new one then. It must not change it."""
-        self._listeners.append(listener)
+        self._log.listen(listener)
 
-    @contextmanager
-    def change(self) -> Iterator[None]:
+    def change(self) -> AbstractContextManager[None]:
         """What is done inside is one change to those who listen."""
-        self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if not self._depth:
-                self._emit()
-
-    def _emit(self) -> None:
-        changes, self._changes = self._changes, {}
-        deltas = tuple(NetworkDelta(before, after) for before, after in changes.values() if before != after)
-        if deltas:
-            self.version += 1
-            for listener in self._listeners:
-                listener(deltas)
-
-    def _note(self, before: Thing | None, after: Thing | None) -> None:
-        thing = after if after is not None else before
-        assert thing is not None
-        first, _ = self._changes.get(thing.key, (before, after))
-        self._changes[thing.key] = first, after
-        if isinstance(thing, (Bridge, Link)):
-            self._graph = None
+        return self._log.group()
 
     # --- what is there
 
     @property
-    def bridges(self) -> Mapping[str, Bridge]:
-        return MappingProxyType(self._bridges)
-
-    @property
-    def ports(self) -> Mapping[PortId, Port]:
-        return MappingProxyType(self._ports)
-
-    @property
-    def links(self) -> Mapping[LinkKey, Link]:
-        return MappingProxyType(self._links)
-
-    @property
-    def hosts(self) -> Iterator[Host]:
-        """By MAC."""
-        return self._hosts.all()
-
-    def macs(self) -> list[str]:
-        """The hosts' MAC addresses."""
-        return self._hosts.macs()
-
-    @property
     def conflicts(self) -> list[Conflict]:
         """Addresses that somebody claims who does not get them."""
-        return self._hosts.conflicts()
-
-    @property
-    def refused_hosts(self) -> int:
-        """Sightings of new hosts that were ignored for want of room."""
-        return self._hosts.refused
+        return list(self._learning.conflicts)
 
     def links_at(self, port: PortId) -> list[Link]:
         """The links of a port: none at the edge, several on a shared segment."""
@@ -143,32 +78,13 @@ class Network:
         """No link is known there."""
         return port not in self._links_at
 
-    def hosts_at(self, port: PortId) -> list[Host]:
-        return self._hosts.at(port)
-
     def host(self, name: str) -> Host | None:
         """By MAC or IP address."""
         mac = usable_mac(name)
         if mac is not None:
-            return self._hosts.get(mac)
+            return self.hosts.get(mac)
         address = usable_address(name)
-        return self._hosts.holder(address) if address is not None else None
-
-    def attachment(self, name: str) -> PortId | None:
-        """Where a MAC or IP address is attached; None: not known, or its port is down or gone."""
-        host = self.host(name)
-        if host is None or host.port is None:
-            return None
-        port = self._ports.get(host.port)
-        return port.id if port is not None and port.up else None
-
-    def last_seen(self, mac: str) -> int | None:
-        """When the host was last seen where it is (ms)."""
-        return self._hosts.last(mac)
-
-    def path(self, start: str, end: str, avoid: Collection[LinkKey] = ()) -> Path | None:
-        """The shortest path between two bridges; None: there is none."""
-        return next(iter(self.paths(start, end, 1, avoid)), None)
+        return self.hosts.holder(address) if address is not None else None
 
     def paths(self, start: str, end: str, most: int, avoid: Collection[LinkKey] = ()) -> list[Path]:
         """Up to `most` paths between two bridges without a bridge twice, the shortest first, the same ones for the
@@ -184,13 +100,15 @@ class Network:
     # --- bridges and ports
 
     def see_bridge(self, bridge: Bridge) -> None:
+        """A bridge is there, or changed; ignored if a higher origin says something else of it."""
         with self.change():
             before = self._bridges.get(bridge.name)
             if before is not None and before.origin > bridge.origin:
                 return
             self._bridges[bridge.name] = bridge
             if before != bridge:
-                self._note(before, bridge)
+                self._graph = None
+                self._log.note(before, bridge)
 
     def lose_bridge(self, name: str) -> None:
         """It is gone, with its ports and all that was at them."""
@@ -199,10 +117,12 @@ class Network:
                 self.lose_port(port)
             before = self._bridges.pop(name, None)
             if before is not None:
-                self._note(before, None)
+                self._graph = None
+                self._log.note(before, None)
 
     def see_port(self, port: Port) -> None:
-        """A port is there, or is otherwise than before. Its bridge has to be there. Raises KeyError."""
+        """A port is there, or changed; ignored if a higher origin says something else of it. Its bridge has to be
+        there. Raises KeyError."""
         if port.id.bridge not in self._bridges:
             raise KeyError(port.id.bridge)
         with self.change():
@@ -210,27 +130,25 @@ class Network:
             if before == port or (before is not None and before.origin > port.origin):
                 return
             self._ports[port.id] = port
-            self._note(before, port)
+            self._log.note(before, port)
             if not port.up:
-                self._hosts.detach(port.id)
-            for key in sorted(self._claimed_at.get(port.id, ())):
+                self._learning.detach(port.id)
+            for key in self.claims.links_at(port.id):
                 if before is not None and not port.up:
                     # what was probed has to be probed again when it is back up
-                    self._claims[key].pop(Origin.PROBE, None)
-                    self._reclaimed.add(key)
+                    self.claims.withdraw(key, Origin.PROBE)
                 self._judge_link(key)
 
     def lose_port(self, port: PortId) -> None:
+        """It is gone, with its links and hosts."""
         with self.change():
             before = self._ports.pop(port, None)
             if before is None:
                 return
-            self._note(before, None)
-            self._hosts.detach(port)
-            for key in sorted(self._claimed_at.get(port, ())):
-                for origin in (Origin.PROBE, Origin.LOCAL):  # a configured link comes back with its port
-                    self._claims[key].pop(origin, None)
-                self._reclaimed.add(key)
+            self._log.note(before, None)
+            self._learning.detach(port)
+            for key in self.claims.links_at(port):
+                self.claims.withdraw(key, Origin.PROBE, Origin.LOCAL)  # a configured link comes back with its port
                 self._judge_link(key)
 
     # --- links
@@ -240,67 +158,38 @@ class Network:
         if a is b."""
         key = link_key(a, b)
         with self.change():
-            claims = self._claims.setdefault(key, {})
-            if origin not in claims:
-                self._reclaimed.add(key)
-            claim = claims.setdefault(origin, _Claim(medium, now, now))
-            claim.medium, claim.last = medium, now
-            for end in key:
-                self._claimed_at.setdefault(end, set()).add(key)
+            self.claims.add(key, medium, origin, now)
             self._judge_link(key)
 
     def lose_link(self, a: PortId, b: PortId, origin: Origin) -> None:
         """Who said so says it no more."""
         key = link_key(a, b)
         with self.change():
-            if self._claims.get(key, {}).pop(origin, None) is not None:
-                self._reclaimed.add(key)
+            if self.claims.has(key, origin):
+                self.claims.withdraw(key, origin)
                 self._judge_link(key)
-
-    def claimed(self, origin: Origin) -> set[LinkKey]:
-        """The links that an origin says are there, whether their ports are or not."""
-        return {key for key, claims in self._claims.items() if origin in claims}
-
-    def first_hand(self, key: LinkKey) -> str | None:
-        """The medium of a link that is there, and that not only other daemons say is there."""
-        claims = self._claims.get(key, {})
-        own = max((origin for origin in claims if origin is not Origin.SHARED), default=None)
-        return claims[own].medium if own is not None and key in self._links else None
-
-    def reclaimed(self) -> set[LinkKey]:
-        """The links of which somebody else says that they are there, than at the last call."""
-        found, self._reclaimed = self._reclaimed, set()
-        return found
 
     def _judge_link(self, key: LinkKey) -> None:
         """The link as it follows from the claims and its ports."""
         before = self._links.get(key)
-        after = self._link_of(key)
-        if not self._claims.get(key):
-            self._claims.pop(key, None)
-            _discard(self._claimed_at, key)
+        after = self.claims.link(key, self._ports)
         if after is not None and before is not None:
             after = replace(after, since=before.since)
         if before == after:
             return
         if after is None:
             del self._links[key]
-            _discard(self._links_at, key)
+            for end in key:
+                self._links_at[end].discard(key)
+                if not self._links_at[end]:
+                    del self._links_at[end]
         else:
             self._links[key] = after
             for end in key:
                 self._links_at.setdefault(end, set()).add(key)
-                self._hosts.detach(end)
-        self._note(before, after)
-
-    def _link_of(self, key: LinkKey) -> Link | None:
-        claims = self._claims.get(key)
-        ends = [self._ports.get(end) for end in key]
-        if not claims or not all(end is not None and end.up for end in ends):
-            return None
-        origin = max(claims)
-        speeds = [end.speed for end in ends if end is not None and end.speed > 0]
-        return Link(key, claims[origin].medium, min(speeds, default=0), origin, claims[origin].since)
+                self._learning.detach(end)
+        self._graph = None
+        self._log.note(before, after)
 
     # --- hosts
 
@@ -314,7 +203,7 @@ class Network:
         if wrong is not None:
             raise ValueError(f"{wrong!r} is not the address of a host")
         with self.change():
-            self._hosts.configure(known, port, [usable for _, usable in valid if usable], now)
+            self._learning.configure(known, port, [usable for _, usable in valid if usable], now)
 
     def see_host(
         self,
@@ -334,7 +223,7 @@ class Network:
             return
         valid = [usable for address in addresses if (usable := usable_address(address)) is not None]
         with self.change():
-            self._hosts.see(known, port, valid, origin, now if seen is None else seen, now)
+            self._learning.see(known, port, valid, origin, now if seen is None else seen, now)
 
     def keep_host(
         self, mac: str, port: PortId, now: int, *, addresses: Iterable[str], origin: Origin, seen: int
@@ -344,44 +233,30 @@ class Network:
         there = self._ports.get(port)
         if there is not None and there.up and self.is_edge(port):
             with self.change():
-                self._hosts.keep(mac, port, list(addresses), origin, seen, now)
+                self._learning.keep(mac, port, list(addresses), origin, seen, now)
 
     def release_host(self, mac: str, port: PortId) -> None:
         """That daemon says it no more."""
         with self.change():
-            self._hosts.release(mac, port)
+            self._learning.release(mac, port)
 
     def lose_host(self, mac: str) -> None:
         """Who said that a host is there says it no more."""
         with self.change():
-            self._hosts.forget(mac)
+            self._learning.forget(mac)
 
     # --- time
 
     def age(self, now: int) -> None:
         """Forget what was only seen, and too long ago."""
         with self.change():
-            for key in list(self._claims):
-                claim = self._claims[key].get(Origin.PROBE)
-                if claim is not None and now - claim.last > self._limits.link_age:
-                    del self._claims[key][Origin.PROBE]
-                    self._reclaimed.add(key)
-                    self._judge_link(key)
-            for port in [
-                port for port in self._ports.values() if port.origin is Origin.PROBE and self.is_edge(port.id)
-            ]:
-                self.lose_port(port.id)
+            for key in self.claims.expire_probes(now - self._limits.link_age):
+                self._judge_link(key)
+            ports, bridges = list(self._ports.values()), list(self._bridges.values())
+            for gone in [port.id for port in ports if port.origin is Origin.PROBE and self.is_edge(port.id)]:
+                self.lose_port(gone)
             inhabited = {port.bridge for port in self._ports}
-            for bridge in [
-                one for one in self._bridges.values() if one.origin is Origin.PROBE and one.name not in inhabited
-            ]:
-                self.lose_bridge(bridge.name)
-            self._hosts.age(now)
-
-
-def _discard(index: dict[PortId, set[LinkKey]], key: LinkKey) -> None:
-    for end in key:
-        if end in index:
-            index[end].discard(key)
-            if not index[end]:
-                del index[end]
+            for bridge in bridges:
+                if bridge.origin is Origin.PROBE and bridge.name not in inhabited:
+                    self.lose_bridge(bridge.name)
+            self._learning.age(now)

@@ -14,7 +14,7 @@ from ovspane.openflow.constants import FLOW_MONITOR, MULTIPART_REPLY
 from ovspane.openflow.flow_monitor import FlowUpdate
 from ovspane.openflow.flow_stats import FlowStats
 from ovspane.openflow.framing import Frame, parse_multipart
-from ovspane.openflow.meters import MeterFeatures, MeterStats
+from ovspane.openflow.meters import MeterStats
 from ovspane.openflow.ports import PortDescription
 from ovspane.openflow.session import OpenFlowSession
 from ovspane.packets.match import ANY, Match
@@ -120,12 +120,6 @@ class BridgeReader(OpenFlowSession):
     async def meters(self) -> dict[int, Meter]:
         """The meters of the bridge that look like ours (one drop band, kbit/s with burst). Raises SessionError."""
         return {number: meter for number, meter in (await self.meter_table()).items() if meter is not None}
-
-    async def meter_features(self) -> MeterFeatures:
-        """How many meters the bridge can have. Raises SessionError."""
-        async with self._operation():
-            parts = await self._ask(*meters.meter_features_request())
-            return self._parsed(meters.parse_meter_features, parts[0])
 
     async def meter_stats(self) -> dict[int, MeterStats]:
         """What each meter of the bridge has counted. Raises SessionError."""

@@ -1,21 +1,15 @@
-"""The one import point of the bulk flow codec: the compiled one, or its plain Python version where that is not built.
-
-The environment variable OVSPANE_PURE=1 chooses the latter.
-"""
+"""The one import point of the bulk flow codec: the compiled one, or its plain twin (ovspane.packets.compiled)."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
+
+from ovspane.packets.compiled import engine
 
 if TYPE_CHECKING:
     from ovspane.openflow._fastflow import bundle_adds, identities, recognise
-elif os.environ.get("OVSPANE_PURE") == "1":
-    from ovspane.openflow._fastflow_py import bundle_adds, identities, recognise
 else:
-    try:
-        from ovspane.openflow._fastflow import bundle_adds, identities, recognise
-    except ImportError:  # built without a compiler or without Cython
-        from ovspane.openflow._fastflow_py import bundle_adds, identities, recognise
+    _engine = engine("ovspane.openflow._fastflow", "ovspane.openflow._fastflow_py")
+    bundle_adds, identities, recognise = _engine.bundle_adds, _engine.identities, _engine.recognise
 
 __all__ = ["bundle_adds", "identities", "recognise"]

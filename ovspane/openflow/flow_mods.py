@@ -29,7 +29,7 @@ _BODY = Struct("!QQBBHHHIIIHH")
 
 
 def flow_mod(command: int, rule: FlowRule, xid: int) -> bytes:
-    """ADD, MODIFY_STRICT or DELETE_STRICT of one flow. The latter two touch it only if it carries our cookie.
+    """ADD or DELETE_STRICT of one flow. The latter touches it only if it carries our cookie.
 
     Raises ValueError if the match or a number cannot be expressed in OpenFlow.
     """

@@ -7,7 +7,6 @@ in our values are bit/s, bursts bits; on the wire kbit/s and kbit.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
@@ -22,7 +21,6 @@ from ovspane.openflow.constants import (
     METER_BURST,
     METER_CONFIG,
     METER_DELETE,
-    METER_FEATURES,
     METER_KBPS,
     METER_MOD,
     METER_PKTPS,
@@ -35,7 +33,6 @@ from ovspane.placement.flow_rules import Meter
 
 _HEAD = Struct("!HHI")
 _BAND = Struct("!HHII4x")
-_FEATURES = Struct("!IIIBxxx")
 _STATS = Struct("!IH6xIQQII")
 _BAND_STATS = 16  # bytes: packets and bytes of one band
 
@@ -87,25 +84,6 @@ def parse_meter_config(part: bytes) -> dict[int, Meter | None]:
             found[number] = Meter(number, rate * 1000, burst * 1000) if kind == DROP_BAND else None
         at += length
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class MeterFeatures:
-    """`max_meters`: how many may exist (0: the datapath has none); the ids may be any of 1..MAX_METER_ID."""
-
-    max_meters: int
-    max_bands: int
-
-
-def meter_features_request() -> Request:
-    """Ask how many meters the switch can have."""
-    return multipart_request(METER_FEATURES)
-
-
-def parse_meter_features(part: bytes) -> MeterFeatures:
-    """The body of the reply. Raises OpenFlowError."""
-    most, _, _, bands = unpack(_FEATURES, part, 0, "meter features")
-    return MeterFeatures(most, bands)
 
 
 class MeterStats(NamedTuple):

@@ -353,8 +353,3 @@ class OpenFlowSession:
         """Returns when the switch has done all that was sent before. Raises SessionError."""
         async with self._operation():
             await self._ask(BARRIER_REQUEST)
-
-    async def echo(self) -> None:
-        """Is the switch there? Raises SessionError if it does not answer within `timeout`."""
-        async with self._operation():
-            await self._ask(ECHO_REQUEST)

@@ -185,11 +185,6 @@ class SwitchDb(Database):
         """The configuration that is asked of ovs-vswitchd."""
         return int(self._root.next_cfg) if self._root else 0
 
-    @property
-    def flow_restore_wait(self) -> bool:
-        """True while the administrator holds the datapath back (ovs-vswitchd.conf.db(5), other_config)."""
-        return bool(self._root) and self._root.other_config.get("flow-restore-wait") == "true"
-
     async def apply(self, build: Callable[[Transaction], None], *, seconds: float = 10.0) -> Applied:
         """`transact`, then waits until ovs-vswitchd has applied it: what OpenFlow names next is there then.
 

@@ -38,6 +38,7 @@ def _pieces(match: Pair, other: Pair) -> Iterator[Pair]:
 
 
 def subtract(match: Pair, other: Pair) -> list[Pair]:
+    """See _fastalgebra.pyi."""
     match, other = _checked(match), _checked(other)
     if (match[0] ^ other[0]) & match[1] & other[1]:
         return [match]
@@ -45,6 +46,7 @@ def subtract(match: Pair, other: Pair) -> list[Pair]:
 
 
 def uncovered(match: Pair, others: Sequence[Pair], budget: int) -> Pair | None:
+    """See _fastalgebra.pyi."""
     checked = [_checked(other) for other in others]
     left = [budget]
     return _uncovered(_checked(match), checked, left)

@@ -1,6 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The one match of a flowgroup that has only one, packed in a microsecond. The plain twin is policy.compiler.expand
-itself.
+"""The one match of a flowgroup that has only one, packed in a microsecond.
 
 The typed interface is in _fastexpand.pyi.
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ovspane.packets._fastalgebra_py import BudgetSpent
+from ovspane.packets.compiled import engine
 from ovspane.packets.match import Match
-from ovspane.packets.overlap import COMPILED, MatchIndex
+from ovspane.packets.overlap import MatchIndex
 
-if TYPE_CHECKING or not COMPILED:
-    from ovspane.packets import _fastalgebra_py as _engine
-else:
+if TYPE_CHECKING:
     from ovspane.packets import _fastalgebra as _engine
+else:
+    _engine = engine("ovspane.packets._fastalgebra", "ovspane.packets._fastalgebra_py")
 
 #: comparisons: about ten milliseconds, compiled
 BUDGET = 1_000_000
@@ -29,10 +30,10 @@ __all__ = [
     "difference",
     "equal",
     "intersection",
-    "part",
+    "is_subset",
     "subtract",
+    "uncovered_part",
     "union",
-    "within",
     "witness",
 ]
 
@@ -87,20 +88,20 @@ def witness(these: Iterable[Match], those: Sequence[Match], budget: int = BUDGET
     return None
 
 
-def part(match: Match, others: Sequence[Match], budget: int = BUDGET) -> Match | None:
+def uncovered_part(match: Match, others: Sequence[Match], budget: int = BUDGET) -> Match | None:
     """As `witness` of one match, when most of the others overlap it. Raises BudgetSpent."""
     found = _engine.uncovered(match, others, budget)
     return Match(*found) if found is not None else None
 
 
-def within(these: Iterable[Match], those: Sequence[Match], budget: int = BUDGET) -> bool:
+def is_subset(these: Iterable[Match], those: Sequence[Match], budget: int = BUDGET) -> bool:
     """True iff every packet of the first union is in the second. Raises BudgetSpent."""
     return witness(these, those, budget) is None
 
 
 def equal(these: Sequence[Match], those: Sequence[Match], budget: int = BUDGET) -> bool:
     """True iff the two unions have the same packets. Raises BudgetSpent."""
-    return within(these, those, budget) and within(those, these, budget)
+    return is_subset(these, those, budget) and is_subset(those, these, budget)
 
 
 def _beside(those: Sequence[Match]) -> Callable[[Match], list[Match]]:

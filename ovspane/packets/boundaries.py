@@ -1,4 +1,4 @@
-"""Which packets to look at: those at the corners of flowgroups, just inside and just outside. Pure.
+"""Which packets to ask about: those at the corners of flowgroups, just inside and just outside. Pure.
 
 A wrong table differs from the policy on a box of packets whose sides are sides of requests; so packets at the corners
 of all intersections, and one step beyond, find what a few random packets would not.
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ovspane.packets.flowgroup import ALL, IP, TCP, WITH_PORTS, Flowgroup, Locations
+from ovspane.packets.fields import IP, TCP, WITH_PORTS, Locations
+from ovspane.packets.flowgroup import ALL, Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Packet
 
@@ -23,7 +24,7 @@ def lowest(group: Flowgroup, locations: Locations) -> Packet | None:
     return next(_corner(group, locations, low=True), None)
 
 
-def corners(groups: Iterable[Flowgroup], locations: Locations) -> set[Packet]:
+def boundary_packets(groups: Iterable[Flowgroup], locations: Locations) -> set[Packet]:
     """Packets at the corners of the flowgroups and of their intersections."""
     regions: list[Flowgroup] = [ALL]
     for group in groups:

@@ -28,6 +28,7 @@ class IntervalSet:
 
     @staticmethod
     def single(*values: int) -> IntervalSet:
+        """The set of these numbers."""
         if len(values) == 1:
             return IntervalSet(((values[0], values[0]),))
         return IntervalSet.of((value, value) for value in values)
@@ -44,6 +45,7 @@ class IntervalSet:
         return any(lo <= value <= hi for lo, hi in self.spans)
 
     def intersect(self, other: IntervalSet) -> IntervalSet:
+        """The numbers in both."""
         if len(self.spans) == len(other.spans) == 1:  # nearly always, and often one of them is everything
             (first, last), (lo, hi) = self.spans[0], other.spans[0]
             if first <= lo and hi <= last:
@@ -64,9 +66,11 @@ class IntervalSet:
         return IntervalSet(tuple(out))
 
     def union(self, other: IntervalSet) -> IntervalSet:
+        """The numbers in either."""
         return IntervalSet.of(self.spans + other.spans)
 
     def subtract(self, other: IntervalSet) -> IntervalSet:
+        """The numbers that are not in `other`."""
         out: list[tuple[int, int]] = []
         cuts, first = other.spans, 0
         for lo, hi in self.spans:
@@ -83,6 +87,7 @@ class IntervalSet:
         return IntervalSet(tuple(out))
 
     def overlaps(self, other: IntervalSet) -> bool:
+        """True iff some number is in both."""
         return bool(self.intersect(other))
 
     def covers(self, other: IntervalSet) -> bool:

@@ -1,30 +1,18 @@
-"""The one import point of the overlap index: the compiled engine, or its plain twin where that is not built.
+"""The one import point of the overlap index: the compiled engine, or its plain twin (ovspane.packets.compiled).
 
-The environment variable OVSPANE_PURE=1 chooses the twin. Invariant: both answer alike
-(tests/unit/packets/test_overlap.py).
+Invariant: both answer alike (tests/unit/packets/test_overlap.py).
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
+
+from ovspane.packets.compiled import engine
 
 if TYPE_CHECKING:
     from ovspane._fastmatch import MatchIndex, overlapped
-
-    COMPILED: bool
-elif os.environ.get("OVSPANE_PURE") == "1":
-    from ovspane._fastmatch_py import MatchIndex, overlapped
-
-    COMPILED = False
 else:
-    try:
-        from ovspane._fastmatch import MatchIndex, overlapped
+    _engine = engine("ovspane._fastmatch", "ovspane._fastmatch_py")
+    MatchIndex, overlapped = _engine.MatchIndex, _engine.overlapped
 
-        COMPILED = True
-    except ImportError:  # built without a compiler or without Cython (setup.py makes the extension optional)
-        from ovspane._fastmatch_py import MatchIndex, overlapped
-
-        COMPILED = False
-
-__all__ = ["COMPILED", "MatchIndex", "overlapped"]
+__all__ = ["MatchIndex", "overlapped"]

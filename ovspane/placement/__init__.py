@@ -1,1 +1,1 @@
-"""Which bridge gets which flows, meters and queues; which way reservations take. Pure."""
+"""Which bridge gets which flows, meters and queues; which paths reservations take. Pure."""

@@ -15,7 +15,7 @@ satisfies two conjunctive matches of one table and priority: of two that might, 
 (`_blocked`) until the other goes. It demands an id that is unique in a table: ours are unique among all of ours.
 
 Ids are made of what they stand for, so that a daemon that starts again finds the same flows; a taken one is passed
-over. Incremental: what a delta touches is looked at per request, all its rules at once: some microseconds a rule, so a
+over. Incremental: what a delta touches is judged per request, all its rules at once: some microseconds a rule, so a
 request of 4096 matches costs some ten milliseconds each time that one of its rules changes. A request whose rules are
 not a product any more is single rules again, within the same delta.
 
@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2s
 from math import prod
 
+from ovspane.lang.units import BitsPerSecond
 from ovspane.packets.match import LAYOUT, Match
 from ovspane.packets.overlap import MatchIndex
 from ovspane.policy.model.table import Effect, Rule, Stage
@@ -37,14 +38,13 @@ from ovspane.policy.model.table import Effect, Rule, Stage
 Key = tuple[Stage, int, int, Match]
 Level = tuple[Stage, int, int]
 #: the rules of a request that may become one conjunction: stage, index, priority, effect, slot, rate, EtherType, output
-Kind = tuple[Stage, int, int, Effect, int, int, tuple[int, int], int]
+Kind = tuple[Stage, int, int, Effect, int, BitsPerSecond, tuple[int, int], int]
 Choice = tuple[int, int]
 
 #: below so many rules the sum is not smaller: 2 x 4 is 6 clauses and a flow
 FEWEST = 8
 #: bounds of the work for one change: how many of those that met a conjunction are tried again when it goes, and how
-#: many
-#: neighbours one is compared with before it stays single rules
+#: many neighbours one is compared with before it stays single rules
 RETRIED, MOST_NEAR = 2, 64
 
 
@@ -94,7 +94,7 @@ class Product:
             value, mask = value | agreed & ones, mask | ones
         return Match(value, mask)
 
-    def meets(self, other: Product) -> bool:
+    def intersects(self, other: Product) -> bool:
         """False only if no packet is in both (dimension by dimension, so True may be one too many)."""
         if not self.hull.overlaps(other.hull):
             return False
@@ -117,6 +117,7 @@ class Conjunction:
 
     @property
     def level(self) -> Level:
+        """Stage, index and priority: where no other conjunction may share a packet with it."""
         return self.kind[:3]
 
 
@@ -154,7 +155,7 @@ class Conjunctions:
         for request in concerned:
             if request in self._made or len(self._own.get(request, ())) >= FEWEST:
                 self._regroup(request, change)
-        for gone in change.gone:  # which grows, should a retry end another
+        for gone in change.gone:  # which grows, should a retry end one more
             self._retry(gone, change)
         members = self._members
         change.single = [(key, None if members and key in members else new) for key, _, new in changes]
@@ -163,7 +164,7 @@ class Conjunctions:
         return change
 
     def _note(self, changes: Iterable[Change]) -> set[int]:
-        """Whose rules are whose now; returns the requests that have others than before."""
+        """Whose rules are whose now; returns the requests whose rules changed."""
         concerned: set[int] = set()
         for key, old, new in changes:
             if old is not None:
@@ -233,7 +234,7 @@ class Conjunctions:
             groups.setdefault(kind, []).append(key)
         found = {}
         for kind, members in groups.items():
-            product = factored([key[3] for key in members]) if len(members) >= FEWEST else None
+            product = factor([key[3] for key in members]) if len(members) >= FEWEST else None
             if product is not None:
                 found[kind, product] = tuple(members)
         return found
@@ -244,7 +245,7 @@ class Conjunctions:
         near = hulls.overlapping(*product.hull, None, MOST_NEAR + 1) if hulls is not None else []
         if len(near) > MOST_NEAR:
             return near[0]
-        return next((number for number in near if self._taken[number].product.meets(product)), None)
+        return next((number for number in near if self._taken[number].product.intersects(product)), None)
 
     def _form(self, request: int, kind: Kind, product: Product, members: tuple[Key, ...]) -> Conjunction:
         made = Conjunction(self._free_number(request, kind), kind, self._rules[members[0]], product, members)
@@ -273,7 +274,7 @@ class Conjunctions:
         return number
 
 
-def factored(matches: list[Match]) -> Product | None:
+def factor(matches: list[Match]) -> Product | None:
     """The matches (different ones, of one EtherType) as a product, if they are one and it is worth it."""
     some = 0
     for _, mask in matches:

@@ -1,4 +1,4 @@
-"""The values that programming a bridge is made of: FlowRule, Meter, Queue, BridgeState. Pure; no I/O.
+"""The values that programming a bridge is made of: FlowRule, Meter, Queue. Pure; no I/O.
 
 Ownership: every flow of ours carries a cookie whose high 32 bits are COOKIE_TAG; the low 32 bits name the request
 (0: the pipeline itself). Every OVSDB row of ours carries external_ids:ovspane. Nothing without them is ever touched.
@@ -6,7 +6,7 @@ Ownership: every flow of ours carries a cookie whose high 32 bits are COOKIE_TAG
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ovspane.packets.match import Match
 
@@ -48,6 +48,7 @@ class FlowRule:
 
     @property
     def key(self) -> tuple[int, int, Match]:
+        """Its identity on a bridge."""
         return self.table, self.priority, self.match
 
 
@@ -71,12 +72,3 @@ class Queue:
     max_rate: int | None
     ports: tuple[str, ...]
     request: int  # id of the request that it serves
-
-
-@dataclass(frozen=True, slots=True)
-class BridgeState:
-    """All that one bridge must have of ours."""
-
-    flows: dict[tuple[int, int, Match], FlowRule] = field(default_factory=dict)
-    meters: dict[int, Meter] = field(default_factory=dict)
-    queues: dict[int, Queue] = field(default_factory=dict)

@@ -3,8 +3,8 @@
 The syntax is that of ovs-ofctl(8), ovs-fields(7) and ovs-actions(7).
 
 Invariant: a flow loaded from its text and read back over OpenFlow is the flow
-(tests/switch/placement/test_ofctl_text.py); so the text says what `openflow.flow_mod` sends, and numbers stand for
-themselves: no port, table or meter names.
+(tests/switch/placement/test_ofctl_text.py); so the text says what `openflow.flow_mods.flow_mod` sends, and numbers
+stand for themselves: no port, table or meter names.
 """
 
 from __future__ import annotations
@@ -132,6 +132,6 @@ def flow_text(rule: FlowRule) -> str:
 
 def meter_text(meter: Meter) -> str:
     """The argument of `ovs-ofctl -O OpenFlow14 add-meter BRIDGE`; rate and burst rounded up to whole kbit, at least
-    one, as `openflow.meter_mod` does."""
+    one, as `openflow.meters.meter_mod` does."""
     rate, burst = (max(1, -(-bits // 1000)) for bits in (meter.rate, meter.burst))
     return f"meter={meter.id},kbps,burst,stats,band=type=drop,rate={rate},burst_size={burst}"

@@ -11,8 +11,9 @@ The pipeline on a bridge (docs/pipeline.md has the flows; table numbers from `Pi
     +43    exit    set the mark and resubmit to table 0, where the bridge's own flows apply
 
 Each rule of access stage k goes on to table k+1, whether that stage is in use or not, so a stage that comes or goes
-changes only its own flows. A Plan is of one bridge, or of all that get the same; which rules a bridge gets is
-`spread`'s business. What comes from another bridge of ours was limited there and goes past the limits (`pass_by`).
+changes only its own flows. A FlowPlan is of one bridge, or of all that get the same; which rules a bridge gets is
+the business of placement.rule_placement. What comes from another bridge of ours was limited there and goes past the
+limits (`skip_limits`).
 
 Meters and queues exist exactly while a rule names them. A meter's id is its request's slot plus `meter_base`, so that
 the low numbers, which people choose by hand, stay free for others.
@@ -36,15 +37,12 @@ ENTRY_PRIORITY = 0xFFFF
 ACCESS_TABLES = 40
 FlowKey = tuple[int, int, Match]
 
-#: the burst of a limit's meter, in parts of a second of its rate. Measured with iperf3 on the kernel and the userspace
-#: datapath,
+#: the burst of a limit's meter, in seconds of its rate. Measured with iperf3 on the kernel and the userspace datapath,
 #: limits of 0.1 to 10 Mbit/s, one TCP flow and four, round trips of 0 and 25 ms: with 0.1 s a TCP flow may get 43 % of
-#: the limit
-#: (a whole window is dropped at once, then it waits for its timer), with 0.25 s 93 to 101, with half a second 92 to
-#: 101, with a
-#: second 87 to 100; UDP gets 97 with each (headers are counted too). What was not used may be sent on top later, so
-#: after a rest a
-#: flow is over its limit by this: over five seconds 10 % with half a second, 20 % with one. So half a second.
+#: the limit (a whole window is dropped at once, then it waits for its timer), with 0.25 s 93 to 101, with half a second
+#: 92 to 101, with a second 87 to 100; UDP gets 97 with each (headers are counted too). What was not used may be sent on
+#: top later, so after a rest a flow is over its limit by this: over five seconds 10 % with half a second, 20 % with
+#: one. So half a second.
 BURST_SECONDS = 0.5
 #: a burst below two full-sized Ethernet frames (bits) would stop a flow whatever its rate
 LEAST_BURST = 2 * 1518 * 8
@@ -59,14 +57,17 @@ class Pipeline:
 
     @property
     def limit(self) -> int:
+        """The table of the limit stage."""
         return self.first + ACCESS_TABLES
 
     @property
     def queue(self) -> int:
+        """The table of the queue stage."""
         return self.first + ACCESS_TABLES + 1
 
     @property
     def exit(self) -> int:
+        """The table by which packets go back to the bridge's own flows."""
         return self.first + ACCESS_TABLES + 3
 
     @property
@@ -74,7 +75,8 @@ class Pipeline:
         """All tables that are ours alone."""
         return range(self.first, self.exit + 1)
 
-    def table(self, stage: Stage, index: int) -> int:
+    def table_of(self, stage: Stage, index: int) -> int:
+        """The table of a stage; `index`: which of the access stages, from 0."""
         match stage:
             case Stage.ACCESS:
                 return self.first + index
@@ -96,9 +98,9 @@ class Pipeline:
     def _default(self, table: int, goto: int) -> FlowRule:
         return FlowRule(table, 0, ANY, Instructions(goto=goto))
 
-    def flow(self, rule: Rule) -> FlowRule:
+    def flow_of(self, rule: Rule) -> FlowRule:
         """The flow that does what a rule of the network flow table says."""
-        table = self.table(*rule[:2])
+        table = self.table_of(*rule[:2])
         match rule.effect:
             case Effect.DROP:
                 instructions = Instructions()
@@ -111,14 +113,15 @@ class Pipeline:
                 instructions = Instructions(set_queue=rule.slot, output=steered, goto=None if steered else self.exit)
         return FlowRule(table, rule.priority, rule.match, instructions, COOKIE_TAG | rule.request & 0xFFFFFFFF)
 
-    def acting(self, made: Conjunction) -> FlowRule:
+    def conjunction_flow(self, made: Conjunction) -> FlowRule:
         """The flow that acts for all the rules of a conjunction."""
-        return replace(self.flow(made.rule), match=Match(made.number << CONJ_SHIFT, CONJ_MASK))
+        return replace(self.flow_of(made.rule), match=Match(made.number << CONJ_SHIFT, CONJ_MASK))
 
     def meter_id(self, slot: int) -> int:
+        """The id of the meter of the request in a slot."""
         return self.meter_base + slot
 
-    def meter(self, rule: Rule) -> Meter:
+    def meter_of(self, rule: Rule) -> Meter:
         """The meter of a limit; see BURST_SECONDS."""
         return Meter(self.meter_id(rule.slot), rule.rate, max(int(rule.rate * BURST_SECONDS), LEAST_BURST))
 
@@ -135,8 +138,8 @@ class Guarantee:
 @dataclass(slots=True, eq=False)
 class FlowPlan:
     """What a bridge must have, or every one: the network flow table placed, kept by deltas. `touched_meters`,
-    `touched_guarantees`: the ids that changed since somebody took them; `enforcers`: request -> the meter (LIMIT) or
-    queue (QUEUE) that makes it hold."""
+    `touched_guarantees`: the ids that changed since somebody emptied these sets; `enforcers`: request -> the meter
+    (LIMIT) or queue (QUEUE) that makes it hold."""
 
     pipeline: Pipeline = field(default_factory=Pipeline)
     flows: dict[FlowKey, FlowRule] = field(default_factory=dict)
@@ -147,10 +150,10 @@ class FlowPlan:
     enforcers: dict[int, tuple[Stage, int]] = field(default_factory=dict)
     _rules: dict[Key, Rule] = field(default_factory=dict)
     _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
-    #: the ports of the last `pass_by`
-    passing: frozenset[int] = frozenset()
-    #: the ports of the last `shut`
-    shut_ports: frozenset[int] = frozenset()
+    #: the ports of the last `skip_limits`
+    unlimited_ports: frozenset[int] = frozenset()
+    #: the ports of the last `block_ports`
+    blocked_ports: frozenset[int] = frozenset()
     _passing: set[FlowKey] = field(default_factory=set)
     stages: int = 0
     conjunction: bool = False
@@ -190,12 +193,12 @@ class FlowPlan:
             touched |= old.keys() | new.keys()
         return touched
 
-    def pass_by(self, ports: frozenset[int]) -> set[FlowKey]:
+    def skip_limits(self, ports: frozenset[int]) -> set[FlowKey]:
         """What comes in by these ports (OpenFlow numbers) goes past the limits. Returns the keys of the flows that
         changed."""
-        if ports == self.passing:
+        if ports == self.unlimited_ports:
             return set()
-        self.passing = ports
+        self.unlimited_ports = ports
         rules = (
             FlowRule(
                 self.pipeline.limit, ENTRY_PRIORITY, Match.of(in_port=port), Instructions(goto=self.pipeline.queue)
@@ -211,21 +214,21 @@ class FlowPlan:
         self._passing = set(wanted)
         return changed
 
-    def shut(self, ports: frozenset[int]) -> set[FlowKey]:
+    def block_ports(self, ports: frozenset[int]) -> set[FlowKey]:
         """What comes in by these ports goes no further, unless a reservation steers it, nor is anything learnt of
         it: what a bridge learns at a port off the flood tree may send packets in a ring. Returns the keys of the
         flows that changed."""
-        if ports == self.shut_ports:
+        if ports == self.blocked_ports:
             return set()
         changed = set()
-        for port in self.shut_ports ^ ports:
+        for port in self.blocked_ports ^ ports:
             rule = FlowRule(self.pipeline.exit, ENTRY_PRIORITY, Match.of(in_port=port), Instructions())
             changed.add(rule.key)
             if port in ports:
                 self.flows[rule.key] = rule
             else:
                 del self.flows[rule.key]
-        self.shut_ports = ports
+        self.blocked_ports = ports
         return changed
 
     def _put(self, rules: Iterable[FlowRule]) -> None:
@@ -244,9 +247,9 @@ class FlowPlan:
     def _show(self, key: Key, rule: Rule | None) -> FlowKey:
         """A rule that is said by a flow of its own, or (None) is not."""
         stage, index, priority, match = key
-        at = self.pipeline.table(stage, index), priority, match
+        at = self.pipeline.table_of(stage, index), priority, match
         if rule is not None:
-            self.flows[at] = self.pipeline.flow(rule)
+            self.flows[at] = self.pipeline.flow_of(rule)
         else:
             self.flows.pop(at, None)
             self._show_clauses(at)
@@ -265,7 +268,7 @@ class FlowPlan:
         self.flows[at] = FlowRule(*at, Instructions(conjunctions=actions), COOKIE_TAG | owner & 0xFFFFFFFF)
 
     def _say(self, made: Conjunction) -> set[FlowKey]:
-        acting = self.pipeline.acting(made)
+        acting = self.pipeline.conjunction_flow(made)
         self.flows[acting.key] = acting
         touched = {acting.key}
         for k, match in made.product.clauses():
@@ -277,7 +280,7 @@ class FlowPlan:
         return touched
 
     def _forget(self, gone: Conjunction) -> set[FlowKey]:
-        acting = self.pipeline.acting(gone)
+        acting = self.pipeline.conjunction_flow(gone)
         del self.flows[acting.key]
         touched = {acting.key}
         for _, match in gone.product.clauses():
@@ -298,7 +301,7 @@ class FlowPlan:
         if rule.effect is Effect.LIMIT:
             number = self.pipeline.meter_id(rule.slot)
             if by > 0:
-                self.meters[number] = self.pipeline.meter(rule)
+                self.meters[number] = self.pipeline.meter_of(rule)
             elif not self._uses[use]:
                 del self.meters[number]
             self.touched_meters.add(number)

@@ -3,88 +3,69 @@
 A packet of a host enters the network at one bridge and crosses others on its way. What each bridge must have:
 
 access  A drop stands where its packets may enter (everywhere but on the bridges that `Routing.spared` names). An
-        exception stands wherever a drop of its stage stands that it overlaps. So no packet passes that is denied: its
-        drop is at the bridge where it enters, and what lifts that drop there is exactly what lifts it in the whole
-        table, which has the same rules for it there or more. And none is dropped that is not: on any bridge, if a drop
-        that is there matches the packet and the table's stage does not drop it, then the exception that decides in the
-        table overlaps the drop, hence is there too, and decides.
+        exception stands wherever a drop of its stage stands that it overlaps (placement.exceptions). So no packet
+        passes that is denied: its drop is at the bridge where it enters, and what lifts that drop there is exactly what
+        lifts it in the whole table, which has the same rules for it there or more. And none is dropped that is not: on
+        any bridge, if a drop that is there matches the packet and the table's stage does not drop it, then the
+        exception that decides in the table overlaps the drop, hence is there too, and decides.
 limit   Where packets may enter, like drops; and what comes in from another bridge of ours was limited there, so it goes
-        past the stage (`fed`, Plan.pass_by). At the bridge where a packet enters, all limits that match it stand, and
-        the lowest decides, as in the table; past it, none. So each packet passes one meter. (A limit whose packets
-        enter at several bridges is one meter on each.)
-queue   On the bridges that packets leave on their way (`Routing.way`), and the queue on those ports. On each bridge
-        that a packet crosses all guarantees that match it stand, so the highest decides, as in the table. Of a
-        reservation that was given a route (`steer`, placement.link_capacity) the rule stands on the bridges of the
-        route, and sends the packets out by its ports: there they go past whatever else the bridge would do. Only those
-        with the destination's MAC address: those to a router have to get there first, and have no queue. If its route
-        is lost, it stands nowhere.
+        past the stage (`fabric_ports`, FlowPlan.skip_limits). At the bridge where a packet enters, all limits that
+        match it stand, and the lowest decides, as in the table; past it, none. So each packet passes one meter. (A
+        limit whose packets enter at several bridges is one meter on each.)
+queue   On the bridges that packets leave on their way (`Routing.egress`), and the queue on those ports
+        (placement.queue_placement). On each bridge that a packet crosses all guarantees that match it stand, so the
+        highest decides, as in the table. Of a reservation that was given a route (`set_routes`, from
+        placement.link_capacity) the rule stands on the bridges of the route, and sends the packets out by its ports:
+        there they go past whatever else the bridge would do. Only those with the destination's MAC address: those to a
+        router have to get there first, and have no queue. If its route is lost, it stands nowhere.
 
 Where the network knows nothing of a rule's addresses, the rule is everywhere: on a lone bridge, or with no hosts known,
 what comes out is the whole table. Incremental: a host that moves touches the rules that name one of its addresses, and
 the exceptions that these overlap; a link that comes or goes, the queues that are not steered; where it joins or parts
-bridges, the rules that stand otherwise on the bridges that are followed.
+bridges, the rules that no longer stand where they stood, of the bridges that are followed.
 
 Invariant: each bridge has the rules of now whose `Where` says so; the sum of the deltas that were returned for it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import reduce
 
-from ovspane.network.addresses import Name, attached, names
+from ovspane.network.addresses import Address, addresses_of, attachments
 from ovspane.network.model import Host, NetworkDelta
 from ovspane.packets.match import Match
-from ovspane.packets.overlap import MatchIndex
-from ovspane.placement.routing import ANYWHERE, NOBODY, Egress, Routes, Routing, Spared
+from ovspane.placement.egress import ANYWHERE, NONE_SPARED, Egress, Spared, Where
+from ovspane.placement.exceptions import ExceptionIndex
+from ovspane.placement.queue_placement import QueuePlacement
+from ovspane.placement.routes import Routes
+from ovspane.placement.routing import Routing
 from ovspane.policy.model.table import Effect, Key, Rule, Stage, TableDelta
 
-#: where a rule stands: not on the spared bridges; or where its packets go
-Where = Spared | Egress
 #: what touched keys had before: the rule, and where
 _Before = dict[Key, tuple[Rule | None, Where]]
-NOWHERE: frozenset[str] = frozenset()
+_NOWHERE: frozenset[str] = frozenset()
 
 
-def _here(rule: Rule, where: Where, bridge: str) -> Rule:
+def _rule_on(bridge: str, rule: Rule, where: Where) -> Rule:
     """The rule as a bridge has it."""
-    output = where.output(bridge) if isinstance(where, Egress) and where.outputs else 0
+    output = where.output_on(bridge) if isinstance(where, Egress) and where.outputs else 0
     if not output or not isinstance(where, Egress):
         return rule
     match = rule.match.intersect(Match.of(eth_dst=where.sink)) if where.sink else rule.match
     return rule if match is None else rule._replace(match=match, output=output)
 
 
-class _Stage:
-    """The drops and exceptions of one access stage, to know which overlap."""
-
-    def __init__(self) -> None:
-        self.drops, self.exceptions = MatchIndex(), MatchIndex()
-
-
 class RulePlacement:
     """The rules and where they stand. `follow` says which bridges there are."""
 
-    def __init__(self, ways: Routing) -> None:
-        self._ways = ways
+    def __init__(self, routing: Routing) -> None:
+        self._routing = routing
         self._rules: dict[Key, Rule] = {}
-        self._where: dict[Key, Where] = {}
+        self._where: dict[Key, Where] = {}  # of queue rules an Egress, of all others a Spared
         self._bridges: frozenset[str] = frozenset()
-        self._named: dict[Name, set[Key]] = {}
-        self._stages: dict[int, _Stage] = {}
-        self._handles: dict[Key, int] = {}
-        self._by_handle: dict[int, Key] = {}
-        self._last = 0
-        #: of an exception: where the drops are not that it overlaps, and how many of each kind
-        self._lifts: dict[Key, Counter[Spared]] = {}
-        #: of a queue: the ways of its rules
-        self._slots: dict[int, Counter[Egress]] = {}
-        self._routes: dict[int, Routes] = {}
-        self._by_slot: dict[int, set[Key]] = {}  # the queue rules
-        self._adrift: set[Key] = set()  # those of them that no route steers: they follow links
-        #: queues that stand on other ports than before; whoever looks takes them
-        self.touched: set[int] = set()
+        self._by_address: dict[Address, set[Key]] = {}
+        self._exceptions = ExceptionIndex()
+        self._queues = QueuePlacement(routing)
 
     # --- what is asked
 
@@ -101,23 +82,29 @@ class RulePlacement:
         names = frozenset(found)
         for key, rule in self._rules.items():
             where = self._where[key]
-            for bridge in where.among(names):
-                found[bridge].append(_here(rule, where, bridge))
+            for bridge in where.relevant(names):
+                found[bridge].append(_rule_on(bridge, rule, where))
         return found
 
     def ports(self, bridge: str, slot: int) -> frozenset[str] | None:
-        """The ports of a bridge that a queue stands on; None: all."""
-        found: frozenset[str] = frozenset()
-        for way in self._slots.get(slot, ()):
-            some = way.on(bridge)
-            if some is None:
-                return None
-            found |= some
-        return found
+        """The ports of a bridge that a slot's queue stands on; None: all."""
+        return self._queues.ports(bridge, slot)
 
-    def fed(self, bridge: str) -> frozenset[int]:
+    def take_touched_queues(self) -> set[int]:
+        """The slots whose queues may stand on other ports than when this was asked last."""
+        return self._queues.take_touched()
+
+    def fabric_ports(self, bridge: str) -> frozenset[int]:
         """The numbers of the ports whose packets were limited before they came in."""
-        return self._ways.fed(bridge)
+        return self._routing.fabric_ports(bridge)
+
+    def estimate_work(self, deltas: Sequence[NetworkDelta]) -> int:
+        """How many rules `apply_network` would look at, at most."""
+        hosts = [delta for delta in deltas if isinstance(delta.thing, Host)]
+        if len(hosts) < len(deltas):
+            return len(self)
+        addresses = (address for delta in hosts for host in delta for address in attachments(host))
+        return sum(len(self._by_address.get(address, ())) for address in addresses)
 
     # --- what changes
 
@@ -125,7 +112,7 @@ class RulePlacement:
         """These are the bridges for which deltas are wanted from now on."""
         self._bridges = frozenset(bridges)
 
-    def change(self, delta: TableDelta) -> dict[str, TableDelta]:
+    def apply_table(self, delta: TableDelta) -> dict[str, TableDelta]:
         """The table changed; returns what changes on each bridge where something does."""
         before: _Before = {}
         for rule in delta.added:
@@ -135,122 +122,85 @@ class RulePlacement:
                 self._add(rule, before)
                 continue
             self._rules[rule.key] = rule  # of another request perhaps, which may have another route
-            if isinstance(way := self._where[rule.key], Egress):
-                self._count(rule, way, 1)
-                self._count(old, way, -1)
-                self._disown(old)
-                self._own(rule)
+            if isinstance(where := self._where[rule.key], Egress):
+                self._queues.remove(old, where)
+                self._queues.add(rule, where)
                 self._place(rule.key, before)
         for rule in delta.removed:
             self._note(rule.key, before)
             self._remove(rule.key, before)
         return self._deltas(before)
 
-    def replace(self, rules: Iterable[Rule]) -> dict[str, TableDelta]:
-        """The whole table is another."""
+    def replace_table(self, rules: Iterable[Rule]) -> dict[str, TableDelta]:
+        """The table has these rules now and no others; returns what changes on each bridge where something does."""
         wanted = {rule.key: rule for rule in rules}
         added = tuple(rule for key, rule in wanted.items() if self._rules.get(key) != rule)
-        return self.change(TableDelta(added, tuple(rule for key, rule in self._rules.items() if key not in wanted)))
+        removed = tuple(rule for key, rule in self._rules.items() if key not in wanted)
+        return self.apply_table(TableDelta(added, removed))
 
-    def weight(self, deltas: Sequence[NetworkDelta]) -> int:
-        """How many rules `move` would look at, at most."""
-        hosts = [delta for delta in deltas if isinstance(delta.thing, Host)]
-        if len(hosts) < len(deltas):
-            return len(self)
-        return sum(len(self._named.get(name, ())) for delta in hosts for thing in delta for name in attached(thing))
-
-    def move(self, deltas: Iterable[NetworkDelta]) -> dict[str, TableDelta]:
-        """The network changed."""
-        changed = self._ways.update(deltas)
+    def apply_network(self, deltas: Iterable[NetworkDelta]) -> dict[str, TableDelta]:
+        """The network changed; returns what changes on each bridge where something does."""
+        changed = self._routing.update(deltas)
         before: _Before = {}
-        named = self._named.values() if changed.bridges else (self._named.get(name, ()) for name in changed.names)
-        keys = {key for known in named for key in known}
-        if changed.parts:
-            keys |= self._follow_parts(before)
+        if changed.bridges:
+            keys = {key for naming in self._by_address.values() for key in naming}
+        else:
+            keys = {key for address in changed.addresses for key in self._by_address.get(address, ())}
+        if changed.components:
+            keys |= self._follow_components(before)
         if changed.links:
-            keys |= self._adrift
+            keys |= self._queues.unsteered
         for key in keys:
             self._place(key, before)
         return self._deltas(before)
 
-    def _follow_parts(self, before: _Before) -> set[Key]:
-        """Links join other bridges: mostly that makes no difference on the bridges that are followed. Returns the
-        rules of which that is not known."""
-        now: dict[Spared, Spared | None] = {}
-        keys = set()
-        for key, where in self._where.items():
-            if isinstance(where, Spared):
-                if where not in now:
-                    now[where] = self._ways.still(where, self._bridges)
-                if (new := now[where]) is None:
-                    keys.add(key)
-                else:
-                    self._where[key] = new
-        for key, counts in self._lifts.items():
-            found: Counter[Spared] = Counter()
-            for where, number in counts.items():
-                found[now.get(where) or where] += number
-            self._lifts[key] = found
-            self._stand_by(key, before)
-        return keys
-
-    def steer(self, routes: Mapping[int, Routes], anew: bool = False) -> dict[str, TableDelta]:
-        """The reservations in these slots have other routes now; `anew`: and no others have any."""
-        slots = routes.keys() | (self._routes.keys() if anew else ())
-        if anew:
-            self._routes.clear()
-        self._routes |= {slot: some for slot, some in routes.items() if some}
-        for slot, some in routes.items():
-            if not some:
-                self._routes.pop(slot, None)
+    def set_routes(self, routes: Mapping[int, Routes], replace: bool = False) -> dict[str, TableDelta]:
+        """The reservations in these slots have these routes now; `replace`: and no others have any. Returns what
+        changes on each bridge where something does."""
         before: _Before = {}
-        for slot in slots:
-            for key in self._by_slot.get(slot, ()):
-                self._place(key, before)
+        for key in self._queues.set_routes(routes, replace):
+            self._place(key, before)
         return self._deltas(before)
 
     # --- rules
 
     def _note(self, key: Key, before: _Before) -> None:
         if key not in before:
-            before[key] = self._rules.get(key), self._where.get(key, NOBODY)
+            before[key] = self._rules.get(key), self._where.get(key, NONE_SPARED)
 
     def _add(self, rule: Rule, before: _Before) -> None:
         key = rule.key
         self._rules[key] = rule
-        for name in names(rule.match):
-            self._named.setdefault(name, set()).add(key)
+        for address in addresses_of(rule.match):
+            self._by_address.setdefault(address, set()).add(key)
         if rule.stage is Stage.ACCESS:
-            self._index(rule)
+            self._exceptions.add(rule)
         if rule.effect is Effect.CONTINUE:
-            drops = self._stages[rule.index].drops.overlapping(*rule.match)
-            self._lifts[key] = Counter(self._spared(self._by_handle[handle]) for handle in drops)
-            self._where[key] = self._lifted(key)
+            self._exceptions.add_exception(rule, self._where)
+            self._where[key] = self._exceptions.spared_of(key)
+        elif rule.stage is Stage.QUEUE:
+            self._where[key] = ANYWHERE
+            self._queues.add(rule, ANYWHERE)
+            self._place(key, before)
         else:
-            self._where[key] = ANYWHERE if rule.stage is Stage.QUEUE else NOBODY
-            self._count(rule, ANYWHERE, 1)
-            self._own(rule)
+            self._where[key] = NONE_SPARED
             if rule.effect is Effect.DROP:
-                self._lift(key, None, NOBODY, before)
+                self._move_drop(key, None, NONE_SPARED, before)
             self._place(key, before)
 
     def _remove(self, key: Key, before: _Before) -> None:
         rule = self._rules.pop(key)
-        for name in names(rule.match):
-            self._named[name].discard(key)
-            if not self._named[name]:
-                del self._named[name]
+        for address in addresses_of(rule.match):
+            self._by_address[address].discard(key)
+            if not self._by_address[address]:
+                del self._by_address[address]
         if rule.stage is Stage.ACCESS:
-            self._unindex(rule)
+            self._exceptions.remove(rule)
         where = self._where.pop(key)
-        if rule.effect is Effect.CONTINUE:
-            del self._lifts[key]
-        elif isinstance(where, Egress):
-            self._count(rule, where, -1)
-            self._disown(rule)
-            self._adrift.discard(key)
+        if isinstance(where, Egress):
+            self._queues.remove(rule, where)
         elif rule.effect is Effect.DROP:
-            self._lift(key, where, None, before)
+            self._move_drop(key, where, None, before)
 
     def _place(self, key: Key, before: _Before) -> None:
         """Put a rule where it has to be now. Exceptions follow their drops."""
@@ -258,88 +208,50 @@ class RulePlacement:
         if rule.effect is Effect.CONTINUE:
             return
         old = self._where[key]
-        new: Where = self._way(rule) if rule.stage is Stage.QUEUE else self._ways.spared(rule.match)
-        if new == old:
+        if isinstance(old, Egress):
+            egress = self._queues.egress_of(rule)
+            if egress != old:
+                self._note(key, before)
+                self._where[key] = egress
+                self._queues.move(rule, old, egress)
             return
-        self._note(key, before)
-        self._where[key] = new
-        if isinstance(old, Egress) and isinstance(new, Egress):
-            self._count(rule, new, 1)
-            self._count(rule, old, -1)
-        elif isinstance(old, Spared) and isinstance(new, Spared) and rule.effect is Effect.DROP:
-            self._lift(key, old, new, before)
+        spared = self._routing.spared(rule.match)
+        if spared != old:
+            self._note(key, before)
+            self._where[key] = spared
+            if rule.effect is Effect.DROP:
+                self._move_drop(key, old, spared, before)
 
-    def _way(self, rule: Rule) -> Egress:
-        routes = self._routes.get(rule.slot)
-        found = self._ways.steered(rule.match, routes) if routes else None
-        if found is None and self._ways.pair(rule.match) is not None:
-            found = (), 0  # it moved, and its new route comes next: meanwhile it goes as it will
-        (self._adrift.add if found is None else self._adrift.discard)(rule.key)
-        return self._ways.way(rule.match) if found is None else Egress.along(*found)
+    # --- exceptions and components
 
-    def _own(self, rule: Rule) -> None:
-        if rule.stage is Stage.QUEUE:
-            self._by_slot.setdefault(rule.slot, set()).add(rule.key)
+    def _move_drop(self, drop: Key, old: Spared | None, new: Spared | None, before: _Before) -> None:
+        """A drop came (`old` is None), moved, or went; its exceptions follow."""
+        for exception in self._exceptions.move_drop(drop, old, new):
+            self._place_exception(exception, before)
 
-    def _disown(self, rule: Rule) -> None:
-        keys = self._by_slot[rule.slot]
-        keys.discard(rule.key)
-        if not keys:
-            del self._by_slot[rule.slot]
-
-    def _count(self, rule: Rule, way: Egress, by: int) -> None:
-        if rule.stage is not Stage.QUEUE:
-            return
-        ways = self._slots.setdefault(rule.slot, Counter())
-        ways[way] += by
-        if not ways[way]:
-            del ways[way]
-        if not ways:
-            del self._slots[rule.slot]
-        self.touched.add(rule.slot)
-
-    # --- exceptions
-
-    def _index(self, rule: Rule) -> None:
-        self._last += 1
-        self._handles[rule.key], self._by_handle[self._last] = self._last, rule.key
-        stage = self._stages.setdefault(rule.index, _Stage())
-        (stage.drops if rule.effect is Effect.DROP else stage.exceptions).add(self._last, *rule.match)
-
-    def _unindex(self, rule: Rule) -> None:
-        handle = self._handles.pop(rule.key)
-        del self._by_handle[handle]
-        stage = self._stages[rule.index]
-        (stage.drops if rule.effect is Effect.DROP else stage.exceptions).remove(handle)
-
-    def _spared(self, key: Key) -> Spared:
-        where = self._where[key]
-        assert isinstance(where, Spared)
-        return where
-
-    def _lifted(self, key: Key) -> Spared:
-        """Where an exception is not needed: where none of its drops is."""
-        return reduce(Spared.both, self._lifts[key]) if self._lifts[key] else NOBODY
-
-    def _lift(self, key: Key, old: Spared | None, new: Spared | None, before: _Before) -> None:
-        """A drop came (`old` is None), moved, or went."""
-        for handle in self._stages[key[1]].exceptions.overlapping(*key[3]):
-            exception = self._by_handle[handle]
-            counts = self._lifts[exception]
-            if new is not None:
-                counts[new] += 1
-            if old is not None:
-                counts[old] -= 1
-                if not counts[old]:
-                    del counts[old]
-            self._stand_by(exception, before)
-
-    def _stand_by(self, exception: Key, before: _Before) -> None:
+    def _place_exception(self, exception: Key, before: _Before) -> None:
         """Put an exception where its drops are."""
-        where = self._lifted(exception)
-        if where != self._where[exception]:
+        spared = self._exceptions.spared_of(exception)
+        if spared != self._where[exception]:
             self._note(exception, before)
-            self._where[exception] = where
+            self._where[exception] = spared
+
+    def _follow_components(self, before: _Before) -> set[Key]:
+        """Links join other bridges: mostly that makes no difference on the bridges that are followed. Returns the
+        rules of which that is not known."""
+        now: dict[Spared, Spared | None] = {}
+        keys = set()
+        for key, where in self._where.items():
+            if isinstance(where, Spared):
+                if where not in now:
+                    now[where] = self._routing.recheck_spared(where, self._bridges)
+                if (new := now[where]) is None:
+                    keys.add(key)
+                else:
+                    self._where[key] = new
+        for exception in self._exceptions.replace_spared(now):
+            self._place_exception(exception, before)
+        return keys
 
     # --- what comes out
 
@@ -347,20 +259,20 @@ class RulePlacement:
         added: dict[str, list[Rule]] = {}
         removed: dict[str, list[Rule]] = {}
         for key, (old, old_where) in before.items():
-            new, where = self._rules.get(key), self._where.get(key, NOBODY)
-            there = old_where.among(self._bridges) if old is not None else NOWHERE
-            wanted = where.among(self._bridges) if new is not None else NOWHERE
+            new, where = self._rules.get(key), self._where.get(key, NONE_SPARED)
+            there = old_where.relevant(self._bridges) if old is not None else _NOWHERE
+            wanted = where.relevant(self._bridges) if new is not None else _NOWHERE
             if new is not None:
                 for bridge in wanted:
-                    has = _here(new, where, bridge)
-                    had = _here(old, old_where, bridge) if old is not None and bridge in there else None
+                    has = _rule_on(bridge, new, where)
+                    had = _rule_on(bridge, old, old_where) if old is not None and bridge in there else None
                     if has != had:
                         added.setdefault(bridge, []).append(has)
                     if had is not None and had.key != has.key:
                         removed.setdefault(bridge, []).append(had)
             if old is not None:
                 for bridge in there - wanted:
-                    removed.setdefault(bridge, []).append(_here(old, old_where, bridge))
+                    removed.setdefault(bridge, []).append(_rule_on(bridge, old, old_where))
         return {
             bridge: TableDelta(tuple(added.get(bridge, ())), tuple(removed.get(bridge, ())))
             for bridge in added.keys() | removed.keys()

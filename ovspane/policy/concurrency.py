@@ -35,8 +35,9 @@ hints           what drops whole shares and users                    put of a hi
 * The room of a port (placement.link_capacity) is a ledger of the same kind. Who takes one port and who may take any of
   the bridge meet in the keys loose and tight, so that neither has to name all ports; who only takes ports meets nobody
   on other ports. Where a reservation is given one of several paths, it reads them all. The network itself is no part of
-  this: it is as each daemon knows it, and what was decided while it changed is looked at again (`LinkRoom.troubles`).
-* Strictness (policy.admission.control.strictness) compares a request with overlapping ones. More openers can only help
+  this: it is as each daemon knows it, and what was decided while it changed is judged again (`troubles` of
+  placement.link_capacity).
+* Strictness (policy.admission.strictness) compares a request with overlapping ones. More openers can only help
   an allow or reserve and only hurt a deny; more denies the other way round. So puts increment where they can hurt, and
   drops where the loss of help can hurt. A dropped opener can hurt an allow or reserve only where it opened a deny, so
   where a deny is near it; a dropped deny can hurt another deny only where an opener is near both. Where there is none
@@ -69,13 +70,13 @@ _OPENING = (Kind.ALLOW, Kind.RESERVE)
 NEAR_BOUND = 1 << 59
 
 
-def of_bridge(key: str) -> str:
-    """The bridge of a key of the links' room; "" for other keys."""
+def bridge_of(key: str) -> str:
+    """The bridge of a key of the capacity of links; "" for other keys."""
     kind, _, name = key.partition(":")
     return name.partition(":")[0] if kind in ("link", "loose", "tight") else ""
 
 
-def room(share: str) -> str:
+def share_key(share: str) -> str:
     """The key of a share's schedule."""
     return f"room:{share}"
 
@@ -109,13 +110,13 @@ def footprint(state: State, changes: Iterable[Change]) -> Footprint:
                 if not put or share.name in state.shares:
                     reads |= EVERYTHING
                 if not put:
-                    gone.add(room(share.name))
+                    gone.add(share_key(share.name))
             case Principal():
                 writes.add(STRUCTURE)
                 reads |= EVERYTHING
             case Bucket(share=name):
-                reads.add(room(name))
-                writes.add(room(name))
+                reads.add(share_key(name))
+                writes.add(share_key(name))
             case Hint() as hint:
                 if put:
                     writes.add(HINTS)
@@ -129,19 +130,19 @@ def footprint(state: State, changes: Iterable[Change]) -> Footprint:
                 writes |= write
             case _:
                 pass
-    left = {room(name) for name in dropped}
+    left = {share_key(name) for name in dropped}
     return Footprint(frozenset(reads), frozenset(writes - left), frozenset(gone), frozenset(present))
 
 
-def of_moves(changes: Iterable[Change]) -> Footprint:
+def footprint_of_moves(changes: Iterable[Change]) -> Footprint:
     """Of changes that write down the ways that the network gave to reservations (`Runtime.strayed`): they must still
     be there."""
     return Footprint(present=frozenset(change.value.id for change in changes if isinstance(change.value, Request)))
 
 
-def of_ends(changes: Iterable[Change]) -> Footprint:
+def footprint_of_ends(changes: Iterable[Change]) -> Footprint:
     """Of changes that time alone makes (`Runtime.overdue`)."""
-    rooms = frozenset(room(change.value.share) for change in changes if isinstance(change.value, Bucket))
+    rooms = frozenset(share_key(change.value.share) for change in changes if isinstance(change.value, Bucket))
     return Footprint(rooms, rooms)
 
 
@@ -163,7 +164,7 @@ def _of_request(state: State, request: Request, put: bool) -> tuple[set[str], se
         # What it may have helped to be strict: an allow or reserve, to get through a deny; a deny, where an opener is.
         key, others = (RESTRAINTS, (Kind.DENY,)) if opening else (OPENERS, _OPENING)
         reads.add(key)
-        if any(state.nearby.near(request.flowgroup, state.locations, others)):
+        if any(state.index.overlapping(request.flowgroup, state.locations, others)):
             writes.add(key)
     return reads, writes
 
@@ -173,7 +174,7 @@ def _rooms(state: State, request: Request) -> Iterator[str]:
     bound = state.booked + request.rate > NEAR_BOUND
     for name in state.chain(request.share):
         if bound or state.schedules[name].limits:
-            yield room(name)
+            yield share_key(name)
 
 
 def inverse(state: State, change: Change) -> list[Change]:

@@ -4,27 +4,27 @@ The one way through: `execute` (reads only) -> the caller makes the changes dura
 `TableDelta` for the switches. Time: `overdue(now)` gives the changes that time alone makes (ends), which go the same
 way. Invariant after `settle(now)`: the tree holds exactly the requests with start <= now < end.
 
-Work can be cut: `overdue` and `collect` take a number of ends and starts that is enough for one go (`next_event` stays
-in the past then), and `weight` and `collect` say how much there is to do, in requests that have to be looked at (some
-10 us each), so that the caller can do what is long elsewhere. Time's changes are independent of each other, so any part
-of them is a state too.
+Work can be cut: `overdue` and `collect_starts` take a number of ends and starts that is enough for one go (`next_event`
+stays in the past then), and `judging_weight`, `applying_weight` and `collect_starts` say how much there is to do, in
+requests that have to be examined (some 10 us each), so that the caller can do what is long in a thread. Time's changes
+are independent of each other, so any part of them is a state too.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter as Tally
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ovspane.lang import statements as said
 from ovspane.lang.replies import Notice, no
 from ovspane.lang.statements import Kind, Statement
-from ovspane.lang.units import rate_text, time_text
+from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
-from ovspane.policy.admission import strictness as honour
+from ovspane.policy.admission import strictness
 from ovspane.policy.admission.interpreter import Judgement, ending, execute
-from ovspane.policy.compiler.compile import STAGE_LIMIT, Compiler
+from ovspane.policy.compile_check import CompileCheck, as_active
+from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.expand import CannotCompile
 from ovspane.policy.concurrency import inverse
 from ovspane.policy.model.table import TableDelta, joined
@@ -57,82 +57,46 @@ class Settled:
 
 
 class Runtime:
+    """State, policy tree and compiler in step; see the module's text. Not for several threads at once."""
+
     def __init__(
-        self, values: Iterable[Value] = (), default_deny: bool = False, room: NetworkCapacity | None = None
+        self, values: Iterable[Value] = (), default_deny: bool = False, capacity: NetworkCapacity | None = None
     ) -> None:
-        """Start from the values of a store (in the order of `State.values`). `room`: see `State`."""
-        self.state = State(room)
+        """Start from the values of a store (in the order of `State.values`). `capacity`: see `State`."""
+        self.state = State(capacity)
         self.tree = PolicyTree()
-        self._default_deny = default_deny
         self.compiler = Compiler(self.tree, default_deny)
         self.compiler.update(TreeDelta(), {})  # the default deny is a rule that no request brings
-        self._starts: list[tuple[int, int]] = []
-        self._ends: list[tuple[int, int]] = []
+        self._compile_check = CompileCheck(self.state, self.tree, self.compiler, default_deny)
+        self._starts: list[tuple[Ms, int]] = []
+        self._ends: list[tuple[Ms, int]] = []
         self._gone: dict[int, ActiveRequest] = {}
         self._gone_nodes: list[str] = []
         self._moved: set[str] = set()
         self._notices: list[Notice] = []
         self._starting: list[int] = []
-        self._denying: Tally[str] = Tally()  # accepted denies by share, whenever they are
-        self._ever: Compiler | None = None  # over everything that is accepted, whenever it is; made when it may matter
         self._overridden: dict[int, set[int]] = {}  # the holders were told: by which requests
         self._overriding: dict[int, set[int]] = {}  # the same, by the overriding one
         for value in values:
             self.apply([Put(value)], quiet=True)
 
-    def execute(self, speaker: str, statement: Statement, now: int) -> Judgement:
+    def execute(self, speaker: str, statement: Statement, now: Ms) -> Judgement:
         """Judge a statement at `now` (ms); nothing changes. A request that cannot be compiled beside those in effect
         is refused."""
         outcome = execute(self.state, speaker, statement, now)
         for change in outcome.changes:
             if isinstance(change, Put) and isinstance(change.value, Request):
                 try:
-                    self._check(change.value)
+                    self._compile_check.check(change.value)
                 except CannotCompile as problem:
                     return Judgement(no("cannot-compile", str(problem)))
         return outcome
 
-    def _check(self, request: Request) -> None:
-        """Raises CannotCompile if a new request does not fit beside those in effect, or beside all that are ever to
-        be."""
-        delta = TreeDelta(added=(self._active(request),))
-        self.compiler.check(delta, self.state.locations)
-        shares = (
-            len({*self._denying, request.share} if request.kind is Kind.DENY else self._denying) + self._default_deny
-        )
-        later = len(self.state.requests) > len(self.tree.requests)
-        # no more stages than shares that deny; what is in effect was just checked
-        if shares <= STAGE_LIMIT or not later:
-            self._ever = None
-            return
-        if self._ever is None:
-            everything = tuple(self._active(other) for other in self.state.requests.values())
-            ever = Compiler(self.tree, self._default_deny)
-            try:
-                ever.update(TreeDelta(added=everything), self.state.locations)
-            except CannotCompile:  # accepted when this could not be known: each is judged again when it starts
-                return
-            self._ever = ever
-        self._ever.check(delta, self.state.locations)
-
-    def _follow(self, request: Request, put: bool) -> None:
-        """Keep what is known of all accepted requests in step with one that came or goes."""
-        if request.kind is Kind.DENY:
-            self._denying[request.share] += 1 if put else -1
-            if not self._denying[request.share]:
-                del self._denying[request.share]
-        if self._ever is not None:
-            half = (self._active(request),)
-            try:
-                self._ever.update(TreeDelta(added=half) if put else TreeDelta(removed=half), self.state.locations)
-            except CannotCompile:
-                self._ever = None
-
-    def weight(self, statement: Statement) -> int:
+    def judging_weight(self, statement: Statement) -> int:
         """How much work judging a statement may be: about how many requests and shares have to be looked at."""
         match statement:
             case said.Check(statement=inner):
-                return self.weight(inner)
+                return self.judging_weight(inner)
             case said.Ask() if statement.kind is Kind.RESERVE:
                 return self._near(statement.flowgroup) + self._scheduling(statement.share)
             case said.Ask() | said.Explain():
@@ -142,7 +106,7 @@ class Runtime:
             case _:
                 return 1
 
-    def burden(self, changes: Iterable[Change]) -> int:
+    def applying_weight(self, changes: Iterable[Change]) -> int:
         """How much work applying changes is, and settling after them; counting ends when it is much."""
         requests = [value for change in changes if isinstance(value := change.value, Request)]
         scheduling = sum(self._scheduling(request.share) for request in requests if request.kind is Kind.RESERVE)
@@ -163,9 +127,9 @@ class Runtime:
         return total
 
     def _near(self, group: Flowgroup) -> int:
-        return 1 + self.state.nearby.count(group, self.state.locations, MANY)
+        return 1 + self.state.index.count(group, self.state.locations, MANY)
 
-    def overdue(self, now: int, most: int | None = None) -> list[Change]:
+    def overdue(self, now: Ms, most: int | None = None) -> list[Change]:
         """The changes that bring the state to `now`: requests and hints that are over, in the order of their ends;
         of `most` at most, or of all."""
         changes: list[Change] = []
@@ -200,9 +164,9 @@ class Runtime:
             if isinstance(value, Request):
                 known = self.state.requests.get(value.id)
                 if known is not None:
-                    self._follow(known, False)
+                    self._compile_check.remove(known)
                 if isinstance(change, Put):
-                    self._follow(value, True)
+                    self._compile_check.add(value)
             self.state.apply(change)
             match value:
                 case Share() if isinstance(change, Put):
@@ -215,7 +179,7 @@ class Runtime:
                 case Principal():
                     if moved:
                         self._moved.add(value.name)
-                        self._ever = None
+                        self._compile_check.forget()
                 case _:
                     end = getattr(value, "end", None)
                     if end is not None and isinstance(change, Put):
@@ -256,7 +220,7 @@ class Runtime:
 
     def _note_request(self, request: Request, put: bool, quiet: bool) -> None:
         if put:
-            if request.id in self._gone and self._gone[request.id] == self._active(request):
+            if request.id in self._gone and self._gone[request.id] == as_active(self.state, request):
                 del self._gone[request.id]  # it is back before its end was settled
             heapq.heappush(self._starts, (request.start, request.id))
             if request.end is not None:
@@ -275,7 +239,7 @@ class Runtime:
 
     def _tell_overridden(self, new: Request) -> None:
         """Tell the holders of earlier requests that the new one overrides."""
-        for other in honour.affected(self.state, new):
+        for other in strictness.overridden_by(self.state, new):
             self._overridden.setdefault(other.id, set()).add(new.id)
             self._overriding.setdefault(new.id, set()).add(other.id)
             self._notices.append(_notice("overridden", other, f" by request {new.id} of {new.speaker}"))
@@ -289,22 +253,22 @@ class Runtime:
                 if not quiet:
                     self._notices.append(_notice("restored", self.state.requests[number]))
 
-    def collect(self, now: int, most: int | None = None) -> int:
+    def collect_starts(self, now: Ms, most: int | None = None) -> int:
         """Take the starts that are due (`most` at most, or all) for the next `settle`; how much work that will be."""
         while self._starts and self._starts[0][0] <= now and len(self._starting) != most:
             self._starting.append(heapq.heappop(self._starts)[1])
         requests = self.state.requests
         due = (requests[number].flowgroup for number in self._starting if number in requests)
         gone = (active.flowgroup for active in self._gone.values())
-        moving = sum(len(self.state.nearby.of_user(user)) for user in self._moved)
+        moving = sum(len(self.state.index.of_user(user)) for user in self._moved)
         return moving + self._total(due) + self._total(gone)
 
-    def settle(self, now: int, collected: bool = False, quiet: bool = False) -> Settled:
-        """Bring the tree and the network flow table to `now` (ms); `collected`: only with the starts that `collect`
-        took. `quiet`: tell nobody of starts (at the daemon's start nobody listens yet, and rendering is most of the
+    def settle(self, now: Ms, collected: bool = False, quiet: bool = False) -> Settled:
+        """Bring the tree and the network flow table to `now`; `collected`: only with the starts that `collect_starts`
+        took. `quiet`: no notices of starts (at the daemon's start nobody listens yet, and rendering is most of the
         work)."""
         if not collected:
-            self.collect(now)
+            self.collect_starts(now)
         removed = dict(self._gone)
         added: dict[int, ActiveRequest] = {}
         starting, self._starting = self._starting, []
@@ -312,11 +276,11 @@ class Runtime:
             request = self.state.requests.get(number)
             if request is None or number in added or (number in self.tree.requests and number not in removed):
                 continue
-            if request.start <= now and (request.end is None or now < request.end):
-                added[number] = self._active(request)
+            if request.active_at(now):
+                added[number] = as_active(self.state, request)
                 if not quiet:
                     self._notices.append(_notice("started", request))
-        for number in sorted({number for user in self._moved for number in self.state.nearby.of_user(user)}):
+        for number in sorted({number for user in self._moved for number in self.state.index.of_user(user)}):
             active = self.tree.requests.get(number)
             if active is not None and number not in removed:
                 removed[number] = added[number] = active
@@ -351,18 +315,7 @@ class Runtime:
                 self._notices.append(_notice("degraded", self.state.requests[request.id], f": {problem}"))
             return TableDelta()
 
-    def _active(self, request: Request) -> ActiveRequest:
-        return ActiveRequest(
-            request.id,
-            request.share,
-            request.kind,
-            request.flowgroup,
-            request.rate,
-            honour.allows(self.state, request),
-            request.slot,
-        )
-
-    def next_event(self) -> int | None:
+    def next_event(self) -> Ms | None:
         """The next instant (ms) at which a request or hint starts or ends, or None."""
         while self._starts and self._starts[0][1] not in self.state.requests:
             heapq.heappop(self._starts)

@@ -5,7 +5,7 @@ It follows the text of ovspane(7), section 6, word by word and knows no trick; n
 
 from __future__ import annotations
 
-from ovspane.packets.flowgroup import Locations
+from ovspane.packets.fields import Locations
 from ovspane.packets.match import Packet
 from ovspane.policy.model.actions import NEUTRAL, Access, Verdict
 from ovspane.policy.model.tree import ROOT, PolicyTree

@@ -15,8 +15,8 @@ from typing import TypeVar
 from ovspane.lang.parser import Piece, SyntaxFault, parse
 from ovspane.lang.replies import Code, Notice, Reply, err, no, ok
 from ovspane.lang.statements import Statement, Tick
-from ovspane.lang.units import rate_text
-from ovspane.packets.boundaries import corners, lowest
+from ovspane.lang.units import EPOCH, Ms, rate_text
+from ovspane.packets.boundaries import boundary_packets, lowest
 from ovspane.packets.flowgroup import Contradiction
 from ovspane.packets.match import Packet
 from ovspane.policy.compiler.compile import Compiler
@@ -27,7 +27,7 @@ from ovspane.policy.runtime import Runtime
 from ovspane.policy.semantics import evaluate, passes
 from ovspane.policy.state.shares import ADMINISTRATOR
 from ovspane.policy.state.state import Change, State
-from ovspane.replay.trace import Entry, Hear, Look, Say, glob_matches, read_trace
+from ovspane.replay.trace import Entry, ExpectedNotice, ExpectedOutcome, ExpectedReply, glob_matches, read_trace
 from ovspane.store.keeper import StoreKeeper
 from ovspane.store.memory import MemoryStore
 
@@ -57,7 +57,7 @@ class Replay:
     """One run: speak to it as the principals of a trace would. `now` in ms."""
 
     def __init__(self, default_deny: bool = False, check_table: bool = False) -> None:
-        self.now = 0
+        self.now = EPOCH
         self.runtime = Runtime(default_deny=default_deny)
         self.notices: list[Notice] = []
         self.checks = 0  # packets compared so far
@@ -65,7 +65,7 @@ class Replay:
         self._keeper = StoreKeeper(MemoryStore())
         self._check_table = check_table
 
-    def say(self, speaker: str, piece: Piece) -> Reply:
+    def execute(self, speaker: str, piece: Piece) -> Reply:
         """The answer to one statement, which takes effect at once. Raises Disagreement."""
         self.notices = []
         if piece.fault is not None:
@@ -83,7 +83,7 @@ class Replay:
     def _tick(self, speaker: str, tick: Tick) -> Reply:
         if speaker != ADMINISTRATOR:
             return no("not-root", f"only {ADMINISTRATOR} may say Tick")
-        until = self.now + tick.seconds * 1000
+        until = Ms(self.now + tick.seconds * 1000)
         while (due := self.runtime.next_event()) is not None and due <= until:
             self.now = max(self.now, due)
             self._take(self.runtime.overdue(self.now))
@@ -104,7 +104,7 @@ class Replay:
         if self._check_table:
             self._verify()
 
-    def look(self, packet: Packet) -> tuple[Verdict, PacketOutcome]:
+    def evaluate(self, packet: Packet) -> tuple[Verdict, PacketOutcome]:
         """What the slow evaluator and the network flow table say of a packet now."""
         verdict = evaluate(self.runtime.tree, packet, self.runtime.state.locations)
         return verdict, self.runtime.compiler.table.evaluate(packet.packed)
@@ -116,14 +116,14 @@ class Replay:
         kept.settle(self.now)
         for name, mine, stored in zip(_STATE, _held(runtime.state), _held(kept.state), strict=True):
             if mine != stored:
-                raise Disagreement(f"the {name} loaded from the store are others")
+                raise Disagreement(f"the {name} loaded from the store differ")
         if kept.tree.requests != runtime.tree.requests or kept.tree.nodes.keys() != runtime.tree.nodes.keys():
             raise Disagreement("the policy tree made by deltas is not the one loaded from the store")
         anew = Compiler(runtime.tree, self.default_deny)
         anew.update(TreeDelta(added=tuple(runtime.tree.requests.values())), runtime.state.locations)
         tables = {"deltas": runtime.compiler.table, "compiled anew": anew.table, "reloaded": kept.compiler.table}
         groups = [request.flowgroup for request in runtime.tree.requests.values()]
-        for packet in corners(groups, runtime.state.locations):
+        for packet in boundary_packets(groups, runtime.state.locations):
             verdict = evaluate(runtime.tree, packet, runtime.state.locations)
             self.checks += 1
             for name, table in tables.items():
@@ -162,14 +162,15 @@ def play(text: str, default_deny: bool = False, check_table: bool = False) -> tu
 
 
 def differences(entries: Iterable[Entry], replay: Replay) -> Iterator[Mismatch]:
+    """Play the entries; what is not as they expect. A Disagreement ends it: what follows would only repeat it."""
     for entry in entries:
         try:
             match entry:
-                case Say():
+                case ExpectedReply():
                     found = _said(entry, replay)
-                case Look():
+                case ExpectedOutcome():
                     found = _looked(entry, replay)
-                case Hear():
+                case ExpectedNotice():
                     found = _heard(entry, replay)
         except Disagreement as reason:
             yield Mismatch(entry.line, "the table to agree", str(reason), _text(entry))
@@ -180,16 +181,16 @@ def differences(entries: Iterable[Entry], replay: Replay) -> Iterator[Mismatch]:
 
 def _text(entry: Entry) -> str:
     match entry:
-        case Say():
+        case ExpectedReply():
             return " ".join(entry.piece.text.split()) or "(no statement)"
-        case Look():
+        case ExpectedOutcome():
             return entry.text
-        case Hear():
+        case ExpectedNotice():
             return "notice"
 
 
-def _said(entry: Say, replay: Replay) -> Mismatch | None:
-    reply = replay.say(entry.speaker, entry.piece)
+def _said(entry: ExpectedReply, replay: Replay) -> Mismatch | None:
+    reply = replay.execute(entry.speaker, entry.piece)
     text = reply.to_text().rstrip("\n")
     first, _, rest = text.partition(" ") if reply.lines is None else (reply.code.value, "", text[len("OK ") :])
     done = reply.code is Code.OK
@@ -199,11 +200,11 @@ def _said(entry: Say, replay: Replay) -> Mismatch | None:
     return None if right else Mismatch(entry.line, entry.wanted, text.replace("\n", " | ") + code, _text(entry))
 
 
-def _looked(entry: Look, replay: Replay) -> Mismatch | None:
+def _looked(entry: ExpectedOutcome, replay: Replay) -> Mismatch | None:
     packet = lowest(entry.group, replay.runtime.state.locations)
     if packet is None:
         return Mismatch(entry.line, entry.access, "no such packet: a user has no location", entry.text)
-    verdict, outcome = replay.look(packet)
+    verdict, outcome = replay.evaluate(packet)
     rates = (verdict.guarantee, verdict.limit) == (entry.guarantee, entry.limit) or entry.access == "DENY"
     if verdict.access is _ACCESS[entry.access] and rates and agrees(verdict, outcome, replay.default_deny):
         return None
@@ -224,7 +225,7 @@ def _outcome_text(outcome: PacketOutcome) -> str:
     return f"passes it guarantee={rate_text(outcome.guarantee)} limit={limit}"
 
 
-def _heard(entry: Hear, replay: Replay) -> Mismatch | None:
+def _heard(entry: ExpectedNotice, replay: Replay) -> Mismatch | None:
     heard = [notice for notice in replay.notices if not notice.principals or entry.speaker in notice.principals]
     texts = [notice.to_text().removeprefix("* ").rstrip("\n") for notice in heard]
     if any(glob_matches(entry.glob, text) for text in texts):

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ovspane.lang.parser import Piece, Splitter, SyntaxFault, parse_flowgroup
+from ovspane.lang.units import NO_RATE, BitsPerSecond
 from ovspane.packets.flowgroup import Contradiction, Flowgroup
 
 HEAD_LINES = 64  # the longest head of an entry
@@ -56,7 +57,7 @@ class TraceError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class ExpectedReply:
     """A statement, or the fault that the text has instead, and what has to be answered."""
 
     line: int
@@ -74,19 +75,19 @@ class Say:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ExpectedOutcome:
     """A packet and what has to happen to it. Rates in bit/s."""
 
     line: int
     access: str
-    guarantee: int
-    limit: int | None
+    guarantee: BitsPerSecond
+    limit: BitsPerSecond | None
     group: Flowgroup
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Hear:
+class ExpectedNotice:
     """A notice that the entry before has to have made."""
 
     line: int
@@ -94,7 +95,7 @@ class Hear:
     glob: str
 
 
-Entry = Say | Look | Hear
+Entry = ExpectedReply | ExpectedOutcome | ExpectedNotice
 
 
 def read_trace(text: str) -> list[Entry]:
@@ -118,7 +119,7 @@ def read_trace(text: str) -> list[Entry]:
             entries.append(_look(at + 1, packet))
             at += 1
         elif notice := _NOTICE.match(line):
-            entries.append(Hear(at + 1, notice["speaker"], unquoted(notice["glob"])))
+            entries.append(ExpectedNotice(at + 1, notice["speaker"], unquoted(notice["glob"])))
             at += 1
         else:
             raise TraceError(at + 1, "neither EXPECTED <- SPEAKER : STATEMENT. nor packet … <- (…) nor notice …")
@@ -154,34 +155,35 @@ def _statements(lines: list[str], first: int, column: int) -> tuple[list[Piece],
     return pieces + splitter.finish(), at
 
 
-def _says(line: int, head: re.Match[str], pieces: list[Piece]) -> Iterator[Say]:
+def _says(line: int, head: re.Match[str], pieces: list[Piece]) -> Iterator[ExpectedReply]:
     if not pieces:
         raise TraceError(line, "no statement after the speaker")
     glob = None if head["glob"] is None else unquoted(head["glob"])
     if head["code"] and head["expected"] not in ("NO", "False"):
         raise TraceError(line, "only a refusal has a code word")
     for piece in pieces:
-        yield Say(line, head["expected"], head["code"] or "", glob, head["speaker"], piece)
+        yield ExpectedReply(line, head["expected"], head["code"] or "", glob, head["speaker"], piece)
 
 
-def _look(line: int, found: re.Match[str]) -> Look:
+def _look(line: int, found: re.Match[str]) -> ExpectedOutcome:
     try:
         group = parse_flowgroup(found["group"])
     except (SyntaxFault, Contradiction) as fault:
         raise TraceError(line, f"the packet: {fault}") from None
     limit = None if found["limit"] is None else _rate(line, found["limit"])
-    guarantee = 0 if found["guarantee"] is None else _rate(line, found["guarantee"])
-    return Look(line, found["access"], guarantee, limit, group, found[0].strip())
+    guarantee = NO_RATE if found["guarantee"] is None else _rate(line, found["guarantee"])
+    return ExpectedOutcome(line, found["access"], guarantee, limit, group, found[0].strip())
 
 
-def _rate(line: int, text: str) -> int:
+def _rate(line: int, text: str) -> BitsPerSecond:
     found = _RATE.fullmatch(text)
     if found is None:
         raise TraceError(line, f"{text}: a rate, as 5Mb")
-    return int(found[1]) * _FACTOR[found[2]]
+    return BitsPerSecond(int(found[1]) * _FACTOR[found[2]])
 
 
 def unquoted(text: str) -> str:
+    """What a quoted string says, without quotes and escapes."""
     return re.sub(r"\\(.)", r"\1", text[1:-1])
 
 

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from ovspane.lang.units import Seconds
 from ovspane.loop import RateLimitedLog
 from ovspane.server.channel import Channel
 from ovspane.server.limits import DEFAULT_LIMITS, ConnectionLimits
@@ -251,7 +252,7 @@ class Acceptor(ABC):
             del self._owners[owner]
 
     def _sweep(self) -> None:
-        now = time.monotonic()
+        now = Seconds(time.monotonic())
         for channel in self.channels:
             if channel.overstayed(now):
                 self._rarely.warning("closing a connection to %s that does not read its answers", self.address)

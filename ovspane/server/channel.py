@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 from ovspane.lang.replies import Reply
 from ovspane.lang.splitter import Piece
+from ovspane.lang.units import Seconds
 from ovspane.server.input_stream import Cutter, InputStream
 from ovspane.server.limits import DEFAULT_LIMITS, HEAVY_TEXT, ConnectionLimits
 from ovspane.server.output_stream import Answer, OutputStream
@@ -94,7 +95,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
         if self._transport is not None:
             self._transport.abort()
 
-    def overstayed(self, now: float) -> bool:
+    def overstayed(self, now: Seconds) -> bool:
         """True iff the peer has left too much unread for too long and is not worth its memory (`now`:
         time.monotonic)."""
         if not self._out.stalled or self._out.stalled_for(now) < self._limits.patience:

@@ -1,9 +1,9 @@
 """The policy in force: the runtime at work, what of it is durable, and whom its changes reach.
 
 A commit policy (commit_policy.py) decides when something is judged, applied, noted as committed and settled; here is
-how each of these is done without holding the event loop: what may be long (`Runtime.weight`, `burden`, `collect`) is
-done in a thread, which Python makes take turns with the loop every few ms; what time does, and what others are told, is
-cut into slices.
+how each of these is done without holding the event loop: what may be long (`Runtime.judging_weight`,
+`applying_weight`, `collect_starts`) is done in a thread, which Python makes take turns with the loop every few ms; what
+time does, and what others are told, is cut into slices.
 
 Invariant: who touches the runtime holds `turn`, for the work goes on in a thread meanwhile.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ovspane.lang.replies import Code, Notice, Reply, no
+from ovspane.lang.units import Ms
 from ovspane.loop import in_slices, off_loop
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.runtime import Runtime, Settled
@@ -27,8 +28,8 @@ from ovspane.server.pending import PendingStatement
 
 log = logging.getLogger(__name__)
 
-#: requests that have to be examined (`Runtime.weight`), some 10 us each, beyond which work is done in a thread: a
-#: thread costs 0.1 ms and the loop its turns
+#: requests that have to be examined (`Runtime.judging_weight`), some 10 us each, beyond which work is done in a thread:
+#: a thread costs 0.1 ms and the loop its turns
 HEAVY = 256
 #: starts, ends and notices dealt with before the loop gets a turn, and lines of an answer that the loop renders itself
 SLICE = 256
@@ -44,7 +45,7 @@ class LivePolicy:
     def __init__(
         self,
         *,
-        clock: Callable[[], int],
+        clock: Callable[[], Ms],
         on_delta: Callable[[TableDelta], None],
         on_reload: Callable[[], None],
         on_notices: Callable[[Sequence[Notice]], None],
@@ -102,12 +103,12 @@ class LivePolicy:
             committed.apply(Put(value))
         return runtime, committed, over
 
-    async def judge(self, pending: PendingStatement, now: int, store_away: bool) -> tuple[Reply, Sequence[Change]]:
+    async def judge(self, pending: PendingStatement, now: Ms, store_away: bool) -> tuple[Reply, Sequence[Change]]:
         """The reply to a statement at `now` (ms since the epoch) and the changes that it means; nothing changes yet.
         With the store away changes are refused (reason code `store`)."""
         runtime, statement = self.runtime, pending.statement
         try:
-            weight = runtime.weight(statement)
+            weight = runtime.judging_weight(statement)
             outcome = await off_loop(weight, HEAVY, runtime.execute, pending.speaker, statement, now)
             reply = outcome.reply
             if reply.code is Code.OK and outcome.changes:
@@ -126,7 +127,7 @@ class LivePolicy:
     async def apply(self, changes: Sequence[Change], journal: list[list[Change]] | None = None) -> None:
         """Apply changes to the state; `journal` gets what `Runtime.undo` needs."""
         runtime = self.runtime
-        await off_loop(runtime.burden(changes), HEAVY, runtime.apply, changes, False, journal)
+        await off_loop(runtime.applying_weight(changes), HEAVY, runtime.apply, changes, False, journal)
 
     async def note_committed(self, changes: Sequence[Change]) -> None:
         """The store has these changes now."""
@@ -136,10 +137,10 @@ class LivePolicy:
         if any(isinstance(change.value, (Principal, Share)) for change in changes):
             self.generation += 1
 
-    async def settle(self, now: int) -> Settled:
+    async def settle(self, now: Ms) -> Settled:
         """Bring the policy tree and the network flow table to `now` (ms since the epoch), as far as one slice goes."""
         runtime = self.runtime
-        return await off_loop(runtime.collect(now, SLICE), HEAVY, runtime.settle, now, True)
+        return await off_loop(runtime.collect_starts(now, SLICE), HEAVY, runtime.settle, now, True)
 
     def install(self, settled: Sequence[Settled]) -> None:
         """Hand changes of the network flow table on to the switches."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ovspane.lang.replies import Reply
+from ovspane.lang.units import Seconds
 from ovspane.server.limits import ConnectionLimits
 
 #: a future is waited for; a function is called when all answers before it have been given
@@ -52,7 +53,7 @@ class OutputStream:
         self._entries: deque[_Entry] = deque()
         self._notices: deque[bytes] = deque()
         self._notice_bytes = 0
-        self._stalled_since: float | None = None
+        self._stalled_since: Seconds | None = None
         #: of all answers that are due
         self.weight = 0
         #: notices dropped since the peer was told of dropped ones
@@ -74,7 +75,7 @@ class OutputStream:
         """Whether the peer leaves too much unread."""
         return self._stalled_since is not None
 
-    def stalled_for(self, now: float) -> float:
+    def stalled_for(self, now: Seconds) -> float:
         """For how many seconds the peer has left too much unread (`now`: time.monotonic); 0: it has not."""
         return 0.0 if self._stalled_since is None else now - self._stalled_since
 
@@ -92,7 +93,7 @@ class OutputStream:
 
     def stall(self) -> None:
         """The peer left too much unread."""
-        self._stalled_since = time.monotonic()
+        self._stalled_since = Seconds(time.monotonic())
 
     def resume(self) -> None:
         """The peer reads again."""

@@ -111,7 +111,7 @@ def principal_of(state: Registry, uid: int, gids: tuple[int, ...], account: str 
         bound = min((p.name for p in state.principals.values() if binding in p.bindings), default=None)
         if bound is not None:
             return bound
-    if account is not None and account not in (ADMINISTRATOR, EVERYBODY) and state.knows(account):
+    if account is not None and account not in (ADMINISTRATOR, EVERYBODY) and state.has_principal(account):
         known = state.principals.get(account)
         if known is None or not known.bindings:
             return account
@@ -125,9 +125,9 @@ def principal_of_certificate(state: Registry, name: str) -> str:
     bound = min((p.name for p in state.principals.values() if binding in p.bindings), default=None)
     if bound is not None:
         return bound
-    if name not in (ADMINISTRATOR, EVERYBODY) and state.knows(name):
+    if name not in (ADMINISTRATOR, EVERYBODY) and state.has_principal(name):
         known = state.principals.get(name)
         if known is None or not known.bindings:
             return name
-    # A colon makes it a guest (policy.admission.control.interpreter.is_guest), whatever the name.
+    # A colon makes it a guest (policy.admission.interpreter.is_guest), whatever the name.
     return "guest:" + _UNPRINTABLE.sub("_", name)[:64]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from ovspane.lang.replies import Reply
+from ovspane.lang.units import Ms
 from ovspane.loop import off_loop
 from ovspane.policy.runtime import Settled
 from ovspane.policy.state.changes import Change, Value
@@ -89,10 +90,10 @@ class PrivateCommit:
             await live.note_committed(changes)
         await self._act(now, settled, replies)
 
-    async def _act(self, now: int, settled: list[Settled], replies: list[tuple[PendingStatement, Reply]]) -> None:
+    async def _act(self, now: Ms, settled: list[Settled], replies: list[tuple[PendingStatement, Reply]]) -> None:
         """Settle what is durable now; tell the switches, the speakers and those who listen."""
         live, runtime = self._live, self._live.runtime
-        weight = runtime.collect(now, SLICE)
+        weight = runtime.collect_starts(now, SLICE)
         if weight > QUICK:
             deliver(replies)
         try:

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from ovspane.lang.replies import Notice, Reply, no
 from ovspane.lang.statements import Statement
+from ovspane.lang.units import Ms
 from ovspane.loop import Backoff, off_loop
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.runtime import Runtime
@@ -46,7 +47,7 @@ class Service:
         self,
         commits: CommitPolicy,
         *,
-        clock: Callable[[], int],
+        clock: Callable[[], Ms],
         on_delta: Callable[[TableDelta], None] = lambda delta: None,
         on_reload: Callable[[], None] = lambda: None,
         gate: Gate = lambda changes, reply: reply,
@@ -103,8 +104,8 @@ class Service:
         return self._commits.store_away
 
     async def run_alone(self, work: Callable[[], T], weight: int) -> T:
-        """Do something while nothing else touches the runtime; in a thread, if `weight` (as `Runtime.weight`) is
-        much."""
+        """Do something while nothing else touches the runtime; in a thread, if `weight` (as `Runtime.judging_weight`)
+        is much."""
         async with self._live.turn:
             return await off_loop(weight, HEAVY, work)
 

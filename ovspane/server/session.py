@@ -189,7 +189,7 @@ class ClientSession(Channel):
         else:
             self._as = None if name == ADMINISTRATOR else name
             # Looked at when the answer is due: an AddUser may be on its way.
-            self._when_due(lambda: ok() if self._service.committed.knows(name) else ok(note="user-unknown"))
+            self._when_due(lambda: ok() if self._service.committed.has_principal(name) else ok(note="user-unknown"))
 
     def _whoami(self) -> Reply:
         fields: dict[str, Value] = {"principal": self.principal}

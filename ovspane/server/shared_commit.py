@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ovspane.lang.replies import Reply, no
+from ovspane.lang.units import Ms
 from ovspane.policy.concurrency import Footprint, footprint, merged
 from ovspane.policy.state.changes import Change, Value
 from ovspane.server.commit_policy import AWAY_PAUSE, BATCH, LONGEST_PAUSE
@@ -173,7 +174,7 @@ class SharedCommit:
             self._upkeep.note_ended(over)
         await self._settle(now)
 
-    async def _settle(self, now: int) -> None:
+    async def _settle(self, now: Ms) -> None:
         settled = [await self._live.settle(now)]
         self._live.install(settled)
         await self._live.notify(settled)
@@ -201,7 +202,7 @@ class SharedCommit:
             await self._settle(now)
         return judged.count
 
-    async def _judge(self, part: Sequence[PendingStatement], now: int) -> _Judged:
+    async def _judge(self, part: Sequence[PendingStatement], now: Ms) -> _Judged:
         """Judge statements one after the other, each on what those before it changed; up to one that needs settling
         first."""
         live, judged = self._live, _Judged()

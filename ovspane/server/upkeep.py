@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 from ovspane.lang.statements import Kind
-from ovspane.policy.concurrency import Footprint, of_ends, of_moves
+from ovspane.policy.concurrency import Footprint, footprint_of_ends, footprint_of_moves
 from ovspane.policy.state.changes import Change, Drop, Put
 from ovspane.policy.state.shares import Bucket, Hint, Request
 from ovspane.policy.state.state import State
@@ -67,7 +67,7 @@ class Upkeep:
             return
         changes: list[Change] = [*_levels(state, due), *map(Drop, due)]
         try:
-            await self._written(changes, of_ends(changes), "ends")
+            await self._written(changes, footprint_of_ends(changes), "ends")
         except TakenOver:
             raise
         except StoreError as problem:
@@ -83,7 +83,7 @@ class Upkeep:
         if not changes:
             return
         try:
-            if await self._written(changes, of_moves(changes), "moved reservations"):
+            if await self._written(changes, footprint_of_moves(changes), "moved reservations"):
                 live.runtime.apply(changes)
                 await live.note_committed(changes)
         except TakenOver:

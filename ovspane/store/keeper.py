@@ -13,8 +13,9 @@ from typing import Any, Final
 from ovspane.lang import render
 from ovspane.lang.parser import parse, parse_flowgroup
 from ovspane.lang.statements import Binding, GiveHint, Kind, Time, TimeKind
+from ovspane.lang.units import NO_RATE, Ms
 from ovspane.loop import off_loop
-from ovspane.packets.flowgroup import AddressSet
+from ovspane.packets.fields import AddressSet
 from ovspane.policy.state.changes import Change, Counter, Drop, Put, Value
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Privileges, Request, Share
 from ovspane.store.records import Key, Record, Store, StoreError
@@ -151,7 +152,7 @@ def _hint_columns(hint: Hint) -> dict[str, Any]:
     }
 
 
-def _at(ms: int) -> Time:
+def _at(ms: Ms) -> Time:
     return Time(TimeKind.ABSOLUTE, ms)
 
 
@@ -211,7 +212,7 @@ def _ordered_shares(
 
 def _bucket(share: str, settings: Mapping[str, Mapping[str, Any]]) -> Bucket:
     level, at = settings[BUCKET + share]["value"].split()
-    return Bucket(share, int(level), int(at))
+    return Bucket(share, int(level), Ms(int(at)))
 
 
 def _share(name: str, columns: Mapping[str, Any]) -> Share:
@@ -245,7 +246,7 @@ def _request(number: int, columns: Mapping[str, Any]) -> Request:
         parse_flowgroup(columns["flowgroup"]),
         columns["start_ms"],
         columns.get("end_ms"),
-        columns.get("rate") or 0,
+        columns.get("rate") or NO_RATE,
         columns["partial"],
         columns["slot"],
         columns["via"],

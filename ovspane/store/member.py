@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from ovspane.policy.concurrency import of_bridge
+from ovspane.policy.concurrency import bridge_of
 from ovspane.store.records import DATABASE, StoreError, schema_text
 from ovspane.store.server import database_holder
 
@@ -176,7 +176,7 @@ class Member:
             json.dumps([DATABASE, *selects]),
         )
         bridges, versions = ({row["name"] for row in result["rows"]} for result in json.loads(_run(*query)))
-        unused = [f"turn:{name}", *sorted(one for one in versions if of_bridge(one) in bridges)]
+        unused = [f"turn:{name}", *sorted(one for one in versions if bridge_of(one) in bridges)]
         deletes += [{"op": "delete", "table": "Version", "where": [["name", "==", one]]} for one in unused]
         answer = _run("ovsdb-client", "--timeout=10", "transact", self._here, json.dumps([DATABASE, *deletes]))
         return name, sum(result["count"] for result in json.loads(answer))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from ovspane.loop import off_loop
 from ovspane.network.model import NetworkDelta
 from ovspane.placement.pipeline import FlowKey, FlowPlan, Pipeline
-from ovspane.placement.routing import Routes
+from ovspane.placement.routes import Routes
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.compiler.hiding import Hiding
 from ovspane.policy.model.table import Rule, TableDelta
@@ -129,12 +129,12 @@ class DesiredState:
         fresh = sorted(set(bridges) - self._plans.keys())
         self._plans |= await off_loop(len(self._placement), LONG, self._plans_for, fresh, self._placement)
         for name, plan in self._plans.items():
-            plan.pass_by(self._placement.fed(name))
+            plan.skip_limits(self._placement.fabric_ports(name))
 
     def shut(self, bridge: str, ports: frozenset[int]) -> set[FlowKey]:
         """The ports of a bridge that are none of the flood tree; gives the flows that changed."""
         plan = self._plans.get(bridge)
-        return plan.shut(ports) if plan is not None else set()
+        return plan.block_ports(ports) if plan is not None else set()
 
     def _plans_for(self, bridges: Sequence[str], placement: RulePlacement) -> dict[str, FlowPlan]:
         plans = {}
@@ -162,20 +162,24 @@ class DesiredState:
     def _weight(self, change: _Waiting) -> int:
         """How many rules are looked at for a change, at most."""
         if change.moves and self._placement is not None:
-            return self._placement.weight(change.moves)
+            return self._placement.estimate_work(change.moves)
         return len(change.delta.added) + len(change.delta.removed) + len(change.routes or ())
 
     def _apply(self, change: _Waiting) -> Affected:
         affected, delta = _brought(self.plan, self._hiding, change)
         self._stages = change.stages
         if self._placement is not None:
-            self._place(self._placement, self._placement.change(delta), affected)
+            self._place(self._placement, self._placement.apply_table(delta), affected)
         return affected
 
     def _moved(self, change: _Waiting) -> Affected:
         affected = Affected()
         assert self._placement is not None
-        deltas = self._placement.move(change.moves) if change.routes is None else self._placement.steer(change.routes)
+        deltas = (
+            self._placement.apply_network(change.moves)
+            if change.routes is None
+            else self._placement.set_routes(change.routes)
+        )
         affected.requests |= {rule.request for delta in deltas.values() for rule in (*delta.added, *delta.removed)}
         self._place(self._placement, deltas, affected)
         return affected
@@ -184,18 +188,17 @@ class DesiredState:
         """Bring each bridge's plan to what it has now."""
         affected.bridges = affected.bridges or {}
         for name, plan in self._plans.items():
-            fed = placement.fed(name)
-            if name not in deltas and plan.stages == self._stages and plan.passing is fed:
+            fed = placement.fabric_ports(name)
+            if name not in deltas and plan.stages == self._stages and plan.unlimited_ports is fed:
                 continue
-            flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.pass_by(fed)
+            flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.skip_limits(fed)
             meters, plan.touched_meters = plan.touched_meters, set()
             plan.touched_guarantees.clear()
             if flows or meters:
                 known = affected.bridges.setdefault(name, (set(), set()))
                 known[0].update(flows)
                 known[1].update(meters)
-        affected.guarantees |= placement.touched
-        placement.touched.clear()
+        affected.guarantees |= placement.take_touched_queues()
 
     def _rebuild(self, change: _Waiting) -> Affected:
         old = self.plan
@@ -204,8 +207,8 @@ class DesiredState:
         self.plan, self._hiding = plan, hiding
         self._stages = change.stages
         if self._placement is not None:
-            self._place(self._placement, self._placement.steer(change.routes or {}, anew=True), affected)
-            self._place(self._placement, self._placement.replace(delta.added), affected)
+            self._place(self._placement, self._placement.set_routes(change.routes or {}, replace=True), affected)
+            self._place(self._placement, self._placement.replace_table(delta.added), affected)
         affected.flows = {key for key in old.flows.keys() | plan.flows if old.flows.get(key) != plan.flows.get(key)}
         affected.meters |= old.meters.keys()
         affected.guarantees |= old.guarantees.keys()

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ovspane.host.unixctl import ControlSocket, ControlUnavailable
 from ovspane.loop import Backoff, LogOnce
-from ovspane.network.flood import joined_with
+from ovspane.network.flood import reachable_bridges
 from ovspane.network.model import Bridge, Link, NetworkDelta, PortId
 from ovspane.network.model import Port as NetworkPort
 from ovspane.network.topology import Network
@@ -191,7 +191,7 @@ class FloodControl:
         up = {port for port in stop if (there := self._network.ports.get(port)) is not None and there.up}
         go = {port for port in marked.keys() - decision.stopped if port.bridge in self._sessions.bridges}
         blocked = {port for port, mark in marked.items() if mark == BLOCKED and port.bridge in self._sessions.bridges}
-        self._stale |= joined_with({port.bridge for port in blocked | up | go}, decision.links) & rows.keys()
+        self._stale |= reachable_bridges({port.bridge for port in blocked | up | go}, decision.links) & rows.keys()
         blocked |= await self._block(rows, up, blocked)
         if blocked:
             await asyncio.to_thread(self._wait_for_cache)

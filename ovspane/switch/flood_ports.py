@@ -74,7 +74,7 @@ class FloodPorts:
         for port in sorted(quiet & linked):
             self._warn(f"port {port} does not flood by somebody else's word: the flood tree goes around it")
         left_out = self._leave_out(ours, links, quiet, marked)
-        claimed = self._network.claimed(Origin.LOCAL) | self._network.claimed(Origin.CONFIGURED)
+        claimed = self._network.claims.links_by(Origin.LOCAL) | self._network.claims.links_by(Origin.CONFIGURED)
         waiting = {end for key in claimed if all(end.bridge in ours for end in key) for end in key}
         waiting = (waiting | self._lately_linked(linked, now)) - linked - quiet
         if now < self._free_at:

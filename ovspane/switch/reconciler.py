@@ -19,7 +19,8 @@ from ovspane.loop import Backoff
 from ovspane.network.model import NetworkDelta
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
 from ovspane.placement.pipeline import FlowPlan
-from ovspane.placement.routing import Routes, Routing
+from ovspane.placement.routes import Routes
+from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Rules, TableDelta
 from ovspane.policy.state.status import Reason, Status

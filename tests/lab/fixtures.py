@@ -5,7 +5,7 @@ mininet_one  Mininet: switch s1 with h1 h2 h3, anew for each test
 mininet_line Mininet: s1 - s2 - s3, host hN on sN, anew for each test
 
 Each yields a `Lan`: `.hosts`, `.host("h1")`, `.bridges`, `.bridge`. A `Host` has `ip`, `mac`, `bridge`, `port`,
-`device`, `reaches(other)`, `ping(other, count)`, `pinging(other)`, `run(...)`, `popen(...)`. `packets.arrivals` sends
+`device`, `reaches(other)`, `ping(other, count)`, `pinging(other)`, `run(...)`, `popen(...)`. `arrivals` (packets) sends
 scapy packets and tells where they came out; `switch` has vsctl, ofctl, appctl and flows; `throughput.measure` runs
 iperf3 flows at once.
 """

@@ -1,7 +1,7 @@
 """The symbolic proof of a lab network: the tables as ovs-vswitchd has them, the links and hosts as the test laid them,
 the policy as the daemon lists it.
 
-    proof = Prover(lan, links, daemon.socket)
+    proof = Prover(lan, links, socket)
     proof.holds()                 # for all packets of all hosts, once the daemon is done
     proof.kinds()                 # what is wrong now
 """

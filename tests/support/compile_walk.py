@@ -12,7 +12,8 @@ from dataclasses import replace
 from random import Random
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.policy.compiler import bounds, compile_fast, compile_plain
 from ovspane.policy.compiler.bounds import TooManyStages

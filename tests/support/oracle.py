@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ovspane.packets.flowgroup import Locations
+from ovspane.packets.fields import Locations
 from ovspane.packets.match import ANY, Match, Packet
 from ovspane.policy.compiler.compile import ABOVE_ROOT, VIRTUAL, Compiler
 from ovspane.policy.model.actions import Access

@@ -98,28 +98,28 @@ def random_network(rng: Random, *, hosts: int, unknown: float = 0.15) -> Paper:
 
 
 class Bridges:
-    """Each bridge's rules, as the deltas of a spread build them."""
+    """Each bridge's rules, as the deltas of a placement build them."""
 
     def __init__(self, paper: Paper) -> None:
         self.paper = paper
-        self.spread = RulePlacement(Routing())
+        self.placement = RulePlacement(Routing())
         self.tables: dict[str, FlowTable] = {}
         self.touched = 0
-        self._take(self.spread.move(paper.take()))
+        self._take(self.placement.apply_network(paper.take()))
         self.follow(paper.graph.nodes)
 
     def follow(self, bridges: Iterable[str]) -> None:
         names = sorted(bridges)
-        self.spread.follow(names)
+        self.placement.follow(names)
         for name in names:
             if name not in self.tables:
-                self.tables[name] = FlowTable({rule.key: rule for rule in self.spread.rules(name)})
+                self.tables[name] = FlowTable({rule.key: rule for rule in self.placement.rules(name)})
 
     def change(self, delta: TableDelta) -> None:
-        self._take(self.spread.change(delta))
+        self._take(self.placement.apply_table(delta))
 
     def move(self) -> None:
-        self._take(self.spread.move(self.paper.take()))
+        self._take(self.placement.apply_network(self.paper.take()))
 
     def _take(self, deltas: dict[str, TableDelta]) -> None:
         self.touched = 0
@@ -137,12 +137,12 @@ class Bridges:
             if found.dropped:
                 return None if wanted.dropped else f"dropped at {bridge}"
             number = self.paper.network.ports[PortId(bridge, into)].number if into else None
-            if found.limit is not None and number not in self.spread.fed(bridge):
+            if found.limit is not None and number not in self.placement.fabric_ports(bridge):
                 limits.append(found.limit)
             if not wanted.dropped:
                 if found.guarantee != wanted.guarantee:
                     return f"guarantee {found.guarantee} instead of {wanted.guarantee} at {bridge}"
-                ports = self.spread.ports(bridge, found.queue) if found.queue else None
+                ports = self.placement.ports(bridge, found.queue) if found.queue else None
                 if ports is not None and out not in ports:
                     return f"queue {found.queue} stands on {sorted(ports)} of {bridge}, but the packet leaves by {out}"
         if wanted.dropped:

@@ -19,6 +19,12 @@ from ovspane.policy.state.schedule import Chain
 Booking = tuple[int, int | None, int]
 
 
+def fold(ledger: Any, now: int) -> None:
+    """Forget what is before `now`, keeping the level of then."""
+    if now > ledger.level_at:
+        ledger.fold_to(ledger.level_then(now), now)
+
+
 @dataclass(frozen=True)
 class Shape:
     """What a walk is like. `spread`: how far ahead starts lie, `longest`: how long reservations are (ms), `steep`:
@@ -77,8 +83,8 @@ def walk(module: Any, of: Shape, operations: int, random: Random, force: float =
         if dice < of.folds:
             now += random.randrange(1, 2 + of.spread // 10)
             assert quick.level_then(now) == plain.level_then(now), "the level"
-            quick.fold(now)
-            plain.fold(now)
+            fold(quick, now)
+            fold(plain, now)
             gone = [booking for booking in booked if booking[1] is not None and booking[1] <= now]
             booked = [booking for booking in booked if booking not in gone]
             for booking in gone:

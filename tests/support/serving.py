@@ -65,7 +65,7 @@ class FileKeeper:
 
 class AdministratorsListener(UnixListener):
     """Takes this process for root's when it is not: `make check` runs without root. Nothing else is different, and
-    test_server_peers has the real thing."""
+    tests/unit/server/test_peers.py has the real thing."""
 
     def owner_of(self, connection: socket.socket) -> Owner:
         return Owner("uid 0", unlimited=True)

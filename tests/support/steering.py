@@ -1,5 +1,5 @@
-"""A ring of bridges on paper with a daemon's room and rules, and packets that go from bridge to bridge by the rules'
-outputs.
+"""A ring of bridges on paper with a daemon's link capacity and rules, and packets that go from bridge to bridge by the
+rules' outputs.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from ovspane.network.model import Origin, PortId
 from ovspane.packets.match import ETH_IPV4, Match
-from ovspane.placement.routing import Routing, everything
+from ovspane.placement.network_view import snapshot
+from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Stage
 from ovspane.policy.state.shares import Request
@@ -36,17 +37,17 @@ class Steered(Policed):
 
     def __init__(self, paper: Paper, percent: int = 75, paths: int = 64) -> None:
         super().__init__(paper, percent, paths)
-        self.spread = RulePlacement(Routing(most=paths))
-        self.spread.move(everything(paper.network))
-        paper.network.listen(self.spread.move)
-        self.spread.follow(paper.graph.nodes)
+        self.placement = RulePlacement(Routing(most=paths))
+        self.placement.apply_network(snapshot(paper.network))
+        paper.network.listen(self.placement.apply_network)
+        self.placement.follow(paper.graph.nodes)
         self.rules: set[tuple[int, ...]] = set()
 
     def settle(self) -> None:
         """Bring the bridges to what was decided."""
-        self.room.troubles(self.now)
-        self.spread.steer(self.room.steering())
-        self.spread.replace(self.runtime.compiler.table.rules.values())
+        self.link_capacity.find_unsatisfied(self.now)
+        self.placement.set_routes(self.link_capacity.take_steering())
+        self.placement.replace_table(self.runtime.compiler.table.rules.values())
 
     def fail(self, a: str, b: str) -> None:
         self.paper.unlink(a, b)
@@ -57,7 +58,7 @@ class Steered(Policed):
 
     def route(self, number: int) -> list[str]:
         """The bridges that a reservation is booked on, in their order."""
-        (route,) = self.room._booked[number].routes.values()
+        (route,) = self.link_capacity.bookings[number].routes.values()
         return [port.bridge for port, _ in route]
 
     def walk(self, request: Request, source: int, sink: int) -> list[str]:
@@ -68,7 +69,9 @@ class Steered(Policed):
         while bridge not in crossed:
             crossed.append(bridge)
             rules = [
-                rule for rule in self.spread.rules(bridge) if rule.stage is Stage.QUEUE and rule.match.contains(packet)
+                rule
+                for rule in self.placement.rules(bridge)
+                if rule.stage is Stage.QUEUE and rule.match.contains(packet)
             ]
             if not rules:
                 return crossed
@@ -79,7 +82,7 @@ class Steered(Policed):
                 for port in self.paper.network.ports.values()
                 if port.id.bridge == bridge and port.number == rule.output
             )
-            assert {out.id.port} == self.spread.ports(bridge, rule.slot)
+            assert {out.id.port} == self.placement.ports(bridge, rule.slot)
             if out.id.port == f"h{sink}":
                 return [*crossed, "there"]
             bridge = out.id.port.removeprefix("to-")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import (
+from ovspane.packets.fields import (
     ANY_ADDRESS,
     ANY_DSCP,
     ANY_PORT,
@@ -21,11 +21,9 @@ from ovspane.packets.flowgroup import (
     TCP,
     UDP,
     AddressSet,
-    Contradiction,
-    Flowgroup,
     Ternary,
-    normalise,
 )
+from ovspane.packets.flowgroup import Contradiction, Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Packet
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
@@ -187,6 +185,11 @@ class History:
 
 
 # --- packets
+
+
+def whole(tree: PolicyTree) -> TreeDelta:
+    """All requests of a tree, as what a new compiler is given first."""
+    return TreeDelta(added=tuple(tree.requests.values()))
 
 
 def packets(rng: Random, tree: PolicyTree, where: dict[str, AddressSet], count: int) -> list[Packet]:

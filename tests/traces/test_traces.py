@@ -17,7 +17,7 @@ from ovspane.lang.statements import Statement
 from ovspane.lang.tokens import SyntaxFault
 from ovspane.lang.verbs import VERBS
 from ovspane.replay import Replay, TraceError, play, read_trace
-from ovspane.replay.trace import Say, glob_matches
+from ovspane.replay.trace import ExpectedReply, glob_matches
 
 HERE = Path(__file__).parent
 TRACES = sorted(HERE.glob("*.trace"))
@@ -47,18 +47,18 @@ def test_there_are_enough() -> None:
     assert len(TRACES) >= 60
 
 
-def _said() -> Iterator[tuple[Say, Replay]]:
+def _said() -> Iterator[tuple[ExpectedReply, Replay]]:
     for trace in TRACES:
         replay = Replay()
         for entry in read_trace(trace.read_text(encoding="utf-8")):
-            if isinstance(entry, Say):
+            if isinstance(entry, ExpectedReply):
                 yield entry, replay
 
 
 def test_the_traces_meet_every_refusal() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in POLICY.rglob("*.py"))
     known = set(re.findall(r'(?:\bno|\b_no|Refusal)\(\s*"([a-z][a-z-]+)"', source)) | {"contradiction"}
-    met = {replay.say(say.speaker, say.piece).reason_code for say, replay in _said()} - {""}
+    met = {replay.execute(say.speaker, say.piece).reason_code for say, replay in _said()} - {""}
     assert len(known) > 25
     assert known - met == NOT_IN_TRACES.keys()
 
@@ -66,7 +66,7 @@ def test_the_traces_meet_every_refusal() -> None:
 def test_the_traces_say_every_verb() -> None:
     said: set[str] = set()
     for say, replay in _said():
-        if replay.say(say.speaker, say.piece).code is not Code.ERR and say.piece.fault is None:
+        if replay.execute(say.speaker, say.piece).code is not Code.ERR and say.piece.fault is None:
             said.add(re.sub(r"^(?:\s|//.*|#.*|/\*.*?\*/)*", "", say.piece.text).split("(")[0].split()[0].rstrip("."))
     assert {verb.name for verb in VERBS} - said == set()
 
@@ -74,8 +74,8 @@ def test_the_traces_say_every_verb() -> None:
 def test_the_table_is_really_looked_at() -> None:
     replay = Replay(check_table=True)
     for entry in read_trace((HERE / "06_access_three_agree.trace").read_text(encoding="utf-8")):
-        if isinstance(entry, Say):
-            replay.say(entry.speaker, entry.piece)
+        if isinstance(entry, ExpectedReply):
+            replay.execute(entry.speaker, entry.piece)
     assert replay.checks > 100
 
 

@@ -15,8 +15,7 @@ from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy import runtime as runtime_module
 from ovspane.policy import semantics
 from ovspane.policy.admission import control as admission
-from ovspane.policy.admission import interpreter
-from ovspane.policy.admission import strictness as honour
+from ovspane.policy.admission import interpreter, strictness
 from ovspane.policy.compiler.access import AccessStages
 from ovspane.policy.compiler.compile_plain import Compiler
 from ovspane.policy.model import actions
@@ -141,7 +140,7 @@ def the_earliest_start_is_late(patch: Patch) -> None:
 
 @mutation
 def strictness_is_ignored(patch: Patch) -> None:
-    patch.setattr(honour, "overriding", lambda state, request, effort=None: [])
+    patch.setattr(strictness, "overriding", lambda state, request, effort=None: [])
 
 
 @mutation
@@ -162,9 +161,9 @@ def strictness_takes_a_sibling_for_a_parent(patch: Patch) -> None:
 
 @mutation
 def a_lower_limit_does_not_hold_a_reservation_back(patch: Patch) -> None:
-    overrides = honour._overrides
+    overrides = strictness._overrides
     patch.setattr(
-        honour,
+        strictness,
         "_overrides",
         lambda state, other, request, effort: (
             other.kind is not Kind.RATELIMIT and overrides(state, other, request, effort)
@@ -174,12 +173,12 @@ def a_lower_limit_does_not_hold_a_reservation_back(patch: Patch) -> None:
 
 @mutation
 def a_reservation_never_allows(patch: Patch) -> None:
-    patch.setattr(honour, "allows", lambda state, request: request.kind is Kind.ALLOW)
+    patch.setattr(strictness, "allows", lambda state, request: request.kind is Kind.ALLOW)
 
 
 @mutation
 def a_reservation_always_allows(patch: Patch) -> None:
-    patch.setattr(honour, "allows", lambda state, request: request.kind in (Kind.ALLOW, Kind.RESERVE))
+    patch.setattr(strictness, "allows", lambda state, request: request.kind in (Kind.ALLOW, Kind.RESERVE))
 
 
 @mutation
@@ -289,7 +288,7 @@ def requests_do_not_end(patch: Patch) -> None:
 
 @mutation
 def nobody_is_told(patch: Patch) -> None:
-    patch.setattr(honour, "affected", lambda state, new: [])
+    patch.setattr(strictness, "overridden_by", lambda state, new: [])
 
 
 @mutation

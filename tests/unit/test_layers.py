@@ -80,10 +80,14 @@ PURE_NAMES = frozenset(
 )
 # Imported, these are values; called, they read a clock.
 CLOCKS = frozenset({"now", "utcnow", "today"})
-# Impure only at their edge: overlap and schedule pick the engine by an environment variable when imported; lang.verbs,
-# run as a program, prints the completion and the manual page made from its table.
+# Impure only at their edge: lang.verbs, run as a program, prints the completion and the manual page made from its
+# table; packets.compiled reads OVSPANE_PURE and looks for what was built.
 EDGES = frozenset(
-    {("ovspane.packets.overlap", "os"), ("ovspane.policy.state.schedule", "os"), ("ovspane.lang.verbs", "sys")}
+    {
+        ("ovspane.lang.verbs", "sys"),
+        ("ovspane.packets.compiled", "os"),
+        ("ovspane.packets.compiled", "importlib"),
+    }
 )
 
 

@@ -75,6 +75,7 @@ class ProbeReport:
 
     @property
     def differences(self) -> int:
+        """How many probes did not fare as expected, and how many flows in our tables are not ours."""
         return sum(bool(row.differences) for row in self.rows) + len(self.strangers)
 
 

@@ -15,8 +15,9 @@ from itertools import islice
 
 from ovspane.audit.oracle import PolicyOracle
 from ovspane.audit.probe.frames import makeable
-from ovspane.packets.boundaries import corners, lowest
-from ovspane.packets.flowgroup import ICMP, ICMPV6, TCP, WITH_PORTS, AddressSet, Flowgroup, Locations
+from ovspane.packets.boundaries import boundary_packets, lowest
+from ovspane.packets.fields import ICMP, ICMPV6, TCP, WITH_PORTS, AddressSet, Locations
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match, Packet
 
@@ -64,7 +65,7 @@ def _shuffled(packets: set[Packet]) -> list[Packet]:
 def around(picture: PolicyOracle, group: Flowgroup) -> set[Packet]:
     """Packets inside, at the borders and just outside of a flowgroup and of the requests' parts of it."""
     parts = picture.around(group, PARTS)
-    found = set(corners(parts, picture.locations))
+    found = set(boundary_packets(parts, picture.locations))
     for part in parts:
         whole, inner = part.resolve(picture.locations), _middle(part, picture.locations)
         if inner is not None and (packet := lowest(inner, picture.locations)) is not None:

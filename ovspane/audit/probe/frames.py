@@ -20,7 +20,7 @@ from scapy.layers.sctp import SCTP as SCTP_HEADER
 from scapy.packet import Packet as Layer
 from scapy.packet import Raw
 
-from ovspane.packets.flowgroup import ICMP, ICMPV6, SCTP, TCP, TRANSPORTS, UDP
+from ovspane.packets.fields import ICMP, ICMPV6, SCTP, TCP, TRANSPORTS, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Packet
 
 PAYLOAD = b"ovspane probe"

@@ -25,10 +25,12 @@ from typing import Any
 
 from ovspane.audit.oracle import ExpectedVerdict, OracleUnavailable, PolicyOracle
 from ovspane.lang.statements import Kind
-from ovspane.network.listing import things
+from ovspane.network.listing import parse_listing
 from ovspane.network.model import NetworkDelta, PortId
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Match, Packet
-from ovspane.placement.routing import ANYWHERE, NOBODY, Egress, Routing, Spared, paths_of
+from ovspane.placement.egress import ANYWHERE, NONE_SPARED, Egress, Spared
+from ovspane.placement.routes import parse_paths
+from ovspane.placement.routing import Routing
 from ovspane.policy.compiler.expand import located_matches
 from ovspane.policy.model.tree import ActiveRequest
 from ovspane.policy.state.status import Condition
@@ -43,7 +45,7 @@ def read_ways(items: Iterable[dict[str, Any]], steered: bool = False) -> Routing
     `steered`: the daemon gives reservations paths of their own. Raises NoPicture."""
     ways = Routing(most=int(steered))
     try:
-        ways.update([NetworkDelta(None, thing) for thing in things(items)])
+        ways.update([NetworkDelta(None, thing) for thing in parse_listing(items)])
     except (ValueError, KeyError) as problem:
         raise OracleUnavailable(f"the daemon's listing of the network is not to be read: {problem}") from problem
     return ways
@@ -60,7 +62,7 @@ class RulePlaces:
         self._stand: dict[tuple[int, Match], tuple[Spared, Egress, bool]] = {}
         texts = picture.paths.items() if ways is not None else ()
         try:
-            self._routes = {number: paths_of(text, ways.ports) for number, text in texts if ways is not None}
+            self._routes = {number: parse_paths(text, ways.ports) for number, text in texts if ways is not None}
         except ValueError as problem:
             raise OracleUnavailable(f"a path is not to be read: {problem}") from problem
         self._fed: dict[str, frozenset[int]] = {}
@@ -70,7 +72,7 @@ class RulePlaces:
         if self._ways is None:
             return frozenset()
         if bridge not in self._fed:
-            self._fed[bridge] = self._ways.fed(bridge)
+            self._fed[bridge] = self._ways.fabric_ports(bridge)
         return self._fed[bridge]
 
     def entrances(self, packet: Packet, bridge: str, usual: int) -> list[int]:
@@ -100,7 +102,7 @@ class RulePlaces:
         if self._ways is None:
             return self.picture.judged(packet, matching)
         enters = any(port.bridge == bridge for port in self._sources(packet))
-        way = self._ways.way(self._addresses(packet))
+        way = self._ways.egress(self._addresses(packet))
         leaves = way != ANYWHERE and way.crosses(bridge)
         here, elsewhere, outputs = [], [], {}
         for request in matching:
@@ -113,7 +115,7 @@ class RulePlaces:
                 elsewhere.append(request.id)
             else:
                 here.append(request)
-                outputs[request.slot] = its.output(bridge)
+                outputs[request.slot] = its.output_on(bridge)
         found = self.picture.judged(packet, here)
         return replace(
             found, elsewhere=tuple(elsewhere), outputs={slot: by for slot in found.queues if (by := outputs[slot])}
@@ -125,7 +127,7 @@ class RulePlaces:
         if self._ways is None or request is None:
             return None
         ways = (self._place(request, match)[1] for match in self._expanded(request))
-        return reduce(Egress.joined, ways, Egress(within=None)).on(bridge)
+        return reduce(Egress.union, ways, Egress(within=None)).ports_on(bridge)
 
     def needs(self, slot: int, bridge: str) -> frozenset[str]:
         """Of these, the ports that can have it for sure: the daemon says it is installed, and nothing queues in a
@@ -143,14 +145,14 @@ class RulePlaces:
 
     def _sources(self, packet: Packet) -> frozenset[PortId]:
         """Where it enters for sure."""
-        return (None if self._ways is None else self._ways.sources(self._addresses(packet))) or frozenset()
+        return (None if self._ways is None else self._ways.ingress_ports(self._addresses(packet))) or frozenset()
 
     def _addresses(self, packet: Packet) -> Match:
         """Those of a packet, but for a MAC address that only probes have."""
         assert self._ways is not None
         named = {"eth_dst": packet.eth_dst, "eth_src": packet.eth_src}
         for name, usual in (("eth_src", _PLAIN.eth_src), ("eth_dst", _PLAIN.eth_dst)):
-            if named[name] == usual and self._ways.sources(Match.of(eth_src=usual)) is None:
+            if named[name] == usual and self._ways.ingress_ports(Match.of(eth_src=usual)) is None:
                 del named[name]
         if packet.eth_type in (ETH_IPV4, ETH_IPV6):
             version = "ipv4" if packet.eth_type == ETH_IPV4 else "ipv6"
@@ -161,7 +163,7 @@ class RulePlaces:
         for match in self._expanded(request):
             if match.contains(packet.packed):
                 return self._place(request, match)
-        return NOBODY, ANYWHERE, False
+        return NONE_SPARED, ANYWHERE, False
 
     def _expanded(self, request: ActiveRequest) -> list[Match]:
         if request.id not in self._matches:
@@ -173,7 +175,8 @@ class RulePlaces:
         assert self._ways is not None
         key = request.id, match
         if key not in self._stand:
-            found = self._ways.steered(match, self._routes[request.id]) if request.id in self._routes else None
-            way = self._ways.way(match) if found is None else Egress.along(*found)
+            routes = self._routes.get(request.id)
+            found = None if routes is None else self._ways.steering.route_of(match, routes)
+            way = self._ways.egress(match) if found is None else Egress.along(*found)
             self._stand[key] = self._ways.spared(match), way, found is not None
         return self._stand[key]

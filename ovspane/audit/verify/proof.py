@@ -31,10 +31,10 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from ovspane.audit.oracle import ExpectedVerdict, PolicyOracle
-from ovspane.dataplane.regions import Region, both, inside, outside, remaining, some
+from ovspane.dataplane.regions import Region, both, inside, outside, remaining, witness
 from ovspane.dataplane.walk import BridgeVisit, End, Fabric, Loss, Spot, Trace, walk
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import SCTP, TCP, UDP
+from ovspane.packets.fields import SCTP, TCP, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match, Packet
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
 from ovspane.policy.state.status import ACTIVE, Cause
@@ -69,7 +69,7 @@ class Proof:
     """`everywhere`: rules stand on all bridges, so a limit is a meter on each. `queues`: the queue ids that ports
     have (None: not looked at). Where the daemon says that ports cannot enforce a request, its packets must be put in
     its queue all the same, but ports need not have that, unless `best_effort`. Where it says that it is degraded
-    otherwise, they need not. `walked`, `asked`: how many sets of packets were walked, and the evaluator asked about."""
+    otherwise, they need not. `asked`: how many sets of packets the evaluator was asked about."""
 
     fabric: Fabric
     stations: Collection[Station]
@@ -79,7 +79,6 @@ class Proof:
     queues: dict[Spot, frozenset[int]] | None = None
     best_effort: bool = False
     findings: dict[tuple[str, str], Finding] = field(default_factory=dict)
-    walked: int = 0
     asked: int = 0
     _joined: dict[str, int] = field(default_factory=dict)
     _matches: dict[int, list[Match]] = field(default_factory=dict)
@@ -91,7 +90,6 @@ class Proof:
             if not self._present(station):
                 continue
             for start in _with_tags(Region(Match.of(eth_src=station.mac))):
-                self.walked += 1
                 trace = walk(self.fabric, station.spot, start)
                 self._returns(station, trace, own=False)
                 for some_own, v4, v6 in _own(station):
@@ -223,7 +221,7 @@ class Proof:
 
     def _without_degraded(self, region: Region) -> set[int | None]:
         """The queues that the packets may be in if what is degraded were not asked for."""
-        if (one := some(region)) is None:
+        if (one := witness(region)) is None:
             return {None}
         packet = packet_of(one)
         held = [
@@ -255,7 +253,7 @@ class Proof:
                 split += [rest] if rest is not None else []
             cells = split
         for cell in cells:
-            if (one := some(cell)) is not None:
+            if (one := witness(cell)) is not None:
                 self.asked += 1
                 yield cell, self.picture.expected(packet_of(one))
 
@@ -266,7 +264,7 @@ class Proof:
         return self._matches[number]
 
     def _say(self, kind: str, text: str, region: Region, expected: ExpectedVerdict | None = None) -> None:
-        if (kind, text) not in self.findings and (one := some(region)) is not None:
+        if (kind, text) not in self.findings and (one := witness(region)) is not None:
             self.findings[kind, text] = Finding(
                 kind, text, packet_text(packet_of(one)), expected.by if expected else ()
             )

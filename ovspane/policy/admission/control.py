@@ -9,17 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ovspane.lang.statements import Ask, Kind, Time
-from ovspane.lang.units import length_text, rate_text, time_text
+from ovspane.lang.units import BitsPerSecond, Ms, length_text, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
-from ovspane.policy.admission import strictness as honour
+from ovspane.policy.admission import strictness
 from ovspane.policy.state.schedule import Chain, Shortfall
 from ovspane.policy.state.shares import Request, Share
 from ovspane.policy.state.state import State
 
 #: a start that is at most this much in the past counts as now (ms)
-GRACE = 1000
+GRACE = Ms(1000)
+SECOND = Ms(1000)
 #: the largest rate that may be asked for (bit/s)
-LARGEST_RATE = 10**15
+LARGEST_RATE = BitsPerSecond(10**15)
 #: what a schedule can count (_schedule.LATEST and RATES: its products of rates and times have 128 bits)
 BOUNDS = "all reservations of a share together are at most 2**60 b, and end before 2**55 ms"
 
@@ -54,7 +55,7 @@ def on_share(state: State, speaker: str, name: str, group: Flowgroup | None = No
     return share
 
 
-def interval(start: Time, end: Time, now: int) -> tuple[int, int | None] | Refusal:
+def interval(start: Time, end: Time, now: Ms) -> tuple[Ms, Ms | None] | Refusal:
     """The interval meant, in ms (rule 3)."""
     first, last = start.at(now), end.at(now)
     if first is None or first < now - GRACE:
@@ -88,7 +89,7 @@ def privilege(share: Share, ask: Ask) -> Refusal | None:
     return None
 
 
-def admit(state: State, speaker: str, ask: Ask, now: int) -> Accepted | Refusal:
+def admit(state: State, speaker: str, ask: Ask, now: Ms) -> Accepted | Refusal:
     """Judge a request spoken at `now` (ms)."""
     share = on_share(state, speaker, ask.share, ask.flowgroup)
     if isinstance(share, Refusal):
@@ -111,21 +112,21 @@ def admit(state: State, speaker: str, ask: Ask, now: int) -> Accepted | Refusal:
     return replace(judged, request=replace(judged.request, slot=slot, via=via))
 
 
-def _admit_strict(state: State, request: Request, now: int) -> Accepted | Refusal:
+def _admit_strict(state: State, request: Request, now: Ms) -> Accepted | Refusal:
     if request.kind is Kind.RESERVE:
         missing = _shortfall(_ledgers(state, request, request.rate), request, request.rate)
         if missing is not None:
             return _no_room(state, request, missing, now)
-    over = honour.overriding(state, request)
+    over = strictness.overriding(state, request)
     if over:
         return Refusal("overridden", _conflict(state, request, over))
     return Accepted(request)
 
 
-def _admit_partial(state: State, request: Request, now: int) -> Accepted | Refusal:
+def _admit_partial(state: State, request: Request, now: Ms) -> Accepted | Refusal:
     if request.kind is not Kind.RESERVE:
-        return Accepted(request, tuple(honour.overriding(state, request)))
-    rate, over = honour.partly(state, request)
+        return Accepted(request, tuple(strictness.overriding(state, request)))
+    rate, over = strictness.largest_partial_rate(state, request)
     granted = state.largest(request.share, request.flowgroup, request.start, request.end, rate)
     if granted == 0:
         missing = _shortfall(_ledgers(state, request, rate), request, rate)
@@ -134,22 +135,22 @@ def _admit_partial(state: State, request: Request, now: int) -> Accepted | Refus
     return Accepted(replace(request, rate=granted), tuple(over), granted < request.rate)
 
 
-def _ledgers(state: State, request: Request, rate: int) -> list[Chain]:
+def _ledgers(state: State, request: Request, rate: BitsPerSecond) -> list[Chain]:
     return state.ledgers(request.share, request.flowgroup, rate, request.start, request.end)
 
 
-def _shortfall(chains: list[Chain], request: Request, rate: int) -> Shortfall | None:
+def _shortfall(chains: list[Chain], request: Request, rate: BitsPerSecond) -> Shortfall | None:
     """Why it fits in none: then it does not in the first."""
     return chains[0].shortfall(request.start, request.end, rate)
 
 
-def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Refusal:
+def _no_room(state: State, request: Request, missing: Shortfall, now: Ms) -> Refusal:
     """The refusal with its counter-offer: the largest rate that fits, and the earliest start for the asked rate."""
     share = state.shares.get(missing.share)
     where = f"share {missing.share}" if share is not None else missing.share
     if missing.reason == "bound":
         return Refusal("out-of-bounds", f"{where} cannot count that: {BOUNDS}")
-    length = None if request.end is None else request.end - request.start
+    length = None if request.end is None else Ms(request.end - request.start)
     why = {
         "room": f"{rate_text(missing.free)} free",
         "tokens": "its token bucket would run dry",
@@ -157,14 +158,14 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Re
     }[missing.reason]
     largest = state.largest(request.share, request.flowgroup, request.start, request.end, request.rate)
     ways = _ledgers(state, request, request.rate)
-    starts = [way.earliest(request.rate, length, now, grain=1000) for way in ways]  # offered in whole seconds from now
+    starts = [way.earliest(request.rate, length, now, SECOND) for way in ways]  # offered in whole seconds from now
     earliest = min((start for start in starts if start is not None), default=None)
     told = missing.reason == "room" and missing.at == request.start and missing.free == largest  # the offer says it too
     offers = [] if told and largest else [f"{why} at {time_text(missing.at)}"]
     if largest:
         offers.append(f"{rate_text(largest)} free from {time_text(request.start)} to {time_text(request.end)}")
     if earliest is not None and earliest != request.start:
-        offers.append("fits from now" if earliest == now else f"fits from +{length_text(earliest - now)}")
+        offers.append("fits from now" if earliest == now else f"fits from +{length_text(Ms(earliest - now))}")
     return Refusal(
         "no-room" if share is not None else "no-link-room",
         f"{rate_text(request.rate)} does not fit {where}: {'; '.join(offers)}",
@@ -174,7 +175,7 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: int) -> Re
 def _conflict(state: State, request: Request, over: list[int]) -> str:
     first = state.requests[over[0]]
     rate = f" {rate_text(first.rate)}" if first.kind is Kind.RATELIMIT else ""
-    least = "at least " if len(over) == honour.NAMED else ""
+    least = "at least " if len(over) == strictness.NAMED else ""
     more = f" and {least}{len(over) - 1} more" if len(over) > 1 else ""
     since = max(first.start, request.start)
     until = min((end for end in (first.end, request.end) if end is not None), default=None)

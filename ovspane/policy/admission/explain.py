@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from ovspane.lang.replies import Reply, Value, listing, no
 from ovspane.lang.statements import Kind
-from ovspane.lang.units import rate_text, time_text
+from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup, overlap
-from ovspane.policy.admission import strictness as honour
+from ovspane.policy.admission import strictness
 from ovspane.policy.state.shares import Request
 from ovspane.policy.state.state import State
 from ovspane.policy.state.status import ACTIVE, Condition
@@ -24,11 +24,11 @@ EXPLAINED = 1_000
 STEPS = 50_000
 
 
-def explain(state: State, group: Flowgroup, now: int) -> Reply:
+def explain(state: State, group: Flowgroup, now: Ms) -> Reply:
     """The verdict on the flowgroup at `now` (ms) and the requests that it comes from."""
     active: list[Request] = []
-    for request in state.nearby.near(group, state.locations, Kind):
-        if request.during(now, now + 1) and overlap(request.flowgroup, group, state.locations):
+    for request in state.index.overlapping(group, state.locations, Kind):
+        if request.active_at(now) and overlap(request.flowgroup, group, state.locations):
             active.append(request)
             if len(active) > EXPLAINED:
                 text = (
@@ -37,16 +37,16 @@ def explain(state: State, group: Flowgroup, now: int) -> Reply:
                 return no("too-many", text)
     active.sort(key=lambda request: request.id)
     try:
-        return _explain(state, group, active, now, honour.Effort(STEPS))
-    except honour.EffortExceeded:
+        return _explain(state, group, active, now, strictness.Effort(STEPS))
+    except strictness.EffortExceeded:
         return no(
             "too-many", f"the requests that share packets with {group} are too entangled; ask about a smaller flowgroup"
         )
 
 
-def _explain(state: State, group: Flowgroup, active: list[Request], now: int, effort: honour.Effort) -> Reply:
+def _explain(state: State, group: Flowgroup, active: list[Request], now: Ms, effort: strictness.Effort) -> Reply:
     denies = [request for request in active if request.kind is Kind.DENY]
-    held = honour.denied_region(state, group, denies, now, effort)
+    held = strictness.denied_regions(state, group, denies, now, effort)
     deciders = {deny.id for deny, _ in held}
     denied = [piece for _, region in held for piece in region]
     fields: dict[str, Value] = {"access": _access(state, group, active, denied, effort)}
@@ -63,7 +63,7 @@ def _explain(state: State, group: Flowgroup, active: list[Request], now: int, ef
     items: list[dict[str, Value]] = []
     for request in active:
         here = request.flowgroup.intersect(group) or request.flowgroup
-        over = honour.overriding(state, replace(request, flowgroup=here, start=now, end=now + 1), effort)
+        over = strictness.overriding(state, replace(request, flowgroup=here, start=now, end=Ms(now + 1)), effort)
         effect = _effect(request, deciders, over)
         whole = request.flowgroup.covers(group)
         unlocated = sorted(user for user in request.flowgroup.users() if user not in state.locations)
@@ -90,16 +90,16 @@ def _explain(state: State, group: Flowgroup, active: list[Request], now: int, ef
 
 
 def _access(
-    state: State, group: Flowgroup, active: list[Request], denied: list[Flowgroup], effort: honour.Effort
+    state: State, group: Flowgroup, active: list[Request], denied: list[Flowgroup], effort: strictness.Effort
 ) -> str:
     """deny, allow or default where all packets are decided alike, else mixed."""
     if denied:
-        rest = honour.outside(state, group, denied, effort)
+        rest = strictness.uncovered(state, group, denied, effort)
         return "mixed" if rest else "deny"
-    openers = [request.flowgroup for request in active if honour.allows(state, request)]
+    openers = [request.flowgroup for request in active if strictness.allows(state, request)]
     if not openers:
         return "default"
-    return "mixed" if honour.outside(state, group, openers, effort) else "allow"
+    return "mixed" if strictness.uncovered(state, group, openers, effort) else "allow"
 
 
 def _effect(request: Request, deciders: set[int], over: list[int]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ovspane.lang import statements as said
 from ovspane.lang.replies import Reply, Value, no, ok
-from ovspane.lang.units import rate_text, time_text
+from ovspane.lang.units import BitsPerSecond, Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission import queries
 from ovspane.policy.admission.control import LARGEST_RATE, Refusal, admit, interval, on_share
@@ -43,7 +43,7 @@ class Judgement:
     dry: bool = False
 
 
-def execute(state: State, speaker: str, statement: said.Statement, now: int) -> Judgement:
+def execute(state: State, speaker: str, statement: said.Statement, now: Ms) -> Judgement:
     """Judge one statement of `speaker` at `now` (ms). The state is only read."""
     match statement:
         case said.Check(statement=inner):
@@ -76,7 +76,7 @@ def _refused(refused: Refusal) -> Judgement:
     return _no(refused.code, refused.reason)
 
 
-def _check(state: State, speaker: str, inner: said.Statement, now: int) -> Judgement:
+def _check(state: State, speaker: str, inner: said.Statement, now: Ms) -> Judgement:
     """What the statement would be answered, with nothing changed; the id is left out, since none is taken."""
     outcome = execute(state, speaker, inner, now)
     fields = {key: value for key, value in outcome.reply.fields.items() if key != "id"}
@@ -84,10 +84,10 @@ def _check(state: State, speaker: str, inner: said.Statement, now: int) -> Judge
 
 
 def _notes(state: State, group: Flowgroup) -> dict[str, Value]:
-    return {"note": "user-unknown"} if any(not state.knows(user) for user in group.users()) else {}
+    return {"note": "user-unknown"} if any(not state.has_principal(user) for user in group.users()) else {}
 
 
-def _ask(state: State, speaker: str, ask: said.Ask, now: int) -> Judgement:
+def _ask(state: State, speaker: str, ask: said.Ask, now: Ms) -> Judgement:
     judged = admit(state, speaker, ask, now)
     if isinstance(judged, Refusal):
         return _refused(judged)
@@ -99,7 +99,7 @@ def _ask(state: State, speaker: str, ask: said.Ask, now: int) -> Judgement:
     return Judgement(ok(**fields, **_notes(state, ask.flowgroup)), (Put(judged.request),))
 
 
-def _hint(state: State, speaker: str, hint: said.GiveHint, now: int) -> Judgement:
+def _hint(state: State, speaker: str, hint: said.GiveHint, now: Ms) -> Judgement:
     share = on_share(state, speaker, hint.share, hint.flowgroup)
     if isinstance(share, Refusal):
         return _refused(share)
@@ -115,16 +115,14 @@ def _hint(state: State, speaker: str, hint: said.GiveHint, now: int) -> Judgemen
     )
 
 
-def _anchored(item: said.HintItem, now: int) -> said.HintItem:
+def _anchored(item: said.HintItem, now: Ms) -> said.HintItem:
     """A deadline that was said relative to now, as the instant that it is."""
     if not isinstance(item.value, said.Time) or item.value.kind is not said.TimeKind.RELATIVE:
         return item
-    return replace(item, value=said.Time(said.TimeKind.ABSOLUTE, now + item.value.ms))
+    return replace(item, value=said.Time(said.TimeKind.ABSOLUTE, Ms(now + item.value.ms)))
 
 
-def _offer(
-    state: State, share: Share, hint: said.GiveHint, times: tuple[int, int | None], now: int
-) -> dict[str, Value]:
+def _offer(state: State, share: Share, hint: said.GiveHint, times: tuple[Ms, Ms | None], now: Ms) -> dict[str, Value]:
     """For a hint with size and deadline: the rate and interval of a reservation that would do, if there is one
     (section 7)."""
     items = {item.name: item.value for item in hint.items}
@@ -134,7 +132,7 @@ def _offer(
     start, end = times[0], deadline.at(now)
     if end is None or end <= start:
         return {"offer": "none"}
-    least = max(1, share.privileges.reserve_min)
+    least = max(BitsPerSecond(1), share.privileges.reserve_min)
     ways = state.ledgers(share.name, hint.flowgroup, least, start, end)
     found = min(filter(None, (way.soonest(size * 8, start, end, least) for way in ways)), default=None)
     if found is None or found[1] > LARGEST_RATE:
@@ -146,7 +144,7 @@ def _offer(
 # --- shares
 
 
-def _new_share(state: State, speaker: str, new: said.NewShare, now: int) -> Judgement:
+def _new_share(state: State, speaker: str, new: said.NewShare, now: Ms) -> Judgement:
     parent = on_share(state, speaker, new.parent)
     if isinstance(parent, Refusal):
         return _refused(parent)
@@ -190,7 +188,7 @@ def _delegate(state: State, speaker: str, order: said.Grant | said.GrantDefault 
         return Judgement(ok(), (Put(share.with_grants(share.grants | {(EVERYBODY, speaker)})),))
     if order.principal == EVERYBODY:
         return _no("bad-name", f"say GrantDefault {share.name}")
-    note: dict[str, Value] = {} if state.knows(order.principal) else {"note": "user-unknown"}
+    note: dict[str, Value] = {} if state.has_principal(order.principal) else {"note": "user-unknown"}
     return Judgement(ok(**note), (Put(share.with_grants(share.grants | {(order.principal, speaker)})),))
 
 
@@ -204,7 +202,7 @@ def _revoke(share: Share, speaker: str, principal: str) -> Judgement:
     return Judgement(ok(), (Put(share.with_grants(share.grants - mine)),))
 
 
-def _drop_share(state: State, speaker: str, name: str, now: int) -> Judgement:
+def _drop_share(state: State, speaker: str, name: str, now: Ms) -> Judgement:
     share = state.shares.get(name)
     if share is None:
         return _no("no-such-share", f"there is no share {name}")
@@ -219,7 +217,7 @@ def _drop_share(state: State, speaker: str, name: str, now: int) -> Judgement:
     return Judgement(ok(ended=ended), changes)
 
 
-def _drops(state: State, name: str, now: int) -> Iterator[Change]:
+def _drops(state: State, name: str, now: Ms) -> Iterator[Change]:
     """All that ends with a share: requests and hints first, then the shares from the leaves up."""
     names = list(state.subtree(name))
     inside = set(names)
@@ -230,13 +228,13 @@ def _drops(state: State, name: str, now: int) -> Iterator[Change]:
     yield from (Drop(state.shares[share]) for share in reversed(names))
 
 
-def ending(state: State, request: Request, now: int, gone: set[str] | None = None) -> Iterator[Change]:
+def ending(state: State, request: Request, now: Ms, gone: set[str] | None = None) -> Iterator[Change]:
     """Drop a request, keeping the token buckets' levels of the shares that stay. `now` is when it ends (ms)."""
     yield from (Put(bucket) for bucket in state.folded(request, now) if not gone or bucket.share not in gone)
     yield Drop(request)
 
 
-def _cancel(state: State, speaker: str, number: int, now: int) -> Judgement:
+def _cancel(state: State, speaker: str, number: int, now: Ms) -> Judgement:
     value: Request | Hint | None = state.requests.get(number) or state.hints.get(number)
     if value is None:
         return _no("no-such-request", f"there is no request {number}")
@@ -255,7 +253,7 @@ def is_guest(speaker: str) -> bool:
     return ":" in speaker
 
 
-def _principals(state: State, speaker: str, order: said.AddUser | said.DropUser | said.Locate, now: int) -> Judgement:
+def _principals(state: State, speaker: str, order: said.AddUser | said.DropUser | said.Locate, now: Ms) -> Judgement:
     if speaker != ADMINISTRATOR:
         return _no("not-root", f"only {ADMINISTRATOR} may say {type(order).__name__}")
     if order.name == EVERYBODY or (order.name == ADMINISTRATOR and not isinstance(order, said.Locate)):
@@ -263,11 +261,11 @@ def _principals(state: State, speaker: str, order: said.AddUser | said.DropUser 
     known = state.principals.get(order.name)
     if isinstance(order, said.Locate):
         base = known or Principal(order.name)
-        note: dict[str, Value] = {} if state.knows(order.name) else {"note": "user-unknown"}
+        note: dict[str, Value] = {} if state.has_principal(order.name) else {"note": "user-unknown"}
         return Judgement(ok(**note), (Put(replace(base, addresses=order.addresses)),))
     if isinstance(order, said.AddUser):
         return _add_user(state, order, known)
-    if not state.knows(order.name):
+    if not state.has_principal(order.name):
         return _no("no-such-user", f"there is no user {order.name}")
     return _drop_user(state, order.name, known, now)
 
@@ -287,7 +285,7 @@ def _add_user(state: State, order: said.AddUser, known: Principal | None) -> Jud
     return Judgement(ok(), (Put(replace(base, bindings=bindings)),))
 
 
-def _drop_user(state: State, name: str, known: Principal | None, now: int) -> Judgement:
+def _drop_user(state: State, name: str, known: Principal | None, now: Ms) -> Judgement:
     """Forget a user: what it was granted, what it granted on, its requests and hints. The shares that it made stay."""
     changes: list[Change] = []
     for share in state.shares.values():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ovspane.lang import statements as said
 from ovspane.lang.replies import Reply, Value, listing, no, ok
-from ovspane.lang.units import rate_text, time_text
+from ovspane.lang.units import EPOCH, NO_RATE, Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission.control import LARGEST_RATE, Refusal, interval, on_share
 from ovspane.policy.admission.explain import explain
@@ -19,7 +19,8 @@ from ovspane.policy.state.status import ACTIVE, WAITING
 Item = dict[str, Value]
 
 
-def answer(state: State, speaker: str, question: said.Statement, now: int) -> Reply:
+def answer(state: State, speaker: str, question: said.Statement, now: Ms) -> Reply:
+    """The reply to a question (ovspane(7), section 3) asked by `speaker` at `now`."""
     match question:
         case said.Whoami():
             return ok(principal=speaker)
@@ -68,12 +69,13 @@ def _readable(state: State, speaker: str, name: str) -> Share | Reply:
     return share
 
 
-def reserved_at(state: State, name: str, now: int) -> int:
+def reserved_at(state: State, name: str, now: Ms) -> int:
     """What is reserved in the share's subtree at `now`, in bit/s."""
     return state.schedules[name].total_at(now)
 
 
-def share_item(state: State, share: Share, now: int) -> Item:
+def share_item(state: State, share: Share, now: Ms) -> Item:
+    """A share as programs read it: one item of ListShares and Show. Rates in bit/s; `reserved_now`: at `now`."""
     return {
         "name": share.name,
         "parent": share.parent,
@@ -97,7 +99,7 @@ def _share_line(item: Item) -> str:
     )
 
 
-def _shares(state: State, speaker: str, group: Flowgroup | None, now: int) -> Reply:
+def _shares(state: State, speaker: str, group: Flowgroup | None, now: Ms) -> Reply:
     items = []
     for name in _visible(state, speaker):
         share = state.shares[name]
@@ -106,7 +108,9 @@ def _shares(state: State, speaker: str, group: Flowgroup | None, now: int) -> Re
     return listing([_share_line(item) for item in items], items)
 
 
-def request_item(state: State, request: Request | Hint, now: int) -> Item:
+def request_item(state: State, request: Request | Hint, now: Ms) -> Item:
+    """A request or hint as programs read it: one item of ListRequests and Show. Its status, as text and in fields, is
+    that of the network where it is active, else "waiting"."""
     status = state.status.get(request.id, ACTIVE) if request.start <= now else WAITING
     item: Item = {
         "id": request.id,
@@ -138,12 +142,13 @@ def hint_text(item: said.HintItem) -> str:
         case None:
             return item.name
         case said.Time() as moment:
-            return f"{item.name}={time_text(moment.at(0))}"
+            return f"{item.name}={time_text(moment.at(EPOCH))}"
         case value:
             return f"{item.name}={rate_text(value) if item.name == 'rate' else f'{value}B'}"
 
 
 def request_line(item: Item) -> str:
+    """A `request_item` as one line for people."""
     rate = item.get("rate")
     tail = f" = {rate_text(rate)}" if isinstance(rate, int) else f" = {item['hint']}" if "hint" in item else ""
     return (
@@ -152,7 +157,7 @@ def request_line(item: Item) -> str:
     )
 
 
-def _requests(state: State, speaker: str, name: str | None, now: int) -> Reply:
+def _requests(state: State, speaker: str, name: str | None, now: Ms) -> Reply:
     if name is not None:
         share = _readable(state, speaker, name)
         if isinstance(share, Reply):
@@ -164,7 +169,7 @@ def _requests(state: State, speaker: str, name: str | None, now: int) -> Reply:
     return listing([request_line(item) for item in items], items)
 
 
-def _schedule(state: State, speaker: str, name: str, now: int) -> Reply:
+def _schedule(state: State, speaker: str, name: str, now: Ms) -> Reply:
     """The share's reservations over time: one line per interval with a constant total, from now on."""
     share = _readable(state, speaker, name)
     if isinstance(share, Reply):
@@ -172,7 +177,7 @@ def _schedule(state: State, speaker: str, name: str, now: int) -> Reply:
     schedule = state.schedules[name]
     steps = schedule.steps()
     past = [total for at, total in steps if at <= now]
-    steps = [(now, past[-1] if past else 0), *((at, total) for at, total in steps if at > now)]
+    steps = [(now, past[-1] if past else NO_RATE), *((at, total) for at, total in steps if at > now)]
     items: list[Item] = []
     for i, (at, total) in enumerate(steps):
         until = steps[i + 1][0] if i + 1 < len(steps) else None
@@ -190,9 +195,9 @@ def _rate(value: Value) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _show(state: State, speaker: str, name: str, now: int) -> Reply:
+def _show(state: State, speaker: str, name: str, now: Ms) -> Reply:
     """A share with its requests, or a principal with its shares."""
-    if name not in state.shares and state.knows(name):
+    if name not in state.shares and state.has_principal(name):
         return _show_principal(state, speaker, name)
     share = _readable(state, speaker, name)
     if isinstance(share, Reply):
@@ -223,7 +228,7 @@ def _show_principal(state: State, speaker: str, name: str) -> Reply:
     return listing([line], [item])
 
 
-def _available(state: State, speaker: str, question: said.Available, now: int) -> Reply:
+def _available(state: State, speaker: str, question: said.Available, now: Ms) -> Reply:
     """The largest rate that a reserve of this flowgroup on the share could get over the whole interval."""
     share = on_share(state, speaker, question.share, question.flowgroup)
     if isinstance(share, Refusal):
@@ -238,7 +243,7 @@ def _available(state: State, speaker: str, question: said.Available, now: int) -
     return ok(rate=rate_text(rate), **{"from": time_text(times[0]), "to": time_text(times[1])})
 
 
-def _explain(state: State, speaker: str, group: Flowgroup, now: int) -> Reply:
+def _explain(state: State, speaker: str, group: Flowgroup, now: Ms) -> Reply:
     allowed = speaker == ADMINISTRATOR or any(
         share.held_by(speaker) and share.privileges.query and share.flowgroup.covers(group)
         for share in state.shares.values()

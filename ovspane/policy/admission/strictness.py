@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ovspane.lang.statements import Kind
+from ovspane.lang.units import BitsPerSecond, Ms
 from ovspane.packets.flowgroup import Flowgroup, overlap, subtract
 from ovspane.policy.state.request_index import located
 from ovspane.policy.state.shares import Request
@@ -35,7 +36,7 @@ _DECISIVE: dict[Kind, tuple[Kind, ...]] = {
 _OPENERS = (Kind.ALLOW, Kind.RESERVE)
 
 #: [start, end) in ms; end None is forever
-Span = tuple[int, int | None]
+Span = tuple[Ms, Ms | None]
 
 
 class EffortExceeded(Exception):
@@ -51,7 +52,7 @@ class Effort:
         self._left = steps
 
     def spend(self, steps: int = 1) -> None:
-        """Raises TooMuch when they are used up."""
+        """Raises EffortExceeded when they are used up."""
         self._left -= steps
         if self._left < 0:
             raise EffortExceeded
@@ -69,7 +70,7 @@ def overriding(state: State, request: Request, effort: Effort | None = None) -> 
     NAMED."""
     effort = effort or Effort()
     found: list[int] = []
-    near = state.nearby.near(request.flowgroup, state.locations, _DECISIVE.get(request.kind, ()))
+    near = state.index.overlapping(request.flowgroup, state.locations, _DECISIVE.get(request.kind, ()))
     for other in sorted(near, key=_number):
         if other.id != request.id and _overrides(state, other, request, effort):
             found.append(other.id)
@@ -78,18 +79,18 @@ def overriding(state: State, request: Request, effort: Effort | None = None) -> 
     return found
 
 
-def affected(state: State, new: Request) -> list[Request]:
+def overridden_by(state: State, new: Request) -> list[Request]:
     """The earlier requests that `new` overrides, wholly or in part."""
     effort = Effort()
     kinds = tuple(kind for kind, decisive in _DECISIVE.items() if new.kind in decisive)
-    near = state.nearby.near(new.flowgroup, state.locations, kinds)
+    near = state.index.overlapping(new.flowgroup, state.locations, kinds)
     return [other for other in near if other.id != new.id and _overrides(state, new, other, effort)]
 
 
-def partly(state: State, request: Request) -> tuple[int, list[int]]:
+def largest_partial_rate(state: State, request: Request) -> tuple[BitsPerSecond, list[int]]:
     """For a partial reserve: the largest rate up to its own that limits beside it allow, and who overrides it at
     that rate."""
-    near = state.nearby.near(request.flowgroup, state.locations, (Kind.RATELIMIT,))
+    near = state.index.overlapping(request.flowgroup, state.locations, (Kind.RATELIMIT,))
     limits = [other.rate for other in near if other.rate < request.rate and _meet(state, request, other)]
     rate = min([request.rate, *limits])
     return rate, overriding(state, replace(request, rate=rate))
@@ -176,7 +177,7 @@ def _less_held(
 
 def _near(state: State, region: Flowgroup, span: Span, kinds: Iterable[Kind], effort: Effort) -> Iterator[Request]:
     """The requests of these kinds that may share packets with the region within the span."""
-    for other in state.nearby.near(region, state.locations, kinds):
+    for other in state.index.overlapping(region, state.locations, kinds):
         effort.spend()
         if other.during(*span):
             yield other
@@ -191,24 +192,24 @@ def _openers(state: State, deny: Request, region: Flowgroup, span: Span, but: in
     ]
 
 
-def denied_region(
-    state: State, group: Flowgroup, denies: Iterable[Request], now: int, effort: Effort
+def denied_regions(
+    state: State, group: Flowgroup, denies: Iterable[Request], now: Ms, effort: Effort
 ) -> list[tuple[Request, list[Flowgroup]]]:
     """For each of the denies, active at `now`, that holds packets of `group`: the part that it holds. Raises
-    TooMuch."""
+    EffortExceeded."""
     out: list[tuple[Request, list[Flowgroup]]] = []
     for deny in denies:
         region = _common(located(group, state.locations), _located(deny, state))
         if region is not None:
-            openers = _openers(state, deny, region, (now, now + 1), 0, effort)
+            openers = _openers(state, deny, region, (now, Ms(now + 1)), 0, effort)
             held = _without(state, [region], openers, effort)
             if held:
                 out.append((deny, held))
     return out
 
 
-def outside(state: State, group: Flowgroup, parts: Iterable[Flowgroup], effort: Effort) -> list[Flowgroup]:
-    """What of `group` is in none of `parts`. Raises TooMuch."""
+def uncovered(state: State, group: Flowgroup, parts: Iterable[Flowgroup], effort: Effort) -> list[Flowgroup]:
+    """What of `group` is in none of `parts`. Raises EffortExceeded."""
     rest = [located(group, state.locations)]
     for part in parts:
         rest = _cut(rest, located(part, state.locations), effort)
@@ -233,7 +234,7 @@ def _instants(span: Span, requests: list[Request], effort: Effort) -> Iterator[l
     for at in sorted(times):
         if at >= start and (end is None or at < end):
             effort.spend(1 + len(requests) // 16)
-            yield [one for one in requests if one.start <= at and (one.end is None or at < one.end)]
+            yield [one for one in requests if one.active_at(at)]
 
 
 def _located(request: Request, state: State) -> Flowgroup:

@@ -81,7 +81,7 @@ cdef class DenyNode:
 
 @cython.final
 cdef class AccessStages:
-    """`recoloured` is policy.colouring.recoloured; `many` and `names`: see _fastaccess.pxd."""
+    """`recoloured` is policy.compiler.colouring.recoloured; `many` and `names`: see _fastaccess.pxd."""
 
     def __cinit__(self, recoloured, uint32_t many, list names):
         self.recoloured, self.many, self.names = recoloured, many, names

@@ -525,7 +525,7 @@ cdef class Core:
             order, key = self.order[entry.rated - 1], sign * entry.rate
             rank = self.new_rank(entry.rate)
             known[entry.rate] = rank
-            for other in order.take(key):
+            for other in order.hold(key):
                 self.relabel(known[sign * other], order[other])
             self.ranks[rank].label = order[key]
         else:

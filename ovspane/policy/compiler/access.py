@@ -46,6 +46,7 @@ class DenyNode:
 
     @property
     def weight(self) -> int:
+        """How many denies stand here; of two nodes that clash the one with fewer moves to another stage."""
         return len(self.denies)
 
 
@@ -76,6 +77,7 @@ class AllowClass:
         self._levels: tuple[tuple[int, int], ...] | None = None
 
     def above(self, node: DenyNode) -> bool:
+        """True iff the allows of this class stand strictly below the node, so that they open its denies."""
         return node.name in self.place.ancestors
 
     def minds(self, node: DenyNode) -> bool:
@@ -134,6 +136,7 @@ class AccessStages:
     # --- changes of the requests; each returns the handles of the allows whose levels may have changed
 
     def add_deny(self, handle: int, match: Match, place: Place) -> list[int]:
+        """A deny's match, under its handle. Returns the handles of the allows that moved to another class."""
         node = self.nodes.get(place.node)
         if node is None:
             node = self._new_node(place)
@@ -145,6 +148,7 @@ class AccessStages:
         return self._reclass(self._allow_index.overlapping(value, mask, self._deaf(node)), node, True)
 
     def remove_deny(self, handle: int, match: Match) -> list[int]:
+        """The reverse of `add_deny`, with the same match. Raises KeyError if the handle is not there."""
         node = self._node_of.pop(handle)
         node.denies.remove(handle)
         node.index.remove(handle)
@@ -155,12 +159,14 @@ class AccessStages:
         return self._reclass(self._allow_index.missing(value, mask, node.index, self._hitless(node)), node, False)
 
     def add_allow(self, handle: int, match: Match, place: Place) -> None:
+        """An allow's match, under its handle."""
         found = self._class_of(place, self._hits(match, place))
         found.members[handle] = match
         self.allows[handle] = found
         self._allow_index.add(handle, match[0], match[1], found.number)
 
     def remove_allow(self, handle: int) -> None:
+        """The reverse of `add_allow`. Raises KeyError if the handle is not there."""
         self._allow_index.remove(handle)
         self._leave(handle, self.allows.pop(handle))
 

@@ -13,14 +13,19 @@ from typing import Protocol, TypeVar
 
 
 class Colourable(Protocol):
-    """A deny node as this room sees it."""
+    """A deny node, as far as stages are concerned."""
 
     @property
-    def stage(self) -> int | None: ...
+    def stage(self) -> int | None:
+        """The access stage that it has; None: none yet."""
+
     @property
-    def weight(self) -> int: ...
+    def weight(self) -> int:
+        """How much moving it to another stage costs."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What tells it from the others, and breaks ties."""
 
 
 N = TypeVar("N", bound=Colourable)

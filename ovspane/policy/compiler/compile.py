@@ -2,9 +2,9 @@
 docs/design/compiler.md). Pure.
 
 `Compiler(tree, default_deny, stage_limit)` starts empty. `update(delta, locations)` takes in a delta and returns what
-changes in the table; `check` raises what `update` would raise and changes nothing; `recompile` compiles the whole tree
-anew. `table` is all that has been returned so far, summed up; `stages` and `deny_stages` say how many access stages are
-in use, and which denies stand where.
+changes in the table; `check` raises what `update` would raise and changes nothing. `table` is all that has been
+returned so far, summed up; `stages` and `deny_stages` say how many access stages are in use, and which denies stand
+where.
 
 The three components of a verdict are compiled apart, so that flow counts add instead of multiply: access into the
 stages of `access`, limits into one stage where the lowest rate has the highest priority, guarantees into one where the
@@ -20,19 +20,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ovspane.packets.overlap import COMPILED
+from ovspane.packets.compiled import engine
 from ovspane.policy.compiler.bounds import ABOVE_ROOT, DEPTH_LIMIT, STAGE_LIMIT, VIRTUAL, TooManyRates, TooManyStages
 from ovspane.policy.compiler.expand import CannotCompile
 
 if TYPE_CHECKING:
     from ovspane.policy.compiler.compile_fast import Compiler
-elif COMPILED:
-    try:
-        from ovspane.policy.compiler.compile_fast import Compiler
-    except ImportError:  # this part was not built
-        from ovspane.policy.compiler.compile_plain import Compiler
 else:
-    from ovspane.policy.compiler.compile_plain import Compiler
+    Compiler = engine("ovspane.policy.compiler.compile_fast", "ovspane.policy.compiler.compile_plain").Compiler
 
 __all__ = [
     "ABOVE_ROOT",

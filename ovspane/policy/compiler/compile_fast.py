@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import Locations
+from ovspane.packets.fields import Locations
 from ovspane.packets.match import Match
 from ovspane.policy.compiler import bounds
 from ovspane.policy.compiler._fastcompile import Core
 from ovspane.policy.compiler.colouring import recoloured
 from ovspane.policy.compiler.expand import located_matches
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
-from ovspane.policy.model.table import Effect, Key, Rule, Rules, Stage, TableDelta, difference, ordered
+from ovspane.policy.model.table import Effect, Key, Rule, Rules, Stage, TableDelta
 from ovspane.policy.model.tree import PolicyTree, TreeDelta
 
 
@@ -41,7 +41,7 @@ class Compiler:
     """Compiles one policy tree. `default_deny`: what no request allows is dropped (the administrator's choice)."""
 
     def __init__(self, tree: PolicyTree, default_deny: bool = False, stage_limit: int = bounds.STAGE_LIMIT) -> None:
-        """Starts empty: `recompile` takes in what the tree has already."""
+        """Starts empty: what the tree has already has to be given to `update`."""
         self._tree = tree
         self._default_deny = default_deny
         self._stage_limit = stage_limit
@@ -82,17 +82,6 @@ class Compiler:
         that is there already or not there; then nothing has changed.
         """
         return TableDelta(*self._core.update(delta, locations))
-
-    def recompile(self, locations: Locations) -> TableDelta:
-        """Compile the whole tree anew, with the fewest stages that greedy colouring finds; returns what changes.
-
-        Raises CannotCompile as `update` does, and then changes nothing.
-        """
-        fresh = self._new_core()
-        fresh.update(TreeDelta(added=tuple(self._tree.requests.values())), locations)
-        change = difference(self.table, fresh.rules())
-        self._core = fresh
-        return ordered(change)
 
 
 class _CoreTable(Rules):

@@ -17,7 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import ALL, Locations
+from ovspane.packets.fields import Locations
+from ovspane.packets.flowgroup import ALL
 from ovspane.packets.match import ANY, Match
 from ovspane.policy.compiler.access import AccessStages, DenyNode, Place
 from ovspane.policy.compiler.bounds import (
@@ -32,7 +33,7 @@ from ovspane.policy.compiler.bounds import (
 from ovspane.policy.compiler.expand import located_matches
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
 from ovspane.policy.model.actions import Access
-from ovspane.policy.model.table import Effect, FlowTable, Key, Rule, Stage, TableDelta, difference, ordered
+from ovspane.policy.model.table import Effect, FlowTable, Key, Rule, Stage, TableDelta, ordered
 from ovspane.policy.model.tree import ActiveRequest, Node, PolicyTree, TreeDelta
 
 _ACCESS, _CONTINUE, _DROP = Stage.ACCESS, Effect.CONTINUE, Effect.DROP
@@ -90,7 +91,7 @@ class Compiler:
     """Compiles one policy tree. `default_deny`: what no request allows is dropped (the administrator's choice)."""
 
     def __init__(self, tree: PolicyTree, default_deny: bool = False, stage_limit: int = STAGE_LIMIT) -> None:
-        """Starts empty: `recompile` takes in what the tree has already."""
+        """Starts empty: what the tree has already has to be given to `update`."""
         self._table = FlowTable()
         self._tree = tree
         self._default_deny = default_deny
@@ -142,20 +143,6 @@ class Compiler:
         that is there already or not there; then nothing has changed.
         """
         return self._changes(self._commit(self._apply(delta, locations)))
-
-    def recompile(self, locations: Locations) -> TableDelta:
-        """Compile the whole tree anew, with the fewest stages that greedy colouring finds; returns what changes.
-
-        Raises CannotCompile as `update` does, and then changes nothing.
-        """
-        fresh = Compiler(self._tree, self._default_deny, self._stage_limit)
-        fresh._commit(fresh._apply(TreeDelta(added=tuple(self._tree.requests.values())), locations))
-        change = difference(self._table, fresh.table.rules.values())
-        self._access, self._ranks, self._ranked = fresh._access, fresh._ranks, fresh._ranked
-        self._entries, self._handles, self._shared = fresh._entries, fresh._handles, fresh._shared
-        self._next = fresh._next
-        self._table = fresh._table
-        return ordered(change)
 
     # --- a delta, first half: access stages, undone if they do not fit
 
@@ -278,7 +265,7 @@ class Compiler:
         """Returns the handles of the entries whose labels moved to make room."""
         moved: set[int] = set()
         for stage, key in _rates(request):
-            for other in self._ranks[stage].take(key):
+            for other in self._ranks[stage].hold(key):
                 moved |= self._ranked[stage, other]
             self._ranked.setdefault((stage, key), set()).add(handle)
         return moved

@@ -19,7 +19,7 @@ so the priority that decides a packet in a stage is the same with and without hi
   hiding off, which is the default.
 
 Make before break. A delta leads from the visible rules V to V' by way of V + V'. In each stage the highest rule of the
-union is the highest of V or of V', so no packet is decided otherwise than before or after; and each maximal rule of the
+union is the highest of V or of V', so each packet is decided as before or as after; and each maximal rule of the
 union of the full tables is in V + V', so the two unions decide alike. What becomes visible because its coverer goes is
 in `added`.
 

@@ -33,7 +33,7 @@ class Ranks:
         """The label of a key that is held."""
         return self._labels[key]
 
-    def take(self, key: int) -> list[int]:
+    def hold(self, key: int) -> list[int]:
         """Hold a key once more. Returns the other keys whose labels changed because there was no room between two.
 
         Raises OverflowError, and changes nothing, if LAST_LABEL different keys are held already.

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Generic, TypeVar
 
+from ovspane.lang.units import NO_RATE, BitsPerSecond
+
 T = TypeVar("T")
 
 
@@ -34,7 +36,7 @@ class Operators(Generic[T]):
     p: Callable[[T, T], T]
 
 
-def _least(one: int | None, other: int | None) -> int | None:
+def _least(one: BitsPerSecond | None, other: BitsPerSecond | None) -> BitsPerSecond | None:
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)
@@ -48,16 +50,16 @@ def _greatest_access(one: Access, other: Access) -> Access:
     return max(one, other)
 
 
-def _greatest(one: int, other: int) -> int:
+def _greatest(one: BitsPerSecond, other: BitsPerSecond) -> BitsPerSecond:
     return max(one, other)
 
 
 #: Deny overrides Allow overrides unset; below overrides above.
 ACCESS: Operators[Access] = Operators(Access.UNSET, _greatest_access, _greatest_access, _nearest)
 #: Guaranteed minimum bandwidth in bit/s; 0: none.
-GUARANTEE: Operators[int] = Operators(0, _greatest, _greatest, _greatest)
+GUARANTEE: Operators[BitsPerSecond] = Operators(NO_RATE, _greatest, _greatest, _greatest)
 #: Rate limit in bit/s; None: none.
-LIMIT: Operators[int | None] = Operators(None, _least, _least, _least)
+LIMIT: Operators[BitsPerSecond | None] = Operators(None, _least, _least, _least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +67,19 @@ class Verdict:
     """What the policy says of one packet. `guarantee` and `limit` in bit/s."""
 
     access: Access = Access.UNSET
-    guarantee: int = 0
-    limit: int | None = None
+    guarantee: BitsPerSecond = NO_RATE
+    limit: BitsPerSecond | None = None
 
     def d(self, other: Verdict) -> Verdict:
+        """+D: this verdict and that of another request of the same node."""
         return self._join(other, "d")
 
     def s(self, other: Verdict) -> Verdict:
+        """+S: this verdict and that of a sibling subtree."""
         return self._join(other, "s")
 
     def p(self, children: Verdict) -> Verdict:
+        """+P: this node's verdict and the joined one of its children."""
         return self._join(children, "p")
 
     def _join(self, other: Verdict, name: str) -> Verdict:

@@ -15,16 +15,21 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from ovspane.lang.units import NO_RATE, BitsPerSecond
 from ovspane.packets.match import Match
 
 
 class Stage(IntEnum):
+    """The kinds of stages, in the order in which a packet passes them."""
+
     ACCESS = 0
     LIMIT = 1
     QUEUE = 2
 
 
 class Effect(IntEnum):
+    """What a rule does with the packets that it decides."""
+
     CONTINUE = 0  # go on to the next stage
     DROP = 1
     LIMIT = 2  # through the meter `slot`, then go on
@@ -44,11 +49,12 @@ class Rule(NamedTuple):
     effect: Effect
     request: int
     slot: int = 0
-    rate: int = 0
+    rate: BitsPerSecond = NO_RATE
     output: int = 0
 
     @property
     def key(self) -> Key:
+        """What tells it from all other rules of a table."""
         return self[:4]
 
 
@@ -70,8 +76,8 @@ class PacketOutcome:
     queue."""
 
     dropped: bool
-    limit: int | None = None
-    guarantee: int = 0
+    limit: BitsPerSecond | None = None
+    guarantee: BitsPerSecond = NO_RATE
     meter: int = 0
     queue: int = 0
 
@@ -104,7 +110,7 @@ class Rules(ABC):
         return PacketOutcome(
             dropped=False,
             limit=limit.rate if limit else None,
-            guarantee=queue.rate if queue else 0,
+            guarantee=queue.rate if queue else NO_RATE,
             meter=limit.slot if limit else 0,
             queue=queue.slot if queue else 0,
         )
@@ -120,9 +126,11 @@ class FlowTable(Rules):
 
     @property
     def rules(self) -> dict[Key, Rule]:
+        """All rules by key; the table's own dictionary."""
         return self._rules
 
     def apply(self, delta: TableDelta) -> None:
+        """Take a delta in. Raises KeyError if it removes what is not there."""
         for rule in delta.added:
             self._rules[rule.key] = rule
         for rule in delta.removed:

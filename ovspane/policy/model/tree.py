@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ovspane.lang.statements import Kind
+from ovspane.lang.units import NO_RATE, BitsPerSecond
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.model.actions import Access, Verdict
 
@@ -28,7 +29,7 @@ class ActiveRequest:
     node: str
     kind: Kind
     flowgroup: Flowgroup
-    rate: int = 0
+    rate: BitsPerSecond = NO_RATE
     allows: bool = False
     slot: int = 0
 
@@ -56,6 +57,8 @@ class TreeDelta:
 
 @dataclass(slots=True)
 class Node:
+    """A share in the tree. `depth`: how many ancestors it has. `requests`: those active on it, by id."""
+
     name: str
     parent: str | None
     depth: int
@@ -71,6 +74,7 @@ class PolicyTree:
         self.requests: dict[int, ActiveRequest] = {}
 
     def add_node(self, name: str, parent: str) -> None:
+        """Put a node below `parent`. Raises KeyError if there is no such parent, ValueError if the node is there."""
         above = self.nodes[parent]
         if name in self.nodes:
             raise ValueError(f"node {name} is in the tree already")
@@ -86,6 +90,7 @@ class PolicyTree:
         del self.nodes[name]
 
     def apply(self, delta: TreeDelta) -> None:
+        """Take a delta in: what is removed goes first. Raises KeyError for a node or request that is not there."""
         for request in delta.removed:
             del self.nodes[request.node].requests[request.id]
             del self.requests[request.id]

@@ -6,6 +6,8 @@ type and ValueError for an integer out of bounds, and then changes nothing.
 
 from typing import ClassVar, Final
 
+from ovspane.lang.units import BitsPerSecond, Ms
+
 #: bounds: instants lie within +-LATEST ms; a rate, and the sum of the rates of all reservations, is at most RATES bit/s
 LATEST: Final[int]
 RATES: Final[int]
@@ -20,10 +22,10 @@ class Ledger:
     #: whether there is `next_start` (the plain twin has none)
     skips: ClassVar[bool]
     share: Final[str]
-    top: Final[int | None]  # reserve <=
-    least: Final[int]  # reserve >=
+    top: Final[BitsPerSecond | None]  # reserve <=
+    least: Final[BitsPerSecond]  # reserve >=
     capacity: Final[int | None]
-    fill: Final[int | None]
+    fill: Final[BitsPerSecond | None]
     #: False where the fill rate alone covers all that may be reserved
     bucket_matters: Final[bool]
     #: False where any reservation fits
@@ -41,7 +43,7 @@ class Ledger:
     ) -> None:
         """A schedule without reservations, its bucket at `level` (cut to 0 .. capacity) at the instant `level_at`."""
     @property
-    def level_at(self) -> int:
+    def level_at(self) -> Ms:
         """What was before is folded into `level`."""
     @property
     def level(self) -> int:
@@ -51,35 +53,35 @@ class Ledger:
         """How many blocks all questions so far had to look at (the plain twin: steps): deterministic, so it can be a
         budget."""
     @property
-    def last(self) -> int:
+    def last(self) -> Ms:
         """The last instant at which something starts or ends, or `level_at`."""
     def __len__(self) -> int:
         """How many instants `steps` has."""
-    def add(self, start: int, end: int | None, rate: int) -> None:
+    def add(self, start: Ms, end: Ms | None, rate: BitsPerSecond) -> None:
         """Book a reservation, whether it fits or not. Raises ValueError beyond the bounds; MemoryError."""
-    def remove(self, start: int, end: int | None, rate: int) -> None:
+    def remove(self, start: Ms, end: Ms | None, rate: BitsPerSecond) -> None:
         """Take a reservation out again that was added just so. Raises KeyError if there is none that starts and ends
         there. (The compiled one cannot tell it from several others that together do.)"""
-    def fold_to(self, level: int, at: int) -> None:
+    def fold_to(self, level: int, at: Ms) -> None:
         """Forget what is before `at`: the level there is `level`. Raises ValueError if `at` is before `level_at`."""
-    def fold(self, now: int) -> None:
-        """Forget what is before `now`, keeping the level."""
-    def level_then(self, now: int) -> int:
+    def level_then(self, now: Ms) -> int:
         """The bucket's level at `now`; 0 where the bucket does not matter."""
-    def total_at(self, at: int) -> int:
+    def total_at(self, at: Ms) -> BitsPerSecond:
         """What is reserved at an instant; 0 before `level_at`."""
-    def steps(self) -> list[tuple[int, int]]:
+    def steps(self) -> list[tuple[Ms, BitsPerSecond]]:
         """The skyline: (instant, total from then on), ascending, from `level_at` on; one for each start or end."""
-    def instants(self, after: int, count: int) -> list[int]:
+    def instants(self, after: Ms, count: int) -> list[Ms]:
         """The first `count` instants of `steps` that are after `after`."""
-    def missing(self, start: int, end: int | None, rate: int, floor: bool = True) -> tuple[int, int, str] | None:
+    def missing(
+        self, start: Ms, end: Ms | None, rate: BitsPerSecond, floor: bool = True
+    ) -> tuple[Ms, BitsPerSecond, str] | None:
         """Why a reservation does not fit: (instant, bit/s free then, reason), or None. `floor`: whether `reserve >=`
         counts.
 
         The reasons: "bound" (of this schedule's numbers), "room", "minimum", "tokens" (the bucket runs dry).
         """
-    def most_that_fits(self, start: int, end: int | None, at_most: int) -> int:
+    def most_that_fits(self, start: Ms, end: Ms | None, at_most: BitsPerSecond) -> BitsPerSecond:
         """The largest rate up to `at_most` that fits but for `reserve >=`; 0 if none does."""
-    def next_start(self, not_before: int, length: int | None, rate: int) -> int | None:
+    def next_start(self, not_before: Ms, length: Ms | None, rate: BitsPerSecond) -> Ms | None:
         """`not_before` if `rate` fits for `length` ms from then on, else a later instant before which no start fits
         (None: none ever does)."""

@@ -251,10 +251,6 @@ cdef class Ledger:
             refresh(&self.t, self.t.root, b)
         self.t.x0 = kept - balance(&self.t, now) if self.t.bucket else 0
 
-    def fold(self, now):
-        if now > self.t.level_at:
-            self.fold_to(self.level_then(now), now)
-
     def level_then(self, now):
         cdef i64 at = number(now, LAST, "an instant")
         cdef Probe p

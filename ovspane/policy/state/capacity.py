@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ovspane.packets.flowgroup import Flowgroup, Locations
+from ovspane.lang.units import BitsPerSecond, Ms
+from ovspane.packets.fields import Locations
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.state.schedule import Schedule
 from ovspane.policy.state.shares import Request
 
@@ -17,13 +19,13 @@ class NetworkCapacity(Protocol):
     """The room for reservations outside of shares, and who has it."""
 
     def choices(
-        self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations
+        self, group: Flowgroup, rate: BitsPerSecond, start: Ms, end: Ms | None, locations: Locations
     ) -> Sequence[Sequence[Schedule]]:
         """The ways that a reservation of `rate` (bit/s) for these packets in [start, end) may take, at least one:
         where it has to fit on each. The first is the one that it would get: it fits if any does. The schedules'
         names are no names of shares."""
 
-    def route(self, group: Flowgroup, rate: int, start: int, end: int | None, locations: Locations) -> str:
+    def route(self, group: Flowgroup, rate: BitsPerSecond, start: Ms, end: Ms | None, locations: Locations) -> str:
         """The first of the choices as text for `Request.via`; "" where there is nothing to choose."""
 
     def steered(self, request: Request) -> str:

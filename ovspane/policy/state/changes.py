@@ -82,7 +82,7 @@ class Registry:
             yield name
             pending += sorted(self.children[name], reverse=True)
 
-    def knows(self, name: str) -> bool:
+    def has_principal(self, name: str) -> bool:
         """True iff `name` is a principal: added, located, or holder of a share."""
         return name == ADMINISTRATOR or name in self.principals or (name != EVERYBODY and name in self._granted)
 

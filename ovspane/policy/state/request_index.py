@@ -2,8 +2,8 @@
 Pure.
 
 Each request stands in the index of its kind with its hull: the smallest single match around its flowgroup, located
-users narrowed to their addresses. Invariant: `near` gives every request whose flowgroup `flowgroup.overlap`s the asked
-one, and perhaps a few more; whoever asks verifies.
+users narrowed to their addresses. Invariant: `overlapping` gives every request whose flowgroup `flowgroup.overlap`s
+the asked one, and perhaps a few more; whoever asks verifies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import ANY_DSCP, ANY_ETHTYPE, ANY_PORT, ANY_TRANSPORT, ANY_VLAN, Flowgroup, Locations
+from ovspane.packets.fields import ANY_DSCP, ANY_ETHTYPE, ANY_PORT, ANY_TRANSPORT, ANY_VLAN, Locations
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ANY, ETH_IPV4, ETH_IPV6, Match
 from ovspane.packets.overlap import MatchIndex
@@ -104,8 +105,8 @@ class RequestIndex:
         for user in request.flowgroup.users():
             self._by_user[user].discard(number)
 
-    def moved(self, user: str, locations: Locations) -> None:
-        """A user's addresses changed: its requests' hulls are others."""
+    def move_user(self, user: str, locations: Locations) -> None:
+        """A user's addresses changed, and with them the hulls of its requests."""
         for number in list(self._by_user.get(user, ())):
             self.put(self._requests[number], locations)
 
@@ -118,7 +119,7 @@ class RequestIndex:
         match = self._hull(located(group, locations))
         return sum(len(index.overlapping(match.value, match.mask, None, limit)) for index in self._by_kind.values())
 
-    def near(self, group: Flowgroup, locations: Locations, kinds: Iterable[Kind]) -> Iterator[Request]:
+    def overlapping(self, group: Flowgroup, locations: Locations, kinds: Iterable[Kind]) -> Iterator[Request]:
         """The requests of these kinds that may share packets with the flowgroup."""
         match = self._hull(located(group, locations))
         for kind in kinds:

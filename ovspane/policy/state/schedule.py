@@ -1,7 +1,7 @@
 """Reservations over time: the room in a share and the level of its token bucket (ovspane(7), section 5, rule 5).
 
-The environment variable OVSPANE_PURE=1 chooses the twin. Units: ms, bit/s; bucket levels in 1/1000 bit (bit/s times
-ms).
+Units: ms, bit/s; bucket levels in 1/1000 bit (bit/s times ms). `Schedule` is the compiled one or its plain twin
+(ovspane.packets.compiled).
 
 `Chain` asks a share and its ancestors together. Invariants: both twins answer alike
 (tests/property/policy/test_schedule_twins.py), but that the compiled one's `earliest` may be earlier. Bounds:
@@ -10,20 +10,17 @@ docs/design/admission.md, "Bounds".
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ovspane.lang.units import NO_RATE, BitsPerSecond, Ms
+from ovspane.packets.compiled import engine
+
 if TYPE_CHECKING:
     from ovspane.policy.state._schedule import Ledger as Schedule
-elif os.environ.get("OVSPANE_PURE") == "1":
-    from ovspane.policy.state.schedule_plain import Ledger as Schedule
 else:
-    try:
-        from ovspane.policy.state._schedule import Ledger as Schedule
-    except ImportError:  # built without a compiler or without Cython (setup.py makes the extension optional)
-        from ovspane.policy.state.schedule_plain import Ledger as Schedule
+    Schedule = engine("ovspane.policy.state._schedule", "ovspane.policy.state.schedule_plain").Ledger
 
 __all__ = ["Chain", "Schedule", "Shortfall"]
 
@@ -34,6 +31,7 @@ EFFORT = 800_000
 ASKING = 50
 #: how many instants are tried where starts cannot be skipped
 CANDIDATES = 256
+MILLISECOND = Ms(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +42,8 @@ class Shortfall:
     """
 
     share: str
-    at: int
-    free: int  # bit/s that are free at that instant
+    at: Ms
+    free: BitsPerSecond  # that are free at that instant
     reason: str
 
 
@@ -57,7 +55,7 @@ class Chain:
     def __init__(self, schedules: Sequence[Schedule]) -> None:
         self._schedules = schedules
 
-    def shortfall(self, start: int, end: int | None, rate: int, floor: bool = True) -> Shortfall | None:
+    def shortfall(self, start: Ms, end: Ms | None, rate: BitsPerSecond, floor: bool = True) -> Shortfall | None:
         """The first reason why `rate` does not fit into [start, end), or None. `floor`: whether `reserve >=` counts."""
         for schedule in self._schedules:
             missing = schedule.missing(start, end, rate, floor)
@@ -65,17 +63,17 @@ class Chain:
                 return Shortfall(schedule.share, *missing)
         return None
 
-    def largest(self, start: int, end: int | None, at_most: int) -> int:
+    def largest(self, start: Ms, end: Ms | None, at_most: BitsPerSecond) -> BitsPerSecond:
         """The largest rate up to `at_most` that fits into [start, end); 0 if none does."""
         rate = at_most
         for schedule in self._schedules:
-            rate = schedule.most_that_fits(start, end, rate) if rate else 0
+            rate = schedule.most_that_fits(start, end, rate) if rate else NO_RATE
         for schedule in self._schedules if rate else ():
             if schedule.least and schedule.missing(start, end, rate) is not None:
-                return 0
+                return NO_RATE
         return rate
 
-    def earliest(self, rate: int, length: int | None, not_before: int, grain: int = 1) -> int | None:
+    def earliest(self, rate: BitsPerSecond, length: Ms | None, not_before: Ms, grain: Ms = MILLISECOND) -> Ms | None:
         """The earliest start at which `rate` fits for `length` ms, a multiple of `grain` ms after `not_before`; None:
         none found.
 
@@ -95,7 +93,7 @@ class Chain:
                 return None
             if later > start:
                 limiting.insert(0, limiting.pop(content))  # who objected may well do so again
-                start = not_before - (not_before - later) // grain * grain
+                start = Ms(not_before - (not_before - later) // grain * grain)
                 content = 0
             else:
                 content += 1
@@ -103,25 +101,25 @@ class Chain:
                 return self._some_start(rate, length, start, grain)
         return start
 
-    def _some_start(self, rate: int, length: int | None, known: int, grain: int) -> int | None:
+    def _some_start(self, rate: BitsPerSecond, length: Ms | None, known: Ms, grain: Ms) -> Ms | None:
         """A start that fits: `known`, before which none does, or farther and farther after it, and then perhaps not
         the first."""
-        last, step = max(schedule.last for schedule in self._schedules), grain
+        last, step = max(schedule.last for schedule in self._schedules), int(grain)
         first = sum(schedule.work for schedule in self._schedules)
         start = known
-        while self.shortfall(start, None if length is None else start + length, rate) is not None:
+        while self.shortfall(start, _end(start, length), rate) is not None:
             if start > last or sum(schedule.work for schedule in self._schedules) - first > EFFORT // 2:
                 return None
-            start, step = known + step, step * 4
+            start, step = Ms(known + step), step * 4
         return start
 
-    def _early(self, rate: int, length: int | None, not_before: int, grain: int) -> int | None:
+    def _early(self, rate: BitsPerSecond, length: Ms | None, not_before: Ms, grain: Ms) -> Ms | None:
         """An early start. It is the earliest where only room counts; where tokens count, it is found by bisection
         between the instants at which the sweep's shape changes, so it is the earliest but in rare shapes."""
 
         def fits(units: int) -> bool:
-            start = not_before + units * grain
-            return self.shortfall(start, None if length is None else start + length, rate) is None
+            start = Ms(not_before + units * grain)
+            return self.shortfall(start, _end(start, length), rate) is None
 
         low = -1
         for instant in self._candidates(not_before, length):
@@ -130,17 +128,17 @@ class Chain:
                 while self._tokens_matter and high - low > 1:
                     middle = (low + high) // 2
                     low, high = (low, middle) if fits(middle) else (middle, high)
-                return not_before + high * grain
+                return Ms(not_before + high * grain)
             low = max(low, high)
         return None
 
-    def soonest(self, bits: int, start: int, end: int, least: int) -> tuple[int, int] | None:
+    def soonest(self, bits: int, start: Ms, end: Ms, least: BitsPerSecond) -> tuple[Ms, BitsPerSecond] | None:
         """The first (start, rate), with a rate of at least `least`, at which `bits` get through by `end`; None if
         none is found."""
         for at in self._candidates(start, None):
             if at >= end:
                 break
-            rate = max(least, -(-bits * 1000 // (end - at)))
+            rate = max(least, BitsPerSecond(-(-bits * 1000 // (end - at))))
             if self.shortfall(at, end, rate) is None:
                 return at, rate
         return None
@@ -149,7 +147,7 @@ class Chain:
     def _tokens_matter(self) -> bool:
         return any(schedule.bucket_matters for schedule in self._schedules)
 
-    def _candidates(self, not_before: int, length: int | None) -> list[int]:
+    def _candidates(self, not_before: Ms, length: Ms | None) -> list[Ms]:
         """Instants worth trying: now, each step (room grows, or a minimum is met), starts that end at a step where
         tokens count, and when the last bucket is full."""
         instants = {not_before}
@@ -158,9 +156,15 @@ class Chain:
         for schedule in limiting:
             instants.update(schedule.instants(not_before, CANDIDATES))
             if length is not None and schedule.bucket_matters:
-                instants.update(at - length for at in schedule.instants(not_before + length, CANDIDATES))
+                later = schedule.instants(Ms(not_before + length), CANDIDATES)
+                instants.update(Ms(at - length) for at in later)
         for schedule in limiting:
             if schedule.bucket_matters and schedule.fill and schedule.capacity is not None:
-                instants.add(last + -(-schedule.capacity * 1000 // schedule.fill))
+                instants.add(Ms(last + -(-schedule.capacity * 1000 // schedule.fill)))
         ordered = sorted({*instants, last})
         return ordered if len(ordered) <= CANDIDATES else ordered[: CANDIDATES - 1] + ordered[-1:]
+
+
+def _end(start: Ms, length: Ms | None) -> Ms | None:
+    """When what starts then and lasts so long ends; None: never."""
+    return None if length is None else Ms(start + length)

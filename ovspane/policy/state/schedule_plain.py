@@ -97,6 +97,7 @@ class Ledger:
     # --- changes
 
     def add(self, start: int, end: int | None, rate: int) -> None:
+        """See _schedule.pyi."""
         _interval(start, end, rate)
         _number(start, LATEST, "a start")
         _number(0 if end is None else end, LATEST, "an end")
@@ -106,6 +107,7 @@ class Ledger:
         self._booked += rate
 
     def remove(self, start: int, end: int | None, rate: int) -> None:
+        """See _schedule.pyi."""
         gone = (start, end, rate)
         if gone not in self._reservations:
             raise KeyError("no such reservation")
@@ -115,25 +117,24 @@ class Ledger:
         self._booked -= rate
 
     def fold_to(self, level: int, at: int) -> None:
+        """See _schedule.pyi."""
         level = self._cut(level)
         if _number(at, LATEST, "an instant") < self.level_at:
             raise ValueError("the past is folded away already")
         self.level, self.level_at = level, at
 
-    def fold(self, now: int) -> None:
-        if now > self.level_at:
-            self.fold_to(self.level_then(now), now)
-
     # --- questions
 
     @property
     def last(self) -> int:
+        """See _schedule.pyi."""
         return self.steps()[-1][0]
 
     def __len__(self) -> int:
         return len(self.steps())
 
     def steps(self, extra: Reservation | None = None) -> list[Step]:
+        """See _schedule.pyi; with the reservation `extra` as if it were booked."""
         changes: dict[int, int] = {self.level_at: 0}
         for start, end, rate in [*self._reservations.elements(), *([extra] if extra else [])]:
             start = max(start, self.level_at)
@@ -150,14 +151,17 @@ class Ledger:
         return out
 
     def instants(self, after: int, count: int) -> list[int]:
+        """See _schedule.pyi."""
         later = [at for at, _ in self.steps() if at > _number(after, LATEST, "an instant")]
         return later[: max(0, _number(count, LATEST, "a count"))]
 
     def total_at(self, at: int) -> int:
+        """See _schedule.pyi."""
         past = [total for then, total in self.steps() if then <= _number(at, LATEST, "an instant")]
         return past[-1] if past else 0
 
     def missing(self, start: int, end: int | None, rate: int, floor: bool = True) -> tuple[int, int, str] | None:
+        """See _schedule.pyi."""
         _interval(start, end, rate)
         if not -LATEST <= start <= LATEST or (end is not None and end > LATEST) or rate > RATES - self._booked:
             return start, 0, "bound"
@@ -174,6 +178,7 @@ class Ledger:
         return self._dry(steps, start) if self.bucket_matters else None
 
     def most_that_fits(self, start: int, end: int | None, at_most: int) -> int:
+        """See _schedule.pyi."""
         low, high = 0, _number(at_most, RATES, "a rate") + 1  # room and tokens are monotone in the rate
         while high - low > 1:
             middle = (low + high) // 2
@@ -184,6 +189,7 @@ class Ledger:
         return low
 
     def level_then(self, now: int) -> int:
+        """See _schedule.pyi."""
         if not self.bucket_matters:
             return 0
         steps = [step for step in self.steps() if step[0] < _number(now, LATEST, "an instant")] + [(now, 0)]

@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ovspane.lang.statements import Binding, HintItem, Kind, PrivilegeSpec
-from ovspane.lang.units import rate_text
-from ovspane.packets.flowgroup import ALL, NO_ADDRESS, AddressSet, Flowgroup
+from ovspane.lang.units import EPOCH, NO_RATE, BitsPerSecond, Ms, rate_text
+from ovspane.packets.fields import NO_ADDRESS, AddressSet
+from ovspane.packets.flowgroup import ALL, Flowgroup
 from ovspane.policy.model.tree import ROOT
 
 ADMINISTRATOR = "root"
@@ -29,11 +30,11 @@ class Privileges:
     """What may be asked on a share. Rates in bit/s, tb_capacity in bits; None is unlimited, except ratelimit_min,
     where None means "no rate limits here"."""
 
-    reserve_max: int | None = 0
-    reserve_min: int = 0
-    ratelimit_min: int | None = None
+    reserve_max: BitsPerSecond | None = NO_RATE
+    reserve_min: BitsPerSecond = NO_RATE
+    ratelimit_min: BitsPerSecond | None = None
     tb_capacity: int | None = 0
-    tb_fill: int | None = 0
+    tb_fill: BitsPerSecond | None = NO_RATE
     allow: bool = True
     deny: bool = True
     hint: bool = True
@@ -44,14 +45,14 @@ class Privileges:
     @staticmethod
     def of(spec: PrivilegeSpec) -> Privileges:
         """The privileges as written, with the defaults of ovspane(7), section 5, for what is not."""
-        top = spec.reserve_max or 0
+        top = spec.reserve_max or NO_RATE
 
         def flag(given: bool | None) -> bool:
             return True if given is None else given
 
         return Privileges(
             reserve_max=top,
-            reserve_min=spec.reserve_min or 0,
+            reserve_min=spec.reserve_min or NO_RATE,
             ratelimit_min=spec.ratelimit_min,
             tb_capacity=top if spec.tb_capacity is None else spec.tb_capacity,
             tb_fill=top if spec.tb_fill is None else spec.tb_fill,
@@ -86,7 +87,7 @@ class Privileges:
 
 
 EVERY_PRIVILEGE = Privileges(
-    reserve_max=None, ratelimit_min=0, tb_capacity=None, tb_fill=None, waypoint=True, avoid=True
+    reserve_max=None, ratelimit_min=NO_RATE, tb_capacity=None, tb_fill=None, waypoint=True, avoid=True
 )
 
 
@@ -101,7 +102,7 @@ class Share:
     creator: str
     grants: frozenset[tuple[str, str]] = frozenset()
     everybody: bool = False
-    created: int = 0
+    created: Ms = EPOCH
     version: int = 0
 
     @property
@@ -114,6 +115,7 @@ class Share:
         return self.everybody or self.granted_to(speaker)
 
     def granted_to(self, name: str) -> bool:
+        """True iff it was granted to `name` itself (and not to everybody)."""
         return any(principal == name for principal, _ in self.grants)
 
     def with_grants(self, grants: frozenset[tuple[str, str]]) -> Share:
@@ -139,7 +141,7 @@ class Bucket:
 
     share: str
     level: int
-    at: int
+    at: Ms
 
 
 ROOT_SHARE = Share(ROOT, None, ALL, EVERY_PRIVILEGE, ADMINISTRATOR, grants=frozenset({(ADMINISTRATOR, ADMINISTRATOR)}))
@@ -166,9 +168,9 @@ class Request:
     speaker: str
     kind: Kind
     flowgroup: Flowgroup
-    start: int
-    end: int | None
-    rate: int = 0
+    start: Ms
+    end: Ms | None
+    rate: BitsPerSecond = NO_RATE
     partial: bool = False
     slot: int = 0
     via: str = ""
@@ -177,9 +179,13 @@ class Request:
         """True iff the other one is this one, but for the way through the network."""
         return replace(self, via=other.via) == other
 
-    def during(self, start: int, end: int | None) -> bool:
+    def during(self, start: Ms, end: Ms | None) -> bool:
         """True iff the interval [start, end) and the request's have an instant in common."""
         return (end is None or self.start < end) and (self.end is None or start < self.end)
+
+    def active_at(self, instant: Ms) -> bool:
+        """True iff it is in effect at an instant."""
+        return self.start <= instant and (self.end is None or instant < self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +197,8 @@ class Hint:
     speaker: str
     flowgroup: Flowgroup
     items: tuple[HintItem, ...]
-    start: int
-    end: int | None
+    start: Ms
+    end: Ms | None
 
 
 def grown_beyond(child: Privileges, parent: Privileges) -> str | None:

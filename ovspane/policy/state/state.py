@@ -13,7 +13,9 @@ from dataclasses import replace
 from bitarray import bitarray
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup
+from ovspane.lang.units import BitsPerSecond, Ms
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.changes import Change, Counter, Drop, Put, Registry, Value
@@ -33,16 +35,16 @@ LAST_ID = 2**63 - 1
 class State(Registry):
     """All that was said and accepted."""
 
-    def __init__(self, room: NetworkCapacity | None = None) -> None:
-        """`room`: what reservations take outside of shares; empty, and this state's alone."""
+    def __init__(self, capacity: NetworkCapacity | None = None) -> None:
+        """`capacity`: what reservations take outside of shares; empty, and this state's alone."""
         super().__init__()
-        self._room = room
+        self._capacity = capacity
         self.requests: dict[int, Request] = {}
         self.hints: dict[int, Hint] = {}
         self.by_share: dict[str, dict[int, Request]] = {}
         self.schedules: dict[str, Schedule] = {}
         self.locations: dict[str, AddressSet] = {}
-        self.nearby = RequestIndex()
+        self.index = RequestIndex()
         #: the ids that are given to what is said here; where many daemons share a database, each has some of its own
         self.lease = range(1, LAST_ID)
         self.next_id = 1
@@ -57,6 +59,8 @@ class State(Registry):
         self.apply(Put(ROOT_SHARE))
 
     def apply(self, change: Change) -> None:
+        """Take a change in. It has to fit: a request's share is there, a share that is dropped is empty. Raises
+        ValueError for a reservation that the schedules cannot count (`Schedule.add`)."""
         value = change.value
         put = isinstance(change, Put)
         match value:
@@ -124,23 +128,23 @@ class State(Registry):
         self._moved(principal.name)
 
     def _moved(self, user: str) -> None:
-        self.nearby.moved(user, self.locations)
-        if self._room is not None:
-            for request in [self.requests[number] for number in self.nearby.of_user(user)]:
+        self.index.move_user(user, self.locations)
+        if self._capacity is not None:
+            for request in [self.requests[number] for number in self.index.of_user(user)]:
                 if request.kind is Kind.RESERVE:
-                    self._room.put(request, self.locations)
+                    self._capacity.put(request, self.locations)
 
     def _put_request(self, request: Request) -> None:
         self.requests[request.id] = request
         self.by_share[request.share][request.id] = request
-        self.nearby.put(request, self.locations)
+        self.index.put(request, self.locations)
         self._used(request.id)
         if request.kind is Kind.RESERVE:
             self.booked += request.rate
             for name in self.chain(request.share):
                 self.schedules[name].add(request.start, request.end, request.rate)
-            if self._room is not None:
-                self._room.put(request, self.locations)
+            if self._capacity is not None:
+                self._capacity.put(request, self.locations)
         if request.slot:
             self._slots[request.slot] = True
             if request.id in self.lease:
@@ -149,29 +153,29 @@ class State(Registry):
     def reroute(self, request: Request) -> None:
         """A request that is there was given another way through the network (`Request.rerouted`)."""
         self.requests[request.id] = self.by_share[request.share][request.id] = request
-        self.nearby.put(request, self.locations)
-        if self._room is not None:
-            self._room.put(request, self.locations)
+        self.index.put(request, self.locations)
+        if self._capacity is not None:
+            self._capacity.put(request, self.locations)
 
     def strayed(self, most: int) -> list[Request]:
         """Requests, `most` at most, as they are on the way through the network that they have now, where that is not
         the one they were given."""
-        if self._room is None:
+        if self._capacity is None:
             return []
-        ways = self._room.strayed(most)
+        ways = self._capacity.strayed(most)
         return [replace(self.requests[number], via=via) for number, via in ways.items()]
 
     def _drop_request(self, request: Request) -> None:
         del self.requests[request.id]
-        self.nearby.drop(request.id)
+        self.index.drop(request.id)
         self.status.pop(request.id, None)
         del self.by_share[request.share][request.id]
         if request.kind is Kind.RESERVE:
             self.booked -= request.rate
             for name in self.chain(request.share):
                 self.schedules[name].remove(request.start, request.end, request.rate)
-            if self._room is not None:
-                self._room.drop(request)
+            if self._capacity is not None:
+                self._capacity.drop(request)
         if request.slot:
             self._slots[request.slot] = False
 
@@ -186,31 +190,31 @@ class State(Registry):
         """The schedules of shares that a reservation on the share has to fit in."""
         return Chain([self.schedules[name] for name in self.chain(share)])
 
-    def ledgers(self, share: str, group: Flowgroup, rate: int, start: int, end: int | None) -> list[Chain]:
+    def ledgers(self, share: str, group: Flowgroup, rate: BitsPerSecond, start: Ms, end: Ms | None) -> list[Chain]:
         """A reservation of `rate` (bit/s) for these packets has to fit in one of these: the schedules of shares with
         those of a way through the network. If it fits in any for [start, end), then in the first."""
-        if self._room is None:
+        if self._capacity is None:
             return [self.ledger(share)]
         above = [self.schedules[name] for name in self.chain(share)]
-        choices = self._room.choices(group, rate, start, end, self.locations)
+        choices = self._capacity.choices(group, rate, start, end, self.locations)
         return [Chain([*above, *way]) for way in choices]
 
     def route(self, request: Request) -> str:
         """The way through the network that a reservation gets which was found to fit (`Request.via`)."""
-        if self._room is None:
+        if self._capacity is None:
             return ""
-        return self._room.route(request.flowgroup, request.rate, request.start, request.end, self.locations)
+        return self._capacity.route(request.flowgroup, request.rate, request.start, request.end, self.locations)
 
     def steered(self, request: Request) -> str:
         """The paths that a reservation's packets are sent along now (`NetworkCapacity.steered`)."""
-        return "" if self._room is None else self._room.steered(request)
+        return "" if self._capacity is None else self._capacity.steered(request)
 
     def keys(self, request: Request) -> tuple[set[str], set[str]]:
         """What a reservation that is to come, or to go, reads and changes outside of shares: see
         `NetworkCapacity.keys`."""
-        return self._room.keys(request, self.locations) if self._room is not None else (set(), set())
+        return self._capacity.keys(request, self.locations) if self._capacity is not None else (set(), set())
 
-    def largest(self, share: str, group: Flowgroup, start: int, end: int | None, at_most: int) -> int:
+    def largest(self, share: str, group: Flowgroup, start: Ms, end: Ms | None, at_most: BitsPerSecond) -> BitsPerSecond:
         """The largest rate up to `at_most` (bit/s) that a reservation of these packets may have in [start, end); 0:
         none."""
         rate = at_most
@@ -227,7 +231,7 @@ class State(Registry):
             found = self._slots.find(0, 1)
         return None if found < 0 else found
 
-    def folded(self, request: Request, at: int) -> list[Bucket]:
+    def folded(self, request: Request, at: Ms) -> list[Bucket]:
         """The shares above a reservation with their buckets' levels at `at`, to be kept before the reservation is
         dropped."""
         out: list[Bucket] = []

@@ -14,7 +14,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovspane.dataplane.regions import Region, both, inside, outside, remaining, some, without
+from ovspane.dataplane.regions import Region, both, inside, outside, remaining, without, witness
 from ovspane.dataplane.tables import (
     ALL,
     CONTROLLER,
@@ -328,7 +328,7 @@ def test_each_packet_of_a_set_meets_the_ends_that_it_meets_alone(rng: Random) ->
         else:
             assert of_trace(trace, packet) == set()
     for packets in (fate.packets for fates in (trace.ends, trace.losses, trace.returns) for fate in fates):
-        assert some(packets) is not None  # none is said of nobody
+        assert witness(packets) is not None  # none is said of nobody
 
 
 @given(st.randoms(use_true_random=False))

@@ -105,7 +105,7 @@ def check(made: Network, now: int) -> None:
     for host in made.hosts:
         if host.port is not None and host.origin is not Origin.CONFIGURED:
             assert made.ports[host.port].up and made.is_edge(host.port)
-            assert host in made.hosts_at(host.port)
+            assert host in made.hosts.at(host.port)
         for address in host.addresses:
             assert made.host(address) == host
     assert len(made.conflicts) <= LIMITS.conflicts
@@ -243,8 +243,10 @@ def test_paths_apart_are_the_same_ones_with_few_links_in_common(links: list[Link
     made = wired(links)
     graph = Graph(made.bridges, made.links.values())
     for start, end in combinations(BRIDGES, 2):
-        paths, apart = made.paths(start, end, 1000), graph.apart(start, end, most)
-        assert apart == Graph(sorted(made.bridges, reverse=True), reversed(made.links.values())).apart(start, end, most)
+        paths, apart = made.paths(start, end, 1000), graph.diverse_paths(start, end, most)
+        assert apart == Graph(sorted(made.bridges, reverse=True), reversed(made.links.values())).diverse_paths(
+            start, end, most
+        )
         assert len(apart) == min(most, len(paths)) and len({path.links for path in apart}) == len(apart)
         assert set(apart) <= set(paths)
         assert [len(path.hops) for path in apart] == [len(path.hops) for path in paths[:most]]
@@ -262,13 +264,13 @@ def test_a_graph_whose_links_changed_is_as_a_new_one(before: list[LinkKey], afte
     changes = [*before, *after]
     chance.shuffle(changes)
     for ends in changes:
-        graph.apart("s1", "s2", 2)
-        graph.change(ends, new.links.get(ends))
-    assert not any(graph.change(ends, new.links.get(ends)) for ends in changes)
+        graph.diverse_paths("s1", "s2", 2)
+        graph.set_link(ends, new.links.get(ends))
+    assert not any(graph.set_link(ends, new.links.get(ends)) for ends in changes)
     fresh = Graph(new.bridges, new.links.values())
     for start, end in combinations(BRIDGES, 2):
         assert graph.paths(start, end, 100) == fresh.paths(start, end, 100)
-        assert graph.apart(start, end, 3) == fresh.apart(start, end, 3)
+        assert graph.diverse_paths(start, end, 3) == fresh.diverse_paths(start, end, 3)
 
 
 @settings(max_examples=300, deadline=None)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovspane.packets import algebra
-from ovspane.packets.algebra import BudgetSpent, difference, equal, intersection, subtract, union, within, witness
+from ovspane.packets.algebra import BudgetSpent, difference, equal, intersection, is_subset, subtract, union, witness
 from ovspane.packets.match import BITS, Match
 from tests.support.patience import LINEAR, growth
 
@@ -54,7 +54,7 @@ def test_operations_are_those_of_sets(twin: str, these: list[Match], those: list
         assert packets(union(these)) == one
         assert packets(intersection(these, those)) == one & other
         assert packets(difference(these, those)) == one - other
-        assert within(these, those) == (one <= other)
+        assert is_subset(these, those) == (one <= other)
         assert equal(these, those) == (one == other)
         found = witness(these, those)
         assert (found is None) == (one <= other)
@@ -76,8 +76,8 @@ def test_laws_of_a_boolean_algebra(a: list[Match], b: list[Match], c: list[Match
     assert equal(difference(a, b + c), difference(difference(a, b), c))
     assert equal(intersection(a, [Match(0, 0)]), a)
     assert equal(intersection(a, b) + difference(a, b), a)
-    assert within(intersection(a, b), a)
-    assert within(difference(a, b), a)
+    assert is_subset(intersection(a, b), a)
+    assert is_subset(difference(a, b), a)
     assert intersection(difference(a, b), b) == []
 
 

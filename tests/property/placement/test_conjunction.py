@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 
 from ovspane.flowpush import BridgeSession, FlowKey, difference
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import SCTP, TCP, UDP, AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import SCTP, TCP, UDP, AddressSet
+from ovspane.packets.flowgroup import Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT, ETH_IPV4, Match, Packet
 from ovspane.placement import conjunction
-from ovspane.placement.conjunction import factored
+from ovspane.placement.conjunction import factor
 from ovspane.placement.flow_rules import FlowRule
 from ovspane.placement.pipeline import FlowPlan
 from ovspane.policy.compiler.compile import Compiler
@@ -69,7 +70,7 @@ def test_a_product_is_said_by_its_clauses(
         match(host, port, proto, sport if both else None)
         for host, port, proto, sport in product(hosts, dports, protos, sports if both else [0])
     ]
-    found = factored(whole)
+    found = factor(whole)
     packets = [
         Packet(src=src, proto=proto, sport=sport, dport=dport).packed
         for src, dport, proto, sport in product(range(3), range(3), (TCP, UDP, 1), range(3))
@@ -84,7 +85,7 @@ def test_a_product_is_said_by_its_clauses(
     else:
         assert min(len(hosts), len(dports) * len(protos)) < 4 or len(whole) < conjunction.FEWEST * 4
     if found is not None and min(len(hosts), len(dports), len(protos), len(sports) if both else 2) > 1:
-        assert factored(whole[: left_out % len(whole)] + whole[left_out % len(whole) + 1 :]) is None
+        assert factor(whole[: left_out % len(whole)] + whole[left_out % len(whole) + 1 :]) is None
 
 
 def test_twenty_hosts_by_twenty_ports_by_two_transports() -> None:
@@ -259,7 +260,7 @@ def run_history(seed: int, hidden: bool = False, steps: int = 10) -> tuple[str |
         assert plan._conjunctions is not None
         seen["blocked"] += len(plan._conjunctions._blocked)
         members = {key for made in plan._conjunctions._taken.values() for key in made.members}
-        others = {(plan.pipeline.table(*key[:2]), *key[2:]) for key in table.rules.keys() - members}
+        others = {(plan.pipeline.table_of(*key[:2]), *key[2:]) for key in table.rules.keys() - members}
         seen["beside clauses"] += len(plan._clauses.keys() & others)
     for request in list(sets.tree.requests.values()):  # and back to nothing
         delta = TreeDelta(removed=(request,))
@@ -460,14 +461,14 @@ def clauses_are_not_shared(patch: pytest.MonkeyPatch) -> None:
 
 
 def overlapping_ones_are_allowed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(conjunction.Product, "meets", lambda self, other: False)
+    patch.setattr(conjunction.Product, "intersects", lambda self, other: False)
 
 
 def clauses_win_over_single_rules(patch: pytest.MonkeyPatch) -> None:
     true = FlowPlan._show
 
     def show(self: FlowPlan, key: conjunction.Key, rule: Rule | None) -> FlowKey:
-        at = self.pipeline.table(*key[:2]), key[2], key[3]
+        at = self.pipeline.table_of(*key[:2]), key[2], key[3]
         return at if at in self._clauses else true(self, key, rule)
 
     patch.setattr(FlowPlan, "_show", show)

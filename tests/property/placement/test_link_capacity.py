@@ -24,10 +24,10 @@ class Policed:
 
     def __init__(self, paper: Paper, percent: int = 75, paths: int = 0) -> None:
         self.paper = paper
-        self.room = LinkCapacity(Routing(most=paths), percent)
-        paper.network.listen(self.room.hear)
-        self.room.hear(paper.take())
-        self.runtime = Runtime(room=self.room)
+        self.link_capacity = LinkCapacity(Routing(most=paths), percent)
+        paper.network.listen(self.link_capacity.notify)
+        self.link_capacity.notify(paper.take())
+        self.runtime = Runtime(capacity=self.link_capacity)
         self.now = 0
 
     def say(self, text: str) -> Reply:
@@ -45,7 +45,7 @@ class Policed:
             for request in self.runtime.state.requests.values()
             if request.start <= at
             and (request.end is None or at < request.end)
-            and port in self.room._booked[request.id].ports
+            and port in self.link_capacity.bookings[request.id].ports
         )
 
 
@@ -103,20 +103,20 @@ def test_a_host_that_moves_takes_its_room_along() -> None:
     assert made.say(reserve(2, 4, "12Mb")).code is Code.OK
     made.paper.host(3, "s3")
     reason = "24Mb are reserved on link s2:to-s3 to s3:to-s2, which has 15Mb"
-    assert made.room.troubles(0) == {1: reason, 2: reason}
+    assert made.link_capacity.find_unsatisfied(0) == {1: reason, 2: reason}
     made.say("Cancel 1.")
-    assert made.room.troubles(0) == {}
+    assert made.link_capacity.find_unsatisfied(0) == {}
 
 
 def test_a_link_that_fails_and_comes_back() -> None:
     made = Policed(line())
     assert made.say(reserve(1, 3, "12Mb", " to +60")).code is Code.OK
     made.paper.unlink("s2", "s3")
-    assert made.room.troubles(0) == {1: "no known link leads from its source to its destination"}
-    assert made.room.troubles(60_000) == {}
+    assert made.link_capacity.find_unsatisfied(0) == {1: "no known link leads from its source to its destination"}
+    assert made.link_capacity.find_unsatisfied(60_000) == {}
     network = made.paper.network
     network.see_link(PortId("s2", "to-s3"), PortId("s3", "to-s2"), "veth", Origin.LOCAL, 1)
-    assert made.room.troubles(0) == {}
+    assert made.link_capacity.find_unsatisfied(0) == {}
 
 
 def test_a_ring_has_room_on_the_other_side_already() -> None:
@@ -126,7 +126,7 @@ def test_a_ring_has_room_on_the_other_side_already() -> None:
     assert made.say(reserve(1, 3, "12Mb")).code is Code.OK
     assert made.say(reserve(1, 2, "12Mb")).reason_code == "no-link-room"
     made.paper.unlink("s1", "s3")
-    assert made.room.troubles(0) == {}
+    assert made.link_capacity.find_unsatisfied(0) == {}
     assert made.load(PortId("s2", "to-s3"), 0) == 12 * M
 
 
@@ -136,7 +136,9 @@ def test_speeds_that_change() -> None:
     network = made.paper.network
     for port in (PortId("s1", "to-s2"), PortId("s2", "to-s1")):
         network.see_port(Port(port, network.ports[port].number, speed=20 * M))
-    assert made.room.troubles(0) == {1: "70Mb are reserved on link s1:to-s2 to s2:to-s1, which has 15Mb"}
+    assert made.link_capacity.find_unsatisfied(0) == {
+        1: "70Mb are reserved on link s1:to-s2 to s2:to-s1, which has 15Mb"
+    }
     assert made.say(reserve(1, 2, "1Mb")).reason_code == "no-link-room"
 
 
@@ -167,10 +169,10 @@ def test_never_more_than_there_is(seed: int) -> None:
         reply = made.say(f"reserve({group}) = {rate}Mb {partial}on rootShare {times}.")
         answers.add(reply.reason_code if reply.code is Code.NO else "granted" if "granted" in reply.fields else "ok")
         for port in paper.network.ports:
-            capacity = made.room.capacity(port)
+            capacity = made.link_capacity.capacity(port)
             for at in range(0, 41_000, 1000) if capacity is not None else ():
                 assert made.load(port, at) <= capacity, (seed, port, at)
-        assert made.room.troubles(made.now) == {}
+        assert made.link_capacity.find_unsatisfied(made.now) == {}
         if reply.code is Code.NO and "b free from" in reply.text:  # what it offers does fit
             most = reply.text.split(" free from")[0].split()[-1]
             assert made.say(f"Check reserve({group}) = {most} on rootShare {times}.").code is Code.OK, reply.text

@@ -47,7 +47,7 @@ def simple_paths(paper: Paper, a: str, b: str) -> Iterator[list[PortId]]:
 def loads(made: Steered, without: int = 0) -> dict[PortId, dict[int, int]]:
     """What is booked on each port, second by second, added up anew from the routes."""
     found: dict[PortId, dict[int, int]] = {}
-    for number, booking in made.room._booked.items():
+    for number, booking in made.link_capacity.bookings.items():
         request = booking.request
         for pair, route in booking.routes.items() if number != without else ():
             assert pair[1] == route[-1][0]
@@ -59,11 +59,11 @@ def loads(made: Steered, without: int = 0) -> dict[PortId, dict[int, int]]:
 
 
 def check(made: Steered, sinks: dict[int, tuple[int, int]]) -> None:
-    paper, room = made.paper, made.room
-    troubles = room.troubles(made.now)
+    paper, link_capacity = made.paper, made.link_capacity
+    troubles = link_capacity.find_unsatisfied(made.now)
     made.settle()
     for port, seconds in loads(made).items():
-        capacity = room.capacity(port)
+        capacity = link_capacity.capacity(port)
         assert capacity is not None and max(seconds.values(), default=0) <= capacity, port
     for number, request in made.runtime.state.requests.items():
         source, sink = sinks[number]
@@ -75,10 +75,10 @@ def check(made: Steered, sinks: dict[int, tuple[int, int]]) -> None:
                 ports = [*path, PortId(paper.at[sink], f"h{sink}")]
                 seconds = range(request.start // 1000, (request.end or 0) // 1000)
                 most = {port: max((others.get(port, {}).get(at, 0) for at in seconds), default=0) for port in ports}
-                full = any(most[port] + request.rate > (room.capacity(port) or 0) for port in ports)
+                full = any(most[port] + request.rate > (link_capacity.capacity(port) or 0) for port in ports)
                 assert full, f"{number} is lost, but {path} has room"
             assert not any(
-                True for bridge in paper.graph for rule in made.spread.rules(bridge) if rule.request == number
+                True for bridge in paper.graph for rule in made.placement.rules(bridge) if rule.request == number
             )
         else:
             way = made.walk(request, source, sink) if _decides(made, request) else []
@@ -135,10 +135,10 @@ def test_histories_of_requests_and_failures(seed: int) -> None:
             made.now += 1000 * rng.randint(1, 3)
             made.say("ListShares.")
         check(made, sinks)
-        fates |= {reason.split()[1] for reason in made.room.troubles(made.now).values()}
+        fates |= {reason.split()[1] for reason in made.link_capacity.find_unsatisfied(made.now).values()}
     for edge in sorted(down):
         made.restore(*edge)
-    assert made.room.troubles(made.now) == {}, "what was held for them is there"
+    assert made.link_capacity.find_unsatisfied(made.now) == {}, "what was held for them is there"
     check(made, sinks)
 
 
@@ -152,11 +152,11 @@ def test_the_histories_have_all_fates() -> None:
             source, sink = rng.sample(range(1, 7), 2)
             made.say(reserve(source, sink, "10Mb", " to +60"))
         for edge in sorted(made.paper.graph.edges)[:2]:
-            before = dict(made.room._booked)
+            before = dict(made.link_capacity.bookings)
             made.fail(*edge)
-            troubles = made.room.troubles(0)
+            troubles = made.link_capacity.find_unsatisfied(0)
             seen |= {reason.split()[1] for reason in troubles.values()}
-            after = made.room._booked
+            after = made.link_capacity.bookings
             if any(after[number].routes != old.routes for number, old in before.items() if number not in troubles):
                 seen.add("moved")
     assert seen >= {"path", "known", "moved"}
@@ -177,8 +177,8 @@ def test_a_network_that_changes_while_requests_are_judged() -> None:
         shaking = Random(6)
         while not ending.is_set():
             a, b = shaking.choice(edges)
-            made.room.hear(_told(paper, a, b, False))
-            made.room.hear(_told(paper, a, b, True))
+            made.link_capacity.notify(_told(paper, a, b, False))
+            made.link_capacity.notify(_told(paper, a, b, True))
             news += 2
             sleep(0.0002)
 
@@ -196,11 +196,11 @@ def test_a_network_that_changes_while_requests_are_judged() -> None:
         ending.set()
         thread.join()
     assert news > 20 and min(answers["ok"], answers["no-link-room"]) > 20, (news, answers)
-    made.room.troubles(0)
+    made.link_capacity.find_unsatisfied(0)
     for port, seconds in loads(made).items():
-        capacity = made.room.capacity(port)
+        capacity = made.link_capacity.capacity(port)
         assert capacity is not None and max(seconds.values()) <= capacity, port
-    assert made.room.troubles(0) == {}
+    assert made.link_capacity.find_unsatisfied(0) == {}
 
 
 def _told(paper: Paper, a: str, b: str, there: bool) -> list[NetworkDelta]:

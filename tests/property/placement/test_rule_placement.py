@@ -1,11 +1,12 @@
 """Placement on random networks: a packet that is followed from bridge to bridge fares as the policy says, whatever
 changed.
 
-Ways are compared with all simple paths.
+The ports of egress are compared with all simple paths.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, pairwise
 from random import Random
 
@@ -14,16 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovspane.network.addresses import names
+from ovspane.network.addresses import addresses_of
 from ovspane.network.model import Conflict, NetworkDelta, Origin, PortId
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Match, Packet
-from ovspane.placement.routing import ANYWHERE, NOBODY, Routing, everything
+from ovspane.placement.egress import ANYWHERE, NONE_SPARED
+from ovspane.placement.network_view import snapshot
+from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelta
 from ovspane.policy.semantics import evaluate, passes
 from tests.support.placing import MAC, Bridges, Paper, drops, random_network
 from tests.support.workload import History
+from tests.support.workload import whole as whole_tree
 
 HOSTS = 4
 V6 = 0xFD00 << 112
@@ -77,7 +81,7 @@ def test_packets_fare_as_the_policy_says(batch: int) -> None:
         compiler = Compiler(history.tree, default_deny)
         whole = FlowTable()
         bridges = Bridges(paper)
-        for delta in (compiler.recompile(history.where), *(None for _ in range(8))):
+        for delta in (compiler.update(whole_tree(history.tree), history.where), *(None for _ in range(8))):
             if delta is None:
                 if rng.random() < 0.4:
                     change_network(rng, paper)
@@ -95,12 +99,12 @@ def test_packets_fare_as_the_policy_says(batch: int) -> None:
                 assert whole.evaluate(packet.packed).dropped != passes(verdict, default_deny)
                 fates[passes(verdict, default_deny)] += 1
             anew = Bridges(Paper())
-            anew.spread = RulePlacement(Routing())
-            anew.spread.move(everything(paper.network))
-            anew.spread.follow(paper.graph.nodes)
-            anew.spread.change(TableDelta(tuple(whole.rules.values())))
+            anew.placement = RulePlacement(Routing())
+            anew.placement.apply_network(snapshot(paper.network))
+            anew.placement.follow(paper.graph.nodes)
+            anew.placement.apply_table(TableDelta(tuple(whole.rules.values())))
             for name, table in bridges.tables.items():
-                assert table.rules == {rule.key: rule for rule in anew.spread.rules(name)}, (
+                assert table.rules == {rule.key: rule for rule in anew.placement.rules(name)}, (
                     "incremental is not the same as anew"
                 )
     assert min(fates.values()) > 100
@@ -135,8 +139,8 @@ def test_bridges_that_are_parted_have_what_they_would_have_anew(batch: int) -> N
         bridges = Bridges(paper)
         some = sorted(paper.graph.nodes)[: rng.choice((1, 2, 9))]
         bridges.tables = {name: bridges.tables[name] for name in some}
-        bridges.spread.follow(some)
-        for delta in (compiler.recompile(history.where), *(None for _ in range(25))):
+        bridges.placement.follow(some)
+        for delta in (compiler.update(whole_tree(history.tree), history.where), *(None for _ in range(25))):
             if delta is None and rng.random() < 0.7:
                 for _ in range(rng.choice((1, 1, 2))):
                     cut_or_join(rng, paper)
@@ -147,11 +151,11 @@ def test_bridges_that_are_parted_have_what_they_would_have_anew(batch: int) -> N
                 whole.apply(delta)
                 bridges.change(delta)
             anew = RulePlacement(Routing())
-            anew.move(everything(paper.network))
-            anew.change(TableDelta(tuple(whole.rules.values())))
+            anew.apply_network(snapshot(paper.network))
+            anew.apply_table(TableDelta(tuple(whole.rules.values())))
             for name in paper.graph.nodes:
                 wanted = {rule.key: rule for rule in anew.rules(name)}
-                assert {rule.key: rule for rule in bridges.spread.rules(name)} == wanted, "where they stand"
+                assert {rule.key: rule for rule in bridges.placement.rules(name)} == wanted, "where they stand"
                 assert name not in some or bridges.tables[name].rules == wanted, "the deltas"
             lifted += any(
                 rule.effect is Effect.CONTINUE for name in some for rule in bridges.tables[name].rules.values()
@@ -161,22 +165,22 @@ def test_bridges_that_are_parted_have_what_they_would_have_anew(batch: int) -> N
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32))
-def test_the_ways_are_those_of_all_simple_paths(seed: int) -> None:
+def test_egress_is_that_of_all_simple_paths(seed: int) -> None:
     rng = Random(seed)
     paper = random_network(rng, hosts=2, unknown=0)
-    ways = Routing()
-    ways.update(paper.take())
+    routing = Routing()
+    routing.update(paper.take())
     match = Match.of(eth_type=ETH_IPV4, ipv4_src=(10 << 24) + 1, ipv4_dst=(10 << 24) + 2)
-    way = ways.way(match)
+    egress = routing.egress(match)
     start, end = paper.at[1], paper.at[2]
     paths = [[start]] if start == end else list(nx.all_simple_paths(paper.graph, start, end))
     expected = {PortId(a, f"to-{b}") for path in paths for a, b in pairwise(path)} | {PortId(end, "h2")}
-    assert way.within is None
-    assert way.ports >= expected
-    undirected = {frozenset((port.bridge, port.port.removeprefix("to-"))) for port in way.ports}
+    assert egress.within is None
+    assert egress.ports >= expected
+    undirected = {frozenset((port.bridge, port.port.removeprefix("to-"))) for port in egress.ports}
     assert undirected == {frozenset((port.bridge, port.port.removeprefix("to-"))) for port in expected}
     if nx.is_tree(paper.graph):
-        assert way.ports == expected
+        assert egress.ports == expected
 
 
 def line(*, known: bool = True) -> Paper:
@@ -225,10 +229,10 @@ def test_each_kind_of_rule_in_its_place() -> None:
         )
     )
     assert where(bridges) == {"s1": {1, 2, 4, 5, 6}, "s2": {2, 3, 4, 5, 6}, "s3": {2, 4, 6}}
-    spread = bridges.spread
-    assert [spread.ports(name, 2) for name in ("s1", "s2", "s3")] == [{"to-s2"}, {"to-s3"}, {"h3"}]
-    assert [spread.ports(name, 6) for name in ("s1", "s2", "s3")] == [{"h1"}, {"to-s1"}, {"to-s2"}]
-    assert spread.fed("s2") == {1, 2}
+    placement = bridges.placement
+    assert [placement.ports(name, 2) for name in ("s1", "s2", "s3")] == [{"to-s2"}, {"to-s3"}, {"h3"}]
+    assert [placement.ports(name, 6) for name in ("s1", "s2", "s3")] == [{"h1"}, {"to-s1"}, {"to-s2"}]
+    assert placement.fabric_ports("s2") == {1, 2}
 
 
 def test_a_host_that_moves_costs_only_its_own_rules() -> None:
@@ -247,37 +251,55 @@ def test_in_doubt_everywhere() -> None:
     bridges = Bridges(paper)
     bridges.change(TableDelta((rule(addressed(1), Effect.DROP), rule(addressed(1, 3), Effect.QUEUE, 2))))
     assert where(bridges) == {"s1": {1, 2}, "s2": {1, 2}, "s3": {1, 2}}
-    assert bridges.spread.ports("s2", 2) is None
+    assert bridges.placement.ports("s2", 2) is None
     paper.host(1, "s1")
     paper.host(3, "s3")
     bridges.move()
     assert where(bridges) == {"s1": {1, 2}, "s2": {2}, "s3": {2}}
     taken = Conflict("10.0.0.1", "02:00:00:00:00:01", PortId("s1", "h1"), "02:00:00:00:00:09", PortId("s3", "h3"))
-    bridges._take(bridges.spread.move([NetworkDelta(None, taken)]))  # somebody at s3 says that the address is his
+    # somebody at s3 says that the address is his
+    bridges._take(bridges.placement.apply_network([NetworkDelta(None, taken)]))
     assert where(bridges) == {"s1": {1, 2}, "s2": {1, 2}, "s3": {1, 2}}
-    bridges._take(bridges.spread.move([NetworkDelta(taken, None)]))
+    bridges._take(bridges.placement.apply_network([NetworkDelta(taken, None)]))
     paper.unlink("s1", "s2")  # perhaps they are joined in a way that we do not know
     bridges.move()
     assert where(bridges) == {"s1": {1, 2}, "s2": {1, 2}, "s3": {1, 2}}
 
 
+def test_who_is_behind_a_port_that_is_down_may_be_anywhere() -> None:
+    paper = line()
+    bridges = Bridges(paper)
+    bridges.change(TableDelta((rule(addressed(1), Effect.DROP), rule(addressed(2, 3), Effect.QUEUE, 2))))
+    placed = where(bridges)
+    assert placed == {"s1": {1}, "s2": {2}, "s3": {2}}
+    down = {"h1": {"s1": {1}, "s2": {1, 2}, "s3": {1, 2}}, "h3": {"s1": {1, 2}, "s2": {2}, "s3": {2}}}
+    for name, wanted in down.items():
+        port = paper.network.ports[PortId(f"s{name[1:]}", name)]
+        paper.network.see_port(replace(port, up=False))
+        bridges.move()
+        assert where(bridges) == wanted, name
+        paper.network.see_port(port)
+        bridges.move()
+        assert where(bridges) == placed
+
+
 def test_several_sources_and_contradictory_ones() -> None:
     paper = line()
-    ways = Routing()
-    ways.update(paper.take())
+    routing = Routing()
+    routing.update(paper.take())
     two = Match.of(eth_type=ETH_IPV4, ipv4_src=((10 << 24) + 2, 0xFFFFFFFE))  # hosts 2 and 3
-    assert set(ways.spared(two)) == {"s1"}
-    assert set(ways.spared(addressed(1, eth_src=MAC + 1))) == {"s2", "s3"}
-    assert ways.spared(addressed(1, eth_src=MAC + 3)) == NOBODY  # one of the two is not true
-    assert ways.spared(addressed(1, eth_src=MAC + 9)) == NOBODY
+    assert set(routing.spared(two)) == {"s1"}
+    assert set(routing.spared(addressed(1, eth_src=MAC + 1))) == {"s2", "s3"}
+    assert routing.spared(addressed(1, eth_src=MAC + 3)) == NONE_SPARED  # one of the two is not true
+    assert routing.spared(addressed(1, eth_src=MAC + 9)) == NONE_SPARED
     # a router, or a second address: the MAC says enough
-    assert set(ways.spared(addressed(9, eth_src=MAC + 1))) == {"s2", "s3"}
-    assert Routing(lambda bridge: bridge != "s1").spared(addressed(1)) == NOBODY
+    assert set(routing.spared(addressed(9, eth_src=MAC + 1))) == {"s2", "s3"}
+    assert Routing(lambda bridge: bridge != "s1").spared(addressed(1)) == NONE_SPARED
     foreign = Routing(lambda bridge: bridge != "s1")
-    foreign.update(everything(paper.network))
-    assert foreign.spared(addressed(1)) == NOBODY  # s1 is not ours to program
+    foreign.update(snapshot(paper.network))
+    assert foreign.spared(addressed(1)) == NONE_SPARED  # s1 is not ours to program
     assert set(foreign.spared(addressed(2))) == {"s1", "s3"}
-    assert foreign.fed("s2") == {2}
+    assert foreign.fabric_ports("s2") == {2}
 
 
 def test_an_exception_is_where_the_drops_are_that_it_lifts() -> None:
@@ -300,21 +322,21 @@ def test_a_lone_bridge_has_everything() -> None:
     compiler = Compiler(history.tree)
     whole = FlowTable()
     for delta in (
-        compiler.recompile(history.where),
+        compiler.update(whole_tree(history.tree), history.where),
         *(compiler.update(history.step(), history.where) for _ in range(10)),
     ):
         whole.apply(delta)
         bridges.change(delta)
         assert bridges.tables["s0"].rules == whole.rules
     assert whole.rules
-    assert all(bridges.spread.ports("s0", slot) is None for slot in {one.slot for one in whole.rules.values()} - {0})
+    assert all(bridges.placement.ports("s0", slot) is None for slot in {one.slot for one in whole.rules.values()} - {0})
 
 
 def test_what_a_match_names() -> None:
-    assert names(addressed(1)) == {("ipv4", (10 << 24) + 1)}
-    assert names(Match.of(eth_src=5, tp_dst=80)) == {("eth", 5)}
-    assert len(names(Match.of(ipv4_dst=(10 << 24, 0xFFFFFFF0)))) == 16
-    assert names(Match.of(ipv4_dst=(10 << 24, 0xFFFFFFE0))) == set()
-    ways = Routing()
-    assert ways.way(addressed(1, 2)) == ANYWHERE
-    assert ways.spared(addressed(1)) == NOBODY
+    assert addresses_of(addressed(1)) == {("ipv4", (10 << 24) + 1)}
+    assert addresses_of(Match.of(eth_src=5, tp_dst=80)) == {("eth", 5)}
+    assert len(addresses_of(Match.of(ipv4_dst=(10 << 24, 0xFFFFFFF0)))) == 16
+    assert addresses_of(Match.of(ipv4_dst=(10 << 24, 0xFFFFFFE0))) == set()
+    routing = Routing()
+    assert routing.egress(addressed(1, 2)) == ANYWHERE
+    assert routing.spared(addressed(1)) == NONE_SPARED

@@ -4,7 +4,6 @@ little memory.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -15,10 +14,11 @@ from typing import Any
 import pytest
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import Match
-from ovspane.policy.compiler import compile_fast, compile_plain
+from ovspane.policy.compiler import compile_plain
 from ovspane.policy.compiler._fastcompile import Core
 from ovspane.policy.compiler.compile_fast import Compiler, Hooks
 from ovspane.policy.compiler.expand import CannotCompile
@@ -260,11 +260,3 @@ def exhaust(more_memory: Callable[[], None]) -> None:
     except MemoryError as problem:
         assert "make another" in str(problem)
     print("full")
-
-
-@pytest.mark.parametrize(("pure", "module"), [("1", compile_plain), ("", compile_fast)])
-def test_the_environment_chooses_the_twin(pure: str, module: Any) -> None:
-    script = "from ovspane.policy.compiler.compile import Compiler; print(Compiler.__module__)"
-    environment = {**os.environ, "OVSPANE_PURE": pure}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == module.__name__

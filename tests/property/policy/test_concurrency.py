@@ -24,9 +24,10 @@ from ovspane.lang.statements import Statement
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.placement.link_capacity import LinkCapacity
-from ovspane.placement.routing import Routing, everything
+from ovspane.placement.network_view import snapshot
+from ovspane.placement.routing import Routing
 from ovspane.policy import concurrency as sharing
-from ovspane.policy.concurrency import Footprint, footprint, merged, of_ends
+from ovspane.policy.concurrency import Footprint, footprint, footprint_of_ends, merged
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.state.changes import Change, Counter, Put, Value
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Request, Share
@@ -68,7 +69,7 @@ def room(here: str = "") -> LinkCapacity:
                 mac, place(host, name, here), 0, addresses=[f"10.0.{number}.{last + 1}"], origin=Origin.SHARED
             )
     made = LinkCapacity(Routing(), host=here)
-    made.hear(everything(network))
+    made.notify(snapshot(network))
     return made
 
 
@@ -92,7 +93,7 @@ def key_of(value: Value) -> Key:
 class Database:
     """The serial history: its state, versions, and each transaction's rows (None: gone)."""
 
-    state: Runtime = field(default_factory=lambda: Runtime(room=room()))
+    state: Runtime = field(default_factory=lambda: Runtime(capacity=room()))
     versions: dict[str, int] = field(default_factory=dict)
     log: list[dict[Key, Value | None]] = field(default_factory=list)
     slots: dict[int, int] = field(default_factory=dict)
@@ -130,7 +131,7 @@ class Database:
     def end(self) -> None:
         over = self.state.overdue(self.now)
         if over:
-            self.write(over, of_ends(over))
+            self.write(over, footprint_of_ends(over))
         self.state.settle(self.now)
 
 
@@ -152,7 +153,7 @@ class Daemon:
 
     def start(self, values: Iterable[Value] = ()) -> None:
         self.links = room(HOSTS[self.number])
-        self.runtime = Runtime(list(values), room=self.links)
+        self.runtime = Runtime(list(values), capacity=self.links)
 
     def take(self, base: Database) -> None:
         rows: dict[Key, Value | None] = {}
@@ -299,10 +300,10 @@ def play(seed: int) -> tuple[int, int]:
     for one in daemons:
         one.take(base)
         assert view(one.runtime, base.now) == view(base.state, base.now)
-        again = Runtime(list(base.state.state.values()), room=room())
+        again = Runtime(list(base.state.state.values()), capacity=room())
         again.settle(base.now)
         assert view(one.runtime, base.now) == view(again, base.now)
-        assert not one.links.troubles(base.now)
+        assert not one.links.find_unsatisfied(base.now)
     return passed, lost
 
 

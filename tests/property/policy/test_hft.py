@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from ovspane.packets.match import Match
-from ovspane.policy.compiler import hft
 from ovspane.policy.compiler.compile import Compiler
-from ovspane.policy.compiler.hft import HftNode, TooManyRules, compiled, decided, evaluate, of_tree, united
 from ovspane.policy.model import actions
 from ovspane.policy.model.actions import Access, Operators
 from ovspane.policy.model.table import Stage
 from ovspane.policy.model.tree import TreeDelta
-from tests.support import oracle, workload
+from tests.support import hft, oracle, workload
+from tests.support.hft import HftNode, TooManyRules, compiled, decided, evaluate, of_tree, united
 
 #: concatenation: associative, not commutative, so that any wrong order shows
 WORDS: Operators[str] = Operators("", lambda a, b: a + b, lambda a, b: a + b, lambda a, b: a + b)
@@ -75,7 +74,7 @@ def test_the_compiler_agrees() -> None:
             TreeDelta(added=tuple(workload.request(rng, i, rng.choice(nodes), seed % 2 == 0) for i in range(1, 12)))
         )
         compiler = Compiler(tree)
-        compiler.recompile(where)
+        compiler.update(workload.whole(tree), where)
         access = compiled(of_tree(tree, where, lambda v: v.access, Access.UNSET), actions.ACCESS)
         limit = compiled(of_tree(tree, where, lambda v: v.limit, None), actions.LIMIT)
         guarantee = compiled(of_tree(tree, where, lambda v: v.guarantee, 0), actions.GUARANTEE)

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup, normalise
 from ovspane.packets.match import ANY, Match, Packet
 from ovspane.packets.overlap import MatchIndex
 from ovspane.placement.pipeline import FlowPlan, Pipeline

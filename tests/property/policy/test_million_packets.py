@@ -62,7 +62,7 @@ def _compared(rng: Random, seed: int) -> Iterator[list[str]]:
     tree.apply(TreeDelta(added=tuple(kept)))
     default_deny = rng.random() < 0.1
     compiler = Compiler(tree, default_deny)
-    compiler.recompile(where)
+    compiler.update(workload.whole(tree), where)
     access, limits, queues = _by_stage(compiler.table)
     for packet in _packets(rng, tree, where):
         verdict, packed = evaluate(tree, packet, where), packet.packed

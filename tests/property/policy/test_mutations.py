@@ -13,7 +13,8 @@ from random import Random
 import pytest
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.overlap import MatchIndex
 from ovspane.policy.compiler import access, colouring

@@ -40,9 +40,9 @@ def _missed(seed: int) -> list[tuple[Flowgroup, Request]]:
                 requests.remove(request)
         old, where = where, workload.locations(rng)
         for user in old.keys() | where.keys():
-            index.moved(user, where)
+            index.move_user(user, where)
         for asked in [workload.flowgroup(rng, workload.wide(rng)) for _ in range(10)]:
-            given = {request.id for request in index.near(asked, where, Kind)}
+            given = {request.id for request in index.overlapping(asked, where, Kind)}
             missed += [(asked, r) for r in requests if r.id not in given and overlap(asked, r.flowgroup, where)]
     return missed
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ovspane.policy.state import _schedule, schedule_plain
 from ovspane.policy.state.schedule import Chain, Schedule
+from tests.support.schedule_walk import fold
 
 HORIZON = 24  # units; every finite reservation ends before
 UNIT = 1000  # ms
@@ -190,7 +191,7 @@ def test_folding_forgets_the_past_only(slow: Slow, past: list[Booking], now: int
     whole, folded = slow.quick(), slow.quick()
     if whole.bucket_matters:
         assert whole.level_then(now * UNIT) == slow.levels(slow.bookings)[now] * 1000
-    folded.fold(now * UNIT)
+    fold(folded, now * UNIT)
     for start, end, rate in slow.bookings:
         if end is not None and end <= now:
             folded.remove(start * UNIT, end * UNIT, rate)

@@ -24,7 +24,7 @@ from ovspane.policy.state import _schedule, schedule_plain
 from ovspane.policy.state.schedule import EFFORT, Chain, Schedule
 from ovspane.policy.state.shares import ROOT_SHARE, Request
 from ovspane.policy.state.state import Put, State
-from tests.support.schedule_walk import Shape, compare, crowded, shape, walk, wish
+from tests.support.schedule_walk import Shape, compare, crowded, fold, shape, walk, wish
 
 Twin = Callable[..., Any]
 
@@ -118,7 +118,7 @@ def test_a_step_for_each_start_and_end(twin: Twin) -> None:
     ledger.add(0, 20, 1)
     ledger.remove(10, 20, 4)
     assert ledger.steps() == [(5, 1), (20, 4), (30, 0)]
-    ledger.fold(20)
+    fold(ledger, 20)
     assert ledger.steps() == [(20, 4), (30, 0)]
     ledger.remove(0, 20, 1)
     ledger.remove(20, 30, 4)
@@ -190,10 +190,10 @@ def test_out_of_bounds(twin: Twin, far: int) -> None:
 
 def test_the_past_stays_folded(twin: Twin) -> None:
     ledger = twin("s", 10, 0, 10, 1)
-    ledger.fold(100)
+    fold(ledger, 100)
     with pytest.raises(ValueError):
         ledger.fold_to(0, 99)
-    ledger.fold(50)
+    fold(ledger, 50)
     assert ledger.level_at == 100
 
 

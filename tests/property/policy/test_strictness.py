@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from ovspane.lang.parser import parse_flowgroup
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.match import Packet
-from ovspane.policy.admission import strictness as honour
+from ovspane.policy.admission import strictness
 from ovspane.policy.model.actions import Access
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.semantics import evaluate
@@ -126,7 +127,7 @@ def test_strict_is_exact(situation: tuple[list[Request], Request]) -> None:
     state = _state()
     for other in others:
         state.apply(Put(other))
-    assert (honour.overriding(state, wanted) == []) == honoured(state, others, wanted)
+    assert (strictness.overriding(state, wanted) == []) == honoured(state, others, wanted)
 
 
 @settings(max_examples=500, deadline=None)
@@ -138,7 +139,7 @@ def test_those_named_are_to_blame(situation: tuple[list[Request], Request]) -> N
         state = _state()
         for other in others:
             state.apply(Put(other))
-        over = honour.overriding(state, wanted)
+        over = strictness.overriding(state, wanted)
         if not over:
             break
         assert set(over) <= {other.id for other in others}

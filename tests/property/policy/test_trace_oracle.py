@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ovspane.flowpush import BridgeSession
-from ovspane.packets.flowgroup import SCTP, TCP, UDP
+from ovspane.packets.fields import SCTP, TCP, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Packet
 from ovspane.placement.pipeline import FlowPlan, Pipeline
 from ovspane.policy.compiler.compile import Compiler

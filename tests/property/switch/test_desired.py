@@ -7,8 +7,9 @@ from random import Random
 
 import pytest
 
+from ovspane.placement.network_view import snapshot
 from ovspane.placement.pipeline import FlowPlan, Pipeline
-from ovspane.placement.routing import Routing, everything
+from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.model.table import FlowTable, TableDelta
@@ -21,7 +22,7 @@ from tests.support.workload import History
 def anew(spread: RulePlacement, bridge: str, stages: int) -> FlowPlan:
     plan = FlowPlan(Pipeline())
     plan.apply(TableDelta(tuple(spread.rules(bridge))), stages)
-    plan.pass_by(spread.fed(bridge))
+    plan.skip_limits(spread.fabric_ports(bridge))
     return plan
 
 
@@ -37,7 +38,7 @@ async def walk(seed: int) -> None:
     compiler = Compiler(history.tree)
     spread = RulePlacement(Routing())
     desired = DesiredState(Pipeline(), conjunction=seed % 2 == 0, hide=seed % 3 == 0, placement=spread)
-    desired.move(everything(paper.network))
+    desired.move(snapshot(paper.network))
     paper.take()
     bridges = sorted(paper.graph.nodes)
     known: dict[str, dict] = {}  # type: ignore[type-arg]

@@ -17,7 +17,7 @@ from ovspane.audit.probe.frames import flow, frame, makeable, text
 from ovspane.audit.probe.injection import ProbeSession
 from ovspane.audit.probe.places import RulePlaces, read_ways
 from ovspane.audit.probe.tracing import TraceUnavailable, read_trace
-from ovspane.network.listing import rows, things
+from ovspane.network.listing import list_network, parse_listing
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.openflow.errors import OpenFlowError
@@ -25,7 +25,7 @@ from ovspane.openflow.meters import parse_meter_stats
 from ovspane.openflow.packet_in import PacketIn, parse_packet_in
 from ovspane.packets.flowgroup import ALL
 from ovspane.packets.match import Match, Packet
-from ovspane.placement.routing import everything as all_of
+from ovspane.placement.network_view import snapshot
 from ovspane.policy.semantics import evaluate, passes
 from tests.support.ovs_dummy import DummyOvs
 
@@ -311,8 +311,8 @@ def test_the_network_comes_out_of_its_listing_as_it_was() -> None:
     network.configure_host("02:00:00:00:00:09", edge, ["10.0.0.9", "fd00::9"], 5)
     network.configure_host("02:00:00:00:00:0a", None, [], 5)
     network.see_host("02:00:00:00:00:0b", edge, 6, addresses=["10.0.0.9"])
-    read = {thing.key: thing for thing in things(row.item for row in rows(network, 9))}
-    there = {delta.thing.key: delta.thing for delta in all_of(network)}
+    read = {thing.key: thing for thing in parse_listing(row.item for row in list_network(network, 9))}
+    there = {delta.thing.key: delta.thing for delta in snapshot(network)}
     assert len(there) == 2 + 3 + 1 + 3 + 1
     assert read == {key: replace(thing, since=0) if hasattr(thing, "since") else thing for key, thing in there.items()}
     with pytest.raises(OracleUnavailable):
@@ -330,7 +330,7 @@ def placed(*requests: dict[str, object]) -> RulePlaces:
         network.configure_host(f"02:00:00:00:01:0{number}", PortId(bridge, "host"), [f"10.0.0.{number}"], 0)
     for number in (1, 2):
         network.see_link(PortId(f"s{number}", "up"), PortId(f"s{number + 1}", "down"), "veth", Origin.LOCAL, 0)
-    return RulePlaces(picture(*requests), read_ways((row.item for row in rows(network, 0)), steered=True))
+    return RulePlaces(picture(*requests), read_ways((row.item for row in list_network(network, 0)), steered=True))
 
 
 def test_what_a_bridge_has_to_do_with_a_packet() -> None:

@@ -136,10 +136,10 @@ def test_the_output_loads_and_the_switch_decides_as_the_evaluator(
     ovs.ofctl("add-flow", BRIDGE, "table=0,priority=1,actions=output:2")  # the bridge's own forwarding
     replay = Replay()
     for spoken in read(PLAIN):
-        replay.say(spoken.speaker, spoken.piece)
+        replay.execute(spoken.speaker, spoken.piece)
     if at:
         [tick] = read(f"Tick {at}.")
-        replay.say("root", tick.piece)
+        replay.execute("root", tick.piece)
     outcomes = []
     for packet in packets():
         want = expected(evaluate(replay.runtime.tree, packet, {}))
@@ -239,7 +239,7 @@ def test_products_of_sets_are_conjunctive_matches(
     ovs.ofctl("add-flow", BRIDGE, "table=0,priority=1,actions=output:2")
     replay = Replay()
     for spoken in read(SETS):
-        replay.say(spoken.speaker, spoken.piece)
+        replay.execute(spoken.speaker, spoken.piece)
     outcomes = set()
     for packet in packets():
         want = expected(evaluate(replay.runtime.tree, packet, {}))

@@ -110,7 +110,7 @@ def test_what_one_learns_all_know(members: list[Member]) -> None:
             three.see(M2, "a", "10.0.0.2")
             await until(lambda: two.at(M1) == "h1/br0:a" and one.at("10.0.0.2") == "h3/br0:a", "hosts of others")
             for party, start, end in ((one, "br0", "h3/br0"), (two, "h1/br0", "h3/br0"), (three, "h1/br0", "br0")):
-                await until(lambda p=party, s=start, e=end: p.network.path(s, e), f"path on {party.host}")  # type: ignore[misc]
+                await until(lambda p=party, s=start, e=end: p.network.paths(s, e, 1), f"path on {party.host}")  # type: ignore[misc]
             assert two.network.bridges["h1/br0"].programmed and two.network.bridges["h1/br0"].origin is Origin.SHARED
             await until(lambda: M1 in one.rows("Attachment")[f"{M1} h1"].columns["mac"], "own copy")  # type: ignore[operator]
             # A host that moves is two rows, in as many transactions at most; nothing else is written.

@@ -84,7 +84,7 @@ def test_who_waits_when_the_switch_dies_hears_of_it(ovs: DummyOvs) -> None:
     async def work() -> None:
         async with session(ovs) as bridge:
             os.kill(ovs.vswitchd_pid, signal.SIGSTOP)
-            waiting = [asyncio.create_task(bridge.barrier()) for _ in range(3)]
+            waiting = [asyncio.create_task(bridge.ports()) for _ in range(3)]
             await asyncio.sleep(0.05)
             ovs.restart_vswitchd(kill=True)
             for task in waiting:
@@ -94,13 +94,13 @@ def test_who_waits_when_the_switch_dies_hears_of_it(ovs: DummyOvs) -> None:
     run(work())
 
 
-@pytest.mark.parametrize("what", ["barrier", "dump", "push"])
+@pytest.mark.parametrize("what", ["ports", "dump", "push"])
 def test_a_hung_switch_is_given_up_after_the_timeout(ovs: DummyOvs, what: str) -> None:
     async def work() -> None:
         async with session(ovs) as bridge:
             bridge.timeout = 0.3  # now that it is connected
             operations: dict[str, Callable[[], Awaitable[object]]] = {
-                "barrier": bridge.barrier,
+                "ports": bridge.ports,
                 "dump": bridge.dump,
                 "push": lambda: bridge.push(many(9000).values()),
             }
@@ -120,7 +120,7 @@ def test_a_hung_switch_is_given_up_after_the_timeout(ovs: DummyOvs, what: str) -
 def test_closing_is_told_as_our_own_doing(ovs: DummyOvs) -> None:
     async def work() -> None:
         async with session(ovs) as bridge:
-            await bridge.echo()
+            await bridge.ports()
         assert bridge.closed.result() is None
         bridge.close()  # twice is no fault
         with pytest.raises(SessionError):

@@ -58,7 +58,6 @@ def test_bridges_ports_and_interfaces_are_read(ovs: DummyOvs) -> None:
             assert (port.type, port.ofport, port.error) == ("dummy", 1, None)
             assert port.external_ids == {"colour": "grün \N{SNOWMAN}"}
             assert bridge.interface("nowhere") is None
-            assert not db.flow_restore_wait
             assert db.cur_cfg == db.next_cfg > 0
 
     asyncio.run(run())

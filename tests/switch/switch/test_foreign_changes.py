@@ -300,9 +300,9 @@ def test_the_tables_of_an_earlier_configuration_are_ours_as_long_as_the_entry_le
     from ovspane.placement.pipeline import Pipeline
 
     old, new = Pipeline(10), Ownership(Pipeline(100))
-    assert not new.place((10, 0, old.flow(deny(1, 1)).match))
+    assert not new.place((10, 0, old.flow_of(deny(1, 1)).match))
     new.learn(old.skeleton(0))
-    assert new.place((10, 0, old.flow(deny(1, 1)).match))
-    assert new.place((53, 0, old.flow(deny(1, 1)).match))
-    assert not new.place((54, 0, old.flow(deny(1, 1)).match))
+    assert new.place((10, 0, old.flow_of(deny(1, 1)).match))
+    assert new.place((53, 0, old.flow_of(deny(1, 1)).match))
+    assert not new.place((54, 0, old.flow_of(deny(1, 1)).match))
     assert COOKIE_TAG >> 32 == 0x70616E65

@@ -16,6 +16,7 @@ from ovspane.placement.flow_rules import FlowRule
 from ovspane.placement.link_capacity import RESERVABLE
 from ovspane.policy.model.table import Effect
 from ovspane.policy.state.shares import Request
+from tests.support.attachment import attachment
 from tests.support.patience import LONG
 
 HOSTS = 32
@@ -77,7 +78,7 @@ def check(made: Simulation, unable: dict[int, str]) -> None:
 def walked(made: Simulation, request: Request, ports: set[PortId], peers: dict[PortId, PortId]) -> bool:
     """Whether ports with its queue lead from the source's switch to the destination's port."""
     [source], [sink] = request.flowgroup.src.v4.spans, request.flowgroup.dst.v4.spans
-    begin, end = (made.network.attachment(mac(one[0] - address(0))) for one in (source, sink))
+    begin, end = (attachment(made.network, mac(one[0] - address(0))) for one in (source, sink))
     assert begin is not None and end is not None
     been, front = set(), {begin.bridge}
     while front:

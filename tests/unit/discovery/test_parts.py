@@ -30,7 +30,7 @@ from ovspane.discovery.probing import LinkProbes
 from ovspane.discovery.settings import DiscoverySettings
 from ovspane.discovery.settling import UNLINKED
 from ovspane.discovery.snoop import Sighting, read
-from ovspane.network.listing import rows
+from ovspane.network.listing import list_network
 from ovspane.network.model import Bridge, Origin, Port, PortId, StaticHost, link_key
 from ovspane.network.topology import Network
 from ovspane.ovsdb.switch_db import BridgeRow, InterfaceRow, PortRow, SwitchDb
@@ -368,7 +368,7 @@ def pictured() -> list[dict[str, object]]:
         made.see_host(f"02:00:00:00:00:{number:02x}", PortId("s1", "h"), 0, addresses=[f"10.0.0.{number + 1}"])
     made.see_host(MAC, PortId("s1", "h"), 1, addresses=["10.0.0.9"])
     made.configure_host("02:00:00:00:01:00", None, ["10.0.1.1"], 0)
-    listed = list(rows(made, 90_000))
+    listed = list(list_network(made, 90_000))
     assert len(listed) == 3 + 6 + 2 + 41 + 1 and all("\n" not in one.line for one in listed)
     return [one.item for one in listed]  # type: ignore[misc]
 

@@ -14,8 +14,10 @@ from ovspane.lang import statements as st
 from ovspane.lang.parser import SyntaxFault, parse, parse_addresses, parse_flowgroup, parse_time
 from ovspane.lang.render import render
 from ovspane.lang.verbs import VERBS, help_text, manual
+from ovspane.packets import fields
 from ovspane.packets import flowgroup as fg
-from ovspane.packets.flowgroup import AddressSet, Contradiction, Flowgroup, Ternary
+from ovspane.packets.fields import AddressSet, Ternary
+from ovspane.packets.flowgroup import Contradiction, Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6
 from tests.support.patience import LINEAR, growth
@@ -31,7 +33,7 @@ def absolute(ms: int) -> st.Time:
     return st.Time(st.TimeKind.ABSOLUTE, ms)
 
 
-ALICE = Flowgroup(src_user="Alice", eth_type=fg.IP)
+ALICE = Flowgroup(src_user="Alice", eth_type=fields.IP)
 WEB = parse_flowgroup("(dstPort=80)")
 
 STATEMENTS = [
@@ -116,7 +118,7 @@ STATEMENTS = [
     # Keywords are names where a name must stand; names keep their case.
     (
         "reserve(user=user) = 5 strict on on from now.",
-        st.Ask(st.Kind.RESERVE, Flowgroup(src_user="user", eth_type=fg.IP), "on", rate=5_000_000),
+        st.Ask(st.Kind.RESERVE, Flowgroup(src_user="user", eth_type=fields.IP), "on", rate=5_000_000),
     ),
     ("Grant to to to.", st.Grant("to", "to")),
     ("allow(*) on strict.", st.Ask(st.Kind.ALLOW, fg.ALL, "strict")),
@@ -186,27 +188,27 @@ def test_time(text: str, value: st.Time) -> None:
 FLOWGROUPS = [
     ("(*)", fg.ALL),
     ("( )", fg.ALL),
-    ("(srcUser=A)", Flowgroup(src_user="A", eth_type=fg.IP)),
-    ("(dstUser=A)", Flowgroup(dst_user="A", eth_type=fg.IP)),
-    ("(user=A, srcUser=A)", Flowgroup(src_user="A", eth_type=fg.IP)),
+    ("(srcUser=A)", Flowgroup(src_user="A", eth_type=fields.IP)),
+    ("(dstUser=A)", Flowgroup(dst_user="A", eth_type=fields.IP)),
+    ("(user=A, srcUser=A)", Flowgroup(src_user="A", eth_type=fields.IP)),
     ("(vlan=0)", Flowgroup(vlan=IntervalSet.single(0))),
-    ("(dscp=46)", Flowgroup(dscp=IntervalSet.single(46), eth_type=fg.IP)),
+    ("(dscp=46)", Flowgroup(dscp=IntervalSet.single(46), eth_type=fields.IP)),
     ("(ethType=0x0806)", Flowgroup(eth_type=IntervalSet.single(0x0806))),
     ("(ethType=2054)", Flowgroup(eth_type=IntervalSet.single(0x0806))),
     ("(srcEth=00:11:22:33:44:55)", Flowgroup(eth_src=Ternary(0x001122334455, 2**48 - 1))),
     ("(dstEth=01:ff:00:00:00:00/01:00:00:00:00:00)", Flowgroup(eth_dst=Ternary(1 << 40, 1 << 40))),
-    ("(transport=47)", Flowgroup(transport=IntervalSet.single(47), eth_type=fg.IP)),
-    ("(srcPort<=1024)", Flowgroup(sport=IntervalSet.span(0, 1024), transport=fg.WITH_PORTS, eth_type=fg.IP)),
+    ("(transport=47)", Flowgroup(transport=IntervalSet.single(47), eth_type=fields.IP)),
+    ("(srcPort<=1024)", Flowgroup(sport=IntervalSet.span(0, 1024), transport=fields.WITH_PORTS, eth_type=fields.IP)),
     (
         "(dstPort = {22, 80-90 , 100 - 101, 89})",
-        Flowgroup(dport=IntervalSet(((22, 22), (80, 90), (100, 101))), transport=fg.WITH_PORTS, eth_type=fg.IP),
+        Flowgroup(dport=IntervalSet(((22, 22), (80, 90), (100, 101))), transport=fields.WITH_PORTS, eth_type=fields.IP),
     ),
-    ("(dstPort>=0)", Flowgroup(transport=fg.WITH_PORTS, eth_type=fg.IP)),
+    ("(dstPort>=0)", Flowgroup(transport=fields.WITH_PORTS, eth_type=fields.IP)),
     (
         "(dstPort>=80, dstPort<=90, transport=TCP)",
-        Flowgroup(dport=IntervalSet.span(80, 90), transport=IntervalSet.single(6), eth_type=fg.IP),
+        Flowgroup(dport=IntervalSet.span(80, 90), transport=IntervalSet.single(6), eth_type=fields.IP),
     ),
-    ("(srcHost={0.0.0.0/0, ::/0})", Flowgroup(eth_type=fg.IP)),
+    ("(srcHost={0.0.0.0/0, ::/0})", Flowgroup(eth_type=fields.IP)),
 ]
 
 
@@ -219,7 +221,7 @@ def test_flowgroup(text: str, value: Flowgroup) -> None:
 def test_icmp_by_name_is_of_one_ip_version_and_by_number_of_both() -> None:
     assert parse_flowgroup("(transport=ICMP)").eth_type == IntervalSet.single(ETH_IPV4)
     assert parse_flowgroup("(transport=ICMPv6)").eth_type == IntervalSet.single(ETH_IPV6)
-    assert parse_flowgroup("(transport=1)").eth_type == fg.IP
+    assert parse_flowgroup("(transport=1)").eth_type == fields.IP
 
 
 def test_repeated_hosts_intersect_and_host_bits_are_dropped() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovspane.network.hosts import HostLimits
-from ovspane.network.model import Bridge, Origin, Port, PortId, canonical, known_as, link_key
+from ovspane.network.model import Bridge, Origin, Port, PortId, global_name, link_key, local_name
 from ovspane.network.published import (
     LINKS,
     PORTS,
@@ -25,7 +25,8 @@ from ovspane.network.published import (
 )
 from ovspane.network.topology import Network
 from ovspane.packets.match import LAYOUT, Match
-from ovspane.placement.routing import Routing, everything
+from ovspane.placement.network_view import snapshot
+from ovspane.placement.routing import Routing
 
 M1, M2 = "00:00:00:00:00:01", "00:00:00:00:00:02"
 
@@ -98,11 +99,11 @@ def ways_of(place: Place, start: str, end: str) -> list[list[str]]:
 
 
 def test_names_for_all_and_for_oneself() -> None:
-    assert canonical(PortId("br0", "a"), "h1") == PortId("h1/br0", "a") == canonical(PortId("h1/br0", "a"), "h2")
-    assert known_as(PortId("h1/br0", "a"), "h1") == PortId("br0", "a")
+    assert global_name(PortId("br0", "a"), "h1") == PortId("h1/br0", "a") == global_name(PortId("h1/br0", "a"), "h2")
+    assert local_name(PortId("h1/br0", "a"), "h1") == PortId("br0", "a")
     assert (
-        known_as(PortId("h1/br0", "a"), "h2") == PortId("h1/br0", "a")
-        and known_as(PortId("br0", "a"), "h1").bridge == "br0"
+        local_name(PortId("h1/br0", "a"), "h2") == PortId("h1/br0", "a")
+        and local_name(PortId("br0", "a"), "h1").bridge == "br0"
     )
 
 
@@ -138,13 +139,13 @@ def test_a_link_is_there_while_either_side_says_so_and_both_ends_are_up() -> Non
     one.network.lose_link(PortId("br0", "t2"), PortId("h2/br0", "t1"), Origin.PROBE)
     two.hear(one)
     assert key in two.network.links  # by its own word
-    assert two.network.first_hand(key) == "tunnel"
+    assert two.network.claims.own_medium(key) == "tunnel"
     two.network.lose_link(*key, Origin.PROBE)
     assert key not in two.network.links
     two.link("t1", "h1/br0:t2")
     one.hear(two)
     back = link_key(PortId("br0", "t2"), PortId("h2/br0", "t1"))
-    assert back in one.network.links and one.network.first_hand(back) is None  # told, not known: so not told on
+    assert back in one.network.links and one.network.claims.own_medium(back) is None  # told, not known: so not told on
     one.up("t2", up=False)
     two.hear(one)
     assert key not in two.network.links and back not in one.network.links
@@ -155,9 +156,11 @@ def test_the_words_of_two_do_not_keep_a_link_alive_that_nobody_knows() -> None:
     two.link("t1", "h1/br0:t2")
     one.hear(two)
     two.hear(one)
-    one.network.reclaimed(), two.network.reclaimed()
+    one.network.claims.take_changed(), two.network.claims.take_changed()
     one.network.lose_link(PortId("br0", "t2"), PortId("h2/br0", "t1"), Origin.PROBE)
-    assert one.network.reclaimed() == {link_key(PortId("br0", "t2"), PortId("h2/br0", "t1"))}  # no delta tells of that
+    assert one.network.claims.take_changed() == {
+        link_key(PortId("br0", "t2"), PortId("h2/br0", "t1"))
+    }  # no delta tells of that
     two.network.lose_link(PortId("br0", "t1"), PortId("h1/br0", "t2"), Origin.PROBE)
     one.hear(two)
     two.hear(one)
@@ -270,11 +273,11 @@ def test_a_deny_is_left_out_only_where_somebody_programs_the_source(programmed: 
     two.hear(one)
     row = {**one.rows()[0], "programmed": programmed}
     two.others.put_bridge(read_bridge("h1/br0", row), two.now)
-    ways = Routing()
-    ways.update(everything(two.network))
-    assert set(ways.spared(source(M1))) == ({"br0", "h3/br0"} if programmed else set())
-    assert ways.fed("br0") == (frozenset({2, 3}) if programmed else frozenset({3}))
-    assert not ways.mine("h1/br0") and ways.programmed("h1/br0") is programmed
+    routing = Routing()
+    routing.update(snapshot(two.network))
+    assert set(routing.spared(source(M1))) == ({"br0", "h3/br0"} if programmed else set())
+    assert routing.fabric_ports("br0") == (frozenset({2, 3}) if programmed else frozenset({3}))
+    assert not routing.network.is_own("h1/br0") and routing.network.is_programmed("h1/br0") is programmed
 
 
 # --- what is no good

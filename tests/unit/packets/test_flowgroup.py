@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as hs
 
 from ovspane.lang.parser import parse_flowgroup
+from ovspane.packets import fields
 from ovspane.packets import flowgroup as fg
-from ovspane.packets.flowgroup import AddressSet, Contradiction, Flowgroup, Ternary
-from ovspane.packets.intervals import IntervalSet
+from ovspane.packets.fields import AddressSet, Ternary
+from ovspane.packets.flowgroup import Contradiction, Flowgroup
+from ovspane.packets.intervals import EMPTY, IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Packet
 
 # Few values in each field, so that random groups and packets meet; V6 addresses are 1..4 too.
@@ -35,10 +37,10 @@ def hosts(draw: hs.DrawFn) -> AddressSet:
     small = (0, 1, 2, 3)
     return draw(
         hs.one_of(
-            hs.just(fg.ANY_ADDRESS),
-            hs.builds(AddressSet, sets(small, fg.ANY_V4), sets(small, fg.ANY_V6)),
-            hs.builds(AddressSet, sets(small, fg.ANY_V4), hs.just(fg.EMPTY)),
-            hs.builds(AddressSet, hs.just(fg.EMPTY), sets(small, fg.ANY_V6)),
+            hs.just(fields.ANY_ADDRESS),
+            hs.builds(AddressSet, sets(small, fields.ANY_V4), sets(small, fields.ANY_V6)),
+            hs.builds(AddressSet, sets(small, fields.ANY_V4), hs.just(EMPTY)),
+            hs.builds(AddressSet, hs.just(EMPTY), sets(small, fields.ANY_V6)),
         )
     )
 
@@ -52,12 +54,12 @@ def raw_groups(draw: hs.DrawFn) -> Flowgroup:
     for number, name, make in (
         (2, "src", lambda: hosts(draw)),
         (3, "dst", lambda: hosts(draw)),
-        (4, "sport", lambda: draw(sets(PORTS, fg.ANY_PORT))),
-        (5, "dport", lambda: draw(sets(PORTS, fg.ANY_PORT))),
-        (6, "transport", lambda: draw(sets(PROTOCOLS, fg.ANY_TRANSPORT))),
-        (7, "dscp", lambda: draw(sets((0, 1, 46, 63), fg.ANY_DSCP))),
-        (8, "eth_type", lambda: draw(sets(ETH_TYPES, fg.ANY_ETHTYPE))),
-        (9, "vlan", lambda: draw(sets((0, 1, 2, 4094), fg.ANY_VLAN))),
+        (4, "sport", lambda: draw(sets(PORTS, fields.ANY_PORT))),
+        (5, "dport", lambda: draw(sets(PORTS, fields.ANY_PORT))),
+        (6, "transport", lambda: draw(sets(PROTOCOLS, fields.ANY_TRANSPORT))),
+        (7, "dscp", lambda: draw(sets((0, 1, 46, 63), fields.ANY_DSCP))),
+        (8, "eth_type", lambda: draw(sets(ETH_TYPES, fields.ANY_ETHTYPE))),
+        (9, "vlan", lambda: draw(sets((0, 1, 2, 4094), fields.ANY_VLAN))),
     ):
         if number in chosen:
             group = replace(group, **{name: make()})
@@ -78,11 +80,11 @@ def groups(draw: hs.DrawFn) -> Flowgroup:
 @hs.composite
 def packets(draw: hs.DrawFn) -> Packet:
     eth_type = draw(hs.sampled_from(ETH_TYPES))
-    if eth_type not in fg.IP:
+    if eth_type not in fields.IP:
         ip: dict[str, int] = {}
     else:
         proto = draw(hs.sampled_from(PROTOCOLS))
-        port = hs.sampled_from(PORTS) if proto in fg.WITH_PORTS else hs.just(0)
+        port = hs.sampled_from(PORTS) if proto in fields.WITH_PORTS else hs.just(0)
         address = hs.sampled_from((0, 1, 2, 3, 4))
         ip = dict(
             src=draw(address),
@@ -101,17 +103,17 @@ def test_normalise_keeps_the_packets_and_is_idempotent(raw: Flowgroup, packet: P
     """A raw product contains a packet if each field that the packet has contains its value."""
     ip_only = any(
         (
-            raw.src != fg.ANY_ADDRESS,
-            raw.dst != fg.ANY_ADDRESS,
-            raw.transport != fg.ANY_TRANSPORT,
-            raw.dscp != fg.ANY_DSCP,
-            raw.sport != fg.ANY_PORT,
-            raw.dport != fg.ANY_PORT,
+            raw.src != fields.ANY_ADDRESS,
+            raw.dst != fields.ANY_ADDRESS,
+            raw.transport != fields.ANY_TRANSPORT,
+            raw.dscp != fields.ANY_DSCP,
+            raw.sport != fields.ANY_PORT,
+            raw.dport != fields.ANY_PORT,
         )
     )
-    ports_only = raw.sport != fg.ANY_PORT or raw.dport != fg.ANY_PORT
-    wanted = raw.contains(packet, PLACES) and (packet.eth_type in fg.IP or not ip_only)
-    wanted = wanted and (packet.proto in fg.WITH_PORTS or not ports_only)
+    ports_only = raw.sport != fields.ANY_PORT or raw.dport != fields.ANY_PORT
+    wanted = raw.contains(packet, PLACES) and (packet.eth_type in fields.IP or not ip_only)
+    wanted = wanted and (packet.proto in fields.WITH_PORTS or not ports_only)
     try:
         group = fg.normalise(raw)
     except Contradiction:
@@ -215,7 +217,7 @@ def test_subtract_refuses_a_user_that_is_not_the_others() -> None:
 
 
 def test_users_are_disjoint_dimensions() -> None:
-    everywhere = {"A": fg.ANY_ADDRESS, "B": fg.ANY_ADDRESS}
+    everywhere = {"A": fields.ANY_ADDRESS, "B": fields.ANY_ADDRESS}
     alice, bob = parse_flowgroup("(user=A)"), parse_flowgroup("(user=B)")
     assert not alice.covers(bob)
     assert alice.intersect(bob) is None

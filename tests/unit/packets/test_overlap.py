@@ -4,7 +4,6 @@ Match.covers."""
 from __future__ import annotations
 
 import importlib
-import os
 import subprocess
 import sys
 from random import Random
@@ -341,11 +340,3 @@ def test_memory_is_given_back() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=LONG)
     assert (done.stdout, done.returncode) == ("full True True\n", 0), done.stderr
-
-
-@pytest.mark.parametrize(("pure", "module"), [("1", "ovspane._fastmatch_py"), ("", "ovspane._fastmatch")])
-def test_the_environment_chooses_the_twin(pure: str, module: str) -> None:
-    script = "from ovspane.packets.overlap import MatchIndex, COMPILED; print(MatchIndex.__module__, COMPILED)"
-    environment = {**os.environ, "OVSPANE_PURE": pure}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [module, str(not pure)]

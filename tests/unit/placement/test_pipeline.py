@@ -85,7 +85,7 @@ def test_a_continue_of_the_last_stage_goes_where_its_default_goes() -> None:
     pipeline = Pipeline()
     rule = Rule(Stage.ACCESS, 1, 4, MATCHES[0], Effect.CONTINUE, 7)
     default = next(flow for flow in pipeline.skeleton(2) if flow.table == pipeline.first + 1)
-    assert pipeline.flow(rule).instructions == default.instructions
+    assert pipeline.flow_of(rule).instructions == default.instructions
 
 
 def test_clauses_wait_with_the_flow_that_acts() -> None:
@@ -111,11 +111,11 @@ def test_ports_off_the_flood_tree_are_shut_at_the_end_of_the_pipeline() -> None:
     """Not before: what a reservation steers comes in by them too, and leaves from the queue stage."""
     plan = FlowPlan()
     before = dict(plan.flows)
-    changed = plan.shut(frozenset({2, 3}))
+    changed = plan.block_ports(frozenset({2, 3}))
     assert {key: plan.flows[key].instructions for key in changed} == {
         (plan.pipeline.exit, 0xFFFF, Match.of(in_port=port)): Instructions() for port in (2, 3)
     }
-    assert plan.shut(frozenset({2, 3})) == set()
-    assert plan.shut(frozenset({3})) == {(plan.pipeline.exit, 0xFFFF, Match.of(in_port=2))}
-    plan.shut(frozenset())
+    assert plan.block_ports(frozenset({2, 3})) == set()
+    assert plan.block_ports(frozenset({3})) == {(plan.pipeline.exit, 0xFFFF, Match.of(in_port=2))}
+    plan.block_ports(frozenset())
     assert plan.flows == before

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ANY, Packet
-from ovspane.policy.compiler.hft import HftNode, compiled, decided
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
 from ovspane.policy.model import actions
 from ovspane.policy.model.actions import Access, Verdict
@@ -25,6 +25,7 @@ from ovspane.policy.model.tree import ROOT, TreeDelta
 from ovspane.policy.semantics import evaluate
 from ovspane.policy.state import _schedule, schedule_plain
 from tests.property.policy.test_compile import PACKET, Policy
+from tests.support.hft import HftNode, compiled, decided
 
 A, B, WEB, TCP = (
     AddressSet.parse("10.0.0.1"),
@@ -113,9 +114,9 @@ def test_no_two_rates_share_a_rank_where_there_is_no_room() -> None:
     """Between two neighbours there is no label left: others have to move, rather than a rank be shared."""
     ranks = Ranks()
     for key in range(0, 4000, 2):
-        ranks.take(key)
+        ranks.hold(key)
     for key in range(1, 4000, 2):
-        ranks.take(key)
+        ranks.hold(key)
     labels = [ranks[key] for key in range(4000)]
     assert labels == sorted(set(labels))
     assert labels[-1] <= LAST_LABEL

@@ -9,8 +9,7 @@ from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply
 from ovspane.lang.statements import Kind
 from ovspane.packets.flowgroup import Flowgroup
-from ovspane.policy.admission import explain
-from ovspane.policy.admission import strictness as honour
+from ovspane.policy.admission import explain, strictness
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.state.shares import Request
 from ovspane.policy.state.state import Put
@@ -44,20 +43,20 @@ def test_the_work_of_a_strict_answer_is_bounded(runtime: Runtime, monkeypatch: p
     """Without the bound, each of the instants would look at each of the requests: 40 s for 10 000 requests."""
     entangle(runtime, 1_500)
     steps = 0
-    spend = honour.Effort.spend
+    spend = strictness.Effort.spend
 
-    def counted(self: honour.Effort, number: int = 1) -> None:
+    def counted(self: strictness.Effort, number: int = 1) -> None:
         nonlocal steps
         steps += number
         spend(self, number)
 
-    monkeypatch.setattr(honour.Effort, "spend", counted)
+    monkeypatch.setattr(strictness.Effort, "spend", counted)
     reply = say(runtime, "deny(dstHost=1.2.3.5) on a from now to +15000s.")
     assert reply.reason_code == "overridden"
-    assert f"at least {honour.NAMED - 1} more" in reply.text
+    assert f"at least {strictness.NAMED - 1} more" in reply.text
     reply = say(runtime, "deny(dstHost=1.2.3.5) partial on a from now to +15000s.")
-    assert str(reply.fields["overridden-by"]).count(",") == honour.NAMED - 1
-    assert steps <= 2 * honour.STEPS + 1_000_000 // 16
+    assert str(reply.fields["overridden-by"]).count(",") == strictness.NAMED - 1
+    assert steps <= 2 * strictness.STEPS + 1_000_000 // 16
 
 
 def test_with_the_effort_used_up_the_answer_is_careful(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,9 +67,9 @@ def test_with_the_effort_used_up_the_answer_is_careful(runtime: Runtime, monkeyp
     asked = Request(
         99, "a", "root", Kind.ALLOW, parse_group("(transport=TCP, srcHost=10.0.0.1, dstPort=1-65535)"), NOW, None
     )
-    assert honour.overriding(runtime.state, asked) == []
-    monkeypatch.setattr(honour, "STEPS", 1)
-    assert honour.overriding(runtime.state, asked, honour.Effort(1)) == [3]
+    assert strictness.overriding(runtime.state, asked) == []
+    monkeypatch.setattr(strictness, "STEPS", 1)
+    assert strictness.overriding(runtime.state, asked, strictness.Effort(1)) == [3]
 
 
 def parse_group(text: str) -> Flowgroup:
@@ -106,7 +105,7 @@ def test_time_can_be_cut_into_slices(runtime: Runtime) -> None:
     """Starts and ends a few at a time come to the same as all at once."""
     for i in range(10):
         say(runtime, f"allow(dstPort={i + 1}) on b from +1s to +{9 if i < 7 else 20}s.")
-    runtime.collect(NOW + 1_000, 4)
+    runtime.collect_starts(NOW + 1_000, 4)
     assert len(runtime.settle(NOW + 1_000, collected=True).notices) == 4
     assert len(runtime.tree.requests) == 4
     assert runtime.next_event() == NOW + 1_000
@@ -123,12 +122,12 @@ def test_time_can_be_cut_into_slices(runtime: Runtime) -> None:
 
 def test_the_weight_of_statements(runtime: Runtime) -> None:
     entangle(runtime, 300)
-    assert runtime.weight(parse("deny(*) on a.")) > 300
-    assert runtime.weight(parse("Check deny(*) on a.")) > 300
-    assert runtime.weight(parse("ListRequests.")) > 300
-    assert runtime.weight(parse("deny(srcHost=1.2.3.4) on a.")) == 1
-    assert runtime.weight(parse("Cancel 7.")) == 1
-    assert runtime.burden([Put(Request(999, "a", "root", Kind.DENY, Flowgroup(), NOW, None))]) > 300
+    assert runtime.judging_weight(parse("deny(*) on a.")) > 300
+    assert runtime.judging_weight(parse("Check deny(*) on a.")) > 300
+    assert runtime.judging_weight(parse("ListRequests.")) > 300
+    assert runtime.judging_weight(parse("deny(srcHost=1.2.3.4) on a.")) == 1
+    assert runtime.judging_weight(parse("Cancel 7.")) == 1
+    assert runtime.applying_weight([Put(Request(999, "a", "root", Kind.DENY, Flowgroup(), NOW, None))]) > 300
 
 
 def contrary(runtime: Runtime, number: int, start: str) -> list[Reply]:

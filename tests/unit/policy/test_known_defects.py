@@ -4,7 +4,7 @@ ovspane gets right.
 Where a defect shows in the language it is spoken there, and the table is checked against the slow evaluator after each
 line. More of the same are traces: 05_5_bucket_forever, 05_7_strict_looks_at_whole_interval,
 05_7_strict_limit_of_a_sibling_is_no_parent. Clients that flood, stall or babble at a whole daemon:
-test_daemon_bad_input.
+tests/switch/daemon/test_bad_input.py.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from typing import Any
 import pytest
 
 from ovspane.lang.statements import Kind
-from ovspane.packets.flowgroup import AddressSet, Flowgroup, normalise
+from ovspane.packets.fields import AddressSet
+from ovspane.packets.flowgroup import Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import Packet
-from ovspane.policy.compiler.hft import compiled, decided, of_tree
 from ovspane.policy.model import actions
 from ovspane.policy.model.actions import Access
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.state import _schedule, schedule_plain
 from ovspane.replay import play
 from tests.property.policy.test_compile import PACKET, Policy
+from tests.support.hft import compiled, decided, of_tree
 from tests.support.serving import serving
 
 HOST, DESTINATION, TCP = AddressSet.parse("10.0.0.1"), AddressSet.parse("10.0.0.2"), IntervalSet.single(6)

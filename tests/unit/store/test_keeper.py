@@ -8,7 +8,7 @@ import pytest
 
 from ovspane.lang.parser import parse, parse_flowgroup
 from ovspane.lang.statements import Binding, HintItem, Kind, Time, TimeKind
-from ovspane.packets.flowgroup import AddressSet
+from ovspane.packets.fields import AddressSet
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Privileges, Request, Share
 from ovspane.policy.state.state import Counter, Drop, Put, Value

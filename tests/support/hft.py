@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ovspane.packets.flowgroup import Locations
+from ovspane.packets.fields import Locations
 from ovspane.packets.match import Match
 from ovspane.packets.overlap import MatchIndex
 from ovspane.policy.compiler.expand import CannotCompile, located_matches
