@@ -59,7 +59,7 @@ def packet(source: int, target: int, fields: str) -> str:
 def make_network() -> None:
     """The bridge and its hosts. Raises ToolError."""
     kind = "system" if KERNEL else "netdev"
-    tool("ovs-vsctl", "--timeout=20", "add-br", BRIDGE, "--",
+    tool("ovs-vsctl", "--timeout=120", "add-br", BRIDGE, "--",
          "set", "bridge", BRIDGE, f"datapath_type={kind}", "fail_mode=standalone")  # fmt: skip
     for number, host in HOSTS.items():
         device = f"v{number}"
@@ -70,7 +70,7 @@ def make_network() -> None:
         if not KERNEL:  # the userspace datapath loses the mark that a checksum is still to be made
             tool(*inside(host, "ethtool", "-K", "eth0", "tx", "off"))
         tool("ip", "link", "set", device, "up")
-        tool("ovs-vsctl", "--timeout=20", "add-port", BRIDGE, device, "--",
+        tool("ovs-vsctl", "--timeout=120", "add-port", BRIDGE, device, "--",
              "set", "interface", device, f"ofport_request={number}")  # fmt: skip
     # ovs-vsctl succeeds also where ovs-vswitchd cannot make a port: read it back.
     for row in rows("interface"):
@@ -87,7 +87,7 @@ def make_foreign() -> list[str]:
     tool("ovs-ofctl", "-O", "OpenFlow14", "add-meter", BRIDGE, meter)
     qos = "type=linux-htb other-config:max-rate=900000000 queues:5=@q"
     queue = "other-config:min-rate=1000000"
-    tool("ovs-vsctl", "--timeout=20", "set", "port", "v3", "qos=@n", "--",
+    tool("ovs-vsctl", "--timeout=120", "set", "port", "v3", "qos=@n", "--",
          "--id=@n", "create", "qos", *qos.split(), "--", "--id=@q", "create", "queue", queue)  # fmt: skip
     return [f"flow   {flow}", f"meter  {meter}", f"qos    on v3: {qos} ({queue})"]
 
@@ -122,8 +122,8 @@ class Daemon:
         """The daemon's process."""
         return self._process.pid
 
-    def answers(self, seconds: float = 20.0) -> bool:
-        """Wait until somebody can speak to it."""
+    def answers(self, seconds: float = 120.0) -> bool:
+        """Wait until somebody can speak to it; `seconds` only end a hang: a slow machine takes more than 20."""
         return until(lambda: self._process.poll() is not None or speak(0, "Whoami.").startswith("OK"), seconds) and (
             self._process.poll() is None
         )

@@ -1,9 +1,8 @@
-"""The one place where statements meet the policy: judge, make durable, reply, then act.
+"""The one place where statements meet the policy: judge, make durable, then reply and act.
 
-It is "the one way through" of docs/architecture.md. One task works: it takes all statements that wait and gives them to
-a commit policy (commit_policy.py), which judges them one after the other on the policy in force (live_policy.py), makes
-their changes durable, answers, and hands the change of the network flow table on. So replies are in order, and a reply
-is sent only after the commit.
+One task works: it takes all statements that wait and gives them to a commit policy (commit_policy.py), which judges
+them one after the other on the policy in force (live_policy.py), makes their changes durable, answers, and hands the
+change of the network flow table on. So replies are in order, and a reply is sent only after the commit.
 
 If the store fails, the state goes back to what was committed last: nothing that was not committed stays in memory. What
 the failed batch would have changed is refused, and a task of its own tries to load from the store again.
