@@ -227,7 +227,7 @@ def merged(state: State, puts: Iterable[Value], gone: Iterable[tuple[str, str]])
             continue
         moved = isinstance(known, Request) and isinstance(value, Request) and known.rerouted(value)
         if (known is not None and not moved) or value.share not in there:
-            return None  # a request never changes, but for its way: this is another database
+            return None  # a request never changes, but for its way: the database was replaced
         changes.append(Put(value))
     changes += (Put(value) for value in by_type.get(Counter, ()))
     changes += fallen

@@ -1,4 +1,4 @@
-"""What the kernel's HTB has otherwise than our rows say is found, set right, and said where it cannot be set right."""
+"""Where the kernel's HTB differs from our rows, that is found, set right, and said where it cannot be set right."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""No managed packet loops, none is lost, none is treated otherwise than the policy says: proved of the installed tables
-of all switches for all packets of every host, on each topology and after each failure. And the proof finds faults that
-are planted.
+"""No managed packet loops, none is lost, none is treated differently from what the policy says: proved of the installed
+tables of all switches for all packets of every host, on each topology and after each failure. And the proof finds
+faults that are planted.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_two_that_do_not_fit_one_link() -> None:
     assert "3Mb free" in refused.text
     assert "fits from +" in refused.text
     assert made.say(reserve(2, 4, "12Mb", " from +60 to +90")).code is Code.OK
-    assert made.say(reserve(4, 2, "12Mb", " to +30")).code is Code.OK, "the other direction is another one"
+    assert made.say(reserve(4, 2, "12Mb", " to +30")).code is Code.OK, "the other direction has room of its own"
     assert made.say(reserve(2, 1, "12Mb", " to +30")).code is Code.OK, "this link is free"
     made.say("Cancel 1.")
     assert made.say(reserve(2, 4, "12Mb", " to +30")).code is Code.OK

@@ -101,7 +101,7 @@ class Watched:
                 return f"{packet:#x}: {after}, but the full table says {decisions(self.full, packet)}"
             for stage, decided in half.items():
                 if decided not in (was.get(stage), after.get(stage)):
-                    return f"{packet:#x} is decided otherwise than before and after, meanwhile"
+                    return f"{packet:#x} is decided differently meanwhile, before and after"
         if self.built.rules != self.hiding.visible.rules:
             return "the deltas do not build the visible table"
         if self.built.rules != least(self.full.rules.values()):
@@ -195,7 +195,7 @@ def watch(chosen: list[tuple[list[Rule], list[int]]]) -> str | None:
     return (
         None
         if whole.visible.rules == watched.built.rules and not change.removed
-        else "loaded at once it is another table"
+        else "loaded at once the table differs"
     )
 
 
