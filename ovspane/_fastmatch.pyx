@@ -17,6 +17,8 @@ disjoint from the hull of all matches ends at once: that is what indexes of disj
 Invariants: the slots 0 .. used-1 of a group are dense (a removal moves the last one into the gap); `handles` has the
 group and slot of each handle; every probe links every slot of its group; value & ~mask == 0 in each match; `hull`
 covers each (it may be wider than need be after removals). The GIL is held throughout: a query may build a probe.
+
+Longer than 400 lines: the index is one class; its parts that stand alone are in the .pxd files beside it.
 """
 
 cimport cython

@@ -10,6 +10,9 @@ that node, without asking any index again, unless its level rises; one that meet
 hits without that node and without those too deep then. Allows of one class go the same way, so that is worked out once
 a class.
 
+Longer than 400 lines: nodes, classes and stages change together, entry by entry, by inlined C calls that do not cross
+to another compiled module.
+
 Bounds: each method takes time in proportion to the entries that it changes, plus a query or two of an index (see
 _fastmatch). Loops `tick`, which lets other threads run every PATIENCE steps of at most 1 us or so: nobody waits for the
 GIL longer than 5 ms, or than one query of one index takes (a millisecond for 100 000 matches). Invariants: those of the

@@ -14,6 +14,9 @@ ranks and claims, can fail only for want of memory: then the core is `broken` an
 
 Other threads may run while a call does (see _fastaccess for how soon); they find the core `busy` and get RuntimeError.
 Invariants: between calls each entry is claimed for, nothing is staged, and no entry is dirty.
+
+Longer than 400 lines: one class whose methods work on the same C arrays; what needs no `self` of it lies in the .pxd
+files that it cimports, and a method of another compiled class is not inlined.
 """
 
 cimport cython

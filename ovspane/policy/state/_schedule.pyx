@@ -20,6 +20,8 @@ Cost: O(log n) where few extremes change hands; at worst each block is entered o
 _schedule_curve.pxd (extremes), _schedule_blocks.pxd (the tree), _schedule_search.pxd (questions); here Python meets
 them. Bounds: instants within +-2**55 ms, rates and their sum up to 2**60 bit/s, so each W is within 2**118: 128 bits
 suffice.
+
+Longer than 400 lines: the class that Python sees, whose methods each check their arguments before C code runs.
 """
 
 from cpython.long cimport PyLong_AsLongLongAndOverflow

@@ -8,6 +8,8 @@ Invariants
   a breakpoint is there iff a reservation starts or ends there (`refs` of them) or it is the first
   stored values are those of the block before the pending (shift, tilt) of its ancestors are added
   an extreme holds under each tilt in its interval (rounded inwards, since it is computed in floating point)
+
+Longer than 400 lines: inline functions that call each other, which a .pxd file has to hold together.
 """
 
 from libc.stdint cimport uint32_t
