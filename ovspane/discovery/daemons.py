@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from ovspane.discovery.own_rows import ATTACHMENT, BRIDGE, DAEMON, MOST, VERSION
+from ovspane.lang.units import Ms
 from ovspane.policy.concurrency import bridge_of
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.records import Record
@@ -37,7 +38,7 @@ class OtherDaemons:
     """`now`: the network's clock (ms); `on_change(names)` is called when these daemons came back or fell silent."""
 
     def __init__(
-        self, store: ClusterStore, now: Callable[[], int], on_change: Callable[[Collection[str]], None]
+        self, store: ClusterStore, now: Callable[[], Ms], on_change: Callable[[Collection[str]], None]
     ) -> None:
         self._store = store
         self._now = now

@@ -23,6 +23,7 @@ from ovspane.discovery.settings import DiscoverySettings
 from ovspane.discovery.settling import SETTLE, PortSettling
 from ovspane.discovery.snoop import Sighting, read
 from ovspane.host.unixctl import ControlUnavailable
+from ovspane.lang.units import Ms
 from ovspane.loop import in_slices
 from ovspane.network.model import Bridge, Conflict, Link, NetworkDelta, Origin, PortId
 from ovspane.network.topology import Network
@@ -63,12 +64,12 @@ class Discovery:
         self._scheduled = False
         self._kernel_due = asyncio.Event()
         self._conflicts_logged: list[float] = []
-        self._early: list[tuple[PortId, Sighting, int]] = []
+        self._early: list[tuple[PortId, Sighting, Ms]] = []
         network.listen(self._on_deltas)
 
-    def now(self) -> int:
+    def now(self) -> Ms:
         """ms since the epoch as it was at our start: it does not jump when the clock is set."""
-        return time.monotonic_ns() // 1_000_000 + self._offset
+        return Ms(time.monotonic_ns() // 1_000_000 + self._offset)
 
     def sign_with(self, key: bytes) -> None:
         """Sign probes with this key from now on."""
@@ -141,7 +142,7 @@ class Discovery:
         for port in [port for port in self.network.ports if port.bridge in self._rows and port not in self._ports]:
             self.network.lose_port(port)
 
-    def _update_links(self, now: int) -> None:
+    def _update_links(self, now: Ms) -> None:
         found = links_of(self._ports.values(), self._kernel.peers)
         for key in self.network.claims.links_by(Origin.LOCAL) - found.keys():
             self.network.lose_link(*key, Origin.LOCAL)
@@ -195,7 +196,7 @@ class Discovery:
                             for entry in part:
                                 port = self._numbered.get((bridge, entry.port))
                                 if port is not None and self._settling.is_settled(port, now):
-                                    self.network.see_host(entry.mac, port, now, seen=now - 1000 * (entry.age + 1))
+                                    self.network.see_host(entry.mac, port, now, seen=Ms(now - 1000 * (entry.age + 1)))
                     await asyncio.sleep(0)
                 await asyncio.sleep(max(FDB_EVERY, REST * (loop.time() - start)))
         finally:

@@ -16,6 +16,8 @@ import hmac
 import struct
 from typing import NamedTuple
 
+from ovspane.lang.units import Ms
+
 ETHERTYPE = 0x88CC
 #: a locally administered group address
 DESTINATION = bytes.fromhex("03 70 61 6e 65 01".replace(" ", ""))
@@ -69,7 +71,7 @@ def _digest(key: bytes, text: bytes) -> bytes:
     return hmac.new(key, text, hashlib.sha256).digest()[:_DIGEST]
 
 
-def decode(frame: bytes, key: bytes, now: int) -> Probe:
+def decode(frame: bytes, key: bytes, now: Ms) -> Probe:
     """The contents of a frame of ours, at `now` (ms). Raises NotOurs for every other frame, whatever its bytes."""
     if frame[12:14] != struct.pack("!H", ETHERTYPE):
         raise NotOurs("it is no LLDP")

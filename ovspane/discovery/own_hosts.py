@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ovspane.discovery.kernel import KernelFacts
 from ovspane.discovery.local import LocalPort
+from ovspane.lang.units import Ms
 from ovspane.network.model import Origin, PortId
 from ovspane.network.topology import Network
 
@@ -18,7 +19,7 @@ class OwnHosts:
         self._network = network
         self._ports: dict[str, PortId] = {}  # by MAC address
 
-    def update(self, kernel: KernelFacts, ports: Mapping[PortId, LocalPort], now: int) -> None:
+    def update(self, kernel: KernelFacts, ports: Mapping[PortId, LocalPort], now: Ms) -> None:
         """Bring them to what the kernel reported; `now` in ms."""
         found: dict[str, PortId] = {}
         for port, local in ports.items():

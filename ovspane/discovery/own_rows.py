@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from ovspane.lang.units import Ms
 from ovspane.network.model import Bridge, Host, Link, NetworkDelta, Port, PortId, local_name
 from ovspane.network.published import bridge_columns, host_columns, read_host
 from ovspane.network.topology import Network
@@ -63,7 +64,7 @@ class OwnRows:
         network: Network,
         host: str,
         programs: Callable[[str], bool | None],
-        now: Callable[[], int],
+        now: Callable[[], Ms],
         is_live: Callable[[str], bool],
         warn: Callable[[str, str], None],
     ) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ovspane.discovery.lldp import NotOurs, Probe, decode, encode
 from ovspane.discovery.local import PATCH, TUNNEL, WIRE, LocalPort
+from ovspane.lang.units import Ms
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.ovsdb.switch_db import BridgeRow
@@ -65,7 +66,7 @@ class LinkProbes:
                         continue
                     yield frame, interface.ofport
 
-    def receive(self, at: PortId, frame: bytes, bridges: Mapping[str, BridgeRow], now: int) -> None:
+    def receive(self, at: PortId, frame: bytes, bridges: Mapping[str, BridgeRow], now: Ms) -> None:
         """A probe came in at a port of ours."""
         try:
             probe = decode(frame, self._key, _wall())
@@ -111,6 +112,6 @@ class LinkProbes:
         self._heard = {port: self._heard[port] for port in there if port in self._heard}
 
 
-def _wall() -> int:
+def _wall() -> Ms:
     """What other hosts' clocks are compared with: ms since the epoch."""
-    return time.time_ns() // 1_000_000
+    return Ms(time.time_ns() // 1_000_000)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
+from ovspane.lang.units import Ms
 from ovspane.network.model import PortId
 
 #: ms after which what is seen at a port counts
@@ -27,13 +28,13 @@ class PortSettling:
         self._up_since: dict[PortId, int] = {}
         self._unlinked: dict[PortId, int] = {}  # when a port lost the link that probes had found
 
-    def set_up(self, up: Iterable[PortId], now: int) -> bool:
+    def set_up(self, up: Iterable[PortId], now: Ms) -> bool:
         """These ports are up, all others are not. Whether one came up."""
         before = self._up_since
         self._up_since = {port: before.get(port, now) for port in up}
         return bool(self._up_since.keys() - before.keys())
 
-    def lose_link(self, port: PortId, now: int) -> None:
+    def lose_link(self, port: PortId, now: Ms) -> None:
         """A link at this port was lost."""
         if port in self._up_since:
             self._unlinked[port] = now
@@ -42,7 +43,7 @@ class PortSettling:
         """Only these ports exist."""
         self._unlinked = {port: when for port, when in self._unlinked.items() if port in there}
 
-    def is_settled(self, port: PortId, now: int) -> bool:
+    def is_settled(self, port: PortId, now: Ms) -> bool:
         """Whether what is seen at the port counts."""
         since = self._up_since.get(port)
         if since is None or not self._probing:

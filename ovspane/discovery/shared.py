@@ -20,6 +20,7 @@ from typing import Final
 
 from ovspane.discovery.daemons import BEAT, OtherDaemons
 from ovspane.discovery.own_rows import ATTACHMENT, BRIDGE, DAEMON, MOST, OwnRows
+from ovspane.lang.units import Ms
 from ovspane.loop import Backoff, LogOnce, in_slices
 from ovspane.network.model import NetworkDelta
 from ovspane.network.published import RemoteTopology, read_bridge, read_host
@@ -58,7 +59,7 @@ class SharedTopology:
         network: Network,
         host: str,
         programs: Callable[[str], bool | None],
-        now: Callable[[], int],
+        now: Callable[[], Ms],
     ) -> None:
         self._store = store
         self._network = network

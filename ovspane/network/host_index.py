@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ovspane.lang.units import Ms
 from ovspane.network.model import Host, Origin, PortId
 
 
@@ -19,7 +20,7 @@ class HeldAddress:
     """That a host has an IP address: the highest origin that said so, and when it was said last (ms)."""
 
     origin: Origin
-    last: int
+    last: Ms
 
 
 @dataclass(slots=True)
@@ -29,8 +30,8 @@ class HostEntry:
     mac: str
     port: PortId | None
     origin: Origin
-    since: int
-    last: int
+    since: Ms
+    last: Ms
     serial: int
     latest: PortId | None = None  # where it was seen last, believed or not
     pinned: bool = False  # by the configuration: it stays in the table
@@ -83,7 +84,7 @@ class HostIndex:
         """The hosts that are attached at a port, by MAC."""
         return [entry.value() for entry in self.entries_at(port)]
 
-    def last_seen(self, mac: str) -> int | None:
+    def last_seen(self, mac: str) -> Ms | None:
         """When the host was last seen where it is (ms)."""
         entry = self._entries.get(mac)
         return entry.last if entry else None
@@ -102,7 +103,7 @@ class HostIndex:
         """The entries of the hosts at a port, by MAC."""
         return [self._entries[mac] for mac in sorted(self._by_port.get(port, ()))]
 
-    def create(self, mac: str, port: PortId | None, origin: Origin, since: int, seen: int) -> HostEntry:
+    def create(self, mac: str, port: PortId | None, origin: Origin, since: Ms, seen: Ms) -> HostEntry:
         """A new entry; there is none of this MAC address. Its serial number is its own."""
         self._serial += 1
         entry = self._entries[mac] = HostEntry(mac, port, origin, since, seen, self._serial, port)
@@ -117,7 +118,7 @@ class HostIndex:
             del self._by_address[address]
         del self._entries[entry.mac]
 
-    def attach(self, entry: HostEntry, port: PortId, origin: Origin, since: int, seen: int) -> None:
+    def attach(self, entry: HostEntry, port: PortId, origin: Origin, since: Ms, seen: Ms) -> None:
         """The host is at this port now."""
         self.detach(entry)
         entry.port, entry.origin, entry.since, entry.last = port, origin, since, seen
@@ -133,7 +134,7 @@ class HostIndex:
             del self._by_port[entry.port]
         entry.port, entry.origin, entry.kept = None, Origin.OBSERVED, False
 
-    def hold(self, entry: HostEntry, address: str, origin: Origin, now: int) -> None:
+    def hold(self, entry: HostEntry, address: str, origin: Origin, now: Ms) -> None:
         """The host has this address, which nobody else has."""
         known = entry.addresses.get(address)
         entry.addresses[address] = HeldAddress(max(origin, known.origin) if known else origin, now)

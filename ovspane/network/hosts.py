@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
+from ovspane.lang.units import Ms
 from ovspane.network.host_index import HostEntry, HostIndex
 from ovspane.network.model import Conflict, Host, Origin, PortId, Thing
 
@@ -52,7 +53,7 @@ class ConflictTable:
     def __iter__(self) -> Iterator[Conflict]:
         return (conflict for _, (conflict, _) in sorted(self._conflicts.items()))
 
-    def put(self, conflict: Conflict, now: int) -> None:
+    def put(self, conflict: Conflict, now: Ms) -> None:
         """It is claimed now, again perhaps; ignored if there are too many of others."""
         known = self._conflicts.get(conflict.subject)
         if known is None and len(self._conflicts) >= self._limits.conflicts:
@@ -66,7 +67,7 @@ class ConflictTable:
         if conflict is not old:
             self._note(old, conflict)
 
-    def age(self, now: int) -> None:
+    def age(self, now: Ms) -> None:
         """Forget what nobody claimed for long."""
         for subject, (conflict, last) in list(self._conflicts.items()):
             if now - last > self._limits.conflict_age:
@@ -81,18 +82,18 @@ class FlapCounter:
         self._damp = damp
         self._times: dict[str, deque[int]] = {}  # when a MAC was seen at another port than before, of those that were
 
-    def see(self, entry: HostEntry, port: PortId, now: int) -> None:
+    def see(self, entry: HostEntry, port: PortId, now: Ms) -> None:
         """A host was seen at a port, whether that is believed or not."""
         if entry.latest not in (None, port):
             self._times.setdefault(entry.mac, deque(maxlen=FLAPS)).append(now)
         entry.latest = port
 
-    def is_flapping(self, mac: str, now: int) -> bool:
+    def is_flapping(self, mac: str, now: Ms) -> bool:
         """Whether the host is seen at several ports in turn."""
         times = self._times.get(mac)
         return times is not None and len(times) == FLAPS and now - times[0] < self._damp
 
-    def age(self, now: int) -> None:
+    def age(self, now: Ms) -> None:
         """Forget changes that are too old to count."""
         for mac, times in list(self._times.items()):
             if now - times[-1] > self._damp:
@@ -115,7 +116,7 @@ class HostLearning:
 
     # --- what is learned
 
-    def configure(self, mac: str, port: PortId | None, addresses: Sequence[str], now: int) -> None:
+    def configure(self, mac: str, port: PortId | None, addresses: Sequence[str], now: Ms) -> None:
         """A host that the administrator names. Without a port it is attached wherever it is seen."""
         before = self._hosts.get(mac)
         entry = self._hosts.entry(mac) or self._create(mac, None, Origin.OBSERVED, now, now)
@@ -125,7 +126,7 @@ class HostLearning:
         self._note_change(before, entry)
         self._claim(entry, addresses, Origin.CONFIGURED, port or PortId("configuration", "hosts"), now)
 
-    def see(self, mac: str, port: PortId, addresses: Sequence[str], origin: Origin, seen: int, now: int) -> None:
+    def see(self, mac: str, port: PortId, addresses: Sequence[str], origin: Origin, seen: Ms, now: Ms) -> None:
         """A host is at a port. `seen`: when at the earliest the packet was there that says so."""
         entry = self._hosts.entry(mac)
         if entry is None:
@@ -139,7 +140,7 @@ class HostLearning:
             return
         self._claim(entry, addresses, origin, port, now)
 
-    def _follow(self, entry: HostEntry, port: PortId, origin: Origin, seen: int, now: int) -> bool:
+    def _follow(self, entry: HostEntry, port: PortId, origin: Origin, seen: Ms, now: Ms) -> bool:
         """Follow it, if it is to be; False: it is not there, as far as we believe."""
         before = entry.value()
         if entry.port is not None and entry.port != port:
@@ -167,7 +168,7 @@ class HostLearning:
         entry.damped = damped
         (self._damped.add if damped else self._damped.discard)(entry.mac)
 
-    def _claim(self, entry: HostEntry, addresses: Sequence[str], origin: Origin, port: PortId, now: int) -> None:
+    def _claim(self, entry: HostEntry, addresses: Sequence[str], origin: Origin, port: PortId, now: Ms) -> None:
         """The host at this port says that it has these addresses."""
         if not addresses:
             return
@@ -187,7 +188,7 @@ class HostLearning:
             self._hosts.hold(entry, address, origin, now)
         self._note_change(before, entry)
 
-    def keep(self, mac: str, port: PortId, addresses: Sequence[str], origin: Origin, seen: int, now: int) -> None:
+    def keep(self, mac: str, port: PortId, addresses: Sequence[str], origin: Origin, seen: Ms, now: Ms) -> None:
         """Another daemon has it at a port of its own, with just these addresses, until `release`."""
         self.see(mac, port, addresses, origin, seen, now)
         entry = self._hosts.entry(mac)
@@ -222,7 +223,7 @@ class HostLearning:
         if entry is not None and not entry.pinned:
             self._remove(entry, entry.value())
 
-    def age(self, now: int) -> None:
+    def age(self, now: Ms) -> None:
         """Forget what packets said too long ago."""
         while self._due and self._due[0][0] < now:
             _, serial, mac = heappop(self._due)
@@ -238,7 +239,7 @@ class HostLearning:
         self._flaps.age(now)
         self.conflicts.age(now)
 
-    def _age_entry(self, entry: HostEntry, now: int) -> None:
+    def _age_entry(self, entry: HostEntry, now: Ms) -> None:
         """Forget what is too old of one host, and say when to look again."""
         if entry.kept:
             heappush(self._due, (now + self._limits.host_age, entry.serial, entry.mac))
@@ -260,7 +261,7 @@ class HostLearning:
 
     # --- the index
 
-    def _create(self, mac: str, port: PortId | None, origin: Origin, now: int, seen: int) -> HostEntry:
+    def _create(self, mac: str, port: PortId | None, origin: Origin, now: Ms, seen: Ms) -> HostEntry:
         entry = self._hosts.create(mac, port, origin, now, seen)
         heappush(self._due, (seen + self._limits.host_age, entry.serial, mac))
         return entry

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ovspane.lang.units import Ms
 from ovspane.network.model import Link, LinkKey, Origin, Port, PortId
 
 
 @dataclass(slots=True)
 class _Claim:
     medium: str
-    since: int
+    since: Ms
     last: int
 
 
@@ -63,7 +64,7 @@ class LinkClaims:
 
     # --- what changes
 
-    def add(self, key: LinkKey, medium: str, origin: Origin, now: int) -> None:
+    def add(self, key: LinkKey, medium: str, origin: Origin, now: Ms) -> None:
         """An origin says, or says again, that a link is there."""
         claims = self._claims.setdefault(key, {})
         if origin not in claims:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ovspane.lang.replies import Value
-from ovspane.lang.units import rate_text
+from ovspane.lang.units import Ms, rate_text
 from ovspane.network.model import Bridge, Conflict, Host, Link, Origin, Port, PortId, Thing, link_key
 from ovspane.network.topology import Network
 
@@ -22,7 +22,7 @@ class ListingRow(NamedTuple):
     item: dict[str, Value]
 
 
-def list_network(network: Network, now: int) -> Iterator[ListingRow]:
+def list_network(network: Network, now: Ms) -> Iterator[ListingRow]:
     """Everything that is known at `now` (ms). Ages in the items are seconds, speeds bit/s, 0 for unknown."""
     for name in sorted(network.bridges):
         if (bridge := network.bridges.get(name)) is not None:
@@ -40,7 +40,7 @@ def list_network(network: Network, now: int) -> Iterator[ListingRow]:
         yield _conflict(conflict, now)
 
 
-def _age(since: int | None, now: int) -> float:
+def _age(since: Ms | None, now: Ms) -> float:
     return round(max(0, now - (now if since is None else since)) / 1000, 1)
 
 
@@ -85,7 +85,7 @@ def _port(port: Port) -> ListingRow:
     return ListingRow(f"{line} {port.origin}", item)
 
 
-def _link(link: Link, now: int) -> ListingRow:
+def _link(link: Link, now: Ms) -> ListingRow:
     a, b = map(str, link.ends)
     age = _age(link.since, now)
     speed = rate_text(link.speed) if link.speed else "unknown"
@@ -96,7 +96,7 @@ def _link(link: Link, now: int) -> ListingRow:
     return ListingRow(f"link {a} - {b} {link.medium} speed={speed} {link.origin} age={age:.0f}s", item)
 
 
-def _host(host: Host, last: int | None, now: int) -> ListingRow:
+def _host(host: Host, last: Ms | None, now: Ms) -> ListingRow:
     addresses = ",".join(host.addresses)
     age, idle = _age(host.since, now), _age(last, now)
     item: dict[str, Value] = {
@@ -109,7 +109,7 @@ def _host(host: Host, last: int | None, now: int) -> ListingRow:
     return ListingRow(line + (" held: it is seen at several ports in turn" if host.damped else ""), item)
 
 
-def _conflict(conflict: Conflict, now: int) -> ListingRow:
+def _conflict(conflict: Conflict, now: Ms) -> ListingRow:
     item: dict[str, Value] = {
         "kind": "conflict", "subject": conflict.subject, "holder": conflict.holder,
         "held": str(conflict.held) if conflict.held else "", "claimant": conflict.claimant, "at": str(conflict.port),

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Self
 
+from ovspane.lang.units import EPOCH, Ms
+
 
 class Origin(IntEnum):
     """Where something was learned, from the least to the most trusted."""
@@ -99,7 +101,7 @@ class Link:
     medium: str = "wire"
     speed: int = 0
     origin: Origin = Origin.PROBE
-    since: int = 0
+    since: Ms = EPOCH
 
     @property
     def key(self) -> tuple[str, object]:
@@ -121,7 +123,7 @@ class Host:
     port: PortId | None
     addresses: tuple[str, ...] = ()
     origin: Origin = Origin.OBSERVED
-    since: int = 0
+    since: Ms = EPOCH
     damped: bool = False
 
     @property
@@ -140,7 +142,7 @@ class Conflict:
     held: PortId | None
     claimant: str
     port: PortId
-    since: int = 0
+    since: Ms = EPOCH
 
     @property
     def key(self) -> tuple[str, object]:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ovspane.lang.units import Ms
 from ovspane.network.addresses import usable_address, usable_mac
 from ovspane.network.model import (
     Bridge,
@@ -54,7 +55,7 @@ class SharedHost:
     port: PortId
     addresses: tuple[str, ...]
     origin: Origin
-    since: int
+    since: Ms
 
 
 # --- what we tell
@@ -213,7 +214,7 @@ class RemoteTopology:
         """How many hosts other daemons tell of."""
         return len(self._hosts)
 
-    def put_bridge(self, told: SharedBridge, now: int) -> None:
+    def put_bridge(self, told: SharedBridge, now: Ms) -> None:
         """A bridge is there, or changed."""
         name = told.bridge.name
         before = self._bridges.get(name)
@@ -227,14 +228,14 @@ class RemoteTopology:
             self._link(name, told.links, now)
             self.offer(self._at.get(name, ()), now)
 
-    def drop_bridge(self, name: str, now: int) -> None:
+    def drop_bridge(self, name: str, now: Ms) -> None:
         """It is gone, with all that was at it."""
         if self._bridges.pop(name, None) is not None:
             with self.network.change():
                 self._link(name, {}, now)
                 self.network.lose_bridge(name)
 
-    def _link(self, name: str, links: Mapping[LinkKey, str], now: int) -> None:
+    def _link(self, name: str, links: Mapping[LinkKey, str], now: Ms) -> None:
         """The links that a bridge's row says are there now."""
         told = {link_key(*(local_name(end, self.host) for end in key)): medium for key, medium in links.items()}
         before = self._links.pop(name, set())
@@ -249,7 +250,7 @@ class RemoteTopology:
         if told:
             self._links[name] = set(told)
 
-    def put_host(self, row: str, told: SharedHost, now: int, news: bool = True) -> None:
+    def put_host(self, row: str, told: SharedHost, now: Ms, news: bool = True) -> None:
         """A row about a host is there, or changed; `news`: since now, not only for us."""
         before = self._hosts.get(row)
         if before == told:
@@ -266,7 +267,7 @@ class RemoteTopology:
             came = news and (before is None or (before.port, before.since) != (told.port, told.since))
             self._keep(told, now if came else told.since, now)
 
-    def drop_host(self, row: str, now: int) -> None:
+    def drop_host(self, row: str, now: Ms) -> None:
         """The row is gone."""
         before = self._hosts.pop(row, None)
         if before is not None:
@@ -281,12 +282,12 @@ class RemoteTopology:
             if not index[key]:
                 del index[key]
 
-    def _keep(self, told: SharedHost, seen: int, now: int) -> None:
+    def _keep(self, told: SharedHost, seen: Ms, now: Ms) -> None:
         self.network.keep_host(
             told.mac, told.port, now, addresses=told.addresses, origin=told.origin, seen=min(seen, now)
         )  # fmt: skip
 
-    def offer(self, rows: Iterable[str], now: int) -> None:
+    def offer(self, rows: Iterable[str], now: Ms) -> None:
         """Hosts that could not be taken in, or were lost, may be now."""
         for told in sorted((self._hosts[row] for row in rows if row in self._hosts), key=lambda one: one.since):
             self._keep(told, told.since, now)

@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import MappingProxyType
 
+from ovspane.lang.units import Ms
 from ovspane.network.addresses import usable_address, usable_mac
 from ovspane.network.change_log import ChangeLog, Listener
 from ovspane.network.flood import FloodTree, flood_tree
@@ -153,7 +154,7 @@ class Network:
 
     # --- links
 
-    def see_link(self, a: PortId, b: PortId, medium: str, origin: Origin, now: int) -> None:
+    def see_link(self, a: PortId, b: PortId, medium: str, origin: Origin, now: Ms) -> None:
         """Somebody says that two ports are linked; it is a link as soon as both are there and up. Raises ValueError
         if a is b."""
         key = link_key(a, b)
@@ -193,7 +194,7 @@ class Network:
 
     # --- hosts
 
-    def configure_host(self, mac: str, port: PortId | None, addresses: Iterable[str], now: int) -> None:
+    def configure_host(self, mac: str, port: PortId | None, addresses: Iterable[str], now: Ms) -> None:
         """What the administrator says of a host. Raises ValueError for what is no MAC or address of a host."""
         known = usable_mac(mac)
         if known is None:
@@ -209,11 +210,11 @@ class Network:
         self,
         mac: str,
         port: PortId,
-        now: int,
+        now: Ms,
         *,
         addresses: Iterable[str] = (),
         origin: Origin = Origin.OBSERVED,
-        seen: int | None = None,
+        seen: Ms | None = None,
     ) -> None:
         """A host is at a port; `seen` (ms): when at the earliest (now). Ignored: what no host has, ports that are
         not there, down, or lead to another bridge."""
@@ -225,9 +226,7 @@ class Network:
         with self.change():
             self._learning.see(known, port, valid, origin, now if seen is None else seen, now)
 
-    def keep_host(
-        self, mac: str, port: PortId, now: int, *, addresses: Iterable[str], origin: Origin, seen: int
-    ) -> None:
+    def keep_host(self, mac: str, port: PortId, now: Ms, *, addresses: Iterable[str], origin: Origin, seen: Ms) -> None:
         """Another daemon says that a host is at its port, since `seen` (ms), with just these addresses; until
         `release_host`. Ignored is what `see_host` ignores."""
         there = self._ports.get(port)
@@ -247,7 +246,7 @@ class Network:
 
     # --- time
 
-    def age(self, now: int) -> None:
+    def age(self, now: Ms) -> None:
         """Forget what was only seen, and too long ago."""
         with self.change():
             for key in self.claims.expire_probes(now - self._limits.link_age):

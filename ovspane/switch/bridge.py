@@ -25,6 +25,7 @@ from ovspane.flowpush import (
     SyncCounts,
     difference,
 )
+from ovspane.lang.units import Seconds
 from ovspane.loop import LogOnce, off_loop
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
@@ -136,7 +137,7 @@ class ManagedBridge:
 
     # --- what others did
 
-    def absorb_news(self, now: float) -> set[int]:
+    def absorb_news(self, now: Seconds) -> set[int]:
         """Take in what others did. If it may be undone now (seconds), `next_target` will have it. Gives the requests
         concerned (0: all)."""
         watch, installed = self._watch, self._installed
@@ -163,11 +164,11 @@ class ManagedBridge:
                 self.forget()
         return requests
 
-    def repair_due(self, now: float) -> float | None:
+    def repair_due(self, now: Seconds) -> float | None:
         """Seconds until damage that waits may be undone; None: there is none."""
         return self._watch.contest.due(now) if self._watch.hurt or self._meters.damaged else None
 
-    async def check_meters(self, now: float) -> bool:
+    async def check_meters(self, now: Seconds) -> bool:
         """Meters have no monitor: read them. True: one of ours is not as we left it, and `install` will mend it.
         Raises SessionError.
         """

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from ovspane.host.unixctl import ControlSocket, ControlUnavailable
+from ovspane.lang.units import Seconds
 from ovspane.loop import Backoff, LogOnce
 from ovspane.network.flood import reachable_bridges
 from ovspane.network.model import Bridge, Link, NetworkDelta, PortId
@@ -90,7 +91,7 @@ class FloodControl:
             while self._keep or not self._switch.connected or marked_ports(self._managed()):
                 self._wake.clear()
                 try:
-                    due = await self._pass(loop.time())
+                    due = await self._pass(Seconds(loop.time()))
                     retry.reset()
                 except EXPECTED as problem:
                     self._log.warning(str(problem), "flood tree: %s; trying again", problem)
@@ -108,7 +109,7 @@ class FloodControl:
             async with asyncio.timeout(CLEAN_SECONDS):
                 while marked_ports(self._driven()):
                     self._wake.clear()
-                    await self._pass(asyncio.get_running_loop().time())
+                    await self._pass(Seconds(asyncio.get_running_loop().time()))
                     if marked_ports(self._driven()):
                         await self._wake.wait()
         except TimeoutError as problem:
@@ -151,7 +152,7 @@ class FloodControl:
 
     # --- a pass
 
-    async def _pass(self, now: float) -> float:
+    async def _pass(self, now: Seconds) -> float:
         """Bring all ports to what is to be; gives the seconds until the next look. Raises EXPECTED."""
         rows = self._driven()
         marked = marked_ports(rows)
@@ -178,7 +179,7 @@ class FloodControl:
             if any(bits & NO_FLOOD for bits in self._sessions.bits(rows, port))
         }
 
-    def _contested(self, stop: set[PortId], now: float) -> set[PortId]:
+    def _contested(self, stop: set[PortId], now: Seconds) -> set[PortId]:
         """Those of the ports that are to be stopped which somebody else let flood so often that they have to wait."""
         undone = stop & self._sessions.stopped
         waiting = {port for port in undone if not self._contests.setdefault(port, Contest()).may(now)}

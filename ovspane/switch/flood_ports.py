@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from ovspane.lang.units import Seconds
 from ovspane.loop import LogOnce
 from ovspane.network.flood import flood_tree
 from ovspane.network.model import LinkKey, Origin, PortId
@@ -52,7 +53,7 @@ class FloodPorts:
         """These had a link, and may get it back."""
         self._former |= dict.fromkeys(ends)
 
-    def follow(self, driven: Collection[str], managed: Collection[str], marked: Iterable[PortId], now: float) -> None:
+    def follow(self, driven: Collection[str], managed: Collection[str], marked: Iterable[PortId], now: Seconds) -> None:
         """These bridges are ours to change now, of those that the configuration gives us."""
         come = set(driven) - self._driven
         if come:  # theirs are parts of loops that the others cannot show
@@ -63,7 +64,7 @@ class FloodPorts:
         self._driven = set(driven)
 
     def decide(
-        self, rows: Mapping[str, BridgeRow], marked: Collection[PortId], quiet: set[PortId], now: float
+        self, rows: Mapping[str, BridgeRow], marked: Collection[PortId], quiet: set[PortId], now: Seconds
     ) -> FloodDecision:
         """`marked`: the ports that do not flood by our word; `quiet`: those that do not by somebody else's."""
         for name in sorted(name for name, row in rows.items() if row.stp):
@@ -97,7 +98,7 @@ class FloodPorts:
             )
         return frozenset(tree.no_flood)
 
-    def _lately_linked(self, linked: set[PortId], now: float) -> set[PortId]:
+    def _lately_linked(self, linked: set[PortId], now: Seconds) -> set[PortId]:
         """Ports that had a link and may get it back: those that are down, and those that have just come up."""
         for port in list(self._former):
             there = self._network.ports.get(port)
@@ -110,7 +111,7 @@ class FloodPorts:
                 self._former[port] = now
         return set(self._former)
 
-    def due(self, now: float, at_most: float) -> float:
+    def due(self, now: Seconds, at_most: float) -> float:
         """Seconds until a port that waits may flood, `at_most` where none does."""
         times = [since + RELEASE for since in self._former.values() if since is not None]
         times += [self._free_at] if now < self._free_at else []

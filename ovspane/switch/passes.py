@@ -21,6 +21,7 @@ import logging
 from collections.abc import Mapping
 
 from ovspane.flowpush import SessionError
+from ovspane.lang.units import Seconds
 from ovspane.loop import LogOnce, off_loop
 from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
 from ovspane.placement.flow_rules import COOKIE_MASK
@@ -102,7 +103,7 @@ class BridgePass:
 
     def _absorb_news(self) -> None:
         """Take in what others did to the bridges."""
-        now = asyncio.get_running_loop().time()
+        now = Seconds(asyncio.get_running_loop().time())
         for bridge in self._fleet:
             requests = bridge.absorb_news(now)
             if 0 in requests:

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from ovspane.flowpush import SessionError
+from ovspane.lang.units import Seconds
 from ovspane.loop import Backoff
 from ovspane.network.model import NetworkDelta
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
@@ -218,7 +219,7 @@ class Reconciler:
         loop = asyncio.get_running_loop()
         until = loop.time() + READ_BACK
         while not self._wake.is_set():
-            now = loop.time()
+            now = Seconds(loop.time())
             if now >= until:
                 self.read_back()
                 return
@@ -227,11 +228,11 @@ class Reconciler:
                 async with asyncio.timeout(max(0.001, min((until - now, METER_CHECK, *due)))):
                     await self._wake.wait()
             except TimeoutError:
-                if any(bridge.repair_due(loop.time()) == 0 for bridge in self._fleet):
+                if any(bridge.repair_due(Seconds(loop.time())) == 0 for bridge in self._fleet):
                     self._wake.set()
-                await self._check_meters(loop.time())
+                await self._check_meters(Seconds(loop.time()))
 
-    async def _check_meters(self, now: float) -> None:
+    async def _check_meters(self, now: Seconds) -> None:
         for bridge in self._fleet:
             contested = bridge.contested
             try:

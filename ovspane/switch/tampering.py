@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
+from ovspane.lang.units import Seconds
 from ovspane.loop import Backoff
 from ovspane.openflow import flow_monitor as ofwatch
 from ovspane.openflow.flow_monitor import FlowUpdate
@@ -45,7 +46,7 @@ class Contest:
         """True iff the next repair has to wait, or would have to if it came now."""
         return self._left == 0
 
-    def may(self, now: float) -> bool:
+    def may(self, now: Seconds) -> bool:
         """Ask for a repair at `now` (seconds): True, and it counts."""
         if now - self._latest > self._quiet + (0 if self._left else self._backoff.pause):
             self._left = self._burst
@@ -60,7 +61,7 @@ class Contest:
         self._latest = now
         return True
 
-    def due(self, now: float) -> float:
+    def due(self, now: Seconds) -> float:
         """Seconds until a repair is allowed."""
         return 0.0 if self._left else max(0.0, self._next - now)
 
@@ -156,7 +157,7 @@ class TamperWatch:
         """True iff something is to be repaired."""
         return bool(self.damage) or self.lost
 
-    def repair(self, now: float) -> bool:
+    def repair(self, now: Seconds) -> bool:
         """Ask whether damage may be repaired now."""
         allowed = self.contest.may(now)
         if self.contest.fighting and not self._said_fight:
