@@ -36,7 +36,7 @@ class Prover:
     kept: PolicyOracle | None = None
     last: proof.Proof | None = None
 
-    def picture(self) -> PolicyOracle:
+    def oracle(self) -> PolicyOracle:
         with Client(str(self.socket)) as client:
             client.ask("Format json.")
             return read_oracle(lambda statement: client.ask(f"{statement}.").values["items"], False)
@@ -62,9 +62,9 @@ class Prover:
         ]
         told = asyncio.run(reading.read_queues(f"unix:{RUNDIR}/db.sock"))
         queues = {spots[f"{bridge}:{port}"]: has for (bridge, port), has in told.items() if f"{bridge}:{port}" in spots}
-        picture = self.kept or self.picture()
+        oracle = self.kept or self.oracle()
         fabric, there = Fabric(bridges, links), proof.stations(hosts)
-        self.last = proof.Proof(fabric, there, picture, self.everywhere, queues=queues, best_effort=True)
+        self.last = proof.Proof(fabric, there, oracle, self.everywhere, queues=queues, best_effort=True)
         return self.last.run()
 
     def kinds(self) -> set[str]:

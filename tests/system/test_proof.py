@@ -227,7 +227,7 @@ def test_the_proof_finds_what_is_wrong() -> None:
         numbers = ask_for_everything(lan, daemon)
         prover.holds()
         check_command(daemon, h1, h3)
-        prover.kept = prover.picture()
+        prover.kept = prover.oracle()
         daemon.kill()
         far = f"udp,nw_src={h1.ip},nw_dst={h3.ip}"
         ours = {name: COOKIE_TAG | number for name, number in numbers.items()}

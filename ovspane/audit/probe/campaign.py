@@ -16,7 +16,7 @@ from ovspane.audit.oracle import Ask, PolicyOracle, read_oracle
 from ovspane.audit.probe.choice import Choice, choose, of_flows
 from ovspane.audit.probe.comparison import BridgeProbe, ProbeResult
 from ovspane.audit.probe.injection import ProbeSession
-from ovspane.audit.probe.places import RulePlaces, read_ways
+from ovspane.audit.probe.places import RulePlaces, read_routing
 from ovspane.host.unixctl import ControlSocket
 from ovspane.openflow.ports import PortDescription
 from ovspane.ovsdb.switch_db import SwitchDb
@@ -79,11 +79,11 @@ class ProbeReport:
         return sum(bool(row.differences) for row in self.rows) + len(self.strangers)
 
 
-def groups_of(campaign: Campaign, picture: PolicyOracle) -> list[Flowgroup]:
+def groups_of(campaign: Campaign, oracle: PolicyOracle) -> list[Flowgroup]:
     """The flowgroups to probe. Raises CannotProbe."""
     if campaign.group is not None:
         return [campaign.group]
-    requests = picture.tree.requests
+    requests = oracle.tree.requests
     if campaign.request is None:
         return [ALL, *(request.flowgroup for _, request in sorted(requests.items()))]
     if campaign.request not in requests:
@@ -94,8 +94,8 @@ def groups_of(campaign: Campaign, picture: PolicyOracle) -> list[Flowgroup]:
 async def run(campaign: Campaign, ask: Ask) -> ProbeReport:
     """Probe. Raises CannotProbe, NoPicture, SessionError, TraceUnavailable, and what `ask` raises."""
     places = await _settled(campaign, ask)
-    picture = places.picture
-    choice = choose(picture, groups_of(campaign, picture), campaign.most)
+    oracle = places.oracle
+    choice = choose(oracle, groups_of(campaign, oracle), campaign.most)
     bridges = campaign.bridges or tuple(sorted(path.stem for path in campaign.rundir.glob("*.mgmt")))
     if not bridges:
         raise CannotProbe(f"there is no bridge in {campaign.rundir}")
@@ -146,9 +146,11 @@ async def _with_those_of_flows(campaign: Campaign, session: ProbeSession, choice
 async def _settled(campaign: Campaign, ask: Ask) -> RulePlaces:
     until = asyncio.get_running_loop().time() + PENDING
     while True:
-        picture = read_oracle(ask, campaign.default_deny)
-        if not picture.pending or asyncio.get_running_loop().time() > until:
-            return RulePlaces(picture, read_ways(ask("ListTopology"), campaign.steered) if campaign.by_paths else None)
+        oracle = read_oracle(ask, campaign.default_deny)
+        if not oracle.pending or asyncio.get_running_loop().time() > until:
+            return RulePlaces(
+                oracle, read_routing(ask("ListTopology"), campaign.steered) if campaign.by_paths else None
+            )
         await asyncio.sleep(0.1)
 
 

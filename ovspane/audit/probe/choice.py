@@ -41,12 +41,12 @@ class Choice:
     of_groups: int
 
 
-def choose(picture: PolicyOracle, groups: Sequence[Flowgroup], most: int) -> Choice:
+def choose(oracle: PolicyOracle, groups: Sequence[Flowgroup], most: int) -> Choice:
     """At most `most` packets, each flowgroup's in turn; the same ones for the same policy."""
     room = max(1, most // LEAST_EACH)
     step = max(1, -(-len(groups) // room))
     taken = groups[::step]
-    queues = [_shuffled(around(picture, group)) for group in taken]
+    queues = [_shuffled(around(oracle, group)) for group in taken]
     total = len({packet for queue in queues for packet in queue})
     found: dict[Packet, None] = {}
     while len(found) < most and any(queues):
@@ -62,13 +62,13 @@ def _shuffled(packets: set[Packet]) -> list[Packet]:
     return order
 
 
-def around(picture: PolicyOracle, group: Flowgroup) -> set[Packet]:
+def around(oracle: PolicyOracle, group: Flowgroup) -> set[Packet]:
     """Packets inside, at the borders and just outside of a flowgroup and of the requests' parts of it."""
-    parts = picture.around(group, PARTS)
-    found = set(boundary_packets(parts, picture.locations))
+    parts = oracle.around(group, PARTS)
+    found = set(boundary_packets(parts, oracle.locations))
     for part in parts:
-        whole, inner = part.resolve(picture.locations), _middle(part, picture.locations)
-        if inner is not None and (packet := lowest(inner, picture.locations)) is not None:
+        whole, inner = part.resolve(oracle.locations), _middle(part, oracle.locations)
+        if inner is not None and (packet := lowest(inner, oracle.locations)) is not None:
             found.add(packet)
         for match in islice(whole.matches(), MATCHES) if whole is not None else ():
             found.add(inside(match, low=True))

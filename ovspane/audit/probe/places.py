@@ -40,7 +40,7 @@ LINKS = 4
 _PLAIN = Packet()
 
 
-def read_ways(items: Iterable[dict[str, Any]], steered: bool = False) -> Routing:
+def read_routing(items: Iterable[dict[str, Any]], steered: bool = False) -> Routing:
     """The network from the items of ListTopology, which has the bridges that the daemon programs, and other hosts'.
     `steered`: the daemon gives reservations paths of their own. Raises NoPicture."""
     ways = Routing(most=int(steered))
@@ -54,13 +54,13 @@ def read_ways(items: Iterable[dict[str, Any]], steered: bool = False) -> Routing
 class RulePlaces:
     """`ways` None: everything stands everywhere."""
 
-    def __init__(self, picture: PolicyOracle, ways: Routing | None = None) -> None:
+    def __init__(self, oracle: PolicyOracle, ways: Routing | None = None) -> None:
         """Raises NoPicture."""
-        self.picture = picture
-        self._ways = ways
+        self.oracle = oracle
+        self._routing = ways
         self._matches: dict[int, list[Match]] = {}
         self._stand: dict[tuple[int, Match], tuple[Spared, Egress, bool]] = {}
-        texts = picture.paths.items() if ways is not None else ()
+        texts = oracle.paths.items() if ways is not None else ()
         try:
             self._routes = {number: parse_paths(text, ways.ports) for number, text in texts if ways is not None}
         except ValueError as problem:
@@ -69,10 +69,10 @@ class RulePlaces:
 
     def fed(self, bridge: str) -> frozenset[int]:
         """The ports (numbers) through which comes what was limited before."""
-        if self._ways is None:
+        if self._routing is None:
             return frozenset()
         if bridge not in self._fed:
-            self._fed[bridge] = self._ways.fabric_ports(bridge)
+            self._fed[bridge] = self._routing.fabric_ports(bridge)
         return self._fed[bridge]
 
     def entrances(self, packet: Packet, bridge: str, usual: int) -> list[int]:
@@ -80,7 +80,7 @@ class RulePlaces:
         other bridges, if its port may make a difference."""
         found = self._sources(packet)
         own = [known.number for port in sorted(found) if (known := self._known(port, bridge)) and known.number]
-        limited = any(request.kind is Kind.RATELIMIT for request in self.picture.matching(packet))
+        limited = any(request.kind is Kind.RATELIMIT for request in self.oracle.matching(packet))
         return [own[0] if own else usual, *(sorted(self.fed(bridge))[:LINKS] if limited else ())]
 
     def with_destinations(self, packets: Iterable[Packet]) -> list[Packet]:
@@ -90,7 +90,7 @@ class RulePlaces:
             found[packet] = None
             ways = [
                 self._places(request, packet)[1]
-                for request in self.picture.matching(packet)
+                for request in self.oracle.matching(packet)
                 if request.id in self._routes
             ]
             found |= {replace(packet, eth_dst=way.sink): None for way in ways if way.sink}
@@ -98,11 +98,11 @@ class RulePlaces:
 
     def expected(self, packet: Packet, bridge: str, in_port: int) -> ExpectedVerdict:
         """What the bridge has to do with a packet that comes in by a port."""
-        matching = self.picture.matching(packet)
-        if self._ways is None:
-            return self.picture.judged(packet, matching)
+        matching = self.oracle.matching(packet)
+        if self._routing is None:
+            return self.oracle.judged(packet, matching)
         enters = any(port.bridge == bridge for port in self._sources(packet))
-        way = self._ways.egress(self._addresses(packet))
+        way = self._routing.egress(self._addresses(packet))
         leaves = way != ANYWHERE and way.crosses(bridge)
         here, elsewhere, outputs = [], [], {}
         for request in matching:
@@ -116,15 +116,15 @@ class RulePlaces:
             else:
                 here.append(request)
                 outputs[request.slot] = its.output_on(bridge)
-        found = self.picture.judged(packet, here)
+        found = self.oracle.judged(packet, here)
         return replace(
             found, elsewhere=tuple(elsewhere), outputs={slot: by for slot in found.queues if (by := outputs[slot])}
         )
 
     def ports(self, slot: int, bridge: str) -> frozenset[str] | None:
         """The ports of a bridge that a request's queue stands on; None: all that can have one."""
-        request = next((one for one in self.picture.tree.requests.values() if one.slot == slot), None)
-        if self._ways is None or request is None:
+        request = next((one for one in self.oracle.tree.requests.values() if one.slot == slot), None)
+        if self._routing is None or request is None:
             return None
         ways = (self._place(request, match)[1] for match in self._expanded(request))
         return reduce(Egress.union, ways, Egress(within=None)).ports_on(bridge)
@@ -133,26 +133,26 @@ class RulePlaces:
         """Of these, the ports that can have it for sure: the daemon says it is installed, and nothing queues in a
         patch port."""
         installed = {
-            number for number, status in self.picture.statuses.items() if status.condition is Condition.INSTALLED
+            number for number, status in self.oracle.statuses.items() if status.condition is Condition.INSTALLED
         }
-        if not any(one.slot == slot and one.id in installed for one in self.picture.tree.requests.values()):
+        if not any(one.slot == slot and one.id in installed for one in self.oracle.tree.requests.values()):
             return frozenset()
         found = (self._known(PortId(bridge, name), bridge) for name in self.ports(slot, bridge) or ())
         return frozenset(port.id.port for port in found if port is not None and port.kind != "patch")
 
     def _known(self, port: PortId, bridge: str) -> Any:
-        return self._ways.ports.get(port) if self._ways is not None and port.bridge == bridge else None
+        return self._routing.ports.get(port) if self._routing is not None and port.bridge == bridge else None
 
     def _sources(self, packet: Packet) -> frozenset[PortId]:
         """Where it enters for sure."""
-        return (None if self._ways is None else self._ways.ingress_ports(self._addresses(packet))) or frozenset()
+        return (None if self._routing is None else self._routing.ingress_ports(self._addresses(packet))) or frozenset()
 
     def _addresses(self, packet: Packet) -> Match:
         """Those of a packet, but for a MAC address that only probes have."""
-        assert self._ways is not None
+        assert self._routing is not None
         named = {"eth_dst": packet.eth_dst, "eth_src": packet.eth_src}
         for name, usual in (("eth_src", _PLAIN.eth_src), ("eth_dst", _PLAIN.eth_dst)):
-            if named[name] == usual and self._ways.ingress_ports(Match.of(eth_src=usual)) is None:
+            if named[name] == usual and self._routing.ingress_ports(Match.of(eth_src=usual)) is None:
                 del named[name]
         if packet.eth_type in (ETH_IPV4, ETH_IPV6):
             version = "ipv4" if packet.eth_type == ETH_IPV4 else "ipv6"
@@ -167,16 +167,16 @@ class RulePlaces:
 
     def _expanded(self, request: ActiveRequest) -> list[Match]:
         if request.id not in self._matches:
-            self._matches[request.id] = located_matches(request.flowgroup, self.picture.locations)
+            self._matches[request.id] = located_matches(request.flowgroup, self.oracle.locations)
         return self._matches[request.id]
 
     def _place(self, request: ActiveRequest, match: Match) -> tuple[Spared, Egress, bool]:
         """Where none of the match's packets enters, where they leave, and whether they are sent there."""
-        assert self._ways is not None
+        assert self._routing is not None
         key = request.id, match
         if key not in self._stand:
             routes = self._routes.get(request.id)
-            found = None if routes is None else self._ways.steering.route_of(match, routes)
-            way = self._ways.egress(match) if found is None else Egress.along(*found)
-            self._stand[key] = self._ways.spared(match), way, found is not None
+            found = None if routes is None else self._routing.steering.route_of(match, routes)
+            way = self._routing.egress(match) if found is None else Egress.along(*found)
+            self._stand[key] = self._routing.spared(match), way, found is not None
         return self._stand[key]

@@ -73,7 +73,7 @@ class Proof:
 
     fabric: Fabric
     stations: Collection[Station]
-    picture: PolicyOracle
+    oracle: PolicyOracle
     everywhere: bool = False
     meter_base: int = 1_000_000
     queues: dict[Spot, frozenset[int]] | None = None
@@ -216,7 +216,7 @@ class Proof:
             self._say("queue", f"{pair} {place} in queue {hop.queue}, which it does not have", region, expected)
 
     def _reserves(self, number: int, expected: ExpectedVerdict) -> bool:
-        request = self.picture.tree.requests[number]
+        request = self.oracle.tree.requests[number]
         return request.kind is Kind.RESERVE and request.slot in expected.queues
 
     def _without_degraded(self, region: Region) -> set[int | None]:
@@ -225,16 +225,14 @@ class Proof:
             return {None}
         packet = packet_of(one)
         held = [
-            request
-            for request in self.picture.matching(packet)
-            if self._trouble(request.id) in (None, Cause.UNENFORCED)
+            request for request in self.oracle.matching(packet) if self._trouble(request.id) in (None, Cause.UNENFORCED)
         ]
-        return set(self.picture.judged(packet, held).queues) or {None}
+        return set(self.oracle.judged(packet, held).queues) or {None}
 
     def _trouble(self, number: int) -> Cause | None:
         """Why the daemon says that a reservation is degraded: UNENFORCED where ports cannot, or not all of them; None
         where it is not."""
-        status = self.picture.statuses.get(number, ACTIVE)
+        status = self.oracle.statuses.get(number, ACTIVE)
         return status.cause if status.degraded else None
 
     # --- the oracle, for a set of packets
@@ -242,7 +240,7 @@ class Proof:
     def _cells(self, region: Region) -> Iterator[tuple[Region, ExpectedVerdict]]:
         """Parts of a region, and what the policy says of all packets of each."""
         cells = [region]
-        for number in sorted(self.picture.index.overlapping(*region.match)):
+        for number in sorted(self.oracle.index.overlapping(*region.match)):
             split = []
             for cell in cells:
                 rest: Region | None = cell
@@ -255,11 +253,11 @@ class Proof:
         for cell in cells:
             if (one := witness(cell)) is not None:
                 self.asked += 1
-                yield cell, self.picture.expected(packet_of(one))
+                yield cell, self.oracle.expected(packet_of(one))
 
     def _of_request(self, number: int) -> list[Match]:
         if number not in self._matches:
-            resolved = self.picture.tree.requests[number].flowgroup.resolve(self.picture.locations)
+            resolved = self.oracle.tree.requests[number].flowgroup.resolve(self.oracle.locations)
             self._matches[number] = list(resolved.matches()) if resolved is not None else []
         return self._matches[number]
 

@@ -63,7 +63,7 @@ async def verify(settings: VerifySettings, ask: Ask) -> VerifyReport:
 
 
 async def _look(settings: VerifySettings, ask: Ask) -> VerifyReport:
-    picture = await _settled(settings, ask)
+    oracle = await _settled(settings, ask)
     items = ask("ListTopology")
     bridges = await read(
         settings.rundir, [item["name"] for item in items if item["kind"] == "bridge" and not item["host"]]
@@ -74,19 +74,19 @@ async def _look(settings: VerifySettings, ask: Ask) -> VerifyReport:
     numbers = _numbers(bridges)
     rows = await read_queues(settings.ovsdb)
     queues = {numbers[name]: has for (bridge, port), has in rows.items() if (name := f"{bridge}:{port}") in numbers}
-    proof = Proof(there, hosts, picture, settings.everywhere, settings.meter_base, queues)
+    proof = Proof(there, hosts, oracle, settings.everywhere, settings.meter_base, queues)
     findings = await asyncio.to_thread(proof.run)
     return VerifyReport(
-        tuple(findings), tuple(bridges), len(hosts), len(picture.tree.requests), tuple(_notes(items, bridges))
+        tuple(findings), tuple(bridges), len(hosts), len(oracle.tree.requests), tuple(_notes(items, bridges))
     )
 
 
 async def _settled(settings: VerifySettings, ask: Ask) -> PolicyOracle:
     until = asyncio.get_running_loop().time() + PENDING
     while True:
-        picture = read_oracle(ask, settings.default_deny)
-        if not picture.pending or asyncio.get_running_loop().time() > until:
-            return picture
+        oracle = read_oracle(ask, settings.default_deny)
+        if not oracle.pending or asyncio.get_running_loop().time() > until:
+            return oracle
         await asyncio.sleep(0.1)
 
 

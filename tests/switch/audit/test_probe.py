@@ -15,7 +15,7 @@ from ovspane.audit.probe import messages
 from ovspane.audit.probe.choice import choose, inside, of_flows
 from ovspane.audit.probe.frames import flow, frame, makeable, text
 from ovspane.audit.probe.injection import ProbeSession
-from ovspane.audit.probe.places import RulePlaces, read_ways
+from ovspane.audit.probe.places import RulePlaces, read_routing
 from ovspane.audit.probe.tracing import TraceUnavailable, read_trace
 from ovspane.network.listing import list_network, parse_listing
 from ovspane.network.model import Bridge, Origin, Port, PortId
@@ -48,7 +48,7 @@ def item(number: int, kind: str, group: str, share: str, **more: object) -> dict
     }
 
 
-def picture(*requests: dict[str, object], default_deny: bool = False) -> PolicyOracle:
+def oracle(*requests: dict[str, object], default_deny: bool = False) -> PolicyOracle:
     answers = {
         "ListShares": SHARES,
         "ListRequests": list(requests),
@@ -75,7 +75,7 @@ def everything() -> list[Packet]:
         flowgroup("(vlan=7, ethType=0x88cc)"),
         flowgroup("(dstEth=01:00:00:00:00:00/01:00:00:00:00:00)"),
     ]
-    found = choose(picture(), groups, 10_000).packets
+    found = choose(oracle(), groups, 10_000).packets
     odd = [Packet(proto=proto) for proto in (2, 4, 47, 58, 255)] + [
         Packet(eth_type=0x86DD, proto=proto) for proto in (1, 2, 59)
     ]
@@ -229,7 +229,7 @@ def test_a_trace_is_read_up_to_where_it_leaves_us() -> None:
 
 
 def test_the_oracle_reads_what_the_daemon_tells() -> None:
-    now = picture(
+    now = oracle(
         item(1, "deny", "(dstHost=10.0.0.2)", "a"),
         item(2, "reserve", "(dstHost=10.0.0.2, dstPort=80)", "b", rate=5, slot=7),
         item(3, "reserve", "(dstHost=10.0.0.2, dstPort=81)", "a", rate=9, slot=8),
@@ -243,7 +243,7 @@ def test_the_oracle_reads_what_the_daemon_tells() -> None:
     other = now.expected(Packet(src=0x0A000001, dst=0x0A000002, proto=6, dport=81))
     assert (other.passes, other.by) == (False, (1,))
     assert now.expected(Packet(dst=3)).passes
-    assert not picture(default_deny=True).expected(web).passes
+    assert not oracle(default_deny=True).expected(web).passes
     with pytest.raises(OracleUnavailable):
         read_oracle(lambda statement: SHARES[1:] if statement == "ListShares" else [], False)
 
@@ -258,7 +258,7 @@ def test_the_oracle_asks_all_who_speak_of_a_packet() -> None:
         "(vlan={})",
         "(ethType=0x0806, vlan={})",
     )
-    now = picture(
+    now = oracle(
         *(
             item(
                 number,
@@ -282,7 +282,7 @@ def test_the_oracle_asks_all_who_speak_of_a_packet() -> None:
 
 
 def test_the_choice_has_inside_border_and_outside() -> None:
-    now = picture(item(1, "deny", "(srcHost=10.0.0.4/30, dstPort=80-99, transport=UDP)", "a"))
+    now = oracle(item(1, "deny", "(srcHost=10.0.0.4/30, dstPort=80-99, transport=UDP)", "a"))
     chosen = choose(now, [now.tree.requests[1].flowgroup], 10_000)
     assert chosen.of_packets == len(chosen.packets)
     udp = {
@@ -316,7 +316,7 @@ def test_the_network_comes_out_of_its_listing_as_it_was() -> None:
     assert len(there) == 2 + 3 + 1 + 3 + 1
     assert read == {key: replace(thing, since=0) if hasattr(thing, "since") else thing for key, thing in there.items()}
     with pytest.raises(OracleUnavailable):
-        read_ways([{"kind": "moon"}])
+        read_routing([{"kind": "moon"}])
 
 
 def placed(*requests: dict[str, object]) -> RulePlaces:
@@ -330,7 +330,7 @@ def placed(*requests: dict[str, object]) -> RulePlaces:
         network.configure_host(f"02:00:00:00:01:0{number}", PortId(bridge, "host"), [f"10.0.0.{number}"], 0)
     for number in (1, 2):
         network.see_link(PortId(f"s{number}", "up"), PortId(f"s{number + 1}", "down"), "veth", Origin.LOCAL, 0)
-    return RulePlaces(picture(*requests), read_ways((row.item for row in list_network(network, 0)), steered=True))
+    return RulePlaces(oracle(*requests), read_routing((row.item for row in list_network(network, 0)), steered=True))
 
 
 def test_what_a_bridge_has_to_do_with_a_packet() -> None:
@@ -363,8 +363,8 @@ def test_what_a_bridge_has_to_do_with_a_packet() -> None:
     limited = Packet(src=0x0A000001, dst=0x0A000003)
     assert [places.entrances(limited, bridge, 5) for bridge in ("s1", "s2", "s3")] == [[9, 2], [5, 1, 2], [5, 1]]
     assert places.entrances(Packet(src=7, dst=8), "s2", 5) == [5]
-    plain = RulePlaces(places.picture)
-    assert plain.expected(limited, "s2", 1) == places.picture.expected(limited)
+    plain = RulePlaces(places.oracle)
+    assert plain.expected(limited, "s2", 1) == places.oracle.expected(limited)
     assert (plain.fed("s2"), plain.ports(4, "s2"), plain.entrances(limited, "s2", 5)) == (frozenset(), None, [5])
 
 
