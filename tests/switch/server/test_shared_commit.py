@@ -464,3 +464,22 @@ def test_a_change_that_waited_for_a_leader_is_answered_though_the_store_fails(me
             assert (reply.code is Code.OK) == ("a" in one.service.state.shares)
 
     asyncio.run(main())
+
+
+def test_a_change_in_doubt_is_not_refused_when_the_store_fails(members: list[Member]) -> None:
+    """It is in the database, though the answer was lost: its reply must not say that nothing changed."""
+
+    async def main() -> None:
+        gate = Gate(leader_of(members).remote)
+        async with parties(await gate.start(), 1) as (one,):
+            await one.do("NewShare a for (*) [reserve <= 10Mb] on rootShare.")
+            gate.swallow = True
+            with one_failure(one, lambda: one.commits._doubt is not None):
+                waiting = asyncio.create_task(one.say("NewShare b for (*) [reserve <= 10Mb] on rootShare."))
+                await until(lambda: one.service.store_away, "failure of the store")
+            gate.cut()
+            assert (await waiting).code is Code.OK
+            await until(lambda: not one.service.store_away, "return of the store")
+            assert "b" in one.service.state.shares
+
+    asyncio.run(main())
