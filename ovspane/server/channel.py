@@ -45,7 +45,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._in = InputStream(cutter)
-        self._out = OutputStream(limits, self._advance, self.dropped_notice)
+        self._out = OutputStream(limits)
         self._again = False
         #: the connection is gone
         self.lost = False
@@ -123,7 +123,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
         """See asyncio.BaseProtocol."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._out.open(transport)
+        self._out.open(transport, self._advance, self.dropped_notice)
         self.greet(transport)
 
     def get_buffer(self, sizehint: int) -> bytearray:

@@ -42,10 +42,10 @@ class CommitPolicy(Protocol):
         """Take in what time (and others) changed, judge the batch, make its changes durable, reply, and act.
 
         `live.turn` is held. A reply that says that something changed is given only when that is durable. Raises
-        StoreError when the store failed: what has no reply yet has changed nothing, and `roll_back` comes next.
-        TakenOver: the same, and the daemon must end.
+        StoreError when the store failed: `roll_back` comes next. TakenOver: the same, and the daemon must end.
         """
 
-    async def roll_back(self) -> None:
-        """`serve` failed: go back to what was committed last, so that nothing else stays in memory. `live.turn` is
-        held. `store_away` holds until `load` succeeds."""
+    async def roll_back(self, batch: Sequence[PendingStatement]) -> Sequence[PendingStatement]:
+        """`serve` failed with this batch: go back to what was committed last, so that nothing else stays in memory.
+        `live.turn` is held. `store_away` holds until `load` succeeds. Returns those of the batch that are to be refused
+        unless they have a reply: they have changed nothing, and never will; the policy keeps the others."""

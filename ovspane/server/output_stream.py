@@ -41,14 +41,11 @@ class OutputStream:
     #: connections, of all listeners, that wait for answers
     busy: ClassVar[int] = 0
 
-    def __init__(
-        self, limits: ConnectionLimits, on_ready: Callable[[], None], dropped_notice: Callable[[int], str]
-    ) -> None:
-        """`on_ready` is called when `give` has something to do; `dropped_notice` is the text that says how many
-        notices were dropped."""
+    def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
-        self._on_ready = on_ready
-        self._dropped_notice = dropped_notice
+        self._on_ready: Callable[[], None]
+        self._dropped_notice: Callable[[int], str]
+        self._forget_owner()
         self._transport: asyncio.WriteTransport | None = None
         self._entries: deque[_Entry] = deque()
         self._notices: deque[bytes] = deque()
@@ -79,9 +76,14 @@ class OutputStream:
         """For how many seconds the peer has left too much unread (`now`: time.monotonic); 0: it has not."""
         return 0.0 if self._stalled_since is None else now - self._stalled_since
 
-    def open(self, transport: asyncio.WriteTransport) -> None:
-        """From now on what is given is written here."""
+    def open(
+        self, transport: asyncio.WriteTransport, on_ready: Callable[[], None], dropped_notice: Callable[[int], str]
+    ) -> None:
+        """From now on what is given is written here. `on_ready` is called when `give` has something to do;
+        `dropped_notice` is the text that says how many notices were dropped."""
         self._transport = transport
+        self._on_ready = on_ready
+        self._dropped_notice = dropped_notice
         transport.set_write_buffer_limits(high=self._limits.high_water, low=self._limits.high_water // 4)
 
     def close(self) -> None:
@@ -90,6 +92,13 @@ class OutputStream:
         self._transport = None
         self._entries.clear()
         self._notices.clear()
+        self._forget_owner()
+
+    def _forget_owner(self) -> None:
+        # Only while it is open do we refer to our owner, which refers to us: a cycle that dies may be kept for ever
+        # (daemon/garbage.py), and clients decide how many there are.
+        self._on_ready = lambda: None
+        self._dropped_notice = lambda count: ""
 
     def stall(self) -> None:
         """The peer left too much unread."""

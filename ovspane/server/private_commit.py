@@ -103,7 +103,8 @@ class PrivateCommit:
             deliver(replies)
         await live.notify(settled)
 
-    async def roll_back(self) -> None:
-        """See CommitPolicy."""
+    async def roll_back(self, batch: Sequence[PendingStatement]) -> Sequence[PendingStatement]:
+        """See CommitPolicy: the whole batch is refused."""
         self._away = True
         await self._live.rebuild(list(self._live.committed.values()))  # what is over is found again by `load`
+        return batch

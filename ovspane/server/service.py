@@ -199,9 +199,9 @@ class Service:
         """Go back to what was committed, answer what only asked, refuse what would change something, and try to
         load."""
         async with self._live.turn:
-            await self._commits.roll_back()
+            refused = await self._commits.roll_back(batch)
             now = self._live.clock()
-            for pending in batch:
+            for pending in refused:
                 if not pending.reply.done():
                     reply, _ = await self._live.judge(pending, now, store_away=True)
                     deliver([(pending, no("store", reason) if reply.reason_code == "store" else reply)])

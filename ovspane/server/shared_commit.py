@@ -71,6 +71,7 @@ class SharedCommit:
         self._lease = IdLease(keeper, self._transactor)
         self._upkeep = Upkeep(keeper, self._transactor, self._lease)
         self._parked: list[PendingStatement] = []  # changes that wait for a leader, or for what became of a doubt
+        self._in_work: list[PendingStatement] = []  # what `serve` has taken up, of any batch
         self._doubt: DoubtfulTransaction | None = None
         self._most = BATCH  # statements in one transaction: fewer after a lost race
         self._lost = 0  # races lost in a row
@@ -115,10 +116,18 @@ class SharedCommit:
             self._upkeep.note_ended(await self._rebuild(values))
             self._transactor.note_loaded()
 
-    async def roll_back(self) -> None:
-        """See CommitPolicy. What is in memory may not be what the database has, until everything was loaded again."""
+    async def roll_back(self, batch: Sequence[PendingStatement]) -> Sequence[PendingStatement]:
+        """See CommitPolicy. What is in memory may not be what the database has, until everything was loaded again.
+        Statements of earlier batches go on waiting, and of this one those that may have been stored."""
         self._transactor.note_stale()
+        doubtful = set() if self._doubt is None else {pending for pending, _ in self._doubt.replies}
+        refused = [pending for pending in batch if pending not in doubtful]
+        settled = doubtful.union(refused)
+        waiting = dict.fromkeys([*self._in_work, *self._parked])
+        self._parked = [pending for pending in waiting if pending not in settled and not pending.reply.done()]
+        self._in_work = []
         await self._rebuild(list(self._live.committed.values()))  # what is over is found again by `load`
+        return refused
 
     async def _rebuild(self, values: list[Value]) -> list[Change]:
         """Go on with a new runtime of these values, and the ids that are left; returns what ended meanwhile."""
@@ -138,6 +147,7 @@ class SharedCommit:
         if not self.store_away or not self._transactor.patient:
             todo, self._parked = [*self._parked, *batch], []
         self._resolve_doubt(todo)
+        self._in_work = list(todo)
         if not self.store_away:
             await self._upkeep.delete_ended(self._live.state)
             await self._upkeep.write_moves(self._live)
@@ -153,6 +163,7 @@ class SharedCommit:
             else:
                 todo = todo[await self._attempt(todo[: min(self._most, self._lease.left(next_id))]) :]
             await self._take_in()
+        self._in_work = []
 
     async def _take_in(self) -> None:
         """Take in what others changed, end what is over, and act on it."""

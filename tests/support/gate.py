@@ -21,6 +21,16 @@ class Gate:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return f"tcp:127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
+    async def shut(self) -> None:
+        """Cut all connections, and refuse new ones until `reopen`."""
+        self._address = self._server.sockets[0].getsockname()
+        self._server.close()
+        self.cut()
+
+    async def reopen(self) -> None:
+        """Serve again, at the same address."""
+        self._server = await asyncio.start_server(self._serve, *self._address)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         there, back = await asyncio.open_connection(self._host, self._port)

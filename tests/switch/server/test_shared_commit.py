@@ -8,7 +8,7 @@ import contextlib
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,8 @@ from ovspane.server import transactor
 from ovspane.server.service import Service
 from ovspane.server.shared_commit import SharedCommit
 from ovspane.store.cluster import ClusterStore
-from ovspane.store.shared_keeper import SharedKeeper
+from ovspane.store.records import StoreError
+from ovspane.store.shared_keeper import RemoteChanges, SharedKeeper
 from tests.support.cluster import Member, leader_of, loopback_cluster, remotes
 from tests.support.gate import Gate
 from tests.support.patience import PATIENCE, too_slow_to_tell, until
@@ -408,5 +409,77 @@ def test_a_lost_answer_is_found_out_and_the_client_gets_its_reply(members: list[
             assert len(requests) == 3
             assert int(str(replies[0].fields["id"])) in requests
             assert other.service.state.schedules["a"].total_at(clock()) == 9_000_000
+
+    asyncio.run(main())
+
+
+@contextlib.contextmanager
+def one_failure(one: Party, when: Callable[[], bool]) -> Iterator[None]:
+    """What others changed cannot be read, once: the first time that this holds."""
+    collect = one.keeper.collect_changes
+    left = [StoreError("made for this test")]
+
+    async def failing() -> RemoteChanges:
+        if left and when():
+            raise left.pop()
+        return await collect()
+
+    one.keeper.collect_changes = failing  # type: ignore[method-assign]
+    yield
+    assert not left
+
+
+def test_a_change_that_waited_for_a_leader_and_was_refused_is_not_made_later(members: list[Member]) -> None:
+    """The store fails after the statement was put aside: its refusal holds."""
+
+    async def main() -> None:
+        gate = Gate(leader_of(members).remote)
+        async with parties(await gate.start(), 1) as (one,):
+            await gate.shut()
+            await until(lambda: not one.store.synced, "loss of the leader")
+            with one_failure(one, lambda: bool(one.commits._parked)):
+                reply = await one.say("NewShare a for (*) [reserve <= 10Mb] on rootShare.")
+            assert (reply.code, reply.reason_code) == (Code.NO, "store")
+            await gate.reopen()
+            await until(lambda: not one.service.store_away, "return of the leader")
+            await one.do("NewShare b for (*) [reserve <= 10Mb] on rootShare.")
+            assert "a" not in one.service.state.shares
+
+    asyncio.run(main())
+
+
+def test_a_change_that_waited_for_a_leader_is_answered_though_the_store_fails(members: list[Member]) -> None:
+    """The store fails after the statement was taken up again, in a turn of nobody else's."""
+
+    async def main() -> None:
+        gate = Gate(leader_of(members).remote)
+        async with parties(await gate.start(), 1) as (one,):
+            await gate.shut()
+            await until(lambda: not one.store.synced, "loss of the leader")
+            waiting = asyncio.create_task(one.say("NewShare a for (*) [reserve <= 10Mb] on rootShare."))
+            await until(lambda: bool(one.commits._parked), "statement put aside")
+            with one_failure(one, lambda: not one.commits._parked):
+                await gate.reopen()
+                reply = await waiting
+            assert (reply.code is Code.OK) == ("a" in one.service.state.shares)
+
+    asyncio.run(main())
+
+
+def test_a_change_in_doubt_is_not_refused_when_the_store_fails(members: list[Member]) -> None:
+    """It is in the database, though the answer was lost: its reply must not say that nothing changed."""
+
+    async def main() -> None:
+        gate = Gate(leader_of(members).remote)
+        async with parties(await gate.start(), 1) as (one,):
+            await one.do("NewShare a for (*) [reserve <= 10Mb] on rootShare.")
+            gate.swallow = True
+            with one_failure(one, lambda: one.commits._doubt is not None):
+                waiting = asyncio.create_task(one.say("NewShare b for (*) [reserve <= 10Mb] on rootShare."))
+                await until(lambda: one.service.store_away, "failure of the store")
+            gate.cut()
+            assert (await waiting).code is Code.OK
+            await until(lambda: not one.service.store_away, "return of the store")
+            assert "b" in one.service.state.shares
 
     asyncio.run(main())

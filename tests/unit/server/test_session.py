@@ -1,9 +1,11 @@
 """Sessions on real Unix sockets: order, what is about the connection itself, and what is no statement."""
 
 import asyncio
+import gc
 import json
 import os
 import random
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -296,6 +298,32 @@ def test_a_client_that_leaves_before_its_answer_harms_nobody(tmp_path: Path) -> 
         assert there.service.tell([]) is None
 
     served(tmp_path, talk)
+
+
+def test_a_session_that_ended_is_freed_without_garbage_collection(tmp_path: Path) -> None:
+    """What has cycles may be set aside for ever (daemon/garbage.py), and clients decide how many sessions there are."""
+
+    async def talk(there: Served, client: Client) -> None:
+        assert await client.ask("Whoami.") == "OK principal=root"
+        sessions = [weakref.ref(channel) for channel in there.listener.channels]
+        for last in ("Whoami.", "Subscribe. ListShares.", "AddUser late.", "NewShare " + 50_000 * "x", "Cancel 17."):
+            leaver = await Client.connect(there.path)
+            assert await leaver.ask("Subscribe.") == "OK"
+            sessions += [weakref.ref(channel) for channel in there.listener.channels[1:]]
+            leaver.send(last)
+            await leaver.writer.drain()
+            leaver.writer.transport.abort()
+            await until(lambda: there.listener.connections == 1, "end of the leaver")
+        assert len(sessions) == 6
+        assert await client.ask("Whoami.") == "OK principal=root"
+        await until(lambda: [one() is not None for one in sessions] == [True] + 5 * [False], "end of the sessions")
+
+    gc.collect()
+    gc.disable()
+    try:
+        served(tmp_path, talk)
+    finally:
+        gc.enable()
 
 
 def test_contradictions_are_refused_with_the_reason(tmp_path: Path) -> None:
