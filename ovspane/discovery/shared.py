@@ -21,7 +21,7 @@ from typing import Final
 from ovspane.discovery.daemons import BEAT, OtherDaemons
 from ovspane.discovery.own_rows import ATTACHMENT, BRIDGE, DAEMON, MOST, OwnRows
 from ovspane.lang.units import Ms
-from ovspane.loop import Backoff, LogOnce, in_slices
+from ovspane.loop import Backoff, in_slices
 from ovspane.network.model import NetworkDelta
 from ovspane.network.published import RemoteTopology, read_bridge, read_host
 from ovspane.network.topology import Network
@@ -70,8 +70,7 @@ class SharedTopology:
         self._own = OwnRows(store, network, host, programs, now, self._daemons.is_live, self._warn)
         self._owner: dict[str, str] = {}  # bridge of another -> its daemon
         self._due = asyncio.Event()
-        self._warnings = LogOnce(log)
-        self._warned = 0
+        self._warned: set[str] = set()
         self._loaded = False
         self._synced = False
         self._beat = self._started = 0.0
@@ -120,9 +119,11 @@ class SharedTopology:
         self._synced = synced
 
     def _warn(self, subject: str, text: str) -> None:
-        """Once about each subject, and not about very many."""
-        if self._warned < COMPLAINTS and self._warnings.warning(subject, "topology: %s", text):
-            self._warned += 1
+        """Once about each subject, whatever comes to be wrong with it, and not about very many: another daemon makes
+        the rows, and must not use up the warnings that others are to get."""
+        if subject not in self._warned and len(self._warned) < COMPLAINTS:
+            self._warned.add(subject)
+            log.warning("topology: %s", text)
 
     # --- publishing
 
