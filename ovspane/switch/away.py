@@ -53,8 +53,8 @@ class AwayBridges:
             self._pauses.pop(name, None)
 
     def heal(self, name: str, attempt: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """True iff the bridge is away, or an attempt is still at work on it. If one is due it begins: that coroutine.
-        Raises what the last attempt met that nobody expects."""
+        """True iff the bridge is away, or an attempt is still at work on it. If one is due it begins: `attempt` is
+        called now, its coroutine becomes a task. Raises what the last attempt met that nobody expects."""
         task = self._attempts.get(name)
         if task is not None:
             if not task.done():

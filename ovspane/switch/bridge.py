@@ -115,7 +115,8 @@ class ManagedBridge:
         """Open the session if there is none. Raises SessionError (VersionError: no OpenFlow 1.4 on this bridge)."""
         if self.connected:
             return
-        self._flows.forget()
+        if self._installed is not None:  # else all that is wanted may be in flight already
+            self._forget()
         self._meters.reset()
         self._seen = False
         self._watch.reset()
@@ -206,7 +207,7 @@ class ManagedBridge:
         for key in held:
             del flows[key]
         self._flows.touch(held)
-        return BridgeTarget(flows, self._meters.take(plan.meters), whole, held)
+        return BridgeTarget(flows, self._meters.take(plan.meters, whole), whole, held)
 
     def names_queue(self, plan: FlowPlan, queue: int, request: int) -> bool:
         """True iff an installed flow names the queue for that request (its low 32 bits), or nobody knows what is
@@ -232,7 +233,7 @@ class ManagedBridge:
         if installed is None:
             if not target.whole:
                 raise SessionError(f"{self._path}: the session was lost")
-            installed = await self._read(session)
+            installed = await self._read(session, in_flight=True)
             self._flows.refused.clear()
             self._meters.retry_refused()
         retried = await self._meters.install(session, target.meters)
@@ -255,15 +256,17 @@ class ManagedBridge:
                 self._seen = True
                 return counts
 
-    async def _read(self, session: BridgeSession) -> InstalledFlows:
-        """Read back what is ours: the flows; and what of others lies where only ours should be."""
+    async def _read(self, session: BridgeSession, *, in_flight: bool = False) -> InstalledFlows:
+        """Read back what is ours: the flows; and what of others lies where only ours should be. `in_flight`: as of
+        `DeltaTracker.read_back`."""
         self._watch.begin(self._installed)
         await self._meters.read(session)
         flows = await session.dump(self._plan.flows)
         self._ownership.learn(flows.values())
         installed = InstalledFlows(rule for key, rule in flows.items() if self._ownership.place(key))
-        self._flows.read_back(installed)
-        self._meters.claim(meter for rule in installed.values() if (meter := rule.instructions.meter) is not None)
+        self._flows.read_back(installed, in_flight=in_flight)
+        named = (meter for rule in installed.values() if (meter := rule.instructions.meter) is not None)
+        self._meters.claim(named, in_flight=in_flight)
         held = Counter(key[0] for key in installed)
         counts = await session.table_counts()
         others = (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from ovspane.flowpush import SessionError
-from ovspane.ovsdb.switch_db import SwitchDb
+from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
 from ovspane.policy.state.status import Cause, Reason
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.host_queues import HostQueues
@@ -26,28 +26,31 @@ async def clean(
     fleet = BridgeFleet(switch, scope, on_lock=changed.set, on_lost=lambda name, why: None, on_news=lambda: None)
     locks = asyncio.create_task(fleet.keep_locks())
     try:
-        await _own(fleet, changed)
+        bridges = await _own(fleet, changed)
         await first(fleet)
-        return await _clean(switch, scope, fleet)
+        return await _clean(switch, scope, fleet, bridges)
     finally:
         fleet.close()
         locks.cancel()
         await asyncio.gather(locks, return_exceptions=True)
 
 
-async def _own(fleet: BridgeFleet, changed: asyncio.Event) -> None:
-    """Get the locks of all bridges."""
+async def _own(fleet: BridgeFleet, changed: asyncio.Event) -> Mapping[str, BridgeRow]:
+    """Get the locks of all bridges that are there; gives these. One that comes later is not ours to clean."""
+    bridges = fleet.rows()
     fleet.ask_locks()
     async with asyncio.timeout(LOCK_SECONDS):
-        while fleet.undecided:
+        while not fleet.decided(bridges):
             await changed.wait()
             changed.clear()
     if (driven := fleet.driven_by_others()) is not None:
         raise SessionError(f"{Reason(Cause.DRIVEN, driven).text()}; stop it first")
+    return bridges
 
 
-async def _clean(switch: SwitchDb, scope: BridgeScope, fleet: BridgeFleet) -> tuple[int, int]:
-    bridges = fleet.rows()
+async def _clean(
+    switch: SwitchDb, scope: BridgeScope, fleet: BridgeFleet, bridges: Mapping[str, BridgeRow]
+) -> tuple[int, int]:
     fleet.follow(bridges)
     flows = 0
     for bridge in fleet:

@@ -65,9 +65,10 @@ class DeltaTracker(Generic[K, V]):
         self._actual = None
         self._all_suspect = True
 
-    def read_back(self, actual: MutableMapping[K, V]) -> None:
-        """This is there. The tracker keeps the mapping; whoever hears of changes by others may write them there."""
-        if self._actual is not None:  # else everything is a suspect, or in flight
+    def read_back(self, actual: MutableMapping[K, V], *, in_flight: bool = False) -> None:
+        """This is there. The tracker keeps the mapping; whoever hears of changes by others may write them there.
+        `in_flight`: all that is wanted is, taken while nobody knew what is there; else everything is a suspect."""
+        if not in_flight:
             self._all_suspect = True
         self._actual = actual
 

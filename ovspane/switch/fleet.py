@@ -73,7 +73,11 @@ class BridgeFleet:
     @property
     def undecided(self) -> bool:
         """True while the database has not told of every bridge whether it is ours."""
-        return any(self._locks.state(name) is None for name in self.rows())
+        return not self.decided(self.rows())
+
+    def decided(self, names: Iterable[str]) -> bool:
+        """True iff the database has told of each of these bridges whether it is ours."""
+        return all(self._locks.state(name) is not None for name in names)
 
     def driven_by_others(self) -> str | None:
         """A bridge that another daemon drives."""

@@ -59,7 +59,6 @@ class BridgeMeters:
     def reset(self) -> None:
         """The session is new, and the bridge may be: nothing on it is known to be ours."""
         self._ours = set()
-        self.forget()
 
     # --- what is there
 
@@ -68,10 +67,11 @@ class BridgeMeters:
         self.damaged, self._raw = False, b""
         self._there = await session.meter_table()
 
-    def claim(self, named: Iterable[int]) -> None:
-        """Flows of ours name these."""
+    def claim(self, named: Iterable[int], *, in_flight: bool) -> None:
+        """Flows of ours name these. `in_flight`: as of `DeltaTracker.read_back`."""
         self._ours = self._ownership.meters(self._there) & {*self._ours, *named}
-        self._tracker.read_back({number: self._there[number] or ABSENT for number in self._ours})
+        actual = {number: self._there[number] or ABSENT for number in self._ours}
+        self._tracker.read_back(actual, in_flight=in_flight)
 
     def retry_refused(self) -> None:
         """What was refused may be tried again."""
@@ -95,9 +95,12 @@ class BridgeMeters:
 
     # --- to the plan
 
-    def take(self, wanted: Mapping[int, Meter]) -> dict[int, Meter | None]:
-        """What is to be done now, by id; None: to be removed. `wanted`: the plan's meters."""
+    def take(self, wanted: Mapping[int, Meter], whole: bool) -> dict[int, Meter | None]:
+        """What is to be done now, by id; None: to be removed. `wanted`: the plan's meters; `whole`: all of them, as of
+        the flows, since what is left out of the whole is stale and will be deleted."""
         self._tracker.wanted = wanted
+        if whole:
+            self._tracker.touch_all()
         return self._tracker.take()
 
     async def install(self, session: BridgeSession, work: Mapping[int, Meter | None]) -> set[int]:

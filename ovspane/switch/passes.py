@@ -18,7 +18,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 from ovspane.flowpush import SessionError
 from ovspane.lang.units import Seconds
@@ -115,8 +116,10 @@ class BridgePass:
     def _heal(self, bridge: ManagedBridge) -> bool:
         """True iff the bridge is away, and heals by itself."""
 
-        async def attempt() -> None:
-            await self._install(bridge, bridge.next_target(self._desired.plan_of(bridge.name), self._queues.ready))
+        def attempt() -> Coroutine[Any, Any, None]:
+            # the target is taken now, not when the task runs: then the next pass may be taking in a change, in a thread
+            target = bridge.next_target(self._desired.plan_of(bridge.name), self._queues.ready)
+            return self._install(bridge, target)
 
         return self._away.heal(bridge.name, attempt)
 

@@ -67,7 +67,7 @@ class Histories(RuleBasedStateMachine):
         """What was taken is done, but for some, which are given back."""
         work, self.in_flight = self.in_flight or {}, None
         if self.tracker.actual is None:
-            self.tracker.read_back(dict(self.there))
+            self.tracker.read_back(dict(self.there), in_flight=True)
         if self.whole:
             work |= {key: None for key in self.there.keys() - work.keys()}
         self.tracker.touch(undone & work.keys())

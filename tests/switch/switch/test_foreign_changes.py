@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ovspane.flowpush import BridgeSession
 from ovspane.placement.flow_rules import COOKIE_TAG
 from ovspane.policy.state.status import CONTESTED
 from ovspane.switch import bridge as bridge_room
+from ovspane.switch.installed import InstalledFlows
 from ovspane.switch.ownership import Ownership
 from ovspane.switch.tampering import Contest, TamperWatch
 from tests.support.daemon_bridges import add_foreign, bridge, flood, flows, make_foreign, others
@@ -135,11 +137,11 @@ def test_updates_that_were_lost_lead_to_a_read_back(switch: DummyOvs) -> None:
             reads = []
             real = br0._read
 
-            async def read(session: object) -> object:
+            async def read(session: BridgeSession, *, in_flight: bool = False) -> InstalledFlows:
                 reads.append(1)
-                return await real(session)  # type: ignore[arg-type]
+                return await real(session, in_flight=in_flight)
 
-            br0._read = read  # type: ignore[method-assign, assignment]
+            br0._read = read  # type: ignore[method-assign]
             switch.ofctl("--bundle", "add-flows", "br0", str(path))  # the loop stands still meanwhile
             switch.ofctl("--bundle", "mod-flows", "br0", "table=120,actions=output:1")
             switch.ofctl("del-flows", "br0", "table=100,udp,tp_dst=53")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from ovspane.packets.match import Match
-from ovspane.placement.pipeline import Pipeline
-from ovspane.policy.model.table import Effect, Rule, Stage
+from ovspane.placement.pipeline import FlowPlan, Pipeline
+from ovspane.policy.model.table import Effect, Rule, Stage, TableDelta
 from ovspane.switch import reconciler as reconcile
 from ovspane.switch.bridge import BridgeTarget, ManagedBridge
+from ovspane.switch.passes import BridgePass
 from tests.support.daemon_bridges import bridge, flows, make_foreign, others, rows
 from tests.support.ovs_dummy import DummyOvs
 from tests.support.patience import until
@@ -227,5 +228,62 @@ def test_a_deny_does_not_wait_for_queues_and_no_flow_names_a_queue_before_it_is_
             go.set()
             await made.settled()
             assert not rows(switch, "Queue")
+
+    asyncio.run(play())
+
+
+def test_what_was_installed_with_a_new_session_is_not_compared_again(switch: DummyOvs) -> None:
+    plan = FlowPlan(Pipeline())
+    plan.apply(TableDelta((deny(1, 53), limit(2, 54, 1, M))), 1)
+
+    async def play() -> None:
+        one = ManagedBridge("br0", switch.rundir, Pipeline(), lambda why: None, lambda: None)
+        for _ in range(2):  # the second one begins anew
+            target = one.next_target(plan, lambda queue: True)
+            await one.connect()
+            assert target.whole and set(target.meters) == set(plan.meters)
+            await one.install(target)
+            assert one.flows_due(plan) == 0
+            assert one.next_target(plan, lambda queue: True) == BridgeTarget({}, {}, whole=False)
+            one.close()
+
+    asyncio.run(play())
+
+
+def test_what_a_bridge_that_is_away_shall_have_is_taken_within_a_pass(
+    switch: DummyOvs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two passes a thread may be half through a change."""
+    within = False
+    taken: list[bool] = []
+    run, next_target = BridgePass.run, ManagedBridge.next_target
+
+    async def watched_run(self: BridgePass) -> bool:
+        nonlocal within
+        within = True
+        try:
+            return await run(self)
+        finally:
+            within = False
+
+    def watched_target(self: ManagedBridge, plan: FlowPlan, ready: Callable[[int], bool]) -> BridgeTarget:
+        taken.append(within)
+        return next_target(self, plan, ready)
+
+    monkeypatch.setattr(BridgePass, "run", watched_run)
+    monkeypatch.setattr(ManagedBridge, "next_target", watched_target)
+
+    async def play() -> None:
+        async with running(switch) as made:
+            made.change(added=(deny(1, 53),))
+            await made.settled()
+            switch.stop_vswitchd(kill=True)
+            await until(lambda: made.status[1] == "degraded: bridge br0 is away")
+            taken.clear()
+            await until(lambda: len(taken) > 3)
+            assert all(taken)
+            await asyncio.to_thread(switch.start_vswitchd)
+            await made.settled()
+            assert await is_as_planned(switch, made)
 
     asyncio.run(play())
