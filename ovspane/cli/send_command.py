@@ -1,8 +1,7 @@
 """`ovspane send 'STATEMENT.' …`: send statements, print the replies.
 
-Exit status: 0 all OK, 2 a NO, 1 an ERR or no connection; the worst counts.
-Above: cli.main. Below: client. Without arguments the statements come from standard input, and each is sent as soon as
-its `.` was read, so that a program can hold a conversation through it.
+Exit status: 0 all OK, 2 a NO, 1 an ERR or no connection; the worst counts. Without arguments the statements come from
+standard input, and each is sent as soon as its `.` was read, so that a program can hold a conversation through it.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ FOLDERS = "ovspane|tests|bench|demo|tools|lab|docs|man|systemd|completion"
 PATH = re.compile(rf"(?<![\w./~$}}-])(?:{FOLDERS})/[\w*][\w./*-]*")
 FILE = re.compile(r"(?<![\w./*-])\w+\.(?:pyi|pyx|pxd|py|ovsschema)\b")
 CLASS = re.compile(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:\.\w+)?`")
+#: who imports whom is read from the imports (tools/rooms.py): in words it ages
+IMPORTS_IN_WORDS = re.compile(r"^\s*(?:Above|Below): ")
 TEST = re.compile(r"(?<![\w./])test_\w+")
 
 
@@ -141,6 +143,7 @@ def faults(line: str) -> list[str]:
         *(found[0] for found in FILE.finditer(line) if found[0] not in file_names()),
         *(found[1] for found in CLASS.finditer(line) if found[1] not in class_names()),
         *(found[0] for found in TEST.finditer(line) if found[0] not in all_tests()),
+        *(found[0] for found in IMPORTS_IN_WORDS.finditer(line)),
     ]
 
 
@@ -160,6 +163,7 @@ def test_what_is_named_is_there(path: Path) -> None:
         ("see _fasthandles.pxd", "_fasthandles.pxd"),
         ("`LinkRoom.put` does", "LinkRoom"),
         ("test_daemon_of_old has it", "test_daemon_of_old"),
+        ("Above: cli.main.", "Above: "),
     ],
 )
 def test_the_check_sees(line: str, fault: str) -> None:
