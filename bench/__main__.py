@@ -13,6 +13,7 @@ From the top folder; `make bench` and `make bench BENCH=compile` do that. The gr
     cluster   many daemons on one clustered database: statements and transactions a second, fan-out, recovery
     shared    the network shared over one clustered database: start, moving hosts, rest
     way       a statement on the Unix socket to its reply, and to the installed flow (the whole daemon)
+    hostile   the same of an honest client beside hostile ones
 
 Nothing else should run on the machine. `--seconds` bounds one case; what does not end is reported as such.
 """
@@ -43,6 +44,7 @@ GROUPS = {
     "cluster": "bench.cluster",
     "shared": "bench.shared",
     "way": "bench.whole_way",
+    "hostile": "bench.hostile",
 }
 OUTPUT = Path("build/bench.json")
 

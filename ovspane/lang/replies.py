@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
+from typing import Generic, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Code(Enum):
@@ -16,13 +21,70 @@ class Code(Enum):
 
 
 Value = str | int | bool | float | None
+Item = dict[str, Value]
+
+#: lines of a listing that are worked out in one go: some milliseconds
+PIECE = 64
+
+
+class Rows(Protocol):
+    """What a listing lists, as lines for people and as items for programs; both may be worked out as they are asked
+    for."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def lines(self) -> Iterator[str]:
+        """A text for each."""
+
+    def items(self) -> Iterator[Item | str]:
+        """What programs get for each; a text, where there is nothing else to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyRows(Rows):
+    """Rows that were worked out."""
+
+    texts: tuple[str, ...]
+    dicts: tuple[Item, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def lines(self) -> Iterator[str]:
+        """See Rows."""
+        return iter(self.texts)
+
+    def items(self) -> Iterator[Item | str]:
+        """See Rows."""
+        return iter(self.texts if self.dicts is None else self.dicts)
+
+
+@dataclass(frozen=True, slots=True)
+class LazyRows(Rows, Generic[T]):
+    """Rows of values that do not change, each worked out when it is asked for: who lists much holds little."""
+
+    values: Sequence[T]
+    item: Callable[[T], Item]
+    line: Callable[[Item], str]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def lines(self) -> Iterator[str]:
+        """See Rows."""
+        return (self.line(self.item(value)) for value in self.values)
+
+    def items(self) -> Iterator[Item | str]:
+        """See Rows."""
+        return map(self.item, self.values)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The answer to one statement.
 
-    OK: `fields` are the key=value pairs; a listing has `lines` (texts) and, for JSON, `items` (one dict per line).
+    OK: `fields` are the key=value pairs; a listing has `rows`.
     NO: `text` is the reason, `reason_code` a stable word for programs. ERR: `text` is what was expected, at
     `line`:`column`.
     """
@@ -30,16 +92,36 @@ class Reply:
     code: Code
     text: str = ""
     fields: dict[str, Value] = field(default_factory=dict)
-    lines: tuple[str, ...] | None = None
-    items: tuple[dict[str, Value], ...] | None = None
+    rows: Rows | None = None
     reason_code: str = ""
     line: int = 0
     column: int = 0
-    #: what goes over the wire, where that was worked out already
-    shown: str = field(default="", compare=False, repr=False)
+
+    @property
+    def lines(self) -> tuple[str, ...] | None:
+        """The texts of a listing."""
+        return None if self.rows is None else tuple(self.rows.lines())
+
+    @property
+    def items(self) -> tuple[Item | str, ...] | None:
+        """What programs get of a listing, one dict for each line."""
+        return None if self.rows is None else tuple(self.rows.items())
 
     def to_text(self) -> str:
         """The reply as it goes over the wire in the text format, each line ending with a newline."""
+        return "".join(self.text_pieces())
+
+    def to_json(self) -> str:
+        """The reply as one JSON object on one line."""
+        return "".join(self.json_pieces())
+
+    def text_pieces(self) -> Iterator[str]:
+        """`to_text` in pieces of PIECE lines."""
+        yield self._text_head()
+        if self.rows is not None:
+            yield from _pieces(_one_line(text) + "\n" for text in self.rows.lines())
+
+    def _text_head(self) -> str:
         match self.code:
             case Code.ERR:
                 return f"ERR {self.line}:{self.column} {_one_line(self.text)}\n"
@@ -47,13 +129,13 @@ class Reply:
                 return f"NO {_one_line(self.text)}\n"
             case Code.OK:
                 fields = dict(self.fields)
-                if self.lines is not None:
-                    fields = {"n": len(self.lines), **fields}
+                if self.rows is not None:
+                    fields = {"n": len(self.rows), **fields}
                 head = "".join(f" {key}={_value(value)}" for key, value in fields.items())
-                return f"OK{head}\n" + "".join(_one_line(text) + "\n" for text in self.lines or ())
+                return f"OK{head}\n"
 
-    def to_json(self) -> str:
-        """The reply as one JSON object on one line."""
+    def json_pieces(self) -> Iterator[str]:
+        """`to_json` in pieces of PIECE items."""
         out: dict[str, object] = {"reply": self.code.value}
         match self.code:
             case Code.ERR:
@@ -62,12 +144,25 @@ class Reply:
                 out |= {"code": self.reason_code, "reason": self.text}
             case Code.OK:
                 out |= self.fields
-                if self.lines is not None:
-                    # One by one: the whole in one piece is C code that lets no other thread run, for 0.3 s at 100 000
-                    # items.
-                    items = ", ".join(_encode(item) for item in (self.lines if self.items is None else self.items))
-                    return f'{_encode(out)[:-1]}, "items": [{items}]}}\n'
-        return _encode(out) + "\n"
+                if self.rows is not None:
+                    yield f'{_encode(out)[:-1]}, "items": ['
+                    first = True
+                    for part in _grouped(map(_encode, self.rows.items())):
+                        yield ", ".join(part) if first else ", " + ", ".join(part)
+                        first = False
+                    yield "]}\n"
+                    return
+        yield _encode(out) + "\n"
+
+
+def _grouped(texts: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(texts)
+    while part := list(islice(rest, PIECE)):
+        yield part
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    return map("".join, _grouped(texts))
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -88,9 +183,15 @@ def err(line: int, column: int, expected: str) -> Reply:
     return Reply(Code.ERR, text=expected, line=line, column=column)
 
 
-def listing(lines: list[str], items: list[dict[str, Value]] | None = None, **fields: Value) -> Reply:
+def listing(lines: list[str], items: list[Item] | None = None, **fields: Value) -> Reply:
     """OK with lines for people, the same as `items` for programs, and fields."""
-    return Reply(Code.OK, fields=fields, lines=tuple(lines), items=None if items is None else tuple(items))
+    rows = ReadyRows(tuple(lines), None if items is None else tuple(items))
+    return Reply(Code.OK, fields=fields, rows=rows)
+
+
+def lazy_listing(values: Sequence[T], item: Callable[[T], Item], line: Callable[[Item], str]) -> Reply:
+    """OK with these values, which must not change; `item` and `line` work them out, when they are written."""
+    return Reply(Code.OK, rows=LazyRows(values, item, line))
 
 
 @dataclass(frozen=True, slots=True)

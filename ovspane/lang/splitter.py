@@ -37,6 +37,8 @@ _SPACE = re.compile(rb"[ \t\r\n\f\v]+")
 _WORD = re.compile(rb"[0-9A-Za-z_$:-]+")
 #: words and symbols up to a symbol or blank: nothing in them, nor the word before, matters to what follows
 _PLAIN = re.compile(rb"[^\n\".#/]*[][ \t(){},=<>*+]")
+#: the same, with addresses and other dotted numbers between them, where no word was begun
+_PLAIN_OR_DOTTED = re.compile(rb"(?:[^\n\".#/]*[][ \t(){},=<>*+]|[0-9]+(?:\.[0-9]+)+[][ \t(){},=<>*+])+")
 _OTHER = re.compile(rb"[^0-9A-Za-z_$:\n\".#/ \t\r\f\v]+")
 _IN_STRING = re.compile(rb'[^"\\\n]+')
 _IN_COMMENT = re.compile(rb"[^*]+")
@@ -160,7 +162,7 @@ class Splitter:
         if byte == ord("."):
             return self._dot(data, at, final)
         self._begin()
-        plain = _PLAIN.match(data, at)
+        plain = (_PLAIN if self._part_of_word else _PLAIN_OR_DOTTED).match(data, at)
         if plain:
             self._part_of_word = False
             return self._keep(data, at, plain.end())

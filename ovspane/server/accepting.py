@@ -1,7 +1,10 @@
 """Accepting connections on one socket: limits, shortage of file descriptors, and an orderly end.
 
 Invariants: at most `ConnectionCaps.total` connections in all and `ConnectionCaps.each` for one owner; root's are not
-counted, for the administrator must get in when others have taken all there is. A client decides neither how much is
+counted, for the administrator must get in when others have taken all there is. All listeners together leave
+RESERVED_FDS file descriptors to the rest of the daemon (the switches' and databases' sockets, files) and to root, and
+each has an equal part, so that one that is full does not close the others. Who still shakes hands is nobody yet, and
+counts among those who do (`ConnectionCaps.opening`), not among the sessions. A client decides neither how much is
 logged nor whether the loop spins.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import resource
 import socket
@@ -18,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ovspane.lang.units import Seconds
 from ovspane.loop import RateLimitedLog
@@ -32,10 +37,11 @@ BURST = 16
 REST = 0.25
 #: seconds between looks for peers that have not read for too long
 SWEEP = 5.0
-#: file descriptors that connections leave for the rest of the daemon
+#: file descriptors that limited connections leave for root's, and for what the daemon still has to open
 RESERVED_FDS = 64
 _SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_TOO_MANY = b"NO too many connections\n"
+#: what is said to who is turned away
+TOO_MANY = b"NO too many connections\n"
 
 
 class ListenError(Exception):
@@ -44,11 +50,14 @@ class ListenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionCaps:
-    """How many connections: in all, for one owner, and waiting to be accepted."""
+    """How many connections: in all, for one owner, waiting to be accepted; and shaking hands, in all and from one
+    address."""
 
     total: int = 1024
     each: int = 128
     backlog: int = 256
+    opening: int = 64
+    opening_each: int = 16
 
 
 DEFAULT_CAPS = ConnectionCaps()
@@ -65,12 +74,19 @@ class Owner:
 class Acceptor(ABC):
     """Base of the listeners. start, then close."""
 
+    #: whether peers have to shake hands before it is known who they are
+    shakes_hands: ClassVar[bool] = False
+    #: those that listen, in this process
+    _listening: ClassVar[set[Acceptor]] = set()
+
     def __init__(self, caps: ConnectionCaps = DEFAULT_CAPS, limits: ConnectionLimits = DEFAULT_LIMITS) -> None:
         self._caps = caps
         self._limits = limits
         self._socket: socket.socket | None = None
         self._spare: int | None = None
         self._owners: Counter[Owner] = Counter()
+        self._shaking: Counter[Owner] = Counter()
+        self._others_fds = 0  # file descriptors that are no connections
         self._channels: dict[Channel, Owner] = {}
         self._opening: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -98,6 +114,10 @@ class Acceptor(ABC):
     def release(self) -> None:
         """What `bind` made beside the socket goes."""
 
+    def account_of(self, channel: Channel, owner: Owner) -> Owner:
+        """For whom a conversation counts that came from `owner`, now that hands were shaken."""
+        return owner
+
     @property
     def connections(self) -> int:
         """Connections that are open now."""
@@ -115,6 +135,7 @@ class Acceptor(ABC):
         except OSError as error:
             raise ListenError(f"cannot listen on {self.address}: {error.strerror or error}") from error
         self._spare = _spare_descriptor()
+        self._listening.add(self)
         self._sweep()
         self._listen()
         log.info("listening on %s", self.address)
@@ -126,6 +147,7 @@ class Acceptor(ABC):
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
         self._socket = None
+        self._listening.discard(self)
         self.release()
         for task in self._opening:
             task.cancel()
@@ -197,12 +219,12 @@ class Acceptor(ABC):
             log.debug("a peer left at once: %s", error)
             connection.close()
             return
-        reason = self._full(owner)
+        reason = self._too_many_shaking(owner) if self.shakes_hands else self._full(owner)
         if reason:
             self._rarely.warning("turning connections to %s away: %s", self.address, reason)
             turn_away(connection)
             return
-        self._owners[owner] += 1
+        (self._shaking if self.shakes_hands else self._owners)[owner] += 1
         task = asyncio.get_running_loop().create_task(self._open(connection, owner))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -211,18 +233,34 @@ class Acceptor(ABC):
         """Why there is no room for another connection of this owner, or ''."""
         if owner.unlimited:
             return ""
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        total = self._caps.total if soft == resource.RLIM_INFINITY else min(self._caps.total, soft - RESERVED_FDS)
         limited = sum(number for other, number in self._owners.items() if not other.unlimited)
-        if limited >= total:
+        if limited >= min(self._caps.total, self._part_of_fds()):
             return f"{limited} are open"
         if self._owners[owner] >= self._caps.each:
             return f"{owner.name} has {self._owners[owner]} open"
         return ""
 
+    def _too_many_shaking(self, owner: Owner) -> str:
+        """Why this one may not shake hands now, or ''."""
+        shaking = self._shaking.total()
+        if shaking >= min(self._caps.opening, self._part_of_fds()):
+            return f"{shaking} shake hands"
+        if self._shaking[owner] >= self._caps.opening_each:
+            return f"{self._shaking[owner]} of {owner.name} shake hands"
+        return ""
+
+    def _part_of_fds(self) -> float:
+        """The file descriptors that this listener's limited connections may have."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return math.inf
+        return (soft - self._others_fds - RESERVED_FDS) // max(1, len(self._listening))
+
     async def _open(self, connection: socket.socket, owner: Owner) -> None:
         try:
             channel = await self.open_session(connection)
+            if self.shakes_hands and not channel.lost:
+                owner = self._after_handshake(channel, owner)
         except BaseException as error:
             connection.close()
             self._leave(owner)
@@ -238,6 +276,18 @@ class Acceptor(ABC):
         else:
             self._channels[channel] = owner
 
+    def _after_handshake(self, channel: Channel, owner: Owner) -> Owner:
+        """The conversation is that of an account now; or it is turned away, since that has too many."""
+        account = self.account_of(channel, owner)
+        reason = self._full(account)
+        if reason:
+            self._rarely.warning("turning connections to %s away: %s", self.address, reason)
+            channel.turn_away(TOO_MANY)
+            return owner
+        self._leave(owner)
+        self._owners[account] += 1
+        return account
+
     def forget(self, channel: Channel) -> None:
         """The channel's connection is gone: it counts no longer (for `on_lost` of Channel)."""
         owner = self._channels.pop(channel, None)
@@ -247,12 +297,14 @@ class Acceptor(ABC):
             self._all_gone.set()
 
     def _leave(self, owner: Owner) -> None:
-        self._owners[owner] -= 1
-        if not self._owners[owner]:
-            del self._owners[owner]
+        counted = self._owners if owner in self._owners else self._shaking
+        counted[owner] -= 1
+        if not counted[owner]:
+            del counted[owner]
 
     def _sweep(self) -> None:
         now = Seconds(time.monotonic())
+        self._others_fds = _open_fds() - sum(one.connections + one._shaking.total() for one in self._listening)
         for channel in self.channels:
             if channel.overstayed(now):
                 self._rarely.warning("closing a connection to %s that does not read its answers", self.address)
@@ -265,9 +317,17 @@ def turn_away(connection: socket.socket) -> None:
     with connection:
         try:
             connection.setblocking(False)
-            connection.send(_TOO_MANY)
+            connection.send(TOO_MANY)
         except OSError as error:
             log.debug("not even that could be said: %s", error)
+
+
+def _open_fds() -> int:
+    """How many file descriptors this process has open."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:  # none is left to count with
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _spare_descriptor() -> int | None:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from ovspane.lang.replies import Reply
 from ovspane.lang.splitter import Piece
 from ovspane.lang.units import Seconds
+from ovspane.server.fair_queue import Account
 from ovspane.server.input_stream import Cutter, InputStream
 from ovspane.server.limits import DEFAULT_LIMITS, HEAVY_TEXT, ConnectionLimits
-from ovspane.server.output_stream import Answer, OutputStream
+from ovspane.server.output_stream import Answer, OutputStream, Show
 
 #: pieces handled in one go before others get a turn
 TURN = 16
@@ -47,6 +48,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
         self._in = InputStream(cutter)
         self._out = OutputStream(limits)
         self._again = False
+        self._held: asyncio.Future[Any] | None = None
         #: the connection is gone
         self.lost = False
 
@@ -57,7 +59,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
 
     @abstractmethod
     def handle(self, piece: Piece) -> None:
-        """Answer a piece: calls `answer` once, or nothing."""
+        """Answer a piece: calls `answer` once, or nothing; or `hold`, and does it later."""
 
     def idle(self) -> None:
         """All that came has been handled."""
@@ -68,10 +70,19 @@ class Channel(asyncio.BufferedProtocol, ABC):
 
     # --- for conversations and listeners
 
-    def answer(self, answer: Answer, show: Callable[[Reply], str], weight: int = 1) -> None:
+    def answer(self, answer: Answer, show: Show, weight: int = 1) -> None:
         """Give this answer after all before it. `weight` counts towards `ConnectionLimits.outstanding` until it is
         given."""
         self._out.add(answer, show, weight)
+
+    def hold(self, done: asyncio.Future[Any]) -> None:
+        """Handle no further piece until this is done: what was begun with the last one has to come first."""
+        self._held = done
+        done.add_done_callback(lambda _: self._advance())
+
+    def serve_as(self, account: Account) -> None:
+        """Whose turns it takes from now on."""
+        self._out.account = account
 
     def notify(self, text: str) -> None:
         """Send a notice when no answer is ready; drop it if the peer left too many unread."""
@@ -89,6 +100,13 @@ class Channel(asyncio.BufferedProtocol, ABC):
         if self._transport is not None:
             self._transport.pause_reading()
             self._advance()
+
+    def turn_away(self, text: bytes) -> None:
+        """Say this, and close; nothing that came is handled."""
+        self._in.discard()
+        if self._transport is not None:
+            self._transport.write(text)
+            self._transport.close()
 
     def abort(self) -> None:
         """Close now; what was not sent is lost."""
@@ -167,7 +185,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
         self._out.give()
         part = max(2, CROWD // max(1, OutputStream.busy))
         left, most = min(TURN, part), min(self._limits.outstanding, part)
-        while left > 0 and self._out.weight < most and not self._out.stalled:
+        while left > 0 and self._out.weight < most and not self._out.stalled and not self._holding:
             piece = self._in.next()
             if piece is None:
                 break
@@ -178,10 +196,14 @@ class Channel(asyncio.BufferedProtocol, ABC):
             self._advance_soon()
         self._regulate()
 
+    @property
+    def _holding(self) -> bool:
+        return self._held is not None and not self._held.done()
+
     def _regulate(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        if self._in.waits:
+        if self._in.waits or self._holding:
             self._transport.pause_reading()
         elif self._in.open:
             self._transport.resume_reading()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply, err, no
@@ -127,14 +127,16 @@ class CompatSession(Channel):
     def _log_in(self, text: str) -> None:
         name = text.removesuffix(".").rstrip()
         if not is_name(name) or name == EVERYBODY or (name == ADMINISTRATOR and not self._root_allowed):
-            self.answer(lambda: no("login", "no such login"), lambda reply: f"False\n{LOGIN}")
+            self.answer(lambda: no("login", "no such login"), lambda reply: iter((f"False\n{LOGIN}",)))
             return
         self._name = name
-        self.answer(lambda: no("login", ""), lambda reply: f"logged in\n{name}> ")
+        self.serve_as((name, ""))
+        self.answer(lambda: no("login", ""), lambda reply: iter((f"logged in\n{name}> ",)))
 
     def _ask(self, name: str, piece: Piece) -> None:
-        def show(reply: Reply) -> str:
-            return f"{as_prototype(reply)}{name}> "
+        def show(reply: Reply) -> Iterator[str]:
+            yield from as_prototype(reply)
+            yield f"{name}> "
 
         if piece.fault is not None:
             self.answer(lambda: err(1, 1, ""), show)
@@ -146,7 +148,7 @@ class CompatSession(Channel):
         else:
             # Nobody knows how long the answer is before it is there: few at a time.
             weight = HEAVY + len(piece.text) // HEAVY_TEXT
-            self.answer(self._service.submit(name, statement, show), show, weight)
+            self.answer(self._service.submit(name, statement, (name, "")), show, weight)
 
 
 def parse_line(text: str) -> Statement:
@@ -161,13 +163,17 @@ def parse_line(text: str) -> Statement:
             raise fault from None
 
 
-def as_prototype(reply: Reply) -> str:
-    """A reply as the prototype wrote it."""
+def as_prototype(reply: Reply) -> Iterator[str]:
+    """A reply as the prototype wrote it, in pieces."""
     if reply.code is not Code.OK:
-        return "False\n"
-    if reply.lines is None:
-        return "True\n"
-    return "; ".join([str(len(reply.lines)), *(" ".join(line.split()) for line in reply.lines)]) + "\n"
+        yield "False\n"
+    elif reply.rows is None:
+        yield "True\n"
+    else:
+        yield str(len(reply.rows))
+        for line in reply.rows.lines():
+            yield "; " + " ".join(line.split())
+        yield "\n"
 
 
 class TcpAcceptor(Acceptor):

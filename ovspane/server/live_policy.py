@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from ovspane.lang.replies import Code, Notice, Reply, no
 from ovspane.lang.units import Ms
@@ -24,14 +24,15 @@ from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.changes import Change, Committed, Put, Value
 from ovspane.policy.state.shares import Principal, Share
 from ovspane.policy.state.state import State
-from ovspane.server.pending import PendingStatement
+from ovspane.server.offload import Offload
+from ovspane.server.pending import Deferred, PendingStatement
 
 log = logging.getLogger(__name__)
 
 #: requests that have to be examined (`Runtime.judging_weight`), some 10 us each, beyond which work is done in a thread:
 #: a thread costs 0.1 ms and the loop its turns
 HEAVY = 256
-#: starts, ends and notices dealt with before the loop gets a turn, and lines of an answer that the loop renders itself
+#: starts, ends and notices dealt with before the loop gets a turn
 SLICE = 256
 #: changes noted as committed before the loop gets a turn (1 us each)
 COMMITTED = 4096
@@ -52,6 +53,7 @@ class LivePolicy:
         gate: Gate,
         room: Callable[[], NetworkCapacity | None],
         default_deny: bool,
+        offload: Offload,
     ) -> None:
         """See `Service`, which makes it; `on_notices` hears what subscribers are to be told."""
         self.clock = clock
@@ -61,6 +63,7 @@ class LivePolicy:
         self._gate = gate
         self._room = room
         self._default_deny = default_deny
+        self._offload = offload
         #: the policy at work; a new object after each `rebuild`
         self.runtime = Runtime((), default_deny, room())
         #: what the store has for sure
@@ -103,18 +106,31 @@ class LivePolicy:
             committed.apply(Put(value))
         return runtime, committed, over
 
-    async def judge(self, pending: PendingStatement, now: Ms, store_away: bool) -> tuple[Reply, Sequence[Change]]:
+    async def judge(
+        self, pending: PendingStatement, now: Ms, store_away: bool
+    ) -> tuple[Reply | Deferred, Sequence[Change]]:
         """The reply to a statement at `now` (ms since the epoch) and the changes that it means; nothing changes yet.
-        With the store away changes are refused (reason code `store`)."""
+        With the store away changes are refused (reason code `store`). The statement's `cost` grows by the time that
+        this took."""
+        start = time.perf_counter()
+        try:
+            return await self._judge(pending, now, store_away)
+        finally:
+            pending.cost += time.perf_counter() - start
+
+    async def _judge(
+        self, pending: PendingStatement, now: Ms, store_away: bool
+    ) -> tuple[Reply | Deferred, Sequence[Change]]:
         runtime, statement = self.runtime, pending.statement
         try:
+            later = runtime.answer_later(pending.speaker, statement, now)
+            if later is not None:
+                return (later if isinstance(later, Reply) else Deferred(later, self._offload)), ()
             weight = runtime.judging_weight(statement)
             outcome = await off_loop(weight, HEAVY, runtime.execute, pending.speaker, statement, now)
             reply = outcome.reply
             if reply.code is Code.OK and outcome.changes:
                 reply = self._gate(outcome.changes, reply)
-            if pending.show is not None:
-                reply = await rendered(reply, pending.show)
         except Exception:  # a defect in judging one statement must not end the service for all
             log.exception("judging %r failed", statement)
             return no("internal", "ovspane has a defect here; its log says more"), ()
@@ -155,10 +171,3 @@ class LivePolicy:
             self._on_notices(part)
         if notices:
             await asyncio.sleep(0)  # who was just answered can speak again, and is in the next batch
-
-
-async def rendered(reply: Reply, show: Callable[[Reply], str]) -> Reply:
-    """The reply; if it is long, with its text (`Reply.shown`), which a thread makes of it."""
-    if reply.lines is None or len(reply.lines) <= SLICE:
-        return reply
-    return replace(reply, shown=await asyncio.to_thread(show, reply))

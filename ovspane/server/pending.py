@@ -8,20 +8,42 @@ from dataclasses import dataclass
 
 from ovspane.lang.replies import Reply
 from ovspane.lang.statements import Statement
+from ovspane.server.fair_queue import Account
+from ovspane.server.offload import Offload
 
 
 @dataclass(eq=False, slots=True)
 class PendingStatement:
-    """A statement of `speaker` without its reply. `show` renders the reply for the client, None: nobody renders it."""
+    """A statement of `speaker` without its reply. Its `account` is served by turns, and pays for it: `cost` is what
+    judging it took so far (seconds). A cancelled `reply` is of a connection that is gone."""
 
     speaker: str
     statement: Statement
     reply: asyncio.Future[Reply]
-    show: Callable[[Reply], str] | None
+    account: Account = ("", "")
+    cost: float = 0.0
 
 
-def deliver(replies: Iterable[tuple[PendingStatement, Reply]]) -> None:
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A reply that is worked out beside the statements that come after it: what it needs of the policy was taken, and
+    nothing is touched that changes."""
+
+    work: Callable[[], Reply]
+    offload: Offload
+    #: as a Reply's that is no refusal
+    reason_code: str = ""
+
+
+Answered = tuple[PendingStatement, Reply | Deferred]
+
+
+def deliver(replies: Iterable[Answered]) -> None:
     """Give each statement its reply, unless it has one or its session does not want it any more."""
     for pending, reply in replies:
-        if not pending.reply.done():
+        if pending.reply.done():
+            continue
+        if isinstance(reply, Deferred):
+            reply.offload.submit(pending.account, reply.work, pending.reply)
+        else:
             pending.reply.set_result(reply)

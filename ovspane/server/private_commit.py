@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from ovspane.lang.replies import Reply
 from ovspane.lang.units import Ms
 from ovspane.loop import off_loop
 from ovspane.policy.runtime import Settled
 from ovspane.policy.state.changes import Change, Value
 from ovspane.server.commit_policy import AWAY_PAUSE, LONGEST_PAUSE
 from ovspane.server.live_policy import HEAVY, SLICE, LivePolicy
-from ovspane.server.pending import PendingStatement, deliver
+from ovspane.server.pending import Answered, PendingStatement, deliver
 
 #: work of settling (`Runtime.collect`) up to which the switches hear of it before the speakers do: writing a reply
 #: takes as long as that, and whoever hears it may well take the processor
@@ -74,7 +73,7 @@ class PrivateCommit:
         changes = [*runtime.overdue(now, SLICE), *runtime.strayed(SLICE)]
         await live.apply(changes)
         settled: list[Settled] = []
-        replies: list[tuple[PendingStatement, Reply]] = []
+        replies: list[Answered] = []
         for pending in batch:
             reply, more = await live.judge(pending, now, self._away)
             if more:
@@ -90,7 +89,7 @@ class PrivateCommit:
             await live.note_committed(changes)
         await self._act(now, settled, replies)
 
-    async def _act(self, now: Ms, settled: list[Settled], replies: list[tuple[PendingStatement, Reply]]) -> None:
+    async def _act(self, now: Ms, settled: list[Settled], replies: list[Answered]) -> None:
         """Settle what is durable now; tell the switches, the speakers and those who listen."""
         live, runtime = self._live, self._live.runtime
         weight = runtime.collect_starts(now, SLICE)

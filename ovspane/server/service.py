@@ -1,8 +1,10 @@
 """The one place where statements meet the policy: judge, make durable, then reply and act.
 
-One task works: it takes all statements that wait and gives them to a commit policy (commit_policy.py), which judges
-them one after the other on the policy in force (live_policy.py), makes their changes durable, answers, and hands the
-change of the network flow table on. So replies are in order, and a reply is sent only after the commit.
+Statements wait in a fair queue (fair_queue.py): accounts take turns, and each pays for the time that its statements
+took, so nobody waits for another's thousand; those of one account are served in the order in which they came. One task
+works: it takes as many as are expected to take some milliseconds, and gives them to a commit policy (commit_policy.py),
+which judges them one after the other on the policy in force (live_policy.py), makes their changes durable, answers, and
+hands the change of the network flow table on. So replies are in order, and a reply is sent only after the commit.
 
 If the store fails, the state goes back to what was committed last: nothing that was not committed stays in memory. What
 the failed batch would have changed is refused, and a task of its own tries to load from the store again.
@@ -11,7 +13,9 @@ the failed batch would have changed is refused, and a task of its own tries to l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -25,12 +29,22 @@ from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.changes import Committed
 from ovspane.policy.state.state import State
 from ovspane.server.commit_policy import BATCH, CommitPolicy
-from ovspane.server.live_policy import HEAVY, Gate, LivePolicy, rendered
+from ovspane.server.fair_queue import Account, FairQueue, Turn
+from ovspane.server.live_policy import HEAVY, Gate, LivePolicy
+from ovspane.server.offload import Offload
 from ovspane.server.pending import PendingStatement, deliver
 from ovspane.store.records import StoreError, TakenOver
 
 log = logging.getLogger(__name__)
 
+#: seconds that a batch is expected to take: while others asked something lately, and else
+CROWDED_SPAN, SPAN = 0.005, 0.02
+#: expected seconds of a statement beyond which it has a batch of its own: those of others do not wait for it
+HEAVY_SPAN = 0.002
+#: statements that a batch may have in any case, if none of them is expected to take longer than that
+FEW = 16
+#: seconds after which others are no longer expected to ask
+OTHERS = 1.0
 #: pauses between attempts to load from a store that failed: first, last (seconds)
 RETRY = (0.05, 2.0)
 
@@ -58,6 +72,8 @@ class Service:
         the whole table (`runtime`) may have changed; `gate` may refuse an admitted statement's changes (the network
         cannot do it) or add to the reply; `topology` answers what is known of the network; `room` makes an empty one
         for each runtime."""
+        #: long work that needs nothing of the policy in force
+        self.offload = Offload()
         self._live = LivePolicy(
             clock=clock,
             on_delta=on_delta,
@@ -66,10 +82,14 @@ class Service:
             gate=gate,
             room=room,
             default_deny=default_deny,
+            offload=self.offload,
         )
         self._commits = commits
         self._topology = topology
-        self._queue: asyncio.Queue[PendingStatement | None] = asyncio.Queue()  # None: serve, though nobody asks
+        self._queue: FairQueue[PendingStatement] = FairQueue()
+        self._awake = asyncio.Event()  # something waits, or `wake`
+        self._others = -OTHERS  # when a batch was of several accounts last (time.monotonic)
+        self._account: Account | None = None  # of the last statement that was taken
         self._taken_over: TakenOver | None = None
         self._reloading: asyncio.Task[None] | None = None
         self._subscribers: dict[int, Subscriber] = {}
@@ -110,28 +130,26 @@ class Service:
 
     def wake(self) -> None:
         """Serve soon, though nobody asks: there may be something to write down (`Runtime.strayed`)."""
-        self._queue.put_nowait(None)
+        self._awake.set()
 
-    def submit(
-        self, speaker: str, statement: Statement, show: Callable[[Reply], str] | None = None
-    ) -> asyncio.Future[Reply]:
-        """Queue a statement; the reply comes after the commit. Cancelling the future does not take the statement back.
-
-        `show` is how the reply will be rendered: a long one comes with that done (`Reply.shown`).
-        """
-        pending = PendingStatement(speaker, statement, asyncio.get_running_loop().create_future(), show)
-        self._queue.put_nowait(pending)
+    def submit(self, speaker: str, statement: Statement, account: Account | None = None) -> asyncio.Future[Reply]:
+        """Queue a statement of `account` (None: the speaker's own); the reply comes after the commit. Cancelling the
+        future takes the statement back if its turn has not come yet."""
+        account = account or (speaker, "")
+        pending = PendingStatement(speaker, statement, asyncio.get_running_loop().create_future(), account)
+        self._queue.put(account, pending)
+        self._awake.set()
         return pending.reply
 
     async def ask(self, speaker: str, statement: Statement) -> Reply:
         """The reply to a statement of `speaker`."""
         return await self.submit(speaker, statement)
 
-    async def topology(self, show: Callable[[Reply], str]) -> Reply:
+    async def topology(self) -> Reply:
         """What is known of the network; the policy is not asked, so this does not wait for statements."""
         if self._topology is None:
             return no("not-here", "there is no network here to tell of")
-        return await rendered(await self._topology(), show)
+        return await self._topology()
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Let `subscriber` hear all notices; returns what ends that."""
@@ -162,12 +180,15 @@ class Service:
         """Serve until cancelled. Raises TakenOver when another daemon writes to our store."""
         try:
             while True:
-                batch = await self._next()
+                turns = await self._next()
+                batch = [turn.thing for turn in turns]
                 if self._taken_over is not None:
                     raise self._taken_over
                 try:
                     async with self._live.turn:
+                        start = time.perf_counter()
                         await self._commits.serve(batch)
+                        self._charge(turns, time.perf_counter() - start)
                 except TakenOver as failure:
                     await self._fall_back(batch, str(failure))
                     raise
@@ -177,23 +198,46 @@ class Service:
                 except Exception:  # a defect must not end the service for all
                     log.exception("serving %d statements failed", len(batch))
                     await self._fall_back(batch, "nothing changed: ovspane has a defect here; its log says more")
-                if len(batch) == BATCH:
+                if self._queue:
                     await asyncio.sleep(0)  # a full queue never waits, and the sessions need their turn
         finally:
             if self._reloading is not None:
                 self._reloading.cancel()
 
-    async def _next(self) -> list[PendingStatement]:
-        """What waits now, or nothing when the commit policy has something to do first."""
-        batch: list[PendingStatement | None] = []
-        try:
-            async with asyncio.timeout(self._commits.pause()):
-                batch.append(await self._queue.get())
-        except TimeoutError:
-            return [pending for pending in batch if pending is not None]
-        while len(batch) < BATCH and not self._queue.empty():
-            batch.append(self._queue.get_nowait())
-        return [pending for pending in batch if pending is not None]
+    async def _next(self) -> list[Turn[PendingStatement]]:
+        """The next statements of what waits, or nothing when the commit policy has something to do first."""
+        if not self._queue:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._commits.pause()):
+                    await self._awake.wait()
+        self._awake.clear()
+        turns: list[Turn[PendingStatement]] = []
+        span = CROWDED_SPAN if time.monotonic() < self._others + OTHERS else SPAN
+        expected = 0.0
+        while len(turns) < BATCH and (turn := self._queue.peek()) is not None:
+            if turn.thing.reply.done():  # its connection is gone
+                self._queue.take()
+                self._queue.charge(turn, 0.0)
+                continue
+            alone = any(
+                other.account != turn.account and max(other.expected, turn.expected) > HEAVY_SPAN for other in turns
+            )
+            if turns and (alone or expected + turn.expected > span):
+                break
+            self._queue.take()
+            expected += turn.expected
+            if self._account not in (None, turn.account):
+                self._others, span = time.monotonic(), CROWDED_SPAN
+            self._account = turn.account
+            turns.append(turn)
+        return turns
+
+    def _charge(self, turns: Sequence[Turn[PendingStatement]], seconds: float) -> None:
+        """A batch took so long; what was not judging is of all alike."""
+        if turns:
+            rest = max(0.0, seconds - sum(turn.thing.cost for turn in turns)) / len(turns)
+            for turn in turns:
+                self._queue.charge(turn, turn.thing.cost + rest)
 
     async def _fall_back(self, batch: Sequence[PendingStatement], reason: str) -> None:
         """Go back to what was committed, answer what only asked, refuse what would change something, and try to
@@ -225,3 +269,8 @@ class Service:
                 log.info("the store is back: the state was loaded again")
                 return
             await backoff.sleep()
+
+
+def _apart(one: Turn[PendingStatement], other: Turn[PendingStatement]) -> bool:
+    """Whether these are of different accounts, and one would have to wait long for the other."""
+    return one.account != other.account and max(one.expected, other.expected) > HEAVY_SPAN

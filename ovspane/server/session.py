@@ -17,13 +17,16 @@ from ovspane.lang import statements
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Notice, Reply, Value, err, no, ok
 from ovspane.lang.splitter import Piece, Splitter
+from ovspane.lang.statements import Statement
 from ovspane.lang.tokens import SyntaxFault
 from ovspane.loop import RateLimitedLog
 from ovspane.packets.flowgroup import Contradiction
+from ovspane.policy.admission.interpreter import is_guest
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
 from ovspane.server.channel import Channel
+from ovspane.server.fair_queue import Account
 from ovspane.server.limits import DEFAULT_LIMITS, HEAVY_TEXT, ConnectionLimits
-from ovspane.server.output_stream import Answer
+from ovspane.server.output_stream import Answer, Show
 from ovspane.server.peers import Peer
 from ovspane.server.service import Service
 
@@ -34,6 +37,10 @@ rarely = RateLimitedLog(log)
 SETTLE = 0.05
 #: but only one of at most so many characters: it is parsed to see, maybe again and again
 LONGEST_SETTLED = 4096
+#: characters of a statement that is parsed beside the event loop: some tenths of a millisecond for each thousand
+LONG_TEXT = 4096
+#: the group whose turns all guests share
+GUESTS = "guests:"
 #: the weight of a statement with an answer as long as the state is large
 HEAVY = 16
 _LISTINGS = (
@@ -43,6 +50,20 @@ _LISTINGS = (
     statements.GetSchedule,
     statements.Show,
 )
+
+
+def _parsed(text: str) -> Statement | Reply:
+    """The statement; or the reply to what is none."""
+    try:
+        return parse(text)
+    except SyntaxFault as fault:
+        return err(fault.line, fault.column, fault.expected)
+    except Contradiction as contradiction:
+        return no("contradiction", str(contradiction))
+    except Exception:  # a defect in the parser must not cost the peer its connection
+        rarely.error("parsing a statement failed: %.200r", text)
+        log.debug("parsing failed", exc_info=True)
+        return no("internal", "ovspane has a defect here; its log says more")
 
 
 class ClientSession(Channel):
@@ -62,6 +83,7 @@ class ClientSession(Channel):
         self._peer = peer
         self._account = account
         self._principal = ""
+        self._turns: Account = ("", "")  # whose turns it takes
         self._seen = -1  # the service's generation that `_principal` is of
         self._as: str | None = None
         self._json = False  # what notices are in
@@ -70,12 +92,19 @@ class ClientSession(Channel):
         self._settling: asyncio.TimerHandle | None = None
 
     @property
+    def peer(self) -> Peer | None:
+        """Who is at the other end; None: not known yet."""
+        return self._peer
+
+    @property
     def principal(self) -> str:
         """Whose connection it is, now."""
         if self._seen != self._service.generation:
             assert self._peer is not None
             self._principal = self._peer.principal(self._service.committed, self._account)
             self._seen = self._service.generation
+            self._turns = (GUESTS, self._principal) if is_guest(self._principal) else (self._principal, "")
+            self.serve_as(self._turns)
         return self._principal
 
     @property
@@ -124,28 +153,27 @@ class ClientSession(Channel):
     def handle(self, piece: Piece) -> None:
         """See Channel: parse a statement; the service answers it, or the session itself if it is about the
         connection."""
-        fault = piece.fault
-        if fault is None:
-            try:
-                statement = parse(piece.text)
-            except SyntaxFault as found:
-                fault = found
-            except Contradiction as contradiction:
-                self._reply(no("contradiction", str(contradiction)))
-                return
-            except Exception:  # a defect in the parser must not cost the peer its connection
-                rarely.error("parsing a statement of %s failed: %.200r", self._peer, piece.text)
-                log.debug("parsing failed", exc_info=True)
-                self._reply(no("internal", "ovspane has a defect here; its log says more"))
-                return
-            else:
-                self._perform(statement, 1 + len(piece.text) // HEAVY_TEXT)
-                return
-        self._reply(err(fault.line, fault.column, fault.expected))
+        if piece.fault is not None:
+            self._reply(err(piece.fault.line, piece.fault.column, piece.fault.expected))
+        elif len(piece.text) <= LONG_TEXT:
+            self._take_up(_parsed(piece.text), len(piece.text))
+        else:
+            _ = self.principal  # whose turn it is
+            parsed: asyncio.Future[Statement | Reply] = asyncio.get_running_loop().create_future()
+            parsed.add_done_callback(lambda done: self._take_up(done.result(), len(piece.text)))
+            self.hold(parsed)
+            self._service.offload.submit(self._turns, lambda: _parsed(piece.text), parsed)
+
+    def _take_up(self, parsed: Statement | Reply, size: int) -> None:
+        """Perform a statement that was `size` characters of text, or say why it is none."""
+        if isinstance(parsed, Reply):
+            self._reply(parsed)
+        else:
+            self._perform(parsed, 1 + size // HEAVY_TEXT)
 
     # --- statements
 
-    def _perform(self, statement: statements.Statement, weight: int) -> None:
+    def _perform(self, statement: Statement, weight: int) -> None:
         match statement:
             case statements.As(name=name):
                 self._speak_as(name)
@@ -165,21 +193,23 @@ class ClientSession(Channel):
             case _:
                 if isinstance(statement, _LISTINGS):
                     weight += HEAVY
-                show = Reply.to_json if self._json_said else Reply.to_text
-                self.answer(self._service.submit(self.speaker, statement, show), show, weight)
+                reply = self._service.submit(self.speaker, statement, self._turns)
+                self.answer(reply, self._show(), weight)
+
+    def _show(self) -> Show:
+        return Reply.json_pieces if self._json_said else Reply.text_pieces
 
     def _topology(self, weight: int) -> None:
         if self.speaker != ADMINISTRATOR:  # it names everybody's addresses
             self._reply(no("not-root", f"only {ADMINISTRATOR} may see the network"))
             return
-        show = Reply.to_json if self._json_said else Reply.to_text
-        self.answer(asyncio.ensure_future(self._service.topology(show)), show, weight)
+        self.answer(asyncio.ensure_future(self._service.topology()), self._show(), weight)
 
     def _reply(self, reply: Reply) -> None:
         self._when_due(lambda: reply)
 
     def _when_due(self, answer: Answer) -> None:
-        self.answer(answer, Reply.to_json if self._json_said else Reply.to_text)
+        self.answer(answer, self._show())
 
     def _speak_as(self, name: str) -> None:
         if self.principal != ADMINISTRATOR:

@@ -24,14 +24,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ovspane.lang.replies import Reply, no
+from ovspane.lang.replies import no
 from ovspane.lang.units import Ms
 from ovspane.policy.concurrency import Footprint, footprint, merged
 from ovspane.policy.state.changes import Change, Value
 from ovspane.server.commit_policy import AWAY_PAUSE, BATCH, LONGEST_PAUSE
 from ovspane.server.id_lease import IdLease
 from ovspane.server.live_policy import SLICE, LivePolicy
-from ovspane.server.pending import PendingStatement, deliver
+from ovspane.server.pending import Answered, PendingStatement, deliver
 from ovspane.server.transactor import DoubtfulTransaction, Stalled, Transactor
 from ovspane.server.upkeep import Upkeep
 from ovspane.store.guards import InDoubt, LostRace, Unwritable
@@ -52,7 +52,7 @@ RACES: Final = 500
 class _Judged:
     """What statements mean, judged and applied one after the other. `reads`: what that depended on."""
 
-    replies: list[tuple[PendingStatement, Reply]] = field(default_factory=list)
+    replies: list[Answered] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     reads: Footprint = field(default_factory=Footprint)
     journal: list[list[Change]] = field(default_factory=list)
@@ -262,7 +262,7 @@ class SharedCommit:
         self._transactor.check_leader()
         return 0
 
-    async def _lose_race(self, replies: list[tuple[PendingStatement, Reply]], updates: int) -> bool:
+    async def _lose_race(self, replies: list[Answered], updates: int) -> bool:
         """Make ready for the next attempt: fewer statements, on a newer copy. True iff the first statement was refused,
         since it lost too many."""
         self._races += 1

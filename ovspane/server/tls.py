@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ovspane.loop import RateLimitedLog
-from ovspane.server.accepting import DEFAULT_CAPS, ConnectionCaps, ListenError
+from ovspane.server.accepting import DEFAULT_CAPS, ConnectionCaps, ListenError, Owner
 from ovspane.server.channel import Channel
 from ovspane.server.compat import TcpAcceptor
 from ovspane.server.limits import DEFAULT_LIMITS, ConnectionLimits
@@ -69,7 +69,9 @@ def server_context(certificate: str | Path, key: str | Path, authority: str | Pa
 
 
 class TlsListener(TcpAcceptor):
-    """Sessions over TLS."""
+    """Sessions over TLS: connections count for the peer's address while they shake hands, then for its certificate."""
+
+    shakes_hands = True
 
     def __init__(
         self,
@@ -91,6 +93,11 @@ class TlsListener(TcpAcceptor):
             raise ListenError("the TLS listener needs a context that requires client certificates")
         self._service = service
         self._context = context
+
+    def account_of(self, channel: Channel, owner: Owner) -> Owner:
+        """See Acceptor: each certificate name is one."""
+        assert isinstance(channel, TlsSession)
+        return Owner(str(channel.peer)) if channel.peer is not None else owner
 
     async def open_session(self, connection: socket.socket) -> Channel:
         """See Acceptor: the session exists once the handshake is done. Raises OSError."""

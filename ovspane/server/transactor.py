@@ -13,8 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from ovspane.lang.replies import Reply
-from ovspane.server.pending import PendingStatement
+from ovspane.server.pending import Answered
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.guards import InDoubt
 from ovspane.store.records import TakenOver
@@ -101,7 +100,7 @@ class DoubtfulTransaction:
 
     sequence: int
     since: float
-    replies: list[tuple[PendingStatement, Reply]]
+    replies: list[Answered]
     task: asyncio.Task[Any] | None = None  # it may still be answered on its connection
 
     @property

@@ -24,8 +24,9 @@ EXPLAINED = 1_000
 STEPS = 50_000
 
 
-def explain(state: State, group: Flowgroup, now: Ms) -> Reply:
-    """The verdict on the flowgroup at `now` (ms) and the requests that it comes from."""
+def overlapping(state: State, group: Flowgroup, now: Ms) -> list[Request] | Reply:
+    """The requests that are active at `now` (ms) and have packets of the flowgroup, by id; a refusal if they are too
+    many to explain."""
     active: list[Request] = []
     for request in state.index.overlapping(group, state.locations, Kind):
         if request.active_at(now) and overlap(request.flowgroup, group, state.locations):
@@ -36,6 +37,14 @@ def explain(state: State, group: Flowgroup, now: Ms) -> Reply:
                 )
                 return no("too-many", text)
     active.sort(key=lambda request: request.id)
+    return active
+
+
+def explain(state: State, group: Flowgroup, now: Ms) -> Reply:
+    """The verdict on the flowgroup at `now` (ms) and the requests that it comes from."""
+    active = overlapping(state, group, now)
+    if isinstance(active, Reply):
+        return active
     try:
         return _explain(state, group, active, now, strictness.Effort(STEPS))
     except strictness.EffortExceeded:

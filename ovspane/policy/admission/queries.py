@@ -5,18 +5,19 @@ Who may see: root everything; others the shares that they hold or that everybody
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ovspane.lang import statements as said
-from ovspane.lang.replies import Reply, Value, listing, no, ok
+from ovspane.lang.replies import Item, Reply, Value, lazy_listing, listing, no, ok
 from ovspane.lang.units import EPOCH, NO_RATE, Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission.control import LARGEST_RATE, Refusal, interval, on_share
+from ovspane.policy.admission.excerpt import explanation
 from ovspane.policy.admission.explain import explain
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.state.shares import ADMINISTRATOR, Hint, Request, Share
 from ovspane.policy.state.state import State
-from ovspane.policy.state.status import ACTIVE, WAITING
-
-Item = dict[str, Value]
+from ovspane.policy.state.status import ACTIVE, WAITING, Status
 
 
 def answer(state: State, speaker: str, question: said.Statement, now: Ms) -> Reply:
@@ -74,16 +75,31 @@ def reserved_at(state: State, name: str, now: Ms) -> int:
     return state.schedules[name].total_at(now)
 
 
+#: what is told of a share, taken at an instant: with what is reserved then (bit/s), and its number of requests
+_ShareRow = tuple[Share, int, int]
+#: what is told of a request or hint, taken at an instant: with its status, and the path of a reservation
+_RequestRow = tuple[Request | Hint, Status, str]
+
+
+def _share_row(state: State, share: Share, now: Ms) -> _ShareRow:
+    return share, reserved_at(state, share.name, now), len(state.by_share[share.name])
+
+
 def share_item(state: State, share: Share, now: Ms) -> Item:
     """A share as programs read it: one item of ListShares and Show. Rates in bit/s; `reserved_now`: at `now`."""
+    return _share_item(_share_row(state, share, now))
+
+
+def _share_item(row: _ShareRow) -> Item:
+    share, reserved, requests = row
     return {
         "name": share.name,
         "parent": share.parent,
         "flowgroup": str(share.flowgroup),
         "privileges": str(share.privileges),
         "reserve_max": share.privileges.reserve_max,
-        "reserved_now": reserved_at(state, share.name, now),
-        "requests": len(state.by_share[share.name]),
+        "reserved_now": reserved,
+        "requests": requests,
         "holders": ",".join(share.holders),
         "everybody": share.everybody,
         "creator": share.creator,
@@ -100,18 +116,26 @@ def _share_line(item: Item) -> str:
 
 
 def _shares(state: State, speaker: str, group: Flowgroup | None, now: Ms) -> Reply:
-    items = []
-    for name in _visible(state, speaker):
-        share = state.shares[name]
-        if group is None or share.flowgroup.covers(group):
-            items.append(share_item(state, share, now))
-    return listing([_share_line(item) for item in items], items)
+    visible = (state.shares[name] for name in _visible(state, speaker))
+    found = [share for share in visible if group is None or share.flowgroup.covers(group)]
+    return lazy_listing([_share_row(state, share, now) for share in found], _share_item, _share_line)
 
 
 def request_item(state: State, request: Request | Hint, now: Ms) -> Item:
     """A request or hint as programs read it: one item of ListRequests and Show. Its status, as text and in fields, is
     that of the network where it is active, else "waiting"."""
+    return _request_item(_request_row(state, request, now))
+
+
+def _request_row(state: State, request: Request | Hint, now: Ms) -> _RequestRow:
     status = state.status.get(request.id, ACTIVE) if request.start <= now else WAITING
+    if isinstance(request, Hint) or request.kind is not said.Kind.RESERVE:
+        return request, status, ""
+    return request, status, state.steered(request)
+
+
+def _request_item(row: _RequestRow) -> Item:
+    request, status, path = row
     item: Item = {
         "id": request.id,
         "kind": request.kind.value if isinstance(request, Request) else "hint",
@@ -120,7 +144,7 @@ def request_item(state: State, request: Request | Hint, now: Ms) -> Item:
         "speaker": request.speaker,
         "from": time_text(request.start),
         "to": time_text(request.end),
-        "active": request.start <= now,
+        "active": status is not WAITING,
         "status": status.text(),
         **status.fields(),
     }
@@ -131,7 +155,7 @@ def request_item(state: State, request: Request | Hint, now: Ms) -> Item:
         item["rate"] = request.rate
     if request.slot:
         item["slot"] = request.slot
-    if request.kind is said.Kind.RESERVE and (path := state.steered(request)):
+    if path:
         item["path"] = path
     return item
 
@@ -165,8 +189,8 @@ def _requests(state: State, speaker: str, name: str | None, now: Ms) -> Reply:
     seen = {name} if name is not None else set(_visible(state, speaker))
     everything: list[Request | Hint] = [*state.requests.values(), *state.hints.values()]
     found = [value for value in everything if value.share in seen or (name is None and value.speaker == speaker)]
-    items = [request_item(state, value, now) for value in sorted(found, key=lambda value: value.id)]
-    return listing([request_line(item) for item in items], items)
+    found.sort(key=lambda value: value.id)
+    return lazy_listing([_request_row(state, value, now) for value in found], _request_item, request_line)
 
 
 def _schedule(state: State, speaker: str, name: str, now: Ms) -> Reply:
@@ -243,11 +267,24 @@ def _available(state: State, speaker: str, question: said.Available, now: Ms) ->
     return ok(rate=rate_text(rate), **{"from": time_text(times[0]), "to": time_text(times[1])})
 
 
+def later(state: State, speaker: str, question: said.Statement, now: Ms) -> Reply | Callable[[], Reply] | None:
+    """As `answer`, for a question that may take long although it needs little of the state: the work that answers it,
+    which another thread may do while the state goes on. None: `answer` does it."""
+    if not isinstance(question, said.Explain):
+        return None
+    return _unexplained(state, speaker, question.flowgroup) or explanation(state, question.flowgroup, now)
+
+
 def _explain(state: State, speaker: str, group: Flowgroup, now: Ms) -> Reply:
+    return _unexplained(state, speaker, group) or explain(state, group, now)
+
+
+def _unexplained(state: State, speaker: str, group: Flowgroup) -> Reply | None:
+    """Why the speaker gets no explanation, if that is so."""
     allowed = speaker == ADMINISTRATOR or any(
         share.held_by(speaker) and share.privileges.query and share.flowgroup.covers(group)
         for share in state.shares.values()
     )
     if not allowed:
         return no("not-holder", f"{speaker} holds no share with the query privilege that contains {group}")
-    return explain(state, group, now)
+    return None

@@ -176,8 +176,8 @@ def test_forced_it_listens_elsewhere(tmp_path: Path) -> None:
 
 
 def test_replies_as_the_prototype_wrote_them() -> None:
-    assert as_prototype(ok(id=3)) == "True\n"
-    assert as_prototype(no("x", "why")) == "False\n"
-    assert as_prototype(err(1, 1, "what")) == "False\n"
-    assert as_prototype(listing([])) == "0\n"
-    assert as_prototype(listing(["one", "t\nwo"])) == "2; one; t wo\n"
+    assert "".join(as_prototype(ok(id=3))) == "True\n"
+    assert "".join(as_prototype(no("x", "why"))) == "False\n"
+    assert "".join(as_prototype(err(1, 1, "what"))) == "False\n"
+    assert "".join(as_prototype(listing([]))) == "0\n"
+    assert "".join(as_prototype(listing(["one", "t\nwo"]))) == "2; one; t wo\n"

@@ -11,7 +11,7 @@ from ovspane.lang.replies import Code
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.state.state import Change
 from ovspane.server.private_commit import PrivateCommit
-from ovspane.server.service import Service
+from ovspane.server.service import FEW, Service
 from tests.support.patience import PATIENCE
 from tests.support.serving import Client, FileKeeper, Served, running, serving
 
@@ -151,7 +151,7 @@ def test_a_burst_costs_few_commits_and_a_reply_comes_after_its_commit(tmp_path: 
                     seen = done
                     kept = {value.name for value in await keeper.load() if type(value).__name__ == "Principal"}
                     assert len(kept) >= done
-            assert keeper.batches <= 5
+            assert keeper.batches <= 1 + 1000 // FEW  # more in each where the machine is quick
             assert all(reply.result().code is Code.OK for reply in asked)
 
     asyncio.run(main())
