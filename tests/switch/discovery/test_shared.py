@@ -7,10 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
-import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -21,20 +18,11 @@ from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.records import Record
-from tests.support.cluster import Member, leader_of, loopback_cluster, remotes, run
+from tests.support.cluster import Member, leader_of, remotes, run
+from tests.support.parties import clock
 from tests.support.patience import still, until
 
 M1, M2 = "00:00:00:00:00:01", "00:00:00:00:00:02"
-
-
-def clock() -> int:
-    return time.time_ns() // 1_000_000
-
-
-@pytest.fixture
-def members() -> Iterator[list[Member]]:
-    with tempfile.TemporaryDirectory(prefix="ovspane.", dir="/tmp") as folder, loopback_cluster(Path(folder)) as made:
-        yield made
 
 
 class Party:
