@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.cluster import run
+from tests.support.cluster import joined, leads, run
 from tests.support.daemon_process import Talk
 from tests.support.patience import PATIENCE, wait_for
 
@@ -80,20 +80,11 @@ class Host:
         self.start("member", *COMMAND, "cluster", "--dir", str(self.member), "run")
         wait_for(self.joined, f"member on {self.name}")
 
-    def status(self) -> str:
-        done = subprocess.run(
-            ["ovs-appctl", "-T", "30", "-t", f"{self.member}/ctl", "cluster/status", "OVSPane"],
-            capture_output=True,
-            text=True,
-        )
-        return done.stdout if done.returncode == 0 else ""
-
     def joined(self) -> bool:
-        status = self.status()
-        return "Status: cluster member" in status and "Leader: unknown" not in status
+        return joined(self.member)
 
     def leads(self) -> bool:
-        return "member" in self.processes and "Role: leader" in self.status()
+        return "member" in self.processes and leads(self.member)
 
     def run_daemon(self, members: list[Host]) -> None:
         """Start a daemon and wait until it answers."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from typing import TypeVar
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code, Reply
@@ -20,15 +21,47 @@ def clock() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Party:
+class Running:
+    """A part of a daemon, whose tasks are the test's until `stop`."""
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> object:
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        for task in reversed(self.tasks):
+            task.cancel()
+        for outcome in await asyncio.gather(*self.tasks, return_exceptions=True):
+            assert outcome is None or isinstance(outcome, asyncio.CancelledError), outcome
+        self.tasks = []
+
+
+R = TypeVar("R", bound=Running)
+
+
+@contextlib.asynccontextmanager
+async def running(made: list[R]) -> AsyncIterator[list[R]]:
+    """All of them at work, started one after the other."""
+    try:
+        for one in made:
+            await one.start()
+        yield made
+    finally:
+        for one in made:
+            await one.stop()
+
+
+class Party(Running):
     """One daemon's service."""
 
     def __init__(self, where: str, name: str) -> None:
+        super().__init__()
         self.store = ClusterStore(where, name)
         self.keeper = SharedKeeper(self.store)
         self.commits = SharedCommit(self.keeper)
         self.service = Service(self.commits, clock=clock)
-        self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         self.tasks.append(asyncio.create_task(self.store.run()))
@@ -45,23 +78,9 @@ class Party:
         assert reply.code is Code.OK, f"{text} -> {reply}"
         return reply
 
-    async def stop(self) -> None:
-        for task in reversed(self.tasks):
-            task.cancel()
-        for outcome in await asyncio.gather(*self.tasks, return_exceptions=True):
-            assert outcome is None or isinstance(outcome, asyncio.CancelledError), outcome
 
-
-@contextlib.asynccontextmanager
-async def parties(where: str, count: int = 3, names: str = "d") -> AsyncIterator[list[Party]]:
-    made = [Party(where, f"{names}{number}") for number in range(count)]
-    try:
-        for one in made:
-            await one.start()
-        yield made
-    finally:
-        for one in made:
-            await one.stop()
+def parties(where: str, count: int = 3, names: str = "d") -> contextlib.AbstractAsyncContextManager[list[Party]]:
+    return running([Party(where, f"{names}{number}") for number in range(count)])
 
 
 async def agree(made: list[Party], seconds: float = PATIENCE) -> None:
