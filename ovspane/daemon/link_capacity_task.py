@@ -96,4 +96,4 @@ def _tell_rerouted(service: Service, rerouted: Mapping[int, str]) -> None:
     for number, ports in rerouted.items():
         if (request := requests.get(number)) is not None:
             detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: by {ports}"
-            service.tell([Notice("moved", detail, frozenset({request.speaker}), {"id": number, "by": ports})])
+            service.notify([Notice("moved", detail, frozenset({request.speaker}), {"id": number, "by": ports})])

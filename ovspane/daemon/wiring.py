@@ -110,7 +110,7 @@ class Daemon:
         # SwitchDb --rows--> Reconciler --statuses--> RequestStatuses (through methods: the two know each other)
         self._reconciler = Reconciler(self._switch, scope, self._on_status, self._on_hidden)
         self._statuses = RequestStatuses(
-            self._state, self._reconciler.hider, lambda notices: self._service.tell(notices)
+            self._state, self._reconciler.hider, lambda notices: self._service.notify(notices)
         )
 
         # Reconciler --why a rate cannot be enforced--> ReservationGate

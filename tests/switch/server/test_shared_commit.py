@@ -318,7 +318,7 @@ def test_without_a_majority_requests_end_in_time_and_changes_are_refused(members
                 waits.append(time.monotonic() - started)
                 assert refused.reason_code == "store"
                 assert "not stored" in refused.text
-                assert other.service.store_away
+                assert other.service.store_down
             assert min(waits[1:]) < waits[0] / 2  # at once, after the first wait
             listed = await other.say("ListRequests.")
             assert listed.lines is not None
@@ -328,7 +328,7 @@ def test_without_a_majority_requests_end_in_time_and_changes_are_refused(members
             for member in members[:2]:
                 member.start()
             async with asyncio.timeout(PATIENCE):
-                while one.service.store_away or other.service.store_away:
+                while one.service.store_down or other.service.store_down:
                     await asyncio.sleep(0.05)
             await one.do("reserve(dstPort=83) = 6Mb on a to +1h.")
             assert (await other.say("reserve(dstPort=84) = 1Mb on a to +1h.")).reason_code == "no-room"
@@ -441,7 +441,7 @@ def test_a_change_that_waited_for_a_leader_and_was_refused_is_not_made_later(mem
                 reply = await one.say("NewShare a for (*) [reserve <= 10Mb] on rootShare.")
             assert (reply.code, reply.reason_code) == (Code.NO, "store")
             await gate.reopen()
-            await until(lambda: not one.service.store_away, "return of the leader")
+            await until(lambda: not one.service.store_down, "return of the leader")
             await one.do("NewShare b for (*) [reserve <= 10Mb] on rootShare.")
             assert "a" not in one.service.state.shares
 
@@ -476,10 +476,10 @@ def test_a_change_in_doubt_is_not_refused_when_the_store_fails(members: list[Mem
             gate.swallow = True
             with one_failure(one, lambda: one.commits._doubt is not None):
                 waiting = asyncio.create_task(one.say("NewShare b for (*) [reserve <= 10Mb] on rootShare."))
-                await until(lambda: one.service.store_away, "failure of the store")
+                await until(lambda: one.service.store_down, "failure of the store")
             gate.cut()
             assert (await waiting).code is Code.OK
-            await until(lambda: not one.service.store_away, "return of the store")
+            await until(lambda: not one.service.store_down, "return of the store")
             assert "b" in one.service.state.shares
 
     asyncio.run(main())
