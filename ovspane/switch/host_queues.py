@@ -185,7 +185,7 @@ class HostQueues:
         """One transaction. True iff Open vSwitch has applied it."""
         ledger = self._ledger
         if not ledger.known:
-            ledger.made_all(self._present())
+            ledger.read_back(self._present())
         # before rows are looked at: what changes meanwhile makes it unsure again
         unsure, self._unsure = self._unsure, False
         orphans, self._orphans = self._orphans, False
@@ -213,7 +213,7 @@ class HostQueues:
         result = await self._send(self._sync.sync(target, self._speeds, seconds=APPLY_SECONDS))
         assert result is not None
         self._note(result.refused, self.trouble)
-        self._ledger.made_all(target)
+        self._ledger.read_back(target)
         self._compare_kernel(target)
 
     async def _bring_some(self, steps: Changes) -> None:
@@ -225,7 +225,7 @@ class HostQueues:
             await self._bring_all()
             return
         self._note(result.refused, steps)
-        self._ledger.made(steps)
+        self._ledger.note_done(steps)
         self._compare_kernel(result.ports)
 
     async def _send(self, work: Coroutine[Any, Any, SyncResult | None]) -> SyncResult | None:
