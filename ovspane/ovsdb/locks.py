@@ -38,6 +38,7 @@ class BridgeLocks:
         self._on_change = on_change
         self._wanted: set[str] = set()
         self._asked: dict[str, bool] = {}
+        self._noticed: dict[str, bool] = {}  # notices, newer than a reply that came with them and was not seen yet
         self._changed = asyncio.Event()
         self._ours: set[str] = set()  # the bridges whose locks we held when the server last said whose they are
 
@@ -86,8 +87,10 @@ class BridgeLocks:
                 left = free_at - loop.time()
                 missing = self._wanted - self._asked.keys()
                 for name in missing if left <= 0 else missing & self._ours:
+                    self._noticed.pop(name, None)
                     answer = await connection.call("lock", [lock_name(name)])
-                    self._note(name, bool(answer.get("locked")) if isinstance(answer, dict) else False)
+                    held = bool(answer.get("locked")) if isinstance(answer, dict) else False
+                    self._note(name, self._noticed.pop(name, held))
                 for name in self._asked.keys() - self._wanted:
                     del self._asked[name]
                     await connection.call("unlock", [lock_name(name)])
@@ -104,6 +107,7 @@ class BridgeLocks:
             return
         for name in self._wanted:
             if params == [lock_name(name)]:
+                self._noticed[name] = method == "locked"
                 self._note(name, method == "locked")
 
     def _note(self, name: str, held: bool) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from ovspane.ovsdb import locks
+from ovspane.ovsdb.jsonrpc import Framer
 from ovspane.ovsdb.locks import BridgeLocks, lock_name
 from tests.support.ovs_dummy import DummyOvs
 from tests.support.patience import PATIENCE, until
@@ -88,6 +90,35 @@ def test_who_waits_gets_the_lock_when_its_holder_ends_or_does_not_want_it(ovs: D
             await stands(two, False)
             await stack.aclose()
             await stands(two, True)
+
+    asyncio.run(run())
+
+
+def test_a_notice_that_comes_in_one_piece_with_the_answer_is_newer(tmp_path: Path) -> None:
+    """The holder lets go just after the server said that it holds the lock."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        framer = Framer()
+        while data := await reader.read(65536):
+            for text in framer.feed(data):
+                asked = json.loads(text)
+                reply = {"id": asked["id"], "result": {"locked": False}, "error": None}
+                notice = {"id": None, "method": "locked", "params": asked["params"]}
+                writer.write(json.dumps(reply).encode() + json.dumps(notice).encode())
+        writer.close()
+
+    async def run() -> None:
+        heard: list[bool | None] = []
+        async with await asyncio.start_unix_server(serve, tmp_path / "s"):
+            one = BridgeLocks(f"unix:{tmp_path / 's'}", lambda bridges: heard.append(one.state("br0")))
+            one.want(["br0"])
+            task = asyncio.create_task(one.run())
+            await until(lambda: heard, "answer")
+            one.want(["br0", "br1"])  # so the answer has been looked at
+            await until(lambda: one.state("br1") is not None, "second answer")
+            assert one.state("br0") is True
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
 
