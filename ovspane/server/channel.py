@@ -164,7 +164,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
 
     def _advance(self) -> None:
         """Handle what may be handled, give what is ready, and read on only when all that came is handled."""
-        self._out.give()
+        self._out.flush()
         part = max(2, CROWD // max(1, OutputStream.busy))
         left, most = min(TURN, part), min(self._limits.outstanding, part)
         while left > 0 and self._out.weight < most and not self._out.stalled:
@@ -173,7 +173,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
                 break
             self.handle(piece)
             left -= 1 + len(piece.text) // HEAVY_TEXT
-            self._out.give()
+            self._out.flush()
         if left <= 0:
             self._advance_soon()
         self._regulate()

@@ -103,9 +103,9 @@ class LivePolicy:
             committed.apply(Put(value))
         return runtime, committed, over
 
-    async def judge(self, pending: PendingStatement, now: Ms, store_away: bool) -> tuple[Reply, Sequence[Change]]:
+    async def judge(self, pending: PendingStatement, now: Ms, store_down: bool) -> tuple[Reply, Sequence[Change]]:
         """The reply to a statement at `now` (ms since the epoch) and the changes that it means; nothing changes yet.
-        With the store away changes are refused (reason code `store`)."""
+        With the store down changes are refused (reason code `store`)."""
         runtime, statement = self.runtime, pending.statement
         try:
             weight = runtime.judging_weight(statement)
@@ -120,7 +120,7 @@ class LivePolicy:
             return no("internal", "ovspane has a defect here; its log says more"), ()
         if reply.code is not Code.OK or outcome.dry or not outcome.changes:
             return reply, ()
-        if store_away:
+        if store_down:
             return no("store", "not stored, nothing changed: the store is away"), ()
         return reply, outcome.changes
 

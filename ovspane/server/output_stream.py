@@ -125,7 +125,7 @@ class OutputStream:
         self._notice_bytes += len(data)
         return True
 
-    def give(self) -> None:
+    def flush(self) -> None:
         """Write the answers that are ready, in order, until one is not or the peer does not read; then notices."""
         while self._entries and self._entries[0].ready and self._stalled_since is None:
             out: list[str] = []

@@ -62,7 +62,7 @@ class Place:
     def again(self) -> None:
         rows = sorted(self.others.again)
         self.others.again.clear()
-        self.others.offer(rows, self.now)
+        self.others.retry_hosts(rows, self.now)
 
     def at(self, mac: str) -> str:
         host = self.network.host(mac)

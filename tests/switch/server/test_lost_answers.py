@@ -123,7 +123,7 @@ def test_a_change_that_waited_for_a_leader_and_was_refused_is_not_made_later(mem
                 reply = await one.say("NewShare a for (*) [reserve <= 10Mb] on rootShare.")
             assert (reply.code, reply.reason_code) == (Code.NO, "store")
             await gate.reopen()
-            await until(lambda: not one.service.store_away, "return of the leader")
+            await until(lambda: not one.service.store_down, "return of the leader")
             await one.do("NewShare b for (*) [reserve <= 10Mb] on rootShare.")
             assert "a" not in one.service.state.shares
 
@@ -158,10 +158,10 @@ def test_a_change_in_doubt_is_not_refused_when_the_store_fails(members: list[Mem
             gate.swallow = True
             with one_failure(one, lambda: one.commits._doubt is not None):
                 waiting = asyncio.create_task(one.say("NewShare b for (*) [reserve <= 10Mb] on rootShare."))
-                await until(lambda: one.service.store_away, "failure of the store")
+                await until(lambda: one.service.store_down, "failure of the store")
             gate.cut()
             assert (await waiting).code is Code.OK
-            await until(lambda: not one.service.store_away, "return of the store")
+            await until(lambda: not one.service.store_down, "return of the store")
             assert "b" in one.service.state.shares
 
     asyncio.run(main())

@@ -128,7 +128,7 @@ def test_without_a_majority_requests_end_in_time_and_changes_are_refused(members
                 waits.append(time.monotonic() - started)
                 assert refused.reason_code == "store"
                 assert "not stored" in refused.text
-                assert other.service.store_away
+                assert other.service.store_down
             assert min(waits[1:]) < waits[0] / 2  # at once, after the first wait
             listed = await other.say("ListRequests.")
             assert listed.lines is not None
@@ -138,7 +138,7 @@ def test_without_a_majority_requests_end_in_time_and_changes_are_refused(members
             for member in members[:2]:
                 member.start()
             async with asyncio.timeout(PATIENCE):
-                while one.service.store_away or other.service.store_away:
+                while one.service.store_down or other.service.store_down:
                     await asyncio.sleep(0.05)
             await one.do("reserve(dstPort=83) = 6Mb on a to +1h.")
             assert (await other.say("reserve(dstPort=84) = 1Mb on a to +1h.")).reason_code == "no-room"

@@ -77,4 +77,4 @@ def test_probes_of_others_make_their_bridges_and_nonsense_makes_nothing() -> Non
     heard(probes, table, "old:1", "a:1", 2, datapath_id=1)  # the bridge a by a name that it had
     heard(probes, table, "x:1", "a:1", 2, host="")
     probes.receive(PortId("a", "1"), b"\0" * 60, table, 0)
-    assert len(made.links) == 1 and len(made.ports) == 2 and probes.strangers == 1
+    assert len(made.links) == 1 and len(made.ports) == 2 and probes.foreign_probes == 1

@@ -107,7 +107,7 @@ def test_one_that_never_reads_while_subscribed_loses_notices_only(tmp_path: Path
             assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(connection, 100), PATIENCE) == b"OK\n"
             most = 0
             for number in range(3000):
-                there.service.tell([Notice("test", f"{number} " + "x" * 400)])
+                there.service.notify([Notice("test", f"{number} " + "x" * 400)])
                 assert (await client.line()).startswith(f"* test {number} x")
                 most = max(most, channel.held)
             assert channel.dropped > 1000
