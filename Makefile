@@ -40,7 +40,7 @@ check: build
 
 # First what counts lost packets, alone; then the rest in two sandboxes beside each other: most of it waits.
 SYSTEM := $(wildcard tests/system/test_*.py)
-SYSTEM_ALONE := $(patsubst %,tests/system/test_%.py,churn daemon_restart daemon_verdicts lab placement_trust)
+SYSTEM_ALONE := $(patsubst %,tests/system/test_%.py,churn daemon_restart daemon_verdicts discovery_harmless lab placement_trust)
 SYSTEM_A := $(patsubst %,tests/system/test_%.py,probe probe_paths flood_tree queues_tc)
 SYSTEM_B := $(filter-out $(SYSTEM_ALONE) $(SYSTEM_A),$(SYSTEM))
 check-system: build
@@ -54,14 +54,14 @@ check-system-b:
 	lab/sandbox $(PYTEST) -q -p no:cacheprovider $(SYSTEM_B)
 
 check-network: build
-	lab/sandbox $(PYTEST) -q tests/system/test_discovery.py tests/system/test_placement.py \
+	lab/sandbox $(PYTEST) -q $(wildcard tests/system/test_discovery*.py) tests/system/test_placement.py \
 		tests/system/test_placement_trust.py tests/system/test_probe_paths.py tests/system/test_proof.py \
 		tests/system/test_flood_tree.py
 	lab/kernel $(PYTEST) -q -s tests/kernel/test_network.py tests/kernel/test_ring.py || { status=$$?; \
 		test $$status = 77 && echo "kernel datapath: SKIPPED, nothing was proven there (reasons above)" || exit $$status; }
 
 check-cluster: build
-	lab/sandbox $(PYTEST) -q tests/system/test_cluster.py tests/system/test_cluster_network.py
+	lab/sandbox $(PYTEST) -q $(wildcard tests/system/test_cluster*.py)
 
 check-kernel: build
 	lab/kernel $(PYTEST) -q tests/system $(wildcard tests/kernel)

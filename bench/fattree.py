@@ -79,7 +79,7 @@ class Case:
         """Hosts and requests are put in: time, memory, flows."""
         made, n = self._made, self._n
         accepted: list[int] = []
-        with garbage.loading():
+        with garbage.paused_while_loading():
             before = resident()
             made.add_hosts(self._hosts)
             made.follow_room()

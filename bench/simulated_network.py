@@ -159,7 +159,7 @@ class Simulation:
         self.desired = DesiredState(Pipeline(), conjunction=True, placement=self._new_spread())
         self._runner = asyncio.Runner()
         self.desired.move(snapshot(self.network))
-        self._run(self.desired.take_in)
+        self._run(self.desired.apply_changes)
         self._runner.run(self.desired.follow(self.bridges))
         self.network.listen(self._hear)
 
@@ -209,7 +209,7 @@ class Simulation:
 
     def place(self) -> None:
         """Bring each bridge's plan to the table and the network of now."""
-        self._run(self.desired.take_in)
+        self._run(self.desired.apply_changes)
 
     def load(self, asks: Asks, count: int, batch: int = 200) -> int:
         """Ask that many statements; how many were accepted."""
@@ -269,7 +269,7 @@ class Simulation:
         desired.move(snapshot(self.network))
         routes = {slot: some for slot, some in self._routes.items() if some}
         desired.reset(tuple(self.runtime.compiler.table.rules.values()), self.runtime.compiler.stages, routes)
-        self._run(desired.take_in)
+        self._run(desired.apply_changes)
         self._runner.run(desired.follow(self.bridges))
         return desired
 

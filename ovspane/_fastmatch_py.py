@@ -13,7 +13,8 @@ from typing import final
 _LIMIT = 1 << 512
 
 
-def _check(value: int, mask: int) -> None:
+def check_match(value: int, mask: int) -> None:
+    """Raises TypeError, ValueError where these are no match."""
     for what, number in (("value", value), ("mask", mask)):
         if not isinstance(number, int):
             raise TypeError(f"{what} must be an int, not {type(number).__name__}")
@@ -50,7 +51,7 @@ class MatchIndex:
         _check_number("tag", tag, 31)
         if handle in self._matches:
             raise ValueError(f"handle {handle} is in the index already")
-        _check(value, mask)
+        check_match(value, mask)
         self._matches[int(handle)] = value, mask, tag
 
     def remove(self, handle: int) -> None:
@@ -66,7 +67,7 @@ class MatchIndex:
         self._matches[handle] = value, mask, tag
 
     def _overlapping(self, value: int, mask: int) -> Iterator[tuple[int, tuple[int, int, int]]]:
-        _check(value, mask)
+        check_match(value, mask)
         return (item for item in self._matches.items() if not (item[1][0] ^ value) & item[1][1] & mask)
 
     def overlapping(
@@ -92,11 +93,11 @@ class MatchIndex:
         return [handle for handle, match in met if not other.overlaps_any(match[0], match[1])]
 
     def covering(self, value: int, mask: int) -> list[int]:
-        _check(value, mask)
+        check_match(value, mask)
         return [handle for handle, (v, m, _) in self._matches.items() if not m & (~mask | (v ^ value))]
 
     def covered_by(self, value: int, mask: int) -> list[int]:
-        _check(value, mask)
+        check_match(value, mask)
         return [handle for handle, (v, m, _) in self._matches.items() if not mask & (~m | (v ^ value))]
 
 
@@ -105,7 +106,7 @@ def _flagged(flags: memoryview | bytes, tag: int) -> bool:
 
 
 def overlapped(indexes: list[MatchIndex], value: int, mask: int) -> list[int]:
-    _check(value, mask)
+    check_match(value, mask)
     for index in indexes:
         if not isinstance(index, MatchIndex):
             raise TypeError(f"{index!r} is no MatchIndex")

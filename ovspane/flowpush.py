@@ -145,6 +145,8 @@ class BridgeSession(BridgeReader):
     """What ovspane does with a bridge: `async with BridgeSession("RUNDIR/BRIDGE.mgmt") as session` (see
     OpenFlowSession)."""
 
+    _bundle_id = 0  # of the bundle that was opened last
+
     def _received_unsolicited(self, frame: Frame) -> None:
         if frame.kind != BUNDLE_CONTROL:  # of an opening, for which nobody waits: the barrier tells
             super()._received_unsolicited(frame)

@@ -191,7 +191,7 @@ def table(report: ProbeReport) -> list[str]:
         lines += [f"    {difference}" for difference in row.differences]
         if row.differences and row.by:
             lines.append(f"    by {row.by}")
-    lines += [f"{bridge}  DIFFERS\n    {flow}" for bridge, flow in report.strangers]
+    lines += [f"{bridge}  DIFFERS\n    {flow}" for bridge, flow in report.foreign_flows]
     return [*lines, summary(report)]
 
 
@@ -239,7 +239,7 @@ def document(report: ProbeReport) -> dict[str, Any]:
             }
             for row in report.rows
         ],
-        "strangers": [{"bridge": bridge, "flow": flow} for bridge, flow in report.strangers],
+        "strangers": [{"bridge": bridge, "flow": flow} for bridge, flow in report.foreign_flows],
         "differences": report.differences,
         "packets": {"tried": len(report.choice.packets), "of": report.choice.of_packets},
         "flowgroups": {"tried": report.choice.groups, "of": report.choice.of_groups},

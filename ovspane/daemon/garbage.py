@@ -2,10 +2,10 @@
 
 A full collection looks at every container there is: some 150 ms with 100 000 requests resident, in which nobody is
 served. What lives long here (requests, matches, rules) has no cycles and is freed by its reference counts; what has
-cycles (exceptions, tasks, connections) dies young. So the oldest generation is never collected by itself. `tend`,
-called now and then, collects it while it is small, and else sets it aside (gc.freeze): then it is the policy that grew.
-A cycle that was alive at that moment and dies later stays; at most those of the few moments at which the policy had
-grown that much.
+cycles (exceptions, tasks, connections) dies young. So the oldest generation is never collected by itself.
+`collect_or_freeze`, called now and then, collects it while it is small, and else sets it aside (gc.freeze): then it is
+the policy that grew. A cycle that was alive at that moment and dies later stays; at most those of the few moments at
+which the policy had grown that much.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Final
 THRESHOLDS: Final = (5_000, 10, 1_000_000_000)
 #: objects of the oldest generation that are collected in one go, some 10 ms
 SMALL: Final = 50_000
-#: seconds between two calls of `tend`
+#: seconds between two calls of `collect_or_freeze`
 EVERY: Final = 60.0
 
 
 @contextlib.contextmanager
-def loading() -> Iterator[None]:
-    """While much is made that stays: no collection meanwhile, and none of it is looked at after."""
+def paused_while_loading() -> Iterator[None]:
+    """No collection while much is loaded that stays, and none of that is looked at after."""
     gc.disable()
     try:
         yield
@@ -36,14 +36,14 @@ def loading() -> Iterator[None]:
     gc.freeze()
 
 
-async def keep_tending() -> None:
-    """Call `tend` now and then until cancelled."""
+async def run() -> None:
+    """Call `collect_or_freeze` now and then until cancelled."""
     while True:
         await asyncio.sleep(EVERY)
-        tend()
+        collect_or_freeze()
 
 
-def tend() -> int:
+def collect_or_freeze() -> int:
     """Collect the oldest generation or set it aside; returns how many objects were in it."""
     size = len(gc.get_objects(generation=2))
     if size <= SMALL:

@@ -42,14 +42,14 @@ class LinkCapacityTask:
         self._complete = False  # all links that are there had time to be seen
         self._due = asyncio.Event()
 
-    def make(self) -> LinkCapacity:
-        """For a new runtime."""
+    def new_capacity(self) -> LinkCapacity:
+        """A capacity with nothing booked, for a new runtime; what the network does from now on is told to this one."""
         self._capacity = self._make()
         if self._complete:
             self._capacity.mark_network_complete()
         return self._capacity
 
-    def hear(self, deltas: Sequence[NetworkDelta]) -> None:
+    def on_network_change(self, deltas: Sequence[NetworkDelta]) -> None:
         """The network changed."""
         if self._capacity is not None:
             self._capacity.notify(deltas)
@@ -71,7 +71,7 @@ class LinkCapacityTask:
             if (capacity := self._capacity) is not None:
                 found = await service.run_alone(partial(self._look, capacity), capacity.work_estimate)
                 reconciler.steer(found.routes)
-                reconciler.cannot_hold(found.troubles)
+                reconciler.set_unsatisfied(found.troubles)
                 _tell_rerouted(service, found.rerouted)
                 if capacity.strayed(1):  # to be written down; once more, should there be many
                     service.wake()
@@ -96,4 +96,4 @@ def _tell_rerouted(service: Service, rerouted: Mapping[int, str]) -> None:
     for number, ports in rerouted.items():
         if (request := requests.get(number)) is not None:
             detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: by {ports}"
-            service.tell([Notice("moved", detail, frozenset({request.speaker}), {"id": number, "by": ports})])
+            service.notify([Notice("moved", detail, frozenset({request.speaker}), {"id": number, "by": ports})])

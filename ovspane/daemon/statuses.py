@@ -12,17 +12,17 @@ from ovspane.policy.state.status import ACTIVE, Condition, Status
 
 class RequestStatuses:
     """`state` gives the policy at work; `hiders(request id)` the requests below which one lies that has no flow of its
-    own (policy.compiler.hiding); `tell` takes notices."""
+    own (policy.compiler.hiding); `notify` takes notices."""
 
     def __init__(
         self,
         state: Callable[[], State],
         hiders: Callable[[int], list[int]],
-        tell: Callable[[Sequence[Notice]], None],
+        notify: Callable[[Sequence[Notice]], None],
     ) -> None:
         self._state = state
         self._hiders = hiders
-        self._tell = tell
+        self._notify = notify
 
     def set(self, number: int, status: Status) -> None:
         """That became of a request."""
@@ -37,7 +37,7 @@ class RequestStatuses:
         if status.degraded != before.degraded:
             event = "degraded" if status.degraded else "restored"
             detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: {status.text()}"
-            self._tell([Notice(event, detail, frozenset({request.speaker}), {"id": number})])
+            self._notify([Notice(event, detail, frozenset({request.speaker}), {"id": number})])
 
     def check_hidden(self, number: int) -> None:
         """A request may have no flow of its own any more, or lie below others than before, or have no rules now."""

@@ -110,7 +110,7 @@ class Daemon:
         # SwitchDb --rows--> Reconciler --statuses--> RequestStatuses (through methods: the two know each other)
         self._reconciler = Reconciler(self._switch, scope, self._on_status, self._on_hidden)
         self._statuses = RequestStatuses(
-            self._state, self._reconciler.hider, lambda notices: self._service.tell(notices)
+            self._state, self._reconciler.hider, lambda notices: self._service.notify(notices)
         )
 
         # Reconciler --why a rate cannot be enforced--> ReservationGate
@@ -140,13 +140,13 @@ class Daemon:
         async with contextlib.AsyncExitStack() as stack:
             parts = DaemonParts(stack, self._ending)
             self._service = await (self._shared_service(parts) if self._settings.db else self._private_service(stack))
-            with garbage.loading():
+            with garbage.paused_while_loading():
                 await self._service.load()
             self._switch.start()
             stack.push_async_callback(self._switch.close)
             await self._switch.wait_until(lambda: self._switch.connected, FIRST_LOOK)
             parts.start(self._service.run())
-            parts.start(garbage.keep_tending())
+            parts.start(garbage.run())
             listeners = await self._listen(stack)
             # Only now the switch: a daemon whose socket is in use ends without having touched it.
             stack.callback(self._reconciler.close)
@@ -201,7 +201,7 @@ class Daemon:
             on_reload=self._on_reload,
             gate=self._gate.judge,
             topology=self._topology,
-            room=self._capacity.make,
+            room=self._capacity.new_capacity,
             default_deny=self._settings.default_deny,
         )
 
@@ -256,7 +256,7 @@ class Daemon:
     def _on_network(self, deltas: tuple[NetworkDelta, ...]) -> None:
         """Network --deltas--> Reconciler, LinkCapacityTask."""
         self._reconciler.move(deltas)
-        self._capacity.hear(deltas)
+        self._capacity.on_network_change(deltas)
 
     def _on_status(self, number: int, status: Status) -> None:
         """Reconciler --status--> RequestStatuses."""

@@ -48,43 +48,43 @@ def make_region(match: Match | None, minus: Iterable[Match]) -> Region | None:
     return region if len(near) < 2 or witness(region) is not None else None
 
 
-def inside(region: Region, match: Match) -> Region | None:
-    """What of the region is in the match."""
+def restrict(region: Region, match: Match) -> Region | None:
+    """The packets of the region that the match has; None if there are none."""
     if (match.value ^ region.match.value) & match.mask & region.match.mask:
         return None
     return make_region(Match(match.value | region.match.value, match.mask | region.match.mask), region.minus)
 
 
-def outside(region: Region, match: Match) -> Region | None:
-    """What of the region is not in the match."""
+def exclude(region: Region, match: Match) -> Region | None:
+    """The packets of the region that the match has not; None if there are none."""
     if not region.match.overlaps(match):
         return region
     kept = (one for one in region.minus if not match.covers(one))
     return make_region(region.match, (*kept, match))
 
 
-def both(one: Region, other: Region) -> Region | None:
-    """What is in both."""
+def intersection(one: Region, other: Region) -> Region | None:
+    """The packets that both have; None if there are none."""
     return make_region(one.match.intersect(other.match), {*one.minus, *other.minus})
 
 
-def without(one: Region, other: Region) -> list[Region]:
-    """Disjoint regions: `one` without `other`."""
-    if both(one, other) is None:
+def difference(one: Region, other: Region) -> list[Region]:
+    """Disjoint regions that have the packets of `one` that `other` has not."""
+    if intersection(one, other) is None:
         return [one]
-    found = [outside(one, other.match)]
-    rest = inside(one, other.match)
+    found = [exclude(one, other.match)]
+    rest = restrict(one, other.match)
     for hole in other.minus:  # what `other` leaves out stays
         if rest is None:
             break
-        found.append(inside(rest, hole))
-        rest = outside(rest, hole)
+        found.append(restrict(rest, hole))
+        rest = exclude(rest, hole)
     return [region for region in found if region is not None]
 
 
-def remaining(regions: Iterable[Region], taken: Iterable[Region]) -> list[Region]:
-    """Regions whose union is the first union without the second; disjoint if the first are."""
+def difference_of_unions(regions: Iterable[Region], taken: Iterable[Region]) -> list[Region]:
+    """Regions whose union is the union of `regions` without that of `taken`; disjoint if `regions` are."""
     left = list(regions)
     for one in taken:
-        left = [piece for region in left for piece in without(region, one)]
+        left = [piece for region in left for piece in difference(region, one)]
     return left

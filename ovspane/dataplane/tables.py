@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from ovspane.dataplane.regions import Region, inside, outside
+from ovspane.dataplane.regions import Region, exclude, restrict
 from ovspane.packets.match import LAYOUT, Match
 from ovspane.packets.overlap import MatchIndex
 
@@ -258,20 +258,20 @@ class BridgeTables:
     def _normal(self, state: _State, part: Part) -> Iterator[Part]:
         """As a learning switch (ovs-actions(7), NORMAL): to the port where the destination was learnt, or to all
         that flood."""
-        if (group := inside(part.packets, BRIDGE_GROUP)) is not None:
+        if (group := restrict(part.packets, BRIDGE_GROUP)) is not None:
             yield replace(part, packets=group, why="NORMAL drops bridge protocols")
-        left = outside(part.packets, BRIDGE_GROUP)
+        left = exclude(part.packets, BRIDGE_GROUP)
         for match, port in self._learnt:
             if left is None:
                 return
-            if (known := inside(left, match)) is None:
+            if (known := restrict(left, match)) is None:
                 continue
             there = replace(part, packets=known)
             if port == state.into:
                 yield replace(there, why="learnt at the port that it came in by")
             else:
                 yield self._send(port, state, there)
-            left = outside(left, match)
+            left = exclude(left, match)
         if left is not None:
             yield self._flood(state, replace(part, packets=left))
 
@@ -317,13 +317,13 @@ class _Table:
                     for clause in clauses if not conj_id else ():
                         soft.setdefault((clause.number, clause.n), {}).setdefault(clause.k, []).append(flow.match)
                 elif flow.conj_id in (None, conj_id):
-                    hits = [hit for region in left if (hit := inside(region, flow.match)) is not None]
+                    hits = [hit for region in left if (hit := restrict(region, flow.match)) is not None]
                     if flow.beyond:
                         doubts += ((f"a match of {flow.beyond}", flow),) if hits else ()
                         continue
                     for hit in hits:
                         yield hit, flow, doubts
-                    left = [rest for region in left if (rest := outside(region, flow.match)) is not None]
+                    left = [rest for region in left if (rest := exclude(region, flow.match)) is not None]
             for (number, n), dimensions in sorted(soft.items()):
                 if len(dimensions) == n:
                     split = [_product(region, list(dimensions.values())) for region in left]
@@ -356,9 +356,9 @@ def _product(region: Region, dimensions: list[list[Match]]) -> tuple[list[Region
             for match in matches:
                 if rest is None:
                     break
-                if (hit := inside(rest, match)) is not None:
+                if (hit := restrict(rest, match)) is not None:
                     within.append(hit)
-                rest = outside(rest, match)
+                rest = exclude(rest, match)
             if rest is not None:
                 incomplete.append(rest)
         complete = within

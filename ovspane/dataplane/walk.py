@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ovspane.dataplane.regions import Region, both, without
+from ovspane.dataplane.regions import Region, difference, intersection
 from ovspane.dataplane.tables import BridgeTables, Flow, Part
 
 #: a port of a bridge: the bridge's name and the OpenFlow number
@@ -133,10 +133,10 @@ def _fresh(copy: _Copy, seen: list[Region], trace: Trace) -> list[Region]:
     left = [copy.packets]
     for before in seen:
         for region in left:
-            if (again := both(region, before)) is not None:
+            if (again := intersection(region, before)) is not None:
                 loop = any(hop.bridge == copy.bridge for hop in copy.hops)
                 trace.returns.append(Return(again, copy.bridge, copy.hops, loop))
-        left = [piece for region in left for piece in without(region, before)]
+        left = [piece for region in left for piece in difference(region, before)]
     return left
 
 

@@ -98,7 +98,7 @@ class OtherDaemons:
         silent = {name for name, daemon in self._daemons.items() if not daemon.live}
         undated = [records[DAEMON, name] for name in silent if not records[DAEMON, name].columns["heard_ms"]]
         if undated:  # of an older version: it counts from now on
-            await self._store.post([replace(one, columns={**one.columns, "heard_ms": now}) for one in undated])
+            await self._store.publish([replace(one, columns={**one.columns, "heard_ms": now}) for one in undated])
         for name in silent:
             heard = int(str(records[DAEMON, name].columns["heard_ms"]))
             if heard and now - heard > RETIRE:
@@ -113,4 +113,4 @@ class OtherDaemons:
         gone += [key for key in records if key[0] == VERSION and bridge_of(key[1]) in bridges]
         gone += [(VERSION, f"turn:{name}"), (DAEMON, name)]
         for first in range(0, len(gone), MOST):
-            await self._store.post([], gone[first : first + MOST])
+            await self._store.publish([], gone[first : first + MOST])

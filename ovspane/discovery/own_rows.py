@@ -212,7 +212,7 @@ class OwnRows:
 
     def _adopt(self, row: Record) -> None:
         """Take the addresses of a host from the row of an earlier life."""
-        if not 0 <= self._now() - self._store.heard_before < ADOPT:
+        if not 0 <= self._now() - self._store.previous_heartbeat < ADOPT:
             return
         try:
             published = read_host(row.columns)

@@ -42,7 +42,7 @@ class LinkProbes:
         self._heard: dict[PortId, dict[PortId, int]] = {}  # by sender: who heard it, in which round
         self._warned: set[PortId] = set()
         #: frames that were not ours
-        self.strangers = 0
+        self.foreign_probes = 0
 
     def sign_with(self, key: bytes) -> None:
         """Sign, and expect to be signed, with this key from now on."""
@@ -71,7 +71,7 @@ class LinkProbes:
         try:
             probe = decode(frame, self._key, _wall())
         except NotOurs as problem:
-            self.strangers += 1
+            self.foreign_probes += 1
             if at not in self._warned and len(self._warned) < 1000:
                 self._warned.add(at)
                 log.warning("port %s hears a probe of a stranger: %s", at, problem)

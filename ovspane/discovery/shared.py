@@ -84,7 +84,7 @@ class SharedTopology:
         self._started = loop.time()
         self._daemons.begin_listening()
         self._network.listen(self._on_deltas)
-        self._store.on_told = self._due.set
+        self._store.on_topology_change = self._due.set
         self._due.set()
         backoff, retry = Backoff(*RETRY), 0.0
         while True:
@@ -134,7 +134,7 @@ class SharedTopology:
             return
         changes = self._own.changes(loop.time() - self._started > GRACE)
         if changes or loop.time() - self._beat > BEAT:
-            await self._store.post(changes.puts, changes.deletes)
+            await self._store.publish(changes.puts, changes.deletes)
             self._beat = loop.time()
             self.posts += 1
             self.rows += len(changes)
@@ -148,7 +148,7 @@ class SharedTopology:
 
     async def _delete_unused_versions(self) -> None:
         if gone := self._own.unused_versions():
-            await self._store.post([], gone)
+            await self._store.publish([], gone)
 
     # --- taking in
 
@@ -157,7 +157,7 @@ class SharedTopology:
         self._daemons.check_silence()
         if self._store.copying:
             return
-        changed, replica.told = replica.told, {}
+        changed, replica.changed_topology = replica.changed_topology, {}
         news, self._loaded = self._loaded, True
         keys = sorted(changed, key=lambda key: ({DAEMON: 0, BRIDGE: 1}.get(key[0], 2), key[1]))
         async for part in in_slices(keys, SLICE):
@@ -168,7 +168,7 @@ class SharedTopology:
         self._others.again.clear()
         async for parts in in_slices(again, SLICE):
             with self._network.change():
-                self._others.offer(parts, self._now())
+                self._others.retry_hosts(parts, self._now())
 
     def _receive(self, key: Key, record: Record | None, news: bool) -> None:
         """A row changed. `news`: after all rows were read once."""
@@ -218,7 +218,7 @@ class SharedTopology:
         names = set(daemons)
         bridges = [bridge for bridge, owner in self._owner.items() if owner in names]
         if bridges:
-            self._store.replica.told.update(dict.fromkeys((BRIDGE, bridge) for bridge in bridges))
+            self._store.replica.changed_topology.update(dict.fromkeys((BRIDGE, bridge) for bridge in bridges))
             self._due.set()
 
 
@@ -231,7 +231,7 @@ async def probe_secret(store: ClusterStore) -> bytes:
             return str(record.columns["value"]).encode()
         updates = store.replica.updates
         try:
-            await store.post([Record(*_SECRET, {"value": secrets.token_hex(32)})])
+            await store.publish([Record(*_SECRET, {"value": secrets.token_hex(32)})])
         except LostRace:
-            await store.newer(updates)  # another daemon made it
+            await store.wait_for_update(updates)  # another daemon made it
     raise StoreError("the database keeps no secret for probes")

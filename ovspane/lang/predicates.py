@@ -8,17 +8,11 @@ IP, even when its set is the whole range; a port says TCP, UDP or SCTP; the *nam
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 from ovspane.lang import values
 from ovspane.lang.tokens import Cursor
 from ovspane.packets.fields import (
-    ANY_ADDRESS,
-    ANY_DSCP,
-    ANY_ETHTYPE,
-    ANY_PORT,
-    ANY_TRANSPORT,
-    ANY_VLAN,
     ICMP,
     ICMPV6,
     IP,
@@ -31,78 +25,56 @@ from ovspane.packets.flowgroup import ALL, Contradiction, Flowgroup, normalise
 from ovspane.packets.intervals import IntervalSet
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6
 
-ANY_MAC = Ternary()
 _VERSION_OF = {ICMP: IntervalSet.single(ETH_IPV4), ICMPV6: IntervalSet.single(ETH_IPV6)}
 
 
-@dataclass(slots=True)
 class _Draft:
-    """The fields of a flowgroup while its predicates are read; each predicate narrows one field."""
+    """What the predicates read so far say: fields of a `Flowgroup`, each narrowed by one predicate after the other."""
 
-    src_user: str | None = None
-    dst_user: str | None = None
-    src: AddressSet = ANY_ADDRESS
-    dst: AddressSet = ANY_ADDRESS
-    sport: IntervalSet = ANY_PORT
-    dport: IntervalSet = ANY_PORT
-    transport: IntervalSet = ANY_TRANSPORT
-    dscp: IntervalSet = ANY_DSCP
-    eth_type: IntervalSet = ANY_ETHTYPE
-    vlan: IntervalSet = ANY_VLAN
-    eth_src: Ternary = ANY_MAC
-    eth_dst: Ternary = ANY_MAC
-    refusal: str = ""
+    __slots__ = ("_said", "refusal")
+
+    def __init__(self) -> None:
+        self._said: dict[str, Any] = {}
+        self.refusal = ""
+
+    def __getitem__(self, slot: str) -> Any:
+        """The value of that field of `Flowgroup`; where nothing was said of it, that of all packets."""
+        return self._said.get(slot, getattr(ALL, slot))
+
+    def __setitem__(self, slot: str, value: object) -> None:
+        self._said[slot] = value
 
     def refuse(self, reason: str) -> None:
         self.refusal = self.refusal or reason
 
-    def narrow(self, slot: str, field: str, wanted: IntervalSet) -> None:
+    def narrow(self, slot: str, field: str, wanted: IntervalSet | AddressSet | Ternary) -> None:
         """Intersect one field with a set; `field` is its name in the language."""
-        left = getattr(self, slot).intersect(wanted)
-        if not left:
+        left = self[slot].intersect(wanted)
+        if left:
+            self[slot] = left
+        else:
             self.refuse(f"no {field} is left by the predicates on it")
-        setattr(self, slot, left)
 
     def finish(self) -> Flowgroup:
         """The flowgroup. Raises Contradiction."""
         if self.refusal:
             raise Contradiction(self.refusal)
-        return normalise(
-            Flowgroup(
-                self.src_user,
-                self.dst_user,
-                self.src,
-                self.dst,
-                self.sport,
-                self.dport,
-                self.transport,
-                self.dscp,
-                self.eth_type,
-                self.vlan,
-                self.eth_src,
-                self.eth_dst,
-            )
-        )
+        return normalise(Flowgroup(**self._said))
 
 
 def _user(cursor: Cursor, draft: _Draft, field: str) -> None:
     cursor.expect("=")
     name = cursor.name("a user's name")
     slot = "dst_user" if field == "dstUser" else "src_user"
-    before = getattr(draft, slot)
+    before = draft[slot]
     if before is not None and before != name:
         draft.refuse(f"no packet is of two users, {before} and {name}")
-    setattr(draft, slot, name)
+    draft[slot] = name
 
 
 def _host(cursor: Cursor, draft: _Draft, field: str) -> None:
     cursor.expect("=")
-    wanted = values.addresses(cursor)
-    slot = "src" if field == "srcHost" else "dst"
-    left = getattr(draft, slot).intersect(wanted)
-    if not left:
-        draft.refuse(f"no {field} is left by the predicates on it")
-    setattr(draft, slot, left)
+    draft.narrow("src" if field == "srcHost" else "dst", field, values.addresses(cursor))
     draft.narrow("eth_type", "ethType", IP)
 
 
@@ -118,7 +90,7 @@ def _port(cursor: Cursor, draft: _Draft, field: str) -> None:
             if low > high:
                 draft.refuse(f"the range {low}-{high} of {field} is empty")
     draft.narrow("sport" if field == "srcPort" else "dport", field, IntervalSet.of(spans))
-    if not draft.transport.intersect(WITH_PORTS):
+    if not draft["transport"].intersect(WITH_PORTS):
         draft.refuse("a port needs the transport TCP, UDP or SCTP")
     draft.narrow("transport", "transport", WITH_PORTS)
 
@@ -132,7 +104,7 @@ def _transport(cursor: Cursor, draft: _Draft, field: str) -> None:
             draft.narrow("eth_type", "ethType", _VERSION_OF[number])
     else:
         number = values.integer(cursor, 0, 255, "TCP, UDP, ICMP, SCTP, ICMPv6 or a number")
-    if draft.transport == WITH_PORTS and number not in WITH_PORTS:
+    if draft["transport"] == WITH_PORTS and number not in WITH_PORTS:
         draft.refuse("a port needs the transport TCP, UDP or SCTP")
     draft.narrow("transport", field, IntervalSet.single(number))
     draft.narrow("eth_type", "ethType", IP)
@@ -140,12 +112,7 @@ def _transport(cursor: Cursor, draft: _Draft, field: str) -> None:
 
 def _eth(cursor: Cursor, draft: _Draft, field: str) -> None:
     cursor.expect("=")
-    slot = "eth_src" if field == "srcEth" else "eth_dst"
-    left = getattr(draft, slot).intersect(values.mac(cursor))
-    if left is None:
-        draft.refuse(f"no {field} is left by the predicates on it")
-    else:
-        setattr(draft, slot, left)
+    draft.narrow("eth_src" if field == "srcEth" else "eth_dst", field, values.mac(cursor))
 
 
 def _eth_type(cursor: Cursor, draft: _Draft, field: str) -> None:

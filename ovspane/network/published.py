@@ -226,7 +226,7 @@ class RemoteTopology:
                 self.network.see_port(one)
             self._bridges[name] = told
             self._link(name, told.links, now)
-            self.offer(self._at.get(name, ()), now)
+            self.retry_hosts(self._at.get(name, ()), now)
 
     def drop_bridge(self, name: str, now: Ms) -> None:
         """It is gone, with all that was at it."""
@@ -274,7 +274,7 @@ class RemoteTopology:
             with self.network.change():
                 self._forget(row, before)
                 self.network.release_host(before.mac, before.port)
-                self.offer(self._of.get(before.mac, ()), now)
+                self.retry_hosts(self._of.get(before.mac, ()), now)
 
     def _forget(self, row: str, told: SharedHost) -> None:
         for index, key in ((self._at, told.port.bridge), (self._of, told.mac)):
@@ -287,7 +287,7 @@ class RemoteTopology:
             told.mac, told.port, now, addresses=told.addresses, origin=told.origin, seen=min(seen, now)
         )  # fmt: skip
 
-    def offer(self, rows: Iterable[str], now: Ms) -> None:
+    def retry_hosts(self, rows: Iterable[str], now: Ms) -> None:
         """Hosts that could not be taken in, or were lost, may be now."""
         for told in sorted((self._hosts[row] for row in rows if row in self._hosts), key=lambda one: one.since):
             self._keep(told, told.since, now)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from struct import Struct
 from typing import NamedTuple
 
-from ovspane.openflow import errors, framing
-from ovspane.openflow.constants import NICIRA, NXT_SET_ASYNC_CONFIG
+from ovspane.openflow import errors
+from ovspane.openflow.constants import HELLO, NICIRA, NXT_SET_ASYNC_CONFIG
+from ovspane.openflow.dialect import Dialect
 from ovspane.openflow.errors import OpenFlowError, SwitchError
 from ovspane.openflow.framing import Request, unpack
 
@@ -51,11 +52,6 @@ class PhysicalPort:
     def no_flood(self) -> bool:
         """Packets that the bridge floods do not leave by it."""
         return bool(self.config & NO_FLOOD)
-
-
-def message(kind: int, xid: int, body: bytes = b"") -> bytes:
-    """One message of OpenFlow 1.0."""
-    return framing.message(kind, xid, body, VERSION)
 
 
 def parse_ports(body: bytes) -> Iterator[PhysicalPort]:
@@ -110,9 +106,18 @@ def port_desc_request() -> Request:
     return STATS_REQUEST, _STATS.pack(PORT_DESC, 0)
 
 
-def parse_port_desc(body: bytes) -> tuple[list[PhysicalPort], bool]:
-    """(ports, whether more parts follow) of a STATS_REPLY. Raises OpenFlowError."""
+def parse_stats(body: bytes) -> tuple[int, bool, bytes]:
+    """(type of the statistics, more parts follow, the part) of a STATS_REPLY. Raises OpenFlowError."""
     kind, flags = unpack(_STATS, body, 0, "stats reply")
-    if kind != PORT_DESC:
-        raise OpenFlowError(f"stats of type {kind}")
-    return list(parse_ports(body[_STATS.size :])), bool(flags & 1)  # OFPSF_REPLY_MORE
+    return kind, bool(flags & 1), body[_STATS.size :]  # OFPSF_REPLY_MORE
+
+
+OPENFLOW10 = Dialect(
+    VERSION,
+    (HELLO, b""),
+    BARRIER_REQUEST,
+    {STATS_REQUEST: STATS_REPLY, BARRIER_REQUEST: BARRIER_REPLY},
+    STATS_REPLY,
+    parse_error,
+    parse_stats,
+)

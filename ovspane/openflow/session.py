@@ -1,4 +1,7 @@
-"""An OpenFlow 1.4 session over a Unix socket: hello, transaction ids, replies, echo, timeouts. Knows no flows.
+"""OpenFlow sessions over a Unix socket: hello, transaction ids, replies, echo, timeouts. Knows no flows.
+
+`Session` is what the versions that we speak have in common; what differs is in its `dialect`. `OpenFlowSession` speaks
+1.4; port_config has one that speaks 1.0.
 
 Invariants:
 * the event loop reads whatever the switch sends while we write, so neither side can block the other for ever (with 100
@@ -11,37 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
-from ovspane.openflow.constants import (
-    BARRIER_REQUEST,
-    ECHO_REPLY,
-    ECHO_REQUEST,
-    ERROR,
-    FEATURES_REQUEST,
-    HELLO,
-    MULTIPART_REPLY,
-    REPLIES,
-    VERSION,
-    VERSION_NAMES,
-)
-from ovspane.openflow.errors import OpenFlowError, SwitchError, parse_error
-from ovspane.openflow.framing import (
-    Features,
-    Frame,
-    Frames,
-    Request,
-    hello,
-    hello_versions,
-    message,
-    parse_features,
-    parse_multipart,
-)
+from ovspane.openflow.constants import ECHO_REPLY, ECHO_REQUEST, ERROR, FEATURES_REQUEST, HELLO, VERSION_NAMES
+from ovspane.openflow.dialect import OPENFLOW14, Dialect
+from ovspane.openflow.errors import OpenFlowError, SwitchError
+from ovspane.openflow.framing import Features, Frame, Request, hello_versions, parse_features
+from ovspane.openflow.wire import Wire
 
 T = TypeVar("T")
 
@@ -63,7 +48,7 @@ class SessionError(Exception):
 
 
 class VersionError(SessionError):
-    """The bridge does not speak OpenFlow 1.4: `OpenFlow14` is missing from its `protocols`."""
+    """The bridge does not speak our version of OpenFlow: it is missing from its `protocols`."""
 
 
 class RequestRefused(SessionError):
@@ -75,7 +60,7 @@ class RequestRefused(SessionError):
 
 
 @dataclass(slots=True)
-class _Reply:
+class PendingReply:
     """A request that waits: the type of its reply, its future, the parts that a multipart reply has brought so far."""
 
     kind: int
@@ -84,67 +69,15 @@ class _Reply:
     size: int = 0
 
 
-class Wire(asyncio.Protocol):
-    """The transport's end: bytes to frames, flow control, the end of the connection. Knows no OpenFlow semantics."""
-
-    def __init__(self, on_frame: Callable[[Frame], None], on_end: Callable[[Exception | None], None]) -> None:
-        self._on_frame, self._on_end = on_frame, on_end
-        self._frames = Frames()
-        self._transport: asyncio.Transport | None = None
-        self.writable = asyncio.Event()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the event loop, as all but `write` and `end`."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self.writable.set()
-
-    def data_received(self, data: bytes) -> None:
-        """Hand on the messages that are complete; what cannot be read ends the connection."""
-        try:
-            for frame in self._frames.feed(data):
-                self._on_frame(frame)
-        except OpenFlowError as problem:
-            self.end(problem)
-
-    def pause_writing(self) -> None:
-        """The switch reads more slowly than we write."""
-        self.writable.clear()
-
-    def resume_writing(self) -> None:
-        """It has read most of it."""
-        self.writable.set()
-
-    def connection_lost(self, problem: Exception | None) -> None:
-        """The other side closed, or the socket failed."""
-        self.end(problem)
-
-    def write(self, data: bytes) -> None:
-        """Send, or keep until the switch reads; nothing once the connection has ended."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
-
-    @property
-    def unread(self) -> int:
-        """Bytes written that the switch has not read yet."""
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
-
-    def end(self, problem: Exception | None) -> None:
-        """Close now. Calls `on_end` each time: it has to know whether it was called before."""
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
-        self.writable.set()  # who waits to write finds the session closed
-        self._on_end(problem)
-
-
-class OpenFlowSession:
-    """An OpenFlow 1.4 session with one bridge over its `RUNDIR/BRIDGE.mgmt` socket.
+class Session(ABC):
+    """A session with one bridge over its `RUNDIR/BRIDGE.mgmt` socket, in the version of `dialect`.
 
     Use with `async with`, or `connect()` and `close()`. One use: after `closed` is done, make another. Once `connect`
     has returned, `on_closed` is called once with the reason of the end (None: we closed it); `closed` gets the same as
     its result.
     """
+
+    dialect: ClassVar[Dialect]
 
     def __init__(
         self,
@@ -155,17 +88,15 @@ class OpenFlowSession:
     ) -> None:
         self.mgmt_path = Path(mgmt_path)
         self.timeout = timeout  # seconds, for each wait
-        self.features = Features(0, 0)
         self.closed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self._on_closed = on_closed
         self._wire = Wire(self._received, self._ended)
         self._hello: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        self._waiting: dict[int, _Reply] = {}
+        self._waiting: dict[int, PendingReply] = {}
         self._errors: dict[int, SwitchError] = {}
         self._turn = asyncio.Lock()
         self._connected = False
         self._xid = 0
-        self._bundle_id = 0
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -179,7 +110,7 @@ class OpenFlowSession:
     # --- the connection
 
     async def connect(self) -> None:
-        """Connect and agree on OpenFlow 1.4.
+        """Connect, agree on our version, and do what comes first (`_begin`).
 
         Raises VersionError if the bridge does not offer it, SessionError if there is no bridge or no answer.
         """
@@ -187,11 +118,10 @@ class OpenFlowSession:
         try:
             async with asyncio.timeout(self.timeout):
                 await loop.create_unix_connection(lambda: self._wire, str(self.mgmt_path))
-                await self._send(*hello())
+                await self._send(*self.dialect.hello)
                 self._agree(await self._hello)
             async with self._operation():
-                features = await self._ask(FEATURES_REQUEST)
-                self.features = self._parsed(parse_features, features[0])
+                await self._begin()
         except (OSError, OpenFlowError) as problem:  # OSError: TimeoutError too
             self._wire.end(problem)
             raise SessionError(f"{self.mgmt_path}: {str(problem) or 'no hello in time'}") from problem
@@ -200,18 +130,24 @@ class OpenFlowSession:
             raise
         self._connected = True
 
+    @abstractmethod
+    async def _begin(self) -> None:
+        """What a session does first, within an operation, when the versions agree. Raises SessionError,
+        TimeoutError."""
+
     def _agree(self, frame: Frame) -> None:
         """Check their hello. Raises VersionError, OpenFlowError."""
         if frame.kind == HELLO:
             versions = hello_versions(frame)
-            if VERSION in versions:
+            if self.dialect.version in versions:
                 return
             offers = ",".join(VERSION_NAMES.get(version, str(version)) for version in sorted(versions))
         elif frame.kind == ERROR:
-            offers = parse_error(frame.body).data.decode(errors="replace")
+            offers = self.dialect.parse_error(frame.body).data.decode(errors="replace")
         else:
             raise OpenFlowError(f"message of type {frame.kind} before the hello")
-        raise VersionError(f"{self.mgmt_path}: the bridge offers {offers}; `protocols` must have OpenFlow14")
+        ours = VERSION_NAMES[self.dialect.version]
+        raise VersionError(f"{self.mgmt_path}: the bridge offers {offers}; `protocols` must have {ours}")
 
     def close(self) -> None:
         """End the session. An uncommitted bundle goes with it; installed flows stay."""
@@ -236,20 +172,20 @@ class OpenFlowSession:
         if not self._hello.done():
             self._hello.set_result(frame)
             return
-        if frame.version != VERSION:
+        if frame.version != self.dialect.version:
             raise OpenFlowError(f"message of OpenFlow version {frame.version:#x}")
         reply = self._waiting.get(frame.xid)
         if frame.kind == ECHO_REQUEST:
-            self._wire.write(message(ECHO_REPLY, frame.xid, frame.body))
+            self._wire.write(self.dialect.message(ECHO_REPLY, frame.xid, frame.body))
             if self._wire.unread > UNREAD_LIMIT:
                 raise OpenFlowError("it asks for echoes and does not read them")
         elif frame.kind == ERROR:
-            self._received_error(frame.xid, parse_error(frame.body), reply)
+            self._received_error(frame.xid, self.dialect.parse_error(frame.body), reply)
         elif reply is None or reply.future.done():
             self._received_unsolicited(frame)
         elif frame.kind != reply.kind:
             raise OpenFlowError(f"message of type {frame.kind} where {reply.kind} was to come")
-        elif frame.kind == MULTIPART_REPLY:
+        elif frame.kind == self.dialect.multipart_reply:
             self._received_part(frame.body, reply)
         else:
             reply.future.set_result([frame.body])
@@ -258,8 +194,8 @@ class OpenFlowSession:
         """A message that answers no request. Raises OpenFlowError if it should have been readable and is not."""
         log.debug("%s: message of type %d for nobody", self.mgmt_path, frame.kind)
 
-    def _received_part(self, body: bytes, reply: _Reply) -> None:
-        _, more, part = parse_multipart(body)
+    def _received_part(self, body: bytes, reply: PendingReply) -> None:
+        _, more, part = self.dialect.parse_multipart(body)
         reply.parts.append(part)
         reply.size += len(body)  # of empty parts too: each costs something
         if reply.size > REPLY_LIMIT:
@@ -267,7 +203,7 @@ class OpenFlowSession:
         if not more:
             reply.future.set_result(reply.parts)
 
-    def _received_error(self, xid: int, error: SwitchError, reply: _Reply | None) -> None:
+    def _received_error(self, xid: int, error: SwitchError, reply: PendingReply | None) -> None:
         if reply is not None and not reply.future.done():
             reply.future.set_exception(RequestRefused(error))
         elif self._turn.locked():
@@ -321,7 +257,7 @@ class OpenFlowSession:
     async def _send(self, kind: int, body: bytes = b"") -> int:
         """Send one request; gives its xid, under which an error would come. Raises TimeoutError."""
         xid = self._next_xid()
-        await self._write([message(kind, xid, body)])
+        await self._write([self.dialect.message(kind, xid, body)])
         return xid
 
     async def _ask(self, kind: int, body: bytes = b"", *, after: bytes = b"") -> list[bytes]:
@@ -331,10 +267,10 @@ class OpenFlowSession:
         if self.closed.done():
             raise SessionError(f"{self.mgmt_path}: connection lost")
         xid = self._next_xid()
-        reply = _Reply(REPLIES[kind], asyncio.get_running_loop().create_future())
+        reply = PendingReply(self.dialect.replies[kind], asyncio.get_running_loop().create_future())
         self._waiting[xid] = reply
         try:
-            self._wire.write(after + message(kind, xid, body))
+            self._wire.write(after + self.dialect.message(kind, xid, body))
             async with asyncio.timeout(self.timeout):
                 return await reply.future
         finally:
@@ -344,7 +280,11 @@ class OpenFlowSession:
         """Send requests that have no reply, and wait until the switch has done them all. Raises RequestRefused for the
         first that it did not do, SessionError, TimeoutError."""
         sent = [await self._send(*request) for request in requests]
-        await self._ask(BARRIER_REQUEST)
+        await self._ask(self.dialect.barrier)
+        self._check(sent)
+
+    def _check(self, sent: Iterable[int]) -> None:
+        """Raises RequestRefused for the first of these requests (transaction ids) that was answered with an error."""
         for xid in sent:
             if xid in self._errors:
                 raise RequestRefused(self._errors[xid])
@@ -352,4 +292,17 @@ class OpenFlowSession:
     async def barrier(self) -> None:
         """Returns when the switch has done all that was sent before. Raises SessionError."""
         async with self._operation():
-            await self._ask(BARRIER_REQUEST)
+            await self._ask(self.dialect.barrier)
+
+
+class OpenFlowSession(Session):
+    """A session that speaks OpenFlow 1.4."""
+
+    dialect = OPENFLOW14
+
+    #: what the switch said of itself
+    features = Features(0, 0)
+
+    async def _begin(self) -> None:
+        features = await self._ask(FEATURES_REQUEST)
+        self.features = self._parsed(parse_features, features[0])

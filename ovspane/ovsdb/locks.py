@@ -4,7 +4,8 @@ ends.
 RFC 7047 section 4.1.8; ovs-vswitchd keeps a second ovs-vswitchd off in the same way. Nothing stays behind when a daemon
 is killed, and who waits gets the lock when it becomes free. The locks are advisory: they keep ovspane off ovspane.
 
-When ovsdb-server itself restarts all locks are free: who held one asks again at once, others only after a second.
+When ovsdb-server itself restarts all locks are free: who held one asks for it as soon as it is connected again, others
+only after GRACE, so that bridges stay with the daemons that had them.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+from ovspane.loop import Backoff
 from ovspane.ovsdb.jsonrpc import CallError, Connection, connect, split_remotes
 
 log = logging.getLogger(__name__)
 
-#: seconds until the next attempt to connect: of who held a lock, of others
-AGAIN = (0.05, 1.0)
+#: seconds between attempts to connect: first, last. Of who held a lock, too: the last is well below GRACE
+RETRY = (0.05, 0.5)
+#: seconds after a connection was made again until locks are asked for that we did not hold before
+GRACE = 1.0
 
 
 def lock_name(bridge: str) -> str:
@@ -34,8 +38,9 @@ class BridgeLocks:
         self._on_change = on_change
         self._wanted: set[str] = set()
         self._asked: dict[str, bool] = {}
+        self._noticed: dict[str, bool] = {}  # notices, newer than a reply that came with them and was not seen yet
         self._changed = asyncio.Event()
-        self._held_once: set[str] = set()
+        self._ours: set[str] = set()  # the bridges whose locks we held when the server last said whose they are
 
     def want(self, bridges: Iterable[str]) -> None:
         """Hold the locks of these bridges and no others."""
@@ -50,39 +55,49 @@ class BridgeLocks:
 
     async def run(self) -> None:
         """Keep the locks until cancelled."""
-        first = True
+        retry = Backoff(*RETRY)
+        grace = 0.0
         while True:
             connection = None
             try:
                 connection = await connect(self._remote)
-                first = False
-                await self._serve(connection)
+                retry.reset()
+                await self._serve(connection, grace)
             except (OSError, CallError) as problem:
                 log.debug("locks of bridges: %s", problem)
             finally:
                 if connection is not None:
                     connection.close()
-                self._held_once = {name for name, held in self._asked.items() if held} or self._held_once & self._wanted
+                    grace = GRACE
+                self._ours = {name for name in self._wanted if self._asked.get(name, name in self._ours)}
                 lost, self._asked = list(self._asked), {}
                 if lost:
                     self._on_change(lost)
-            await asyncio.sleep(AGAIN[not (first or self._held_once)])
+            await retry.sleep()
 
-    async def _serve(self, connection: Connection) -> None:
+    async def _serve(self, connection: Connection, grace: float) -> None:
         """Until the connection is lost. Raises OSError, CallError."""
+        loop = asyncio.get_running_loop()
         connection.on_notice = self._notice
+        free_at = loop.time() + grace
         closed = asyncio.create_task(connection.closed.wait())
         try:
             while not closed.done():
                 self._changed.clear()
-                for name in self._wanted - self._asked.keys():
+                left = free_at - loop.time()
+                missing = self._wanted - self._asked.keys()
+                for name in missing if left <= 0 else missing & self._ours:
+                    self._noticed.pop(name, None)
                     answer = await connection.call("lock", [lock_name(name)])
-                    self._tell(name, bool(answer.get("locked")) if isinstance(answer, dict) else False)
+                    held = bool(answer.get("locked")) if isinstance(answer, dict) else False
+                    self._note(name, self._noticed.pop(name, held))
                 for name in self._asked.keys() - self._wanted:
                     del self._asked[name]
                     await connection.call("unlock", [lock_name(name)])
                 changed = asyncio.create_task(self._changed.wait())
-                await asyncio.wait((closed, changed), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    (closed, changed), timeout=left if left > 0 else None, return_when=asyncio.FIRST_COMPLETED
+                )
                 changed.cancel()
         finally:
             closed.cancel()
@@ -92,9 +107,10 @@ class BridgeLocks:
             return
         for name in self._wanted:
             if params == [lock_name(name)]:
-                self._tell(name, method == "locked")
+                self._noticed[name] = method == "locked"
+                self._note(name, method == "locked")
 
-    def _tell(self, name: str, held: bool) -> None:
+    def _note(self, name: str, held: bool) -> None:
         if self._asked.get(name) is held:
             return
         self._asked[name] = held

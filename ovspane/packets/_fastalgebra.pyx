@@ -14,9 +14,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from ovspane._fastmatch_words cimport WORDS, ones, unpack_match
 from ovspane.packets._fastalgebra_py import BudgetSpent
-
-DEF WORDS = 8
 
 cdef enum:
     COVERED = 0
@@ -24,48 +23,10 @@ cdef enum:
     NO_MEMORY = 2
     SPENT = 3
 
-cdef extern from *:
-    """
-    #include <stdint.h>
-    static inline int count_ones(uint64_t x) {
-        x -= (x >> 1) & 0x5555555555555555u;
-        x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
-        return (int)((((x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u) >> 56);
-    }
-    """
-    int count_ones(uint64_t x) nogil
 
-
-cdef int unpack(object number, uint64_t *words, str what) except -1:
-    cdef bytes raw
-    cdef const unsigned char *byte
-    cdef int w, i
-    cdef uint64_t word
-    if not isinstance(number, int):
-        raise TypeError(f"{what} must be an int, not {type(number).__name__}")
-    try:
-        raw = int.to_bytes(number, 8 * WORDS, "little")
-    except OverflowError:
-        raise ValueError(f"{what} is not in 0 .. 2**512-1") from None
-    byte = raw
-    for w in range(WORDS):
-        word = 0
-        for i in range(7, -1, -1):
-            word = (word << 8) | byte[8 * w + i]
-        words[w] = word
-    return 0
-
-
-cdef int unpack_match(object match, uint64_t *words) except -1:
-    """WORDS of value, then WORDS of mask."""
-    cdef int w
+cdef int unpack_pair(object match, uint64_t *words) except -1:
     value, mask = match
-    unpack(value, words, "value")
-    unpack(mask, words + WORDS, "mask")
-    for w in range(WORDS):
-        if words[w] & ~words[WORDS + w]:
-            raise ValueError("value has bits outside its mask")
-    return 0
+    return unpack_match(value, mask, words)
 
 
 cdef object pack(const uint64_t *words):
@@ -93,7 +54,7 @@ cdef inline int extra_bits(const uint64_t *match, const uint64_t *other) noexcep
     """How many bits `other` cares for and `match` does not."""
     cdef int w, total = 0
     for w in range(WORDS):
-        total += count_ones(other[WORDS + w] & ~match[WORDS + w])
+        total += <int>ones(other[WORDS + w] & ~match[WORDS + w])
     return total
 
 
@@ -156,8 +117,8 @@ def subtract(match, other):
     cdef uint64_t piece[2 * WORDS]
     cdef int word = WORDS - 1
     cdef list pieces = []
-    unpack_match(match, rest)
-    unpack_match(other, taken)
+    unpack_pair(match, rest)
+    unpack_pair(other, taken)
     if not meet(rest, taken):
         return [pack_match(rest)]
     while next_piece(rest, taken, &word, piece):
@@ -174,14 +135,14 @@ def uncovered(match, others, budget):
     cdef list given = list(others)
     cdef size_t count = len(given), i
     cdef int answer
-    unpack_match(match, asked)
+    unpack_pair(match, asked)
     packed = <uint64_t *>malloc((count + 1) * 2 * WORDS * sizeof(uint64_t))
     numbers = <uint32_t *>malloc((count + 1) * sizeof(uint32_t))
     try:
         if packed == NULL or numbers == NULL or count >= 0xFFFFFFFF:
             raise MemoryError()
         for i in range(count):
-            unpack_match(given[i], packed + i * 2 * WORDS)
+            unpack_pair(given[i], packed + i * 2 * WORDS)
             numbers[i] = <uint32_t>i
         answer = search(asked, packed, numbers, <uint32_t>count, &left, found)
     finally:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ovspane._fastmatch_py import check_match
+
 Pair = tuple[int, int]
-_LIMIT = 1 << 512
 
 
 class BudgetSpent(Exception):
@@ -17,13 +18,7 @@ class BudgetSpent(Exception):
 
 def _checked(match: Pair) -> Pair:
     value, mask = match
-    for what, number in (("value", value), ("mask", mask)):
-        if not isinstance(number, int):
-            raise TypeError(f"{what} must be an int, not {type(number).__name__}")
-        if not 0 <= number < _LIMIT:
-            raise ValueError(f"{what} is not in 0 .. 2**512-1")
-    if value & ~mask:
-        raise ValueError("value has bits outside its mask")
+    check_match(value, mask)
     return value, mask
 
 

@@ -56,8 +56,8 @@ class ConnectionCaps:
     total: int = 1024
     each: int = 128
     backlog: int = 256
-    opening: int = 64
-    opening_each: int = 16
+    opening: int = 256
+    opening_each: int = 32
 
 
 DEFAULT_CAPS = ConnectionCaps()
@@ -202,7 +202,7 @@ class Acceptor(ABC):
         if self._spare is not None:
             os.close(self._spare)
             try:
-                turn_away(self._socket.accept()[0])
+                reject_connection(self._socket.accept()[0])
             except OSError as again:
                 log.debug("nor with the spare descriptor: %s", again)
             self._spare = _spare_descriptor()
@@ -222,7 +222,7 @@ class Acceptor(ABC):
         reason = self._too_many_shaking(owner) if self.shakes_hands else self._full(owner)
         if reason:
             self._rarely.warning("turning connections to %s away: %s", self.address, reason)
-            turn_away(connection)
+            reject_connection(connection)
             return
         (self._shaking if self.shakes_hands else self._owners)[owner] += 1
         task = asyncio.get_running_loop().create_task(self._open(connection, owner))
@@ -312,7 +312,7 @@ class Acceptor(ABC):
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
 
-def turn_away(connection: socket.socket) -> None:
+def reject_connection(connection: socket.socket) -> None:
     """Say that there are too many, without waiting, and close."""
     with connection:
         try:

@@ -114,11 +114,11 @@ class Channel(asyncio.BufferedProtocol, ABC):
             self._transport.abort()
 
     def overstayed(self, now: Seconds) -> bool:
-        """True iff the peer has left too much unread for too long and is not worth its memory (`now`:
-        time.monotonic)."""
+        """True iff the peer has left too much unread for too long and is not worth what is held for it: it wants
+        nothing more, or has a long answer unread (`now`: time.monotonic)."""
         if not self._out.stalled or self._out.stalled_for(now) < self._limits.patience:
             return False
-        return self._in.ended or self.held > self._limits.bound
+        return self._in.ended or self._out.in_long_answer
 
     @property
     def held(self) -> int:
@@ -182,7 +182,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
 
     def _advance(self) -> None:
         """Handle what may be handled, give what is ready, and read on only when all that came is handled."""
-        self._out.give()
+        self._out.flush()
         part = max(2, CROWD // max(1, OutputStream.busy))
         left, most = min(TURN, part), min(self._limits.outstanding, part)
         while left > 0 and self._out.weight < most and not self._out.stalled and not self._holding:
@@ -191,7 +191,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
                 break
             self.handle(piece)
             left -= 1 + len(piece.text) // HEAVY_TEXT
-            self._out.give()
+            self._out.flush()
         if left <= 0:
             self._advance_soon()
         self._regulate()

@@ -25,7 +25,7 @@ class CommitPolicy(Protocol):
     one that tries to get a lost store back."""
 
     @property
-    def store_away(self) -> bool:
+    def store_down(self) -> bool:
         """True while changes are refused because the store failed."""
 
     def attach(self, live: LivePolicy, wake: Callable[[], None]) -> None:
@@ -35,7 +35,7 @@ class CommitPolicy(Protocol):
         """Seconds until `serve` has something to do that nobody asks for."""
 
     async def load(self) -> None:
-        """Make the state anew from the store, end what is over, and compile; `store_away` is False afterwards. Takes
+        """Make the state anew from the store, end what is over, and compile; `store_down` is False afterwards. Takes
         `live.turn` itself. Raises StoreError."""
 
     async def serve(self, batch: Sequence[PendingStatement]) -> None:
@@ -47,5 +47,5 @@ class CommitPolicy(Protocol):
 
     async def roll_back(self, batch: Sequence[PendingStatement]) -> Sequence[PendingStatement]:
         """`serve` failed with this batch: go back to what was committed last, so that nothing else stays in memory.
-        `live.turn` is held. `store_away` holds until `load` succeeds. Returns those of the batch that are to be refused
+        `live.turn` is held. `store_down` holds until `load` succeeds. Returns those of the batch that are to be refused
         unless they have a reply: they have changed nothing, and never will; the policy keeps the others."""

@@ -35,18 +35,18 @@ class IdLease:
         """How many ids there are from `next_id` on, 1 at least."""
         return max(1, self._current.stop - next_id)
 
-    def gave(self, number: int) -> bool:
-        """Whether this id is of a block that was lent to us since the start."""
+    def issued(self, number: int) -> bool:
+        """Whether this id is of a block that was leased to us since the start."""
         return any(number in lease for lease in self._past)
 
-    def note_given(self, next_id: int) -> None:
+    def mark_issued(self, next_id: int) -> None:
         """Ids below `next_id` were given, whatever the state of the database says."""
         if self._current:
             self._current = range(max(self._current.start, next_id), self._current.stop)
 
-    def lend_to(self, state: State) -> None:
+    def apply_to(self, state: State) -> None:
         """Let a state give the ids that are left."""
-        state.lend(self._current)
+        state.set_id_range(self._current)
 
     async def renew(self, state: State) -> None:
         """Get a new block; without a leader, or after a lost race, the old one stays. Raises StoreError when the
@@ -55,9 +55,9 @@ class IdLease:
         try:
             self._current = await self._transactor.run(self._keeper.lease_ids())
             self._past.append(self._current)
-            self.lend_to(state)
+            self.apply_to(state)
         except LostRace:
-            await self._keeper.store.newer(updates)
+            await self._keeper.store.wait_for_update(updates)
         except (InDoubt, Stalled):
             pass  # some ids stay unused
         except (Unwritable, TakenOver):

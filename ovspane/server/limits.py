@@ -15,8 +15,7 @@ class ConnectionLimits:
     outstanding: int = 64  # statements, see also HEAVY_TEXT and session.HEAVY
     high_water: int = 64 * 1024  # of answers that the peer has not read: above it we wait
     notices: int = 256 * 1024  # of notices that wait: above it they are dropped (and counted)
-    bound: int = 1024 * 1024  # of all that the peer has not read: above it, and after `patience`, it is dropped
-    patience: float = 60.0
+    patience: float = 60.0  # with a peer that does not read a long answer, or its last ones
 
 
 DEFAULT_LIMITS = ConnectionLimits()

@@ -107,19 +107,19 @@ class LivePolicy:
         return runtime, committed, over
 
     async def judge(
-        self, pending: PendingStatement, now: Ms, store_away: bool
+        self, pending: PendingStatement, now: Ms, store_down: bool
     ) -> tuple[Reply | Deferred, Sequence[Change]]:
         """The reply to a statement at `now` (ms since the epoch) and the changes that it means; nothing changes yet.
         With the store away changes are refused (reason code `store`). The statement's `cost` grows by the time that
         this took."""
         start = time.perf_counter()
         try:
-            return await self._judge(pending, now, store_away)
+            return await self._judge(pending, now, store_down)
         finally:
             pending.cost += time.perf_counter() - start
 
     async def _judge(
-        self, pending: PendingStatement, now: Ms, store_away: bool
+        self, pending: PendingStatement, now: Ms, store_down: bool
     ) -> tuple[Reply | Deferred, Sequence[Change]]:
         runtime, statement = self.runtime, pending.statement
         try:
@@ -136,7 +136,7 @@ class LivePolicy:
             return no("internal", "ovspane has a defect here; its log says more"), ()
         if reply.code is not Code.OK or outcome.dry or not outcome.changes:
             return reply, ()
-        if store_away:
+        if store_down:
             return no("store", "not stored, nothing changed: the store is away"), ()
         return reply, outcome.changes
 

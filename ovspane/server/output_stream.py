@@ -114,6 +114,11 @@ class OutputStream:
         """Whether the peer leaves too much unread."""
         return self._stalled_since is not None
 
+    @property
+    def in_long_answer(self) -> bool:
+        """Whether a long answer was begun that the peer has not read to its end."""
+        return self._rest is not None
+
     def stalled_for(self, now: Seconds) -> float:
         """For how many seconds the peer has left too much unread (`now`: time.monotonic); 0: it has not."""
         return 0.0 if self._stalled_since is None else now - self._stalled_since
@@ -171,7 +176,7 @@ class OutputStream:
         self._notice_bytes += len(data)
         return True
 
-    def give(self) -> None:
+    def flush(self) -> None:
         """Write the answers that are ready, in order, until one is not or the peer does not read; then notices."""
         while self._rest is None and self._entries and self._entries[0].ready and self._stalled_since is None:
             out: list[str] = []

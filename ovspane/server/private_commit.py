@@ -44,7 +44,7 @@ class PrivateCommit:
         self._away = False
 
     @property
-    def store_away(self) -> bool:
+    def store_down(self) -> bool:
         """See CommitPolicy."""
         return self._away
 

@@ -78,7 +78,7 @@ class Service:
             clock=clock,
             on_delta=on_delta,
             on_reload=on_reload,
-            on_notices=self.tell,
+            on_notices=self.notify,
             gate=gate,
             room=room,
             default_deny=default_deny,
@@ -118,9 +118,9 @@ class Service:
         return self._live.generation
 
     @property
-    def store_away(self) -> bool:
+    def store_down(self) -> bool:
         """True while changes are refused because the store failed."""
-        return self._commits.store_away
+        return self._commits.store_down
 
     async def run_alone(self, work: Callable[[], T], weight: int) -> T:
         """Do something while nothing else touches the runtime; in a thread, if `weight` (as `Runtime.judging_weight`)
@@ -162,7 +162,7 @@ class Service:
 
         return end
 
-    def tell(self, notices: Sequence[Notice]) -> None:
+    def notify(self, notices: Sequence[Notice]) -> None:
         """Tell all subscribers; also for what other rooms have to say (a request degraded)."""
         if not notices:
             return
@@ -247,7 +247,7 @@ class Service:
             now = self._live.clock()
             for pending in refused:
                 if not pending.reply.done():
-                    reply, _ = await self._live.judge(pending, now, store_away=True)
+                    reply, _ = await self._live.judge(pending, now, store_down=True)
                     deliver([(pending, no("store", reason) if reply.reason_code == "store" else reply)])
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.create_task(self._reload(), name="store-reload")

@@ -84,7 +84,7 @@ class SharedCommit:
         return self._races
 
     @property
-    def store_away(self) -> bool:
+    def store_down(self) -> bool:
         """See CommitPolicy: there is no leader."""
         return self._transactor.away
 
@@ -101,7 +101,7 @@ class SharedCommit:
 
     def pause(self) -> float:
         """See CommitPolicy."""
-        away = self.store_away
+        away = self.store_down
         pause = self._live.pause(AWAY_PAUSE if away else LONGEST_PAUSE)
         if self._upkeep.due is not None and not away:
             pause = min(pause, max(0.0, self._upkeep.due - asyncio.get_running_loop().time()))
@@ -131,11 +131,11 @@ class SharedCommit:
 
     async def _rebuild(self, values: list[Value]) -> list[Change]:
         """Go on with a new runtime of these values, and the ids that are left; returns what ended meanwhile."""
-        self._lease.note_given(self._live.state.next_id)
+        self._lease.mark_issued(self._live.state.next_id)
         over = await self._live.rebuild(values)
         for change in over:
             self._live.committed.apply(change)
-        self._lease.lend_to(self._live.state)
+        self._lease.apply_to(self._live.state)
         return over
 
     async def serve(self, batch: Sequence[PendingStatement]) -> None:
@@ -144,22 +144,22 @@ class SharedCommit:
         self._transactor.check_leader()
         await self._take_in()
         todo = list(batch)
-        if not self.store_away or not self._transactor.patient:
+        if not self.store_down or not self._transactor.waits_for_leader:
             todo, self._parked = [*self._parked, *batch], []
         self._resolve_doubt(todo)
         self._in_work = list(todo)
-        if not self.store_away:
+        if not self.store_down:
             await self._upkeep.delete_ended(self._live.state)
             await self._upkeep.write_moves(self._live)
         while todo:
             next_id = self._live.state.next_id
-            if self._doubt is not None and not self.store_away:  # its speakers wait for what became of it
+            if self._doubt is not None and not self.store_down:  # its speakers wait for what became of it
                 self._parked += todo
                 break
-            if not self.store_away and not self._lease.covers(next_id):
+            if not self.store_down and not self._lease.covers(next_id):
                 await self._lease.renew(self._live.state)
-            elif not self.store_away and not self._lost and (wait := self._keeper.seconds_to_yield()) > 0:
-                await self._keeper.store.newer(self._keeper.store.replica.updates, wait)
+            elif not self.store_down and not self._lost and (wait := self._keeper.seconds_to_yield()) > 0:
+                await self._keeper.store.wait_for_update(self._keeper.store.replica.updates, wait)
             else:
                 todo = todo[await self._attempt(todo[: min(self._most, self._lease.left(next_id))]) :]
             await self._take_in()
@@ -218,7 +218,7 @@ class SharedCommit:
         first."""
         live, judged = self._live, _Judged()
         for pending in part:
-            reply, changes = await live.judge(pending, now, self.store_away)
+            reply, changes = await live.judge(pending, now, self.store_down)
             if changes:
                 if live.runtime.needs_settling(changes):
                     break
@@ -226,7 +226,7 @@ class SharedCommit:
                 await live.apply(changes, judged.journal)
                 judged.changes += changes
             judged.count += 1
-            if reply.reason_code == "store" and self._transactor.patient:
+            if reply.reason_code == "store" and self._transactor.waits_for_leader:
                 self._parked.append(pending)
                 continue
             if reply.reason_code == "store":
@@ -271,7 +271,7 @@ class SharedCommit:
         if self._lost % UNLUCKY == 0:
             with contextlib.suppress(LostRace, InDoubt, StoreError, Stalled):
                 await self._transactor.run(self._keeper.claim_turn())
-        await self._keeper.store.newer(updates)
+        await self._keeper.store.wait_for_update(updates)
         if self._lost <= RACES:
             return False
         self._lost = 0
@@ -290,7 +290,7 @@ class SharedCommit:
         doubt = self._doubt
         if doubt is None:
             return
-        passed = doubt.passed(self._keeper.store)
+        passed = doubt.was_committed(self._keeper.store)
         if passed is None:
             if not doubt.expired:
                 return

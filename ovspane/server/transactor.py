@@ -65,7 +65,7 @@ class Transactor:
 
     def _answered(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled():
-            task.exception()  # `DoubtfulTransaction.passed` looks at it, if anybody does
+            task.exception()  # `DoubtfulTransaction.was_committed` looks at it, if anybody does
         self._wake()
 
     def check_leader(self) -> None:
@@ -81,7 +81,7 @@ class Transactor:
         self.away = not synced
 
     @property
-    def patient(self) -> bool:
+    def waits_for_leader(self) -> bool:
         """Whether changes wait for a leader: there has been none for less than PATIENCE."""
         return asyncio.get_running_loop().time() < self._away_since + PATIENCE
 
@@ -108,10 +108,10 @@ class DoubtfulTransaction:
         """Whether nobody waits any more for what became of it."""
         return asyncio.get_running_loop().time() >= self.since + PATIENCE
 
-    def passed(self, store: ClusterStore) -> bool | None:
+    def was_committed(self, store: ClusterStore) -> bool | None:
         """Whether the transaction passed; None: not known yet. Raises TakenOver."""
         if self.task is None:
-            return store.passed(self.sequence)
+            return store.was_committed(self.sequence)
         if not self.task.done():
             return None
         task, self.task = self.task, None

@@ -50,7 +50,7 @@ class Upkeep:
         for change in over:
             value = change.value
             if isinstance(change, Drop) and isinstance(value, Request | Hint):
-                later = 0.0 if self._lease.gave(value.id) else OTHERS_END + SPREAD * random.random()
+                later = 0.0 if self._lease.issued(value.id) else OTHERS_END + SPREAD * random.random()
                 self._ended[value.id] = (loop.time() + later, value)
 
     async def delete_ended(self, state: State) -> None:

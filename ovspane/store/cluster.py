@@ -29,7 +29,7 @@ from ovspane.loop import Backoff, LogOnce
 from ovspane.ovsdb.jsonrpc import CallError, Connection, split_remotes
 from ovspane.store.daemon_row import DaemonRow
 from ovspane.store.guards import Guard, InDoubt, LostRace, check_results, guarded, writes
-from ovspane.store.leader_search import Leader, NoLeader, find_leader, lost_lead
+from ovspane.store.leader_search import Leader, NoLeader, find_leader, leader_lost
 from ovspane.store.records import DATABASE, TOPOLOGY, Key, Record, StoreError, TakenOver
 from ovspane.store.replica import NO_TRANSACTION, Replica
 
@@ -44,7 +44,7 @@ UPDATE_LIMIT: Final = 0.2  # seconds to wait for the change that won a race
 
 class ClusterStore:
     """The shared database, as one daemon uses it; keep `run` running. `on_change` is called when the copy or the leader
-    changed, `on_told` when what daemons tell each other of the network did, or whether there is a leader."""
+    changed, `on_topology_change` when what daemons tell each other of the network did, or whether there is a leader."""
 
     def __init__(self, remotes: str, name: str, *, host: str = "", tls: ssl.SSLContext | None = None) -> None:
         """`remotes` as in --db; `name` of this daemon, one of its kind; `host` is shown to people. Raises ValueError
@@ -64,7 +64,7 @@ class ClusterStore:
         #: the remote of the member that leads
         self.leader = ""
         self.on_change: Callable[[], None] = lambda: None
-        self.on_told: Callable[[], None] = lambda: None
+        self.on_topology_change: Callable[[], None] = lambda: None
 
     @property
     def name(self) -> str:
@@ -72,9 +72,9 @@ class ClusterStore:
         return self._row.name
 
     @property
-    def heard_before(self) -> int:
+    def previous_heartbeat(self) -> int:
         """When an earlier life of this daemon was there last (ms since the epoch); 0: never."""
-        return self._row.heard_before
+        return self._row.previous_heartbeat
 
     @property
     def synced(self) -> bool:
@@ -100,7 +100,7 @@ class ClusterStore:
         if not self.synced:
             raise self.failure or StoreError(self.reason)
 
-    async def newer(self, updates: int, seconds: float = UPDATE_LIMIT) -> None:
+    async def wait_for_update(self, updates: int, seconds: float = UPDATE_LIMIT) -> None:
         """Wait (for a short time) until the copy has had more than so many updates."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -110,9 +110,9 @@ class ClusterStore:
 
     # --- transactions
 
-    def passed(self, sequence: int) -> bool | None:
+    def was_committed(self, sequence: int) -> bool | None:
         """Whether the transaction in doubt was done; None while that is not known."""
-        return self._row.passed(sequence)
+        return self._row.was_committed(sequence)
 
     async def commit(self, puts: Sequence[Record], deletes: Sequence[Key], guard: Guard) -> None:
         """Do it durably, or raise: LostRace, InDoubt, Unwritable, TakenOver, StoreError (not synced)."""
@@ -121,7 +121,7 @@ class ClusterStore:
             raise StoreError(self.reason)
         await self._row.transact(connection, guarded(self.replica, guard, puts, deletes))
 
-    async def post(self, puts: Sequence[Record], deletes: Sequence[Key] = ()) -> None:
+    async def publish(self, puts: Sequence[Record], deletes: Sequence[Key] = ()) -> None:
         """Write rows that nobody else does, and that we are there. Raises StoreError (also when it is not known
         whether it was done), LostRace when the copy has other rows than the database."""
         connection = self._connection
@@ -221,7 +221,7 @@ class ClusterStore:
     def _hear(self, connection: Connection, method: str, params: Any) -> None:
         if method == "update3" and params[0] == "data":
             self._update(connection, params[1], params[2])
-        elif method == "monitor_canceled" or (method == "update" and params[0] == "server" and lost_lead(params[1])):
+        elif method == "monitor_canceled" or (method == "update" and params[0] == "server" and leader_lost(params[1])):
             connection.close()
 
     def _update(self, connection: Connection, last: str, updates: Any) -> None:
@@ -237,17 +237,17 @@ class ClusterStore:
             connection.close()
             return
         if TOPOLOGY.issuperset(updates):
-            self._notify_told()
+            self._notify_topology()
         else:
             self._notify()
 
     def _notify(self) -> None:
-        self._notify_told()
+        self._notify_topology()
         self.on_change()
 
-    def _notify_told(self) -> None:
+    def _notify_topology(self) -> None:
         self._updated.set()
-        self.on_told()
+        self.on_topology_change()
 
     async def _probe(self, leader: Leader) -> None:
         """Close the connection when the leader does not answer."""

@@ -42,14 +42,14 @@ class DaemonRow:
         #: our token is or was in the row
         self.claimed = False
         #: when an earlier life of ours was there last (ms since the epoch); 0: never
-        self.heard_before = 0
+        self.previous_heartbeat = 0
 
     @property
     def busy(self) -> bool:
         """Whether a transaction is under way or in doubt: there can be no other one."""
         return self._doubt is not None
 
-    def passed(self, sequence: int) -> bool | None:
+    def was_committed(self, sequence: int) -> bool | None:
         """Whether the transaction in doubt was done; None while that is not known."""
         return self._outcomes.get(sequence)
 
@@ -118,7 +118,7 @@ class DaemonRow:
         elif not self.claimed or row.columns["token"] == self._token:
             number = int(str(row.columns["sequence"]))
             if not self.claimed:
-                self.heard_before = int(str(row.columns["heard_ms"]))
+                self.previous_heartbeat = int(str(row.columns["heard_ms"]))
             where = row_is(self._replica.uuids["Daemon", self.name])
             seen = require("Daemon", where, [{"token": row.columns["token"], "sequence": number}])
             # Beyond the one in doubt: that one may still be on its way, and must find another number than it waits for.

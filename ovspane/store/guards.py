@@ -20,7 +20,7 @@ class LostRace(Exception):
 
 
 class InDoubt(Exception):
-    """The connection ended before the answer; `sequence` names the transaction for `ClusterStore.passed`."""
+    """The connection ended before the answer; `sequence` names the transaction for `ClusterStore.was_committed`."""
 
     def __init__(self, sequence: int) -> None:
         super().__init__(f"transaction {sequence} is in doubt")

@@ -84,7 +84,7 @@ async def _ask(remote: str, tls: ssl.SSLContext | None, on_notice: OnNotice) -> 
         return Leader(remote, connection)
 
 
-def lost_lead(update: Any) -> bool:
+def leader_lost(update: Any) -> bool:
     """Whether an update of `_Server` (RFC 7047 section 4.1.6) says that the member leads no more, or lost its
     majority."""
     rows = [row["new"] for row in update.get("Database", {}).values() if "new" in row]

@@ -4,7 +4,7 @@ Rows are kept as the server sends them, for an update has differences only; reco
 
 Invariants: after `apply_answer` and each `update` the copy is the database at the end of some transaction; `changed`
 has every key whose record differs, or differed since `clear_changed`, from what it was at the last `clear_changed`;
-`told` the same of what daemons tell each other of the network, which has readers of its own.
+`changed_topology` the same of what daemons tell each other of the network, which has readers of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Replica:
         self.records: dict[Key, Record] = {}
         self.uuids: dict[Key, str] = {}
         self.changed: dict[Key, None] = {}
-        self.told: dict[Key, None] = {}
+        self.changed_topology: dict[Key, None] = {}
         self.updates = 0
         self._rows: dict[str, dict[str, Row]] = {name: {} for name in tables()}
 
@@ -86,7 +86,7 @@ class Replica:
         if before is not None and before == row:  # told again at a new connection
             rows[uuid] = before
             return
-        changed = self.told if table.name in TOPOLOGY else self.changed
+        changed = self.changed_topology if table.name in TOPOLOGY else self.changed
         if before is not None:
             key = (table.name, str(before[table.key.name]))
             if self.uuids.get(key) == uuid:

@@ -124,7 +124,7 @@ class ManagedBridge:
         await session.connect()
         self._session = session
         try:
-            await session.watch(self._ownership.spots(), self._watch.hear)
+            await session.watch(self._ownership.watched_matches(), self._watch.queue_updates)
         except RequestRefused as refusal:
             log.warning(
                 "bridge %s has no flow monitor (%s): changes by others show only at a read-back", self.name, refusal
@@ -147,7 +147,7 @@ class ManagedBridge:
             for key in freed:
                 self._flows.refused.pop(key, None)
             self._flows.touch(freed)
-        if not watch.hurt or installed is None:
+        if not watch.needs_repair or installed is None:
             return set()
         requests = _requests(self._plan, watch.damage)
         if watch.repair(now):
@@ -167,7 +167,7 @@ class ManagedBridge:
 
     def repair_due(self, now: Seconds) -> float | None:
         """Seconds until damage that waits may be undone; None: there is none."""
-        return self._watch.contest.due(now) if self._watch.hurt or self._meters.damaged else None
+        return self._watch.contest.due(now) if self._watch.needs_repair or self._meters.damaged else None
 
     async def check_meters(self, now: Seconds) -> bool:
         """Meters have no monitor: read them. True: one of ours is not as we left it, and `install` will mend it.
@@ -344,14 +344,14 @@ class ManagedBridge:
             pipeline.queue,
             pipeline.exit,
         )
-        if (stranger := self._watch.stranger(reachable)) is not None:
-            found[0] = stranger
+        if (foreign := self._watch.foreign_flow_reason(reachable)) is not None:
+            found[0] = foreign
         return found
 
     @property
     def contested(self) -> bool:
         """True while damage stays because its repair would be undone."""
-        return (self._watch.hurt or self._meters.damaged) and self._watch.contest.fighting
+        return (self._watch.needs_repair or self._meters.damaged) and self._watch.contest.fighting
 
 
 def _requests(plan: FlowPlan, keys: Iterable[FlowKey]) -> set[int]:

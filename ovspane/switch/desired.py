@@ -5,8 +5,8 @@ Without a placement (rule_placement) one plan is that of all bridges; with one, 
 the whole table's, for what is asked of all.
 
 Changes wait until the one task that reads the plan takes them in, so no pass sees half of one; a long one is worked on
-in a thread, beside the event loop (one request can change as many flows as there are). Invariant: outside of `take_in`
-the plan is that of the changes taken in.
+in a thread, beside the event loop (one request can change as many flows as there are). Invariant: outside of
+`apply_changes` the plan is that of the changes taken in.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ class DesiredState:
         for name, plan in self._plans.items():
             plan.skip_limits(self._placement.fabric_ports(name))
 
-    def shut(self, bridge: str, ports: frozenset[int]) -> set[FlowKey]:
-        """The ports of a bridge that are none of the flood tree; gives the flows that changed."""
+    def block_ports(self, bridge: str, ports: frozenset[int]) -> set[FlowKey]:
+        """These ports of a bridge are none of the flood tree; returns the flows that changed."""
         plan = self._plans.get(bridge)
         return plan.block_ports(ports) if plan is not None else set()
 
@@ -149,7 +149,7 @@ class DesiredState:
             return []
         return self._hiding.hiders(request)
 
-    async def take_in(self) -> Affected:
+    async def apply_changes(self) -> Affected:
         """Bring the plan to the changes that wait."""
         affected = Affected()
         while self._waiting:

@@ -182,7 +182,7 @@ class FloodControl:
     def _contested(self, stop: set[PortId], now: Seconds) -> set[PortId]:
         """Those of the ports that are to be stopped which somebody else let flood so often that they have to wait."""
         undone = stop & self._sessions.stopped
-        waiting = {port for port in undone if not self._contests.setdefault(port, Contest()).may(now)}
+        waiting = {port for port in undone if not self._contests.setdefault(port, Contest()).permit_repair(now)}
         for port in sorted(undone - waiting):
             log.warning("somebody else lets port %s flood, which would close a loop; stopped again", port)
         return waiting

@@ -11,8 +11,7 @@ port anew at each transaction, and answers no OpenFlow meanwhile. A change of a 
 cost of these few (queue_ledger, QueueSync.change); all rows are compared when somebody may have changed them.
 
 What the kernel made of the rows is read back after each change and at each comparison of all. A port that differs is
-set once more; if that does not help, made anew; if that does not help either, it is said in the status of the requests
-(`kernel_trouble`) and left.
+repaired (queue_repair); while that does not help it is said in the status of the requests (`kernel_trouble`).
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from ovspane.ovsdb_queues import QueueSync, SyncResult
 from ovspane.placement.flow_rules import Queue
 from ovspane.policy.state.status import Cause, Reason
 from ovspane.switch.queue_ledger import Changes, Named, QueueLedger, Queues
+from ovspane.switch.queue_repair import QueueRepair
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +66,9 @@ class HostQueues:
         self._on_kernel = on_kernel
         self._sync = QueueSync(switch, manages, adopt)
         self._policing = PolicingSync(switch, manages, police or {})
-        self._unpoliced: dict[str, str] = {}
+        self._unpoliced: dict[str, str] = {}  # interface -> why
         self._tc = TcWatch(self._rows, self._kernel_compared)
-        #: port -> how often it was set again since the kernel last had what the rows say
-        self._attempts: dict[str, int] = {}
-        self._to_reapply: set[str] = set()
+        self._repair = QueueRepair()
         self._ledger = QueueLedger(named)
         self._unsure = True
         self._orphans = True
@@ -127,25 +125,22 @@ class HostQueues:
 
     def _rows(self, port: str) -> Mapping[int, tuple[int, int]] | None:
         """What the kernel should have, None while it is about to change, empty where there is no HTB."""
-        return self._sync.classes(port) if self._task is None and port not in self._to_reapply else None
+        return self._sync.classes(port) if self._task is None and not self._repair.is_due(port) else None
 
     def _kernel_compared(self, port: str, numbers: frozenset[int]) -> None:
-        if port not in self._tc.trouble:
-            self._attempts.pop(port, None)
-        elif self._attempts.get(port, 0) < 2:
-            self._to_reapply.add(port)
+        if self._repair.compared(port, differs=port in self._tc.trouble):
             self._wake.set()
         if numbers:
             self._on_kernel(numbers)
 
     async def _reapply(self) -> None:
         """Raises OvsdbError."""
-        for port in sorted(self._to_reapply):
-            attempt = self._attempts[port] = self._attempts.get(port, 0) + 1
-            log.info("port %s: %s", port, "setting its queues again" if attempt == 1 else "making its queues anew")
-            await self._sync.reapply(port, anew=attempt > 1, seconds=APPLY_SECONDS)
-            self._to_reapply.discard(port)
-            if attempt > 1:
+        for port in self._repair.due:
+            anew = self._repair.begin(port)
+            log.info("port %s: %s", port, "making its queues anew" if anew else "setting its queues again")
+            await self._sync.reapply(port, anew=anew, seconds=APPLY_SECONDS)
+            self._repair.done(port)
+            if anew:
                 self._unsure = True
                 self._wake.set()
             self._tc.check_soon([port])
@@ -185,7 +180,7 @@ class HostQueues:
         """One transaction. True iff Open vSwitch has applied it."""
         ledger = self._ledger
         if not ledger.known:
-            ledger.made_all(self._present())
+            ledger.read_back(self._present())
         # before rows are looked at: what changes meanwhile makes it unsure again
         unsure, self._unsure = self._unsure, False
         orphans, self._orphans = self._orphans, False
@@ -196,8 +191,7 @@ class HostQueues:
                 await self._bring_some(steps)
             if unsure:
                 await self._police()
-            if self._to_reapply:
-                await self._reapply()
+            await self._reapply()
             if orphans:
                 await self._sync.collect(seconds=APPLY_SECONDS)
         except OvsdbError as problem:
@@ -213,7 +207,7 @@ class HostQueues:
         result = await self._send(self._sync.sync(target, self._speeds, seconds=APPLY_SECONDS))
         assert result is not None
         self._note(result.refused, self.trouble)
-        self._ledger.made_all(target)
+        self._ledger.read_back(target)
         self._compare_kernel(target)
 
     async def _bring_some(self, steps: Changes) -> None:
@@ -225,7 +219,7 @@ class HostQueues:
             await self._bring_all()
             return
         self._note(result.refused, steps)
-        self._ledger.made(steps)
+        self._ledger.note_done(steps)
         self._compare_kernel(result.ports)
 
     async def _send(self, work: Coroutine[Any, Any, SyncResult | None]) -> SyncResult | None:
@@ -246,17 +240,13 @@ class HostQueues:
 
     def _note(self, refused: Mapping[str, str], ports: Collection[str]) -> None:
         """Of these ports, those get no queues."""
-        for port, reason in refused.items():
-            if self.trouble.get(port) != reason:
-                log.warning("no queues on port %s: %s", port, reason)
+        _log_changed("no queues on port %s: %s", self.trouble, refused)
         self.trouble = {port: why for port, why in self.trouble.items() if port not in ports} | dict(refused)
 
     async def _police(self) -> None:
         """Raises OvsdbError."""
         refused = await self._policing.sync(seconds=APPLY_SECONDS)
-        for interface, reason in refused.items():
-            if self._unpoliced.get(interface) != reason:
-                log.warning("no policing on %s: %s", interface, reason)
+        _log_changed("no policing on %s: %s", self._unpoliced, refused)
         self._unpoliced = refused
 
     def _compare_kernel(self, ports: Collection[str]) -> None:
@@ -280,3 +270,10 @@ class HostQueues:
         """Remove all rows of ours, and our policing; returns how many rows there were. Raises OvsdbError."""
         await self._policing.clean()
         return await self._sync.collect(everything=True)
+
+
+def _log_changed(message: str, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Warn of each subject and reason of `after` that `before` has not."""
+    for subject, reason in after.items():
+        if before.get(subject) != reason:
+            log.warning(message, subject, reason)

@@ -56,8 +56,8 @@ class Ownership:
         """True iff only a flow of ours should be there."""
         return key[0] in self._tables or key == ENTRY
 
-    def spots(self) -> list[tuple[int, Match]]:
-        """Tables and matches in which somebody else's doings concern us."""
+    def watched_matches(self) -> list[tuple[int, Match]]:
+        """What the flow monitor watches: the tables and matches where changes by others matter."""
         return [(0, NOT_PASSED), *((table, ANY) for table in self._range(self._first))]
 
     def meters(self, ids: Iterable[int]) -> set[int]:

@@ -6,7 +6,7 @@
     bridges that are away             away: each heals in a task of its own, and has no part in the pass
     install                           meters that are new -> flows, one atomic bundle a bridge, on all at the same time
     delete                            meters that no flow names any more (make before break)
-    tell                              status_report
+    report                            status_report
 
 Flows that name a queue which is not there yet are held back, all others go on. What comes in meanwhile waits for the
 next pass. After any error the state of that bridge is unknown and is read back before the next change, so a switch that
@@ -81,26 +81,26 @@ class BridgePass:
         self._queues.check()  # flows that are gone name nothing any more
         away = any(name in self._away for name in bridges)
         if done or away:
-            await self._tell(requests, work, bridges)
+            await self._report_statuses(requests, work, bridges)
         if away or not done:
             self._report.add(requests)
         return done and not away
 
     async def _take_in(self) -> None:
         """Bring the plan to what the policy wants now."""
-        affected = await self._desired.take_in()
+        affected = await self._desired.apply_changes()
         for bridge in self._fleet:
             bridge.touch(*affected.on(bridge.name))
         self._guarantees |= affected.guarantees
-        await self._report.all_pending(affected.requests)
-        await self._report.all_hidden(affected.hidden)
+        await self._report.mark_all_pending(affected.requests)
+        await self._report.recheck_hidden(affected.hidden)
 
     async def _follow(self, bridges: Mapping[str, BridgeRow]) -> None:
         """These are there and ours, and some of their ports do not flood."""
         self._away.drop(self._fleet.follow(bridges))
         await self._desired.follow(bridges)
         for bridge in self._fleet:
-            bridge.touch(self._desired.shut(bridge.name, not_flooding(bridges[bridge.name])))
+            bridge.touch(self._desired.block_ports(bridge.name, not_flooding(bridges[bridge.name])))
 
     def _absorb_news(self) -> None:
         """Take in what others did to the bridges."""
@@ -110,7 +110,7 @@ class BridgePass:
             if 0 in requests:
                 requests = requests_of(self._desired.plan)
             if not bridge.contested:
-                self._report.pending(requests)
+                self._report.mark_pending(requests)
             self._report.add(requests)
 
     def _heal(self, bridge: ManagedBridge) -> bool:
@@ -162,7 +162,7 @@ class BridgePass:
         self._log.forget("meters")
         return True
 
-    async def _tell(
+    async def _report_statuses(
         self, requests: set[int], work: Mapping[str, BridgeTarget], bridges: Mapping[str, BridgeRow]
     ) -> None:
         """What became of these requests; those of flows that were held back are not done yet."""
@@ -172,7 +172,7 @@ class BridgePass:
         for bridge in self._fleet:
             troubles |= bridge.troubles()
         general = self._general_trouble(bridges, troubles.get(0))
-        await self._report.tell(requests, late, self._desired.plan, bridges.values(), troubles, general)
+        await self._report.report(requests, late, self._desired.plan, bridges.values(), troubles, general)
         self._report.add(late)
 
     def _general_trouble(self, bridges: Mapping[str, BridgeRow], trouble: Reason | None) -> Reason | None:

@@ -28,13 +28,13 @@ _ById = dict[int, dict[str, Queue]]
 
 
 class QueueLedger:
-    """What is wanted, and what is made once `made_all` told what is there."""
+    """What is wanted, and what is made once `read_back` said what is there."""
 
     def __init__(self, named: Named) -> None:
         self._named = named
         self._wanted: _ById = {}
         self._tracker: DeltaTracker[int, dict[str, Queue]] = DeltaTracker(self._wanted)
-        self._told = False  # what is wanted
+        self._wanted_known = False  # what is wanted
         self._reserved: dict[str, int] = {}
         self._counts: Counter[str] = Counter()
 
@@ -51,7 +51,7 @@ class QueueLedger:
 
     def want_all(self, queues: Queues) -> None:
         """These queues, and no others."""
-        self._told = True
+        self._wanted_known = True
         self._tracker.wanted = self._wanted = _by_id(queues)
         self._tracker.touch_all()
 
@@ -64,13 +64,13 @@ class QueueLedger:
 
     # --- what is made
 
-    def made_all(self, queues: Queues) -> None:
+    def read_back(self, queues: Queues) -> None:
         """These queues are there, and no others."""
         self._tracker.read_back(_by_id(queues))
         self._reserved = {port: sum(queue.min_rate for queue in some.values()) for port, some in queues.items()}
         self._counts = Counter({port: len(some) for port, some in queues.items()})
 
-    def made(self, changes: Changes) -> None:
+    def note_done(self, changes: Changes) -> None:
         """These steps were done."""
         made = self._tracker.actual
         assert made is not None
@@ -145,7 +145,7 @@ class QueueLedger:
         made, wanted = self._made_at(port, number), self._wanted.get(number, {}).get(port)
         if made is None or (wanted is not None and wanted.request == made.request):
             return wanted
-        if not self._told:
+        if not self._wanted_known:
             return made
         if wanted is None and self._moved(number, made.request):
             return None

@@ -105,7 +105,7 @@ class Reconciler:
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
         self._desired.change(delta, stages)
-        self._report.pending(rule.request for rule in delta.added[:SLICE])  # of a long one the pass tells
+        self._report.mark_pending(rule.request for rule in delta.added[:SLICE])  # of a long one the pass tells
         self._poke()
 
     def reset(self, table: Rules, stages: int, routes: Mapping[int, Routes] | None = None) -> None:
@@ -125,9 +125,9 @@ class Reconciler:
             self._desired.move(deltas)
             self._poke()
 
-    def cannot_hold(self, requests: Mapping[int, str]) -> None:
+    def set_unsatisfied(self, requests: Mapping[int, str]) -> None:
         """These requests cannot be held by the network as it is, and why; all others can."""
-        if self._report.cannot_hold(requests):
+        if self._report.set_unsatisfied(requests):
             self._poke()
 
     async def settled(self, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""What became of each request, told when it changed.
+"""What became of each request, reported when it changed.
 
 Invariant: a request's status is `installed` only while the last pass went through on all managed bridges without it
 being refused anywhere.
@@ -19,7 +19,7 @@ from ovspane.switch.enforcement import Enforcement
 
 log = logging.getLogger(__name__)
 
-#: requests whose status is told before the loop gets a turn
+#: requests whose status is reported before the loop gets a turn
 SLICE = 500
 
 
@@ -36,36 +36,36 @@ class StatusReport:
         self._due: set[int] = set()
         self._general: Reason | None = None
         self._troubles: Mapping[int, Reason] = {}
-        self._unheld: Mapping[int, str] = {}
+        self._unsatisfied: Mapping[int, str] = {}
 
     def add(self, requests: Iterable[int]) -> None:
         """Their status may have changed: the next report has it."""
         self._due.update(requests)
 
     def take_due(self) -> set[int]:
-        """Whose status is to be told; who takes them adds them again where they could not be."""
+        """Whose status is to be reported; who takes them adds them again where they could not be."""
         due, self._due = self._due, set()
         return due
 
-    def cannot_hold(self, requests: Mapping[int, str]) -> bool:
+    def set_unsatisfied(self, requests: Mapping[int, str]) -> bool:
         """These requests cannot be held by the network as it is, and why; all others can. Whether that is new."""
-        changed = {number for number, _ in requests.items() ^ self._unheld.items()}
-        self._unheld = requests
+        changed = {number for number, _ in requests.items() ^ self._unsatisfied.items()}
+        self._unsatisfied = requests
         self.add(changed)
         return bool(changed)
 
-    def pending(self, requests: Iterable[int]) -> None:
+    def mark_pending(self, requests: Iterable[int]) -> None:
         """They are on their way to the switch."""
         for request in requests:
             self._on_status(request, PENDING)
 
-    async def all_pending(self, requests: Collection[int]) -> None:
+    async def mark_all_pending(self, requests: Collection[int]) -> None:
         """The same, of many; the next report says what became of them."""
         async for some in in_slices(requests, SLICE):
-            self.pending(some)
+            self.mark_pending(some)
         self.add(requests)
 
-    async def all_hidden(self, requests: Collection[int]) -> None:
+    async def recheck_hidden(self, requests: Collection[int]) -> None:
         """They may be hidden, or shown, now."""
         async for some in in_slices(requests, SLICE):
             for request in some:
@@ -78,7 +78,7 @@ class StatusReport:
             self._on_status(request, status)
         self.add(requests)
 
-    async def tell(
+    async def report(
         self,
         requests: set[int],
         late: set[int],
@@ -87,7 +87,7 @@ class StatusReport:
         troubles: Mapping[int, Reason],
         general: Reason | None,
     ) -> None:
-        """Tell what became of `requests`, and of all whose troubles changed, but for `late` ones, which are not done
+        """Report what became of `requests`, and of all whose troubles changed, but for `late` ones, which are not done
         yet. `troubles`: what bridges say of requests;
         `general`: why none at all is as it should be."""
         requests = requests | {number for number, _ in troubles.items() ^ self._troubles.items()} - {0}
@@ -97,19 +97,19 @@ class StatusReport:
             requests |= requests_of(plan)
             if general is not None and general.cause is not Cause.AWAY:  # that has been said
                 log.warning("%s", general.text())
-        status = self._teller(plan, bridges)
+        status = self._judge(plan, bridges)
         async for some in in_slices(requests - late, SLICE):
             for request in some:
                 self._on_status(request, status(request))
 
-    def _teller(self, plan: FlowPlan, bridges: Iterable[BridgeRow]) -> Callable[[int], Status]:
+    def _judge(self, plan: FlowPlan, bridges: Iterable[BridgeRow]) -> Callable[[int], Status]:
         queue_status = self._enforcement.statuses(plan, bridges)
 
         def status(request: int) -> Status:
             if (reason := self._general or self._troubles.get(request)) is not None:
                 return degraded(reason)
-            if request in self._unheld:
-                return degraded(Reason(Cause.NETWORK, detail=self._unheld[request]))
+            if request in self._unsatisfied:
+                return degraded(Reason(Cause.NETWORK, detail=self._unsatisfied[request]))
             stage, number = plan.enforcers.get(request, (Stage.ACCESS, 0))
             match stage:
                 case Stage.QUEUE:

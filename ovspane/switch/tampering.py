@@ -46,8 +46,8 @@ class Contest:
         """True iff the next repair has to wait, or would have to if it came now."""
         return self._left == 0
 
-    def may(self, now: Seconds) -> bool:
-        """Ask for a repair at `now` (seconds): True, and it counts."""
+    def permit_repair(self, now: Seconds) -> bool:
+        """Whether a repair may be made at `now` (seconds); if so it counts as made."""
         if now - self._latest > self._quiet + (0 if self._left else self._backoff.pause):
             self._left = self._burst
             self._backoff.reset()
@@ -84,7 +84,7 @@ class TamperWatch:
         self._before: Mapping[FlowKey, FlowRule] = {}
         self._said_fight = False
 
-    def hear(self, updates: list[FlowUpdate]) -> None:
+    def queue_updates(self, updates: list[FlowUpdate]) -> None:
         """Take updates of the monitor; they are looked at later, in one go."""
         self.news += updates
         if len(self.news) > NEWS_LIMIT:
@@ -153,19 +153,19 @@ class TamperWatch:
         return any(rule is not None and rule.key in keys for _, rule in self.news)
 
     @property
-    def hurt(self) -> bool:
+    def needs_repair(self) -> bool:
         """True iff something is to be repaired."""
         return bool(self.damage) or self.lost
 
     def repair(self, now: Seconds) -> bool:
         """Ask whether damage may be repaired now."""
-        allowed = self.contest.may(now)
+        allowed = self.contest.permit_repair(now)
         if self.contest.fighting and not self._said_fight:
             log.warning("bridge %s: %s; undoing it less and less often", self._name, CONTESTED)
         self._said_fight = self.contest.fighting
         return allowed
 
-    def stranger(self, reachable: Iterable[int]) -> Reason | None:
+    def foreign_flow_reason(self, reachable: Iterable[int]) -> Reason | None:
         """Why verdicts may differ from the plan although all our flows are there; `reachable`: the tables packets
         come to."""
         tables = set(reachable) if self.foreign else set()

@@ -25,8 +25,8 @@ from tests.lab.switch import ofctl, run
 from tests.lab.throughput import INTERVAL, Received, Stream, flooding, measure
 from tests.lab.topology import Lan
 from tests.lab.udp import Arrivals, stream
+from tests.lab.watcher import RING, Watcher, attached, speak
 from tests.support.ovs_dummy import wait_for
-from tests.system.test_discovery import RING, Watcher, attached, speak
 from tests.system.test_flood_tree import silent
 from tests.system.test_placement import slot
 

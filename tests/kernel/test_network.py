@@ -8,7 +8,7 @@ from tests.kernel.scenarios import Figure
 from tests.lab import mininet_net
 from tests.lab.throughput import Stream, measure
 from tests.lab.topology import Lan
-from tests.system.test_discovery import LINE, Watcher, attached, speak
+from tests.lab.watcher import LINE, Watcher, attached, speak
 
 MBIT = 10**6
 LINK, SECONDS = 20 * MBIT, 5

@@ -14,6 +14,8 @@ from tests.support.patience import LONG, PATIENCE
 
 T = TypeVar("T")
 BRIDGE = "br0"
+#: a flow that nothing is wrong with
+GOOD = FlowRule(100, 5, Match.of(in_port=1), Instructions(goto=101))
 
 
 def run(work: Coroutine[object, object, T]) -> T:
@@ -28,6 +30,11 @@ def run(work: Coroutine[object, object, T]) -> T:
 def session(ovs: DummyOvs, bridge: str = BRIDGE, timeout: float = PATIENCE) -> BridgeSession:
     """A session to be connected with `async with`."""
     return BridgeSession(ovs.mgmt(bridge), timeout=timeout)
+
+
+def shown(ovs: DummyOvs) -> list[str]:
+    """The flows as ovs-ofctl says them, without counters."""
+    return sorted(line.strip() for line in ovs.ofctl("--no-stats", "dump-flows", BRIDGE).splitlines())
 
 
 def table(flows: Iterable[FlowRule]) -> dict[FlowKey, FlowRule]:

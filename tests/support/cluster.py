@@ -31,6 +31,25 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def status(folder: Path) -> str:
+    """What cluster/status says of the member whose control socket is there; "" when it does not answer."""
+    done = subprocess.run(
+        ["ovs-appctl", "-T", "30", "-t", f"{folder}/ctl", "cluster/status", "OVSPane"], capture_output=True, text=True
+    )
+    return done.stdout if done.returncode == 0 else ""
+
+
+def joined(folder: Path) -> bool:
+    """The member is one of a cluster with a leader."""
+    said = status(folder)
+    return "Status: cluster member" in said and "Leader: unknown" not in said
+
+
+def leads(folder: Path) -> bool:
+    """The member is the leader."""
+    return "Role: leader" in status(folder)
+
+
 @dataclass(slots=True)
 class Member:
     """One server: `folder` has its database, `enter` the command words that run a command where it lives."""
@@ -84,21 +103,11 @@ class Member:
             )
         wait_for(lambda: (self.folder / "ctl").exists(), "control socket")
 
-    def status(self) -> str:
-        """What cluster/status says; "" when the server does not answer."""
-        done = subprocess.run(
-            ["ovs-appctl", "-T", "30", "-t", f"{self.folder}/ctl", "cluster/status", "OVSPane"],
-            capture_output=True,
-            text=True,
-        )
-        return done.stdout if done.returncode == 0 else ""
-
     def joined(self) -> bool:
-        status = self.status()
-        return "Status: cluster member" in status and "Leader: unknown" not in status
+        return joined(self.folder)
 
     def leads(self) -> bool:
-        return "Role: leader" in self.status()
+        return leads(self.folder)
 
     def kill(self) -> None:
         """SIGKILL; in a namespace the words of `enter` replace themselves by the server, so it is the server's own

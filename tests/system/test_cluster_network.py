@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 
 from tests.support.cluster import run
+from tests.support.cluster_hosts import Host, Load, form, hosts, same_everywhere
 from tests.support.ovs_dummy import DummyOvs
 from tests.support.patience import wait_for
-from tests.system.test_cluster import Host, Load, form, hosts, same_everywhere
 
 pytestmark = pytest.mark.system
 

@@ -19,8 +19,8 @@ from tests.lab import mininet_net
 from tests.lab.packets import listener, received
 from tests.lab.switch import appctl, ofctl, run, vsctl
 from tests.lab.topology import Lan, settle
+from tests.lab.watcher import RING, Watcher
 from tests.support.patience import PATIENCE, too_slow_to_tell, wait_for
-from tests.system.test_discovery import RING, Watcher
 
 pytestmark = pytest.mark.system
 

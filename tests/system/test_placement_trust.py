@@ -19,8 +19,8 @@ from tests.lab.hosts import Host
 from tests.lab.packets import arrivals
 from tests.lab.throughput import Stream, measure
 from tests.lab.topology import Lan
+from tests.lab.watcher import LINE, Watcher, attached, speak
 from tests.support.patience import PATIENCE, too_slow_to_tell
-from tests.system.test_discovery import LINE, Watcher, attached, speak
 from tests.system.test_placement import having
 
 pytestmark = pytest.mark.system

@@ -21,8 +21,8 @@ from tests.lab import mininet_net
 from tests.lab.hosts import Host
 from tests.lab.switch import flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
+from tests.lab.watcher import LINE, RING, RUNDIR, TREE, Watcher, attached, forward_on_the_flood_tree, speak
 from tests.support.patience import wait_for
-from tests.system.test_discovery import LINE, RING, RUNDIR, TREE, Watcher, attached, forward_on_the_flood_tree, speak
 from tests.system.test_placement import having
 from tests.system.test_probe import strict
 

@@ -19,8 +19,8 @@ from tests.lab.hosts import Host
 from tests.lab.proof import Prover
 from tests.lab.switch import appctl, flows, ofctl, run, vsctl
 from tests.lab.topology import Lan
+from tests.lab.watcher import LINE, RING, TREE, Watcher, attached, forward_on_the_flood_tree, speak
 from tests.support.patience import wait_for
-from tests.system.test_discovery import LINE, RING, TREE, Watcher, attached, forward_on_the_flood_tree, speak
 from tests.system.test_flood_tree import forward, silent
 
 pytestmark = pytest.mark.system

@@ -1,4 +1,7 @@
-"""How large a file, a class and a function of ovspane may be before it is two things: `python -m tools.rooms` tells."""
+"""How large a file, a class and a function may be before it is two things: `python -m tools.rooms` tells for ovspane.
+
+In tests/ only files are bounded: a test tells one story from its beginning to its end.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from tools.rooms import PACKAGE, dotted_name, modules
+from tools.rooms import PACKAGE, modules
 
 LINES, METHODS, FUNCTION = 400, 25, 48
 REASON = "Longer than 400 lines: "
 
-PYTHON = [path for path in modules() if path.suffix == ".py"]
+ROOT = PACKAGE.parent
+#: sources beside ovspane/; "" is a script
+BESIDE = [
+    path
+    for folder in ("bench", "demo", "lab", "tools", "tests")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in ("", ".py", ".sh", ".c") and path.is_file()
+]
+FILES = [*modules(), *BESIDE]
+PYTHON = [path for path in FILES if path.suffix == ".py" and not path.is_relative_to(ROOT / "tests")]
+
+
+def in_project(path: Path) -> str:
+    """A file's path from the project's root."""
+    return str(path.relative_to(ROOT))
 
 
 def too_large(source: str) -> list[str]:
@@ -30,12 +47,12 @@ def too_large(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=dotted_name)
+@pytest.mark.parametrize("path", PYTHON, ids=in_project)
 def test_classes_and_functions_are_small(path: Path) -> None:
     assert too_large(path.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", FILES, ids=in_project)
 def test_a_long_file_says_why(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     long = len(source.splitlines()) > LINES

@@ -71,12 +71,12 @@ class ProbeReport:
     bridges: tuple[str, ...]
     meter_base: int
     rows: list[ProbeResult] = field(default_factory=list)
-    strangers: list[tuple[str, str]] = field(default_factory=list)
+    foreign_flows: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def differences(self) -> int:
         """How many probes did not fare as expected, and how many flows in our tables are not ours."""
-        return sum(bool(row.differences) for row in self.rows) + len(self.strangers)
+        return sum(bool(row.differences) for row in self.rows) + len(self.foreign_flows)
 
 
 def groups_of(campaign: Campaign, oracle: PolicyOracle) -> list[Flowgroup]:
@@ -121,7 +121,7 @@ async def run(campaign: Campaign, ask: Ask) -> ProbeReport:
                 )
                 packets = await _with_those_of_flows(campaign, session, choice)
                 report.rows += await _look(campaign, probe, places, packets, ask)
-                report.strangers += [(bridge, flow) for flow in await probe.strangers()]
+                report.foreign_flows += [(bridge, flow) for flow in await probe.foreign_flows()]
     return report
 
 

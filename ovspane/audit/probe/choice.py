@@ -71,7 +71,7 @@ def around(oracle: PolicyOracle, group: Flowgroup) -> set[Packet]:
         if inner is not None and (packet := lowest(inner, oracle.locations)) is not None:
             found.add(packet)
         for match in islice(whole.matches(), MATCHES) if whole is not None else ():
-            found.add(inside(match, low=True))
+            found.add(extreme_packet(match, low=True))
     found |= set(_echoes(found))
     if not any(part.eth_src.mask or part.eth_dst.mask for part in parts):
         found = {replace(packet, eth_src=_PLAIN.eth_src, eth_dst=_PLAIN.eth_dst) for packet in found}
@@ -80,12 +80,12 @@ def around(oracle: PolicyOracle, group: Flowgroup) -> set[Packet]:
 
 def of_flows(matches: Iterable[Match], most: int) -> list[Packet]:
     """At most `most` packets inside of flows: the lowest and the highest of each."""
-    found = {inside(match, low): None for match in matches for low in (True, False)}
+    found = {extreme_packet(match, low): None for match in matches for low in (True, False)}
     made = [packet for packet in found if makeable(packet)]
     return made[:: max(1, -(-len(made) // max(1, most)))]
 
 
-def inside(match: Match, low: bool) -> Packet:
+def extreme_packet(match: Match, low: bool) -> Packet:
     """The lowest or the highest packet of a match; what it says nothing of is as usual. IPv4 over TCP if it may be."""
 
     def end(name: str, usual: int) -> int:

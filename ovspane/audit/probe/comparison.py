@@ -115,11 +115,11 @@ class BridgeProbe:
             rows.append(replace(row, differences=(*row.differences, *more)))
         return rows
 
-    async def strangers(self) -> list[str]:
+    async def foreign_flows(self) -> list[str]:
         """The flows in our tables that are not ours: what they do is nobody's policy. Raises SessionError."""
         found = await self.session.table_stats(self.pipeline.tables)
         return [
-            _stranger(stats) for stats in found if stats.rule.cookie & COOKIE_MASK not in (COOKIE_TAG, DISCOVERY_TAG)
+            _describe(stats) for stats in found if stats.rule.cookie & COOKIE_MASK not in (COOKIE_TAG, DISCOVERY_TAG)
         ]
 
     def _entrances(self, places: RulePlaces, packet: Packet) -> list[int]:
@@ -242,7 +242,7 @@ class BridgeProbe:
         return wrong
 
 
-def _stranger(stats: FlowStats) -> str:
+def _describe(stats: FlowStats) -> str:
     rule = stats.rule
     return (
         f"table={rule.table},priority={rule.priority},cookie={rule.cookie:#x} {rule.match} is in a table of ovspane's"

@@ -29,15 +29,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from typing import TypeVar
 
 from ovspane.audit.oracle import ExpectedVerdict, PolicyOracle
-from ovspane.dataplane.regions import Region, both, inside, outside, remaining, witness
-from ovspane.dataplane.walk import BridgeVisit, End, Fabric, Loss, Spot, Trace, walk
+from ovspane.dataplane.regions import Region, difference_of_unions, exclude, intersection, restrict, witness
+from ovspane.dataplane.walk import BridgeVisit, Doubt, End, Fabric, Loss, Return, Spot, Trace, walk
 from ovspane.lang.statements import Kind
 from ovspane.packets.fields import SCTP, TCP, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match, Packet
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
 from ovspane.policy.state.status import ACTIVE, Cause
+
+T = TypeVar("T", End, Loss, Return, Doubt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class Proof:
                 trace = walk(self.fabric, station.spot, start)
                 self._returns(station, trace, own=False)
                 for some_own, v4, v6 in _own(station):
-                    if (own := both(start, some_own)) is not None:
+                    if (own := intersection(start, some_own)) is not None:
                         self._host(station, own, _of(trace, own), v4, v6)
         return list(self.findings.values())
 
@@ -139,11 +142,11 @@ class Proof:
         self._access(station, trace)
         for other in self.stations:
             to = Match.of(eth_dst=other.mac)
-            if other is station or not self._present(other) or (going := inside(start, to)) is None:
+            if other is station or not self._present(other) or (going := restrict(start, to)) is None:
                 continue
             if v4 or v6:
                 field_name, addresses = ("ipv4_dst", other.v4) if v4 else ("ipv6_dst", other.v6)
-                exact = [inside(going, Match.of(**{field_name: address})) for address in addresses]
+                exact = [restrict(going, Match.of(**{field_name: address})) for address in addresses]
             else:
                 exact = [going]
             for region in exact:
@@ -167,19 +170,19 @@ class Proof:
         pair = f"packets of {_place(source.spot)} to {_place(sink.spot)}"
         arrived: list[Region] = []
         for end in trace.ends:
-            if (here := both(going, end.packets)) is None:
+            if (here := intersection(going, end.packets)) is None:
                 continue
             if end.spot != sink.spot:
                 if not end.flooded:
                     self._say("astray", f"{pair} come to {_place(end.spot)}", here)
                 continue
             for before in arrived:
-                if (again := both(before, here)) is not None:
+                if (again := intersection(before, here)) is not None:
                     self._say("twice", f"{pair} arrive twice", again)
             arrived.append(here)
             self._held(pair, end, here)
         joined = self._joined[source.spot[0]] == self._joined[sink.spot[0]]
-        for missing in remaining([going], arrived) if joined else ():
+        for missing in difference_of_unions([going], arrived) if joined else ():
             for region, expected in self._cells(missing):
                 if expected.passes:
                     self._say("lost", f"{pair} do not arrive{_why(trace, region)}", region, expected)
@@ -245,9 +248,9 @@ class Proof:
             for cell in cells:
                 rest: Region | None = cell
                 for match in self._of_request(number):
-                    if (part := inside(cell, match)) is not None:
+                    if (part := restrict(cell, match)) is not None:
                         split.append(part)
-                        rest = outside(rest, match) if rest is not None else None
+                        rest = exclude(rest, match) if rest is not None else None
                 split += [rest] if rest is not None else []
             cells = split
         for cell in cells:
@@ -281,19 +284,24 @@ def _own(station: Station) -> Iterator[tuple[Region, bool, bool]]:
 def _of(trace: Trace, packets: Region) -> Trace:
     """What becomes of these."""
     return Trace(
-        [replace(end, packets=part) for end in trace.ends if (part := both(packets, end.packets)) is not None],
-        [replace(loss, packets=part) for loss in trace.losses if (part := both(packets, loss.packets)) is not None],
-        [replace(back, packets=part) for back in trace.returns if (part := both(packets, back.packets)) is not None],
-        [replace(doubt, packets=part) for doubt in trace.doubts if (part := both(packets, doubt.packets)) is not None],
+        _restricted(trace.ends, packets),
+        _restricted(trace.losses, packets),
+        _restricted(trace.returns, packets),
+        _restricted(trace.doubts, packets),
     )
+
+
+def _restricted(parts: list[T], packets: Region) -> list[T]:
+    """Those that these packets come to, each with these packets only."""
+    return [replace(part, packets=both) for part in parts if (both := intersection(packets, part.packets)) is not None]
 
 
 def _with_tags(region: Region) -> Iterator[Region]:
     """Without a VLAN tag, and with one. (A tag that has a priority only is as none to NORMAL, but not to a flow:
     left out.)"""
     none, tag, zero = Match.of(vlan=0), Match.of(vlan=(0x1000, 0x1000)), Match.of(vlan=0x1000)
-    for part in (inside(region, none), inside(region, tag)):
-        if part is not None and (part := outside(part, zero)) is not None:
+    for part in (restrict(region, none), restrict(region, tag)):
+        if part is not None and (part := exclude(part, zero)) is not None:
             yield part
 
 
@@ -308,7 +316,7 @@ def _denies(loss: Loss) -> bool:
 def _why(trace: Trace, region: Region) -> str:
     """How these packets are lost, in the words of the walk."""
     for loss in trace.losses:
-        if both(loss.packets, region) is not None:
+        if intersection(loss.packets, region) is not None:
             flow = f" (flow {loss.flow.cookie:#x} in table {loss.flow.table})" if loss.flow is not None else ""
             return f", {loss.why} at {loss.bridge}{flow}"
     return ""

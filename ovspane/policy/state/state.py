@@ -88,7 +88,7 @@ class State(Registry):
         if number in self.lease:
             self.next_id = max(self.next_id, number + 1)
 
-    def lend(self, lease: range) -> None:
+    def set_id_range(self, lease: range) -> None:
         """From now on give these ids only, from the first; slots are looked for at a place that depends on it, so
         that daemons which share a database seldom take the same one."""
         self.lease = lease

@@ -14,7 +14,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovspane.dataplane.regions import Region, both, inside, outside, remaining, without, witness
+from ovspane.dataplane.regions import Region, difference, difference_of_unions, exclude, intersection, restrict, witness
 from ovspane.dataplane.tables import (
     ALL,
     CONTROLLER,
@@ -318,7 +318,7 @@ def test_each_packet_of_a_set_meets_the_ends_that_it_meets_alone(rng: Random) ->
     entry = rng.choice(sorted(fabric.bridges)), rng.choice(PORTS)
     start = Region(random_match(rng, 0.8))
     if rng.random() < 0.3:
-        start = outside(start, random_match(rng)) or start
+        start = exclude(start, random_match(rng)) or start
     trace = walk(fabric, entry, start)
     assert not trace.doubts
     for _ in range(40):
@@ -336,16 +336,16 @@ def test_the_algebra_of_regions(rng: Random) -> None:
     def region() -> Region:
         made = Region(random_match(rng))
         for _ in range(rng.randrange(3)):
-            made = outside(made, random_match(rng)) or made
+            made = exclude(made, random_match(rng)) or made
         return made
 
     one, other, match = region(), region(), random_match(rng)
-    common, rest = both(one, other), without(one, other)
+    common, rest = intersection(one, other), difference(one, other)
     for _ in range(60):
         packet = random_packet(rng).packed
         assert (common is not None and common.contains(packet)) == (one.contains(packet) and other.contains(packet))
         assert sum(piece.contains(packet) for piece in rest) == (one.contains(packet) and not other.contains(packet))
-        within, out = inside(one, match), outside(one, match)
+        within, out = restrict(one, match), exclude(one, match)
         assert (within is not None and within.contains(packet)) == (one.contains(packet) and match.contains(packet))
         assert (out is not None and out.contains(packet)) == (one.contains(packet) and not match.contains(packet))
-    assert remaining([one], [one]) == []
+    assert difference_of_unions([one], [one]) == []

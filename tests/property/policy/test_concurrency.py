@@ -149,7 +149,7 @@ class Daemon:
 
     def __post_init__(self) -> None:
         self.start()
-        self.runtime.state.lend(range(1 + 10_000 * self.number, 10_000 * (self.number + 1)))
+        self.runtime.state.set_id_range(range(1 + 10_000 * self.number, 10_000 * (self.number + 1)))
 
     def start(self, values: Iterable[Value] = ()) -> None:
         self.links = room(HOSTS[self.number])
@@ -166,7 +166,7 @@ class Daemon:
             lease = self.runtime.state.lease
             free = self.runtime.state.next_id
             self.start(base.state.state.values())
-            self.runtime.state.lend(range(free, lease.stop))
+            self.runtime.state.set_id_range(range(free, lease.stop))
         else:
             self.runtime.apply(changes)
         self.runtime.apply(self.runtime.overdue(base.now))

@@ -60,7 +60,7 @@ async def walk(seed: int) -> None:
                 delta = compiler.update(history.step(), history.where)
                 whole.apply(delta)
                 desired.change(delta, compiler.stages)
-        taken = await desired.take_in()
+        taken = await desired.apply_changes()
         for bridge, flows in known.items():  # what is said to be touched is enough to follow
             plan = desired.plan_of(bridge)
             for key in taken.on(bridge)[0]:

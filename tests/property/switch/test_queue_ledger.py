@@ -88,7 +88,7 @@ class Histories(RuleBasedStateMachine):
     @initialize(books=some_books, there=some_books)
     def begin(self, books: Books, there: Books) -> None:
         self.made = full(there)
-        self.ledger.made_all(there)
+        self.ledger.read_back(there)
         assert self.ledger.done  # nobody has said yet what is wanted
         assert self.ledger.target() == self.made
         self.want_all(books)
@@ -121,13 +121,13 @@ class Histories(RuleBasedStateMachine):
         sums = self.ledger.reserved(steps)
         assert sums == {port: sum(queue.min_rate for queue in after.get(port, {}).values()) for port in steps}
         self.want(late)
-        self.ledger.made(steps)
+        self.ledger.note_done(steps)
         self.made = after
 
     @rule(there=some_books)
     def compare(self, there: Books) -> None:
         self.made = full(there)
-        self.ledger.made_all(there)
+        self.ledger.read_back(there)
 
     @invariant()
     def the_books_are_right(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ovspane.audit.oracle import OracleUnavailable, PolicyOracle, flowgroup, read_oracle
 from ovspane.audit.probe import messages
-from ovspane.audit.probe.choice import choose, inside, of_flows
+from ovspane.audit.probe.choice import choose, extreme_packet, of_flows
 from ovspane.audit.probe.frames import flow, frame, makeable, text
 from ovspane.audit.probe.injection import ProbeSession
 from ovspane.audit.probe.places import RulePlaces, read_routing
@@ -296,7 +296,7 @@ def test_the_choice_has_inside_border_and_outside() -> None:
     assert few.of_packets > 40
     assert choose(now, [ALL], 30) == choose(now, [ALL], 30)
     assert all(makeable(packet) for packet in few.packets)
-    assert inside(Match.of(vlan=(0x1000, 0x1000)), True).vlan & 0xFFF
+    assert extreme_packet(Match.of(vlan=(0x1000, 0x1000)), True).vlan & 0xFFF
 
 
 def test_the_network_comes_out_of_its_listing_as_it_was() -> None:

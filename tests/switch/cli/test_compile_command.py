@@ -87,6 +87,17 @@ def load(ovs: DummyOvs, text: str) -> None:
     ovs.run("ovs-ofctl", "-O", "OpenFlow14", "add-flows", BRIDGE, str(path))
 
 
+async def same_as_pushed(ovs: DummyOvs, made: Compiled) -> None:
+    """What was loaded is what the daemon would push, meters too."""
+    async with session(ovs) as bridge:
+        assert await bridge.meter_table() == {n: as_programmed(meter) for n, meter in made.plan.meters.items()}
+        loaded = await bridge.dump()
+        assert loaded == made.plan.flows
+        await bridge.cleanup()
+        await bridge.push(made.plan.flows.values())
+        assert await bridge.dump() == loaded
+
+
 def packets() -> Iterator[Packet]:
     for host in range(9):
         for proto, port in ((6, 79), (6, 80), (17, 82), (6, 83), (17, 443), (17, 53), (1, 0)):
@@ -120,19 +131,9 @@ def test_the_output_loads_and_the_switch_decides_as_the_evaluator(
 ) -> None:
     out, err = printed(capsys, tmp_path / "f", PLAIN, *([] if at is None else ["--at", str(at)]))
     assert err == ""
-    load(ovs, out)
     made = compiled(PLAIN, at)
-
-    async def same_as_pushed() -> None:
-        async with session(ovs) as bridge:
-            assert await bridge.meter_table() == {n: as_programmed(meter) for n, meter in made.plan.meters.items()}
-            loaded = await bridge.dump()
-            assert loaded == made.plan.flows
-            await bridge.cleanup()
-            await bridge.push(made.plan.flows.values())
-            assert await bridge.dump() == loaded
-
-    run(same_as_pushed())
+    load(ovs, out)
+    run(same_as_pushed(ovs, made))
     ovs.ofctl("add-flow", BRIDGE, "table=0,priority=1,actions=output:2")  # the bridge's own forwarding
     replay = Replay()
     for spoken in read(PLAIN):
@@ -224,18 +225,9 @@ def test_products_of_sets_are_conjunctive_matches(
     assert sum(line[0] != "#" for line in limits.splitlines()) == 7
     document = json.loads(printed(capsys, tmp_path / "f", SETS, "--format", "json")[0])
     assert {"conj_id": limiting} in [rule["match"] for table in document["tables"] for rule in table["rules"]]
-    load(ovs, out)
     made = compiled(SETS)
-
-    async def same_as_pushed() -> None:
-        async with session(ovs) as bridge:
-            loaded = await bridge.dump()
-            assert loaded == made.plan.flows
-            await bridge.cleanup()
-            await bridge.push(made.plan.flows.values())
-            assert await bridge.dump() == loaded
-
-    run(same_as_pushed())
+    load(ovs, out)
+    run(same_as_pushed(ovs, made))
     ovs.ofctl("add-flow", BRIDGE, "table=0,priority=1,actions=output:2")
     replay = Replay()
     for spoken in read(SETS):

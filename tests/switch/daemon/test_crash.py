@@ -11,7 +11,6 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -34,13 +33,6 @@ from tests.support.patience import PATIENCE, too_slow_to_tell, wait_for
 
 KILLS = 10
 PORTS = itertools.count(100)
-
-
-@pytest.fixture
-def switch() -> Iterator[DummyOvs]:
-    with DummyOvs() as ovs:
-        bridge(ovs, "br0")
-        yield ovs
 
 
 class Speaker(threading.Thread):

@@ -7,10 +7,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,32 +17,23 @@ from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.records import Record
-from tests.support.cluster import Member, leader_of, loopback_cluster, remotes, run
+from tests.support.cluster import Member, leader_of, remotes, run
+from tests.support.parties import Running, clock, running
 from tests.support.patience import still, until
 
 M1, M2 = "00:00:00:00:00:01", "00:00:00:00:00:02"
 
 
-def clock() -> int:
-    return time.time_ns() // 1_000_000
-
-
-@pytest.fixture
-def members() -> Iterator[list[Member]]:
-    with tempfile.TemporaryDirectory(prefix="ovspane.", dir="/tmp") as folder, loopback_cluster(Path(folder)) as made:
-        yield made
-
-
-class Party:
+class Party(Running):
     """One daemon's network and what it shares."""
 
     def __init__(self, where: str, name: str, host: str = "") -> None:
+        super().__init__()
         self.name, self.host = name, host or name
         self.network = Network()
         self.programs: bool | None = True
         self.store = ClusterStore(where, name)
         self.shared = SharedTopology(self.store, self.network, self.host, lambda bridge: self.programs, clock)
-        self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> Party:
         self.tasks.append(asyncio.create_task(self.store.run()))
@@ -74,24 +61,9 @@ class Party:
     def rows(self, table: str) -> dict[str, Record]:
         return {key[1]: one for key, one in self.store.replica.records.items() if key[0] == table}
 
-    async def stop(self) -> None:
-        for task in reversed(self.tasks):
-            task.cancel()
-        for outcome in await asyncio.gather(*self.tasks, return_exceptions=True):
-            assert outcome is None or isinstance(outcome, asyncio.CancelledError), outcome
-        self.tasks = []
 
-
-@contextlib.asynccontextmanager
-async def parties(members: list[Member], *names: str) -> AsyncIterator[list[Party]]:
-    made = [Party(remotes(members), name) for name in names]
-    try:
-        for one in made:
-            await one.start()
-        yield made
-    finally:
-        for one in made:
-            await one.stop()
+def parties(members: list[Member], *names: str) -> contextlib.AbstractAsyncContextManager[list[Party]]:
+    return running([Party(remotes(members), name) for name in names])
 
 
 def transact(members: list[Member], *operations: dict[str, object]) -> None:

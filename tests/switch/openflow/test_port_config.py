@@ -4,9 +4,10 @@ any bytes."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovspane.openflow import framing
+from ovspane.openflow.constants import ERROR, HELLO
 from ovspane.openflow.errors import OpenFlowError
 from ovspane.openflow.openflow10 import (
+    BARRIER_REPLY,
+    BARRIER_REQUEST,
     LINK_DOWN,
     NO_FLOOD,
+    OPENFLOW10,
+    PORT_MOD,
+    PORT_STATUS,
+    STATS_REPLY,
+    STATS_REQUEST,
     PhysicalPort,
     PortBits,
     parse_port_status,
@@ -116,7 +126,7 @@ def test_a_refusal_is_told_and_the_others_are_done(ovs: DummyOvs) -> None:
 def test_a_bridge_without_openflow_10_and_none_at_all(ovs: DummyOvs) -> None:
     async def run() -> None:
         ovs.add_bridge("new", "OpenFlow14")
-        with pytest.raises(VersionError, match="lacks OpenFlow10"):
+        with pytest.raises(VersionError, match="OpenFlow14; `protocols` must have OpenFlow10"):
             await PortSession(ovs.mgmt("new"), lambda *change: None).connect()
         with pytest.raises(SessionError):
             await PortSession(ovs.mgmt("nowhere"), lambda *change: None).connect()
@@ -149,6 +159,102 @@ def test_a_switch_that_says_nothing_or_nonsense(tmp_path: Path, answer: bytes) -
         async with await asyncio.start_unix_server(serve, tmp_path / "s"):
             with pytest.raises(SessionError):
                 await PortSession(tmp_path / "s", lambda *change: None, timeout=0.3).connect()
+
+    asyncio.run(run())
+
+
+def raw_port(number: int, config: int = 0) -> bytes:
+    return struct.pack("!H6s16sII16x", number, bytes(6), b"p", config, 0)
+
+
+async def frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, int]]:
+    """(type, transaction id) of each message."""
+    with contextlib.suppress(asyncio.IncompleteReadError):
+        while True:
+            _, kind, length, xid = struct.unpack("!BBHI", await reader.readexactly(8))
+            await reader.readexactly(length - 8)
+            yield kind, xid
+
+
+@pytest.mark.parametrize(
+    ("behind", "flags"),
+    [
+        (OPENFLOW10.message(PORT_STATUS, 0, b"\2" + bytes(7) + raw_port(1, NO_FLOOD)), {1: True, 2: False}),
+        (OPENFLOW10.message(PORT_STATUS, 0, b"\1" + bytes(7) + raw_port(1)), {2: False}),
+    ],
+    ids=["changed", "deleted"],
+)
+def test_news_right_behind_the_list_of_ports_is_newer(tmp_path: Path, behind: bytes, flags: dict[int, bool]) -> None:
+    """Parts of the list and the port-status message come in one piece."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async for kind, xid in frames(reader):
+            if kind == HELLO:
+                writer.write(OPENFLOW10.message(HELLO, 1))
+            elif kind == STATS_REQUEST:
+                parts = ((1, raw_port(1)), (0, raw_port(2)))
+                lists = [
+                    OPENFLOW10.message(STATS_REPLY, xid, struct.pack("!HH", 13, more) + port) for more, port in parts
+                ]
+                writer.write(b"".join(lists) + behind)
+        writer.close()
+
+    async def run() -> None:
+        async with (
+            await asyncio.start_unix_server(serve, tmp_path / "s"),
+            PortSession(tmp_path / "s", lambda *change: None) as session,
+        ):
+            assert {number: port.no_flood for number, port in session.ports.items()} == flags
+
+    asyncio.run(run())
+
+
+def test_each_of_two_who_configure_gets_the_answer_to_its_own(tmp_path: Path) -> None:
+    """The switch refuses port 1, and no other."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        mods = 0
+        async for kind, xid in frames(reader):
+            if kind == HELLO:
+                writer.write(OPENFLOW10.message(HELLO, 1))
+            elif kind == STATS_REQUEST:
+                ports = raw_port(1) + raw_port(2)
+                writer.write(OPENFLOW10.message(STATS_REPLY, xid, struct.pack("!HH", 13, 0) + ports))
+            elif kind == PORT_MOD:
+                mods += 1
+                if mods == 1:
+                    writer.write(OPENFLOW10.message(ERROR, xid, struct.pack("!HH", 4, 1)))
+            elif kind == BARRIER_REQUEST:
+                writer.write(OPENFLOW10.message(BARRIER_REPLY, xid))
+        writer.close()
+
+    async def run() -> None:
+        async with (
+            await asyncio.start_unix_server(serve, tmp_path / "s"),
+            PortSession(tmp_path / "s", lambda *change: None) as session,
+        ):
+            one, two = await asyncio.gather(
+                session.configure({1: ON}), session.configure({2: ON}), return_exceptions=True
+            )
+            assert isinstance(one, RequestRefused) and one.error.name == "PORT_MOD_FAILED/BAD_HW_ADDR" and two is None
+            assert not session.ports[1].no_flood and session.ports[2].no_flood
+
+    asyncio.run(run())
+
+
+def test_a_message_of_another_version_ends_the_session(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async for kind, xid in frames(reader):
+            if kind == HELLO:
+                writer.write(OPENFLOW10.message(HELLO, 1))
+            elif kind == STATS_REQUEST:
+                writer.write(framing.message(STATS_REPLY, xid, struct.pack("!HH", 13, 0) + raw_port(1)))
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_unix_server(serve, tmp_path / "s"):
+            with pytest.raises(SessionError, match="message of OpenFlow version 0x5"):
+                await PortSession(tmp_path / "s", lambda *change: None).connect()
 
     asyncio.run(run())
 

@@ -110,7 +110,7 @@ def test_a_guard_that_is_not_current_changes_nothing() -> None:
             seen = one.replica.uuids["Version", "room:x"], 1
             async with asyncio.timeout(PATIENCE):
                 while ("Version", "room:x") not in two.replica.records:
-                    await two.newer(two.replica.updates)
+                    await two.wait_for_update(two.replica.updates)
             await two.commit([share("a")], [], Guard({"room:x": seen}, bump, frozenset(), ()))
             for guard in (
                 Guard({"room:x": seen}, frozenset(), frozenset(), ()),
@@ -125,7 +125,7 @@ def test_a_guard_that_is_not_current_changes_nothing() -> None:
             await one.commit([Record("Slot", "4", {"request": 9})], [], FREE)
             async with asyncio.timeout(PATIENCE):
                 while ("Slot", "4") not in two.replica.records:
-                    await two.newer(two.replica.updates)
+                    await two.wait_for_update(two.replica.updates)
             assert ("Share", "b") not in two.replica.records
             # An index refuses what another one inserted first: a slot is given once.
             await one.commit([Record("Slot", "5", {"request": 1})], [], FREE)
@@ -152,10 +152,10 @@ def test_what_is_in_doubt_is_found_out(done: bool) -> None:
             with pytest.raises(InDoubt) as doubt:
                 await commit
             await store.until_synced(PATIENCE)
-            assert store.passed(doubt.value.sequence) is done
+            assert store.was_committed(doubt.value.sequence) is done
             assert (("Share", "b") in store.replica.records) is done
             await store.commit([share("c")], [], FREE)
-            assert store.passed(doubt.value.sequence) is done
+            assert store.was_committed(doubt.value.sequence) is done
 
     with single_server() as remote:
         asyncio.run(main(remote))

@@ -1,136 +1,22 @@
-"""The stores: what was acknowledged is there, whatever dies. On a real ovsdb-server in a temporary directory."""
+"""The store in a database does what the store in memory does; and servers that are away, hang, refuse, or have other
+clients. On a real ovsdb-server in a temporary directory.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
 import random
-import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovspane.ovsdb.jsonrpc import Framer, connect, split_remotes
-from ovspane.store import MemoryStore, OvsdbStore, PrivateServer, Record, Store, StoreError, TakenOver, Value
-from ovspane.store.records import checked, decoded, encoded, schema_text, tables
-from ovspane.store.server import database_holder
-from tests.support.patience import PATIENCE, until, wait_for
-
-REQUEST: dict[str, Value] = {
-    "share": "aBW",
-    "speaker": "Alice",
-    "kind": "reserve",
-    "flowgroup": "(user=Alice, dstPort=80)",
-    "rate": 5_000_000,
-    "start_ms": 1_700_000_000_000,
-    "end_ms": 1_700_000_600_000,
-    "slot": 7,
-    "text": "reserve(user=Alice, dstPort=80) = 5Mb on aBW from now to +10min.",
-}
-
-
-def request(number: int, **columns: int | bool | str | None) -> Record:
-    return Record("Request", str(number), {**REQUEST, **columns})
-
-
-def setting(name: str, value: str) -> Record:
-    return Record("Setting", name, {"value": value})
-
-
-@contextlib.asynccontextmanager
-async def private(folder: Path, limit: float = PATIENCE) -> AsyncIterator[tuple[PrivateServer, OvsdbStore]]:
-    server = PrivateServer(folder)
-    await server.start()
-    store = OvsdbStore(server.remote, limit=limit)
-    try:
-        yield server, store
-    finally:
-        await store.close()
-        await server.stop()
-
-
-# --- framing and records: pure ---
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=12,
-)
-
-
-@given(st.lists(st.dictionaries(st.text(max_size=4), json_values), max_size=4), st.integers(1, 40), st.booleans())
-def test_framer_finds_every_message_however_the_stream_is_cut(messages: list[object], step: int, ascii: bool) -> None:
-    stream = b"".join(json.dumps(message, ensure_ascii=ascii).encode() for message in messages)
-    framer = Framer()
-    texts = [text for at in range(0, len(stream), step) for text in framer.feed(stream[at : at + step])]
-    assert [json.loads(text) for text in texts] == messages
-
-
-def test_framer_refuses_what_is_not_json_rpc() -> None:
-    with pytest.raises(ValueError, match="unbalanced"):
-        Framer().feed(b'{"a": 1}}')
-
-
-def test_remotes() -> None:
-    assert split_remotes("tcp:a:6641, ssl:[::1]:6642,unix:/x") == ["tcp:a:6641", "ssl:[::1]:6642", "unix:/x"]
-    for bad in ("", "udp:a:1", "tcp:a", "unix:", "tcp:a:x"):
-        with pytest.raises(ValueError, match="remote"):
-            split_remotes(bad)
-
-
-safe_text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
-
-
-@given(safe_text, st.lists(safe_text, max_size=4), st.dictionaries(safe_text, safe_text, max_size=4), st.booleans())
-def test_every_share_survives_its_ovsdb_form(
-    name: str, holders: list[str], privileges: dict[str, str], everybody: bool
-) -> None:
-    record = checked(Record("Share", name, {"holders": holders, "privileges": privileges, "everybody": everybody}))
-    assert decoded("Share", json.loads(json.dumps(encoded(record, with_key=True)))) == record
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        Record("Nowhere", "a"),
-        Record("Request", "x"),
-        Record("Request", "01"),
-        Record("Request", str(2**63)),
-        Record("Share", "a", {"colour": "red"}),
-        Record("Share", "a", {"created": True}),
-        Record("Share", "a", {"created": 1.5}),
-        Record("Share", "a", {"holders": "Alice"}),
-        Record("Share", "a", {"privileges": ["Alice"]}),
-        Record("Share", "a", {"flowgroup": "nul \0"}),
-        Record("Setting", "writer:local", {"value": "stolen"}),
-    ],
-)
-def test_what_the_schema_does_not_allow_is_refused_and_changes_nothing(record: Record) -> None:
-    async def run() -> None:
-        store = MemoryStore()
-        with pytest.raises(ValueError, match=r"."):
-            await store.commit([setting("a", "1"), record])
-        assert await store.load() == []
-
-    asyncio.run(run())
-
-
-def test_schema_has_the_tables_of_the_design() -> None:
-    policy = {"Principal", "Share", "Request", "Hint", "Setting", "Version", "Slot"}
-    assert set(tables()) == policy | {"Daemon", "Bridge", "Attachment"}
-    assert next(c for c in tables()["Request"].columns if c.name == "end_ms").kind == "optional"
-
-
-# --- both stores do the same ---
+from ovspane.ovsdb.jsonrpc import connect
+from ovspane.store import MemoryStore, OvsdbStore, Record, Store, StoreError, TakenOver, Value
+from tests.support.stores import older_schema, private, request, setting
 
 
 async def play(store: Store) -> list[Record]:
@@ -176,96 +62,6 @@ def test_random_commits_equal_the_memory_store(tmp_path_factory: pytest.TempPath
                 if step % 20 == 15:
                     store._connection.close()  # type: ignore[union-attr]  # a lost stream, in the middle of all
             assert await store.load() == await memory.load()
-
-    asyncio.run(run())
-
-
-# --- the private server ---
-
-
-def test_state_survives_a_stop_and_a_start(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with private(tmp_path) as (_, store):
-            await store.commit([request(1)])
-        async with private(tmp_path) as (server, store):
-            assert [record.key for record in await store.load()] == ["1"]
-            assert database_holder(server.database) == server.pid
-        assert not (tmp_path / "ovspane-db.sock").exists()
-
-    asyncio.run(run())
-
-
-def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with private(tmp_path / ("d" * 60) / ("e" * 60)) as (_, store):
-            await store.commit([request(1)])
-            assert len(await store.load()) == 1
-
-    asyncio.run(run())
-
-
-def test_a_second_daemon_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with private(tmp_path) as (_, store):
-            with pytest.raises(StoreError, match=f"another ovspane daemon .pid {os.getpid()}"):
-                await PrivateServer(tmp_path).start()
-            await store.commit([request(1)])
-
-    asyncio.run(run())
-
-
-def catches(pid: int, number: signal.Signals) -> bool:
-    """Whether the process has a handler for the signal (proc(5), SigCgt)."""
-    [mask] = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(encoding="ascii"), re.M)
-    return bool(int(mask, 16) >> (number - 1) & 1)
-
-
-def test_a_left_over_server_is_ended(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with private(tmp_path) as (server, store):
-            await store.commit([request(1)])
-        leftover = await asyncio.create_subprocess_exec(
-            "ovsdb-server", str(server.database), f"--remote=punix:{server.socket}", "--no-chdir", "-vconsole:off",
-            "--unixctl=none", env={**os.environ, "OVS_RUNDIR": str(tmp_path)},
-        )  # fmt: skip
-        await until(lambda: database_holder(server.database) is not None, "left-over server")
-        await until(
-            lambda: catches(leftover.pid, signal.SIGTERM), "handler of SIGTERM"
-        )  # without one it ends stopped, too
-        leftover.send_signal(signal.SIGSTOP)  # the worst: it does not even take SIGTERM
-        async with private(tmp_path) as (server, store):
-            assert len(await store.load()) == 1
-        assert await leftover.wait() == -signal.SIGKILL
-
-    asyncio.run(run())
-
-
-def older_schema(folder: Path, version: str) -> Path:
-    schema = json.loads(schema_text())
-    schema["version"] = version
-    del schema["tables"]["Hint"]
-    (folder / "old.ovsschema").write_text(json.dumps(schema))
-    command = ["ovsdb-tool", "create", str(folder / "ovspane.db"), str(folder / "old.ovsschema")]
-    subprocess.run(command, check=True)
-    return folder
-
-
-def test_an_older_database_is_converted(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with private(older_schema(tmp_path, "0.9.0")) as (_, store):
-            await store.commit([Record("Hint", "1", {"text": "x"})])
-            assert len(await store.load()) == 1
-
-    asyncio.run(run())
-
-
-def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
-    async def run() -> None:
-        older_schema(tmp_path, "9.0.0")
-        before = (tmp_path / "ovspane.db").read_bytes()
-        with pytest.raises(StoreError, match="newer ovspane"):
-            await PrivateServer(tmp_path).start()
-        assert (tmp_path / "ovspane.db").read_bytes() == before
 
     asyncio.run(run())
 
@@ -353,103 +149,5 @@ def test_a_commit_that_the_server_refuses_fails_alone(tmp_path: Path) -> None:
         await store.close()
         server.terminate()
         await server.wait()
-
-    asyncio.run(run())
-
-
-def test_the_file_has_what_was_acknowledged(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with private(tmp_path) as (server, store):
-            for number in range(20):
-                await store.commit([setting("a", f"value-{number}.")])
-                assert f"value-{number}." in server.database.read_text()
-
-    asyncio.run(run())
-
-
-# --- kill -9 ---
-
-
-def test_kill_9_of_the_server_loses_nothing_acknowledged_and_fails_nothing(tmp_path: Path) -> None:
-    async def run() -> None:
-        rnd = random.Random(1)
-        kills = 0
-        async with private(tmp_path) as (server, store):
-            await store.load()
-            stop = asyncio.Event()
-            counts = [0] * 4
-
-            async def client(number: int) -> None:
-                while not stop.is_set():
-                    key = number * 100_000 + counts[number]
-                    await store.commit([request(key), setting(f"last{number}", str(key))])
-                    counts[number] += 1
-
-            clients = [asyncio.create_task(client(number)) for number in range(4)]
-            while kills < 10:
-                before = sum(counts)
-                while sum(counts) < before + 20:  # in the middle of work, not of starting
-                    await asyncio.sleep(0.001)
-                await asyncio.sleep(rnd.uniform(0.0, 0.02))
-                if server.pid is not None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(server.pid, signal.SIGKILL)
-                        kills += 1
-            await asyncio.sleep(0.2)
-            stop.set()
-            await asyncio.gather(*clients)
-            found = await store.load()
-        assert sum(counts) > 200
-        keys = [int(r.key) for r in found if r.table == "Request"]
-        assert keys == sorted(n * 100_000 + i for n in range(4) for i in range(counts[n]))  # none lost, none twice
-        last = {r.key: r.columns["value"] for r in found if r.table == "Setting"}
-        assert last == {f"last{n}": str(n * 100_000 + counts[n] - 1) for n in range(4)}
-
-    asyncio.run(run())
-
-
-DAEMON = """
-import asyncio, sys
-from pathlib import Path
-from ovspane.store import OvsdbStore, PrivateServer, Record
-
-async def main(folder, first):
-    server = PrivateServer(Path(folder))
-    await server.start()
-    store = OvsdbStore(server.remote)
-    number = first
-    while True:
-        await store.commit([Record("Request", str(number), {"text": "x" * 200}),
-                            Record("Setting", "last", {"value": str(number)})])
-        print(number, flush=True)
-        number += 1
-
-asyncio.run(main(sys.argv[1], int(sys.argv[2])))
-"""
-
-
-def test_kill_9_of_the_daemon_loses_nothing_acknowledged_and_the_server_dies_with_it(tmp_path: Path) -> None:
-    rnd = random.Random(2)
-    acknowledged = -1
-    for _ in range(6):
-        command = [sys.executable, "-c", DAEMON, str(tmp_path), str(acknowledged + 1)]
-        daemon = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert daemon.stdout is not None
-        assert int(daemon.stdout.readline()) == acknowledged + 1  # also: no left-over is in the way
-        time.sleep(rnd.uniform(0.0, 0.15))
-        daemon.kill()
-        lines = daemon.stdout.read().split()
-        daemon.wait()
-        daemon.stdout.close()
-        acknowledged = int(lines[-1]) if lines else acknowledged + 1
-    wait_for(lambda: database_holder(tmp_path / "ovspane.db") is None, "end of the server")
-
-    async def run() -> None:
-        async with private(tmp_path) as (_, store):
-            found = await store.load()
-        keys = [int(r.key) for r in found if r.table == "Request"]
-        assert keys[: acknowledged + 1] == list(range(acknowledged + 1))
-        assert len(keys) - (acknowledged + 1) in (0, 1)  # one may be in the database and not acknowledged
-        assert found[-1].columns["value"] == str(keys[-1])  # all of a commit or nothing
 
     asyncio.run(run())

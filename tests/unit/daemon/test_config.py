@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ovspane.config import CompatSettings, ConfigError, Settings, load
+from ovspane.network.model import PortId, StaticHost, link_key
 
 FULL = """
 socket = "/tmp/o.sock"
@@ -100,3 +101,37 @@ def test_the_flood_tree_is_off_until_it_is_asked_for(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         load(tmp_path / "nowhere.toml", {})
+
+
+def test_static_hosts_and_links(tmp_path: Path) -> None:
+    def settings(text: str) -> Settings:
+        file = tmp_path / "c.toml"
+        file.write_text(text)
+        return load(file, {})
+
+    good = settings(
+        '[topology]\nlldp = false\ninterval = 9\n[hosts]\n"02:00:00:00:00:0A" = { port = "br0:e", addresses = '
+        '["10.0.0.1"] }\n'
+        '"02:00:00:00:00:0b" = {}\n[links]\nx = ["br1:b", "br0:a"]\n'
+    )
+    assert good.hosts == (
+        StaticHost("02:00:00:00:00:0a", PortId("br0", "e"), ("10.0.0.1",)),
+        StaticHost("02:00:00:00:00:0b"),
+    )
+    assert good.links == (link_key(PortId("br0", "a"), PortId("br1", "b")),)
+    assert not good.topology.lldp and good.topology.snoop and good.topology.interval == 9
+    for text, complaint in (
+        ('[hosts]\n"ff:ff:ff:ff:ff:ff" = {}', "MAC"),
+        ('[hosts]\n"02:00:00:00:00:0a" = { where = "br0:e" }', "unknown setting hosts"),
+        ('[hosts]\n"02:00:00:00:00:0a" = { port = "br0" }', "BRIDGE:PORT"),
+        ('[hosts]\n"02:00:00:00:00:0a" = { addresses = ["224.0.0.1"] }', "address of a host"),
+        ('[hosts]\n"02:00:00:00:00:0a" = 5', "must be a dict"),
+        ('[links]\nx = ["br0:a"]', "two ports"),
+        ('[links]\nx = ["br0:a", "br0:a"]', "two ports"),
+        ('[links]\nx = ["br0:a", 7]', "must be a str"),
+        ("[topology]\ninterval = 0", "interval"),
+        ('[topology]\nname = "a/b"', "name"),
+        ("[topology]\nsnop = true", "unknown setting topology.snop"),
+    ):
+        with pytest.raises(ConfigError, match=complaint):
+            settings(text)

@@ -33,7 +33,7 @@ def test_cycles_are_collected_while_there_is_little() -> None:
     del cycle
     gc.collect(1)
     assert gone() is not None
-    assert garbage.tend() <= garbage.SMALL
+    assert garbage.collect_or_freeze() <= garbage.SMALL
     assert gone() is None
 
 
@@ -41,13 +41,13 @@ def test_what_is_resident_is_set_aside() -> None:
     resident = [[i] for i in range(2 * garbage.SMALL)]
     for _ in range(3):
         gc.collect(1)
-    assert garbage.tend() > garbage.SMALL
+    assert garbage.collect_or_freeze() > garbage.SMALL
     assert len(gc.get_objects(generation=2)) < garbage.SMALL
     assert gc.get_freeze_count() > len(resident)
 
 
 def test_loading_sets_aside_what_it_made() -> None:
-    with garbage.loading():
+    with garbage.paused_while_loading():
         assert not gc.isenabled()
         made = [[i] for i in range(1000)]
     assert gc.isenabled()

@@ -34,8 +34,8 @@ def test_a_row_that_is_wrong_in_many_ways_is_warned_of_once(
         async def read(number: int, name: str, why: str) -> None:
             row = {"name": name, "daemon": "evil", "datapath_id": why}
             store.replica.update(str(number), {"Bridge": {str(number): {"insert": row}}})
-            store.on_told()
-            await until(lambda: not store.replica.told, "the row")
+            store.on_topology_change()
+            await until(lambda: not store.replica.changed_topology, "the row")
 
         for number in range(COMPLAINTS + 5):
             await read(0, "h9/br0", f"no number {number}")

@@ -86,15 +86,15 @@ def test_counts() -> None:
 
 def test_a_contest_slows_down_and_forgives() -> None:
     contest = Contest(burst=3, first=1, last=4, quiet=60)
-    assert [contest.may(now / 10) for now in range(5)] == [True, True, True, False, False]
+    assert [contest.permit_repair(now / 10) for now in range(5)] == [True, True, True, False, False]
     assert contest.fighting
-    allowed = [now / 10 for now in range(5, 300) if contest.may(now / 10)]
+    allowed = [now / 10 for now in range(5, 300) if contest.permit_repair(now / 10)]
     gaps = [round(b - a, 1) for a, b in itertools.pairwise(allowed)]
     assert allowed[0] == pytest.approx(1.2)
     assert gaps[0] == pytest.approx(2)
     assert set(gaps[1:]) == {4.0}
     assert 0 < contest.due(allowed[-1] + 1) <= 3
-    assert contest.may(allowed[-1] + 65)
+    assert contest.permit_repair(allowed[-1] + 65)
     assert not contest.fighting
 
 
@@ -102,7 +102,7 @@ def test_a_flood_of_news_is_bounded() -> None:
     woken: list[int] = []
     watch = TamperWatch("br0", Ownership(Pipeline()), lambda: woken.append(1))
     for _ in range(NEWS_LIMIT // 1000 + 2):
-        watch.hear([FlowUpdate(ADDED, SAMPLE)] * 1000)
+        watch.queue_updates([FlowUpdate(ADDED, SAMPLE)] * 1000)
     assert len(watch.news) <= NEWS_LIMIT
     assert watch.lost
     assert woken
@@ -118,17 +118,17 @@ def test_what_the_news_say() -> None:
     added, removed, modified = ADDED, REMOVED, MODIFIED
 
     def tell(*news: tuple[int, FlowRule]) -> set[object]:
-        watch.hear([FlowUpdate(*entry) for entry in news])
+        watch.queue_updates([FlowUpdate(*entry) for entry in news])
         return set(watch.absorb(installed))
 
     assert tell((added, SAMPLE), (added, elsewhere), (removed, elsewhere)) == set()
     assert (installed, watch.damage, watch.foreign) == ({SAMPLE.key: SAMPLE}, set(), {})
     assert tell((added, beside)) == set()
     assert watch.foreign == {beside.key: beside}
-    assert watch.stranger((100,)) is not None
-    assert watch.stranger((101,)) is None
+    assert watch.foreign_flow_reason((100,)) is not None
+    assert watch.foreign_flow_reason((101,)) is None
     assert tell((removed, beside)) == {beside.key}
-    assert not watch.hurt
+    assert not watch.needs_repair
     assert tell((modified, theirs)) == set()  # over ours: it is to be repaired, and was not theirs first
     assert (installed, watch.damage, watch.foreign) == ({}, {SAMPLE.key}, {})
     watch.begin({SAMPLE.key: SAMPLE})

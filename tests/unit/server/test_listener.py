@@ -131,7 +131,7 @@ def test_closing_does_not_wait_for_a_client_that_does_not_read(tmp_path: Path) -
             assert await client.ask("Subscribe.") == "OK"
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             for _ in range(60):
-                there.service.tell([Notice("test", "x" * 10_000)])
+                there.service.notify([Notice("test", "x" * 10_000)])
                 await asyncio.sleep(0)
             began = time.monotonic()
             async with asyncio.timeout(PATIENCE):

@@ -18,7 +18,7 @@ from tests.support.serving import Client, FileKeeper, Served, running, serving
 
 async def back(there: Served) -> None:
     async with asyncio.timeout(PATIENCE):
-        while there.service.store_away:
+        while there.service.store_down:
             await asyncio.sleep(0.01)
 
 
@@ -50,7 +50,7 @@ def test_a_failing_store_refuses_changes_and_only_changes(tmp_path: Path) -> Non
             assert answers[8] == "NO there is no share b"
             assert answers[9] == "OK principal=root"
             assert (await several(other, "AddUser x. ListShares.", 4))[1:2] == ["OK n=2"]
-            assert there.service.store_away
+            assert there.service.store_down
             assert list(there.service.committed.values()) == before
             assert list(there.service.state.values()) == before
             assert there.keeper.path.stat().st_size == size
@@ -100,7 +100,7 @@ def test_requests_end_in_time_while_the_store_is_away(tmp_path: Path) -> None:
         assert deltas[1].removed
         keeper.mend()
         async with asyncio.timeout(PATIENCE):
-            while service.store_away:
+            while service.store_down:
                 await asyncio.sleep(0.01)
         assert not service.committed.requests
         task.cancel()
@@ -130,7 +130,7 @@ def test_a_commit_whose_answer_was_lost_is_found_by_loading(tmp_path: Path) -> N
             assert "Alice" not in service.committed.principals
             keeper.mend()
             async with asyncio.timeout(PATIENCE):
-                while service.store_away:
+                while service.store_down:
                     await asyncio.sleep(0.01)
             assert "Alice" in service.committed.principals
             assert (await service.ask("root", parse("AddUser Alice."))).reason_code == "name-taken"
@@ -168,7 +168,7 @@ def test_a_defect_in_another_room_does_not_end_the_service(tmp_path: Path) -> No
         for text in ("NewShare a for (*) [] on rootShare.", "deny(dstPort=22) on a."):
             assert (await service.ask("root", parse(text))).code is Code.OK
         async with asyncio.timeout(PATIENCE):
-            while service.store_away or not service.committed.requests:
+            while service.store_down or not service.committed.requests:
                 await asyncio.sleep(0.01)
             assert (await service.ask("root", parse("ListRequests."))).lines
         assert not task.done()

@@ -295,7 +295,7 @@ def test_a_client_that_leaves_before_its_answer_harms_nobody(tmp_path: Path) -> 
             leaver.writer.transport.abort()
         await until(lambda: there.listener.connections <= 1, "end of the others")
         assert await client.ask("Whoami.") == "OK principal=root"
-        assert there.service.tell([]) is None
+        assert there.service.notify([]) is None
 
     served(tmp_path, talk)
 

@@ -9,7 +9,7 @@ import pytest
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code
-from ovspane.server.accepting import ListenError
+from ovspane.server.accepting import DEFAULT_CAPS, ConnectionCaps, ListenError
 from ovspane.server.service import Service
 from ovspane.server.tls import TlsListener, common_name, server_context
 from tests.support.patience import PATIENCE
@@ -62,9 +62,9 @@ async def connect(listener: TlsListener, keys: Path, name: str | None) -> Client
     return Client(*await asyncio.open_connection("127.0.0.1", listener.port, ssl=context, limit=1 << 20))
 
 
-async def started(service: Service, keys: Path) -> TlsListener:
+async def started(service: Service, keys: Path, caps: ConnectionCaps = DEFAULT_CAPS) -> TlsListener:
     context = server_context(keys / "server.pem", keys / "server.key", keys / "ours.pem")
-    listener = TlsListener(service, "127.0.0.1", 0, context)
+    listener = TlsListener(service, "127.0.0.1", 0, context, caps=caps)
     await listener.start()
     return listener
 
@@ -129,6 +129,38 @@ def test_one_that_does_not_shake_hands_holds_nobody_up(tmp_path: Path, keys: Pat
             async with asyncio.timeout(PATIENCE):
                 while listener.connections:
                     await asyncio.sleep(0.01)
+            await listener.close()
+
+    asyncio.run(main())
+
+
+def test_handshakes_are_no_sessions_and_accounts_are_counted_apart(tmp_path: Path, keys: Path) -> None:
+    """Those that shake hands take no session's place; a certificate has a number of sessions, whatever their addresses;
+    one that has them all does not keep another out."""
+
+    async def main() -> None:
+        caps = ConnectionCaps(total=3, each=2, opening=8, opening_each=8)
+        async with running(FileKeeper(tmp_path / "kept")) as service:
+            listener = await started(service, keys, caps)
+            silent = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(7)]
+            bobs = [await connect(listener, keys, "bob") for _ in range(2)]
+            for bob in bobs:
+                assert await bob.ask("Whoami.") == "OK principal=guest:Bob"
+            third = await connect(listener, keys, "bob")
+            assert await third.line() == "NO too many connections"
+            alice = await connect(listener, keys, "alice")
+            assert await alice.ask("Whoami.") == "OK principal=guest:alice.example.org"
+            assert listener.connections == 3
+            for client in (*bobs, third, alice):
+                await client.close()
+            async with asyncio.timeout(PATIENCE):
+                while listener.connections:
+                    await asyncio.sleep(0.01)
+            again = await connect(listener, keys, "bob")
+            assert await again.ask("Whoami.") == "OK principal=guest:Bob"
+            await again.close()
+            for _, writer in silent:
+                writer.close()
             await listener.close()
 
     asyncio.run(main())

@@ -90,7 +90,7 @@ def test_a_state_that_was_kept_loads_as_it_was() -> None:
         await keeper.keep(over)
         runtime.apply(over)
         loaded = Runtime(await keeper.load())
-        assert set(map(repr, loaded.state.values())) == set(map(repr, runtime.state.values()))
+        assert set(loaded.state.values()) == set(runtime.state.values())
         assert loaded.state.next_id == runtime.state.next_id
 
     asyncio.run(play())
