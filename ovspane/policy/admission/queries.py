@@ -1,9 +1,11 @@
 """Answers to questions about the state: listings, schedules, room, and who may see what (ovspane(7), section 3). Pure.
 
-Who may see: root everything; others the shares that they hold or that everybody holds, and what is below those.
+Who may see what: `visibility`.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ovspane.lang import statements as said
 from ovspane.lang.replies import Reply, Value, listing, no, ok
@@ -11,10 +13,10 @@ from ovspane.lang.units import EPOCH, NO_RATE, Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission.control import LARGEST_RATE, Refusal, interval, on_share
 from ovspane.policy.admission.explain import explain
-from ovspane.policy.model.tree import ROOT
-from ovspane.policy.state.shares import ADMINISTRATOR, Hint, Request, Share
+from ovspane.policy.admission.visibility import known_shares, knows_principal, knows_share, sees, sees_request
+from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY, Hint, Request, Share
 from ovspane.policy.state.state import State
-from ovspane.policy.state.status import ACTIVE, WAITING
+from ovspane.policy.state.status import ACTIVE, WAITING, Status
 
 Item = dict[str, Value]
 
@@ -44,27 +46,14 @@ def answer(state: State, speaker: str, question: said.Statement, now: Ms) -> Rep
             return no("not-yet", f"{type(question).__name__} is not in this version of ovspane")
 
 
-def _visible(state: State, speaker: str) -> list[str]:
-    """The shares that the speaker may see, each before its children."""
-    if speaker == ADMINISTRATOR:
-        return list(state.subtree(ROOT))
-    out: dict[str, None] = {}
-    for name in state.subtree(ROOT):
-        if state.shares[name].held_by(speaker) or state.shares[name].parent in out:
-            out[name] = None
-    return list(out)
-
-
 def _readable(state: State, speaker: str, name: str) -> Share | Reply:
     """The share, if the speaker may ask about it."""
-    share = state.shares.get(name)
-    if share is None:
-        return no("no-such-share", f"there is no share {name}")
-    if speaker == ADMINISTRATOR:
-        return share
-    if name not in _visible(state, speaker):
+    if not knows_share(state, speaker, name):
+        if speaker == ADMINISTRATOR:
+            return no("no-such-share", f"there is no share {name}")
         return no("not-holder", f"{speaker} does not hold share {name}")
-    if not share.privileges.query:
+    share = state.shares[name]
+    if speaker != ADMINISTRATOR and not share.privileges.query:
         return no("no-privilege", f"share {name} has query = False")
     return share
 
@@ -74,19 +63,23 @@ def reserved_at(state: State, name: str, now: Ms) -> int:
     return state.schedules[name].total_at(now)
 
 
-def share_item(state: State, share: Share, now: Ms) -> Item:
-    """A share as programs read it: one item of ListShares and Show. Rates in bit/s; `reserved_now`: at `now`."""
+def share_item(state: State, speaker: str, share: Share, now: Ms) -> Item:
+    """A share as programs read it: one item of ListShares and Show. Rates in bit/s; `reserved_now`: at `now`. What
+    `speaker` may not know is left out: the share above, who made it, who else holds or uses it."""
+    seen = sees(state, speaker, share.name)
+    requests = state.by_share[share.name]
+    above = share.parent if share.parent is not None and knows_share(state, speaker, share.parent) else None
     return {
         "name": share.name,
-        "parent": share.parent,
+        "parent": above,
         "flowgroup": str(share.flowgroup),
         "privileges": str(share.privileges),
         "reserve_max": share.privileges.reserve_max,
         "reserved_now": reserved_at(state, share.name, now),
-        "requests": len(state.by_share[share.name]),
-        "holders": ",".join(share.holders),
-        "everybody": share.everybody,
-        "creator": share.creator,
+        "requests": len(requests) if seen else sum(other.speaker == speaker for other in requests.values()),
+        "holders": ",".join(state.grants.holders(share.name)) if seen else "",
+        "everybody": state.grants.named(share.name, EVERYBODY),
+        "creator": share.creator if knows_principal(state, speaker, share.creator) else None,
     }
 
 
@@ -101,17 +94,28 @@ def _share_line(item: Item) -> str:
 
 def _shares(state: State, speaker: str, group: Flowgroup | None, now: Ms) -> Reply:
     items = []
-    for name in _visible(state, speaker):
+    for name in known_shares(state, speaker):
         share = state.shares[name]
         if group is None or share.flowgroup.covers(group):
-            items.append(share_item(state, share, now))
+            items.append(share_item(state, speaker, share, now))
     return listing([_share_line(item) for item in items], items)
 
 
-def request_item(state: State, request: Request | Hint, now: Ms) -> Item:
+def _status(state: State, speaker: str, request: Request | Hint, now: Ms) -> Status:
+    """What became of a request, without the numbers of others' requests."""
+    if request.start > now:
+        return WAITING
+    status = state.status.get(request.id, ACTIVE)
+    if not status.hiders or speaker == ADMINISTRATOR:
+        return status
+    known = (state.requests.get(number) for number in status.hiders)
+    return replace(status, hiders=tuple(r.id for r in known if r is not None and sees_request(state, speaker, r)))
+
+
+def request_item(state: State, speaker: str, request: Request | Hint, now: Ms) -> Item:
     """A request or hint as programs read it: one item of ListRequests and Show. Its status, as text and in fields, is
     that of the network where it is active, else "waiting"."""
-    status = state.status.get(request.id, ACTIVE) if request.start <= now else WAITING
+    status = _status(state, speaker, request, now)
     item: Item = {
         "id": request.id,
         "kind": request.kind.value if isinstance(request, Request) else "hint",
@@ -162,10 +166,14 @@ def _requests(state: State, speaker: str, name: str | None, now: Ms) -> Reply:
         share = _readable(state, speaker, name)
         if isinstance(share, Reply):
             return share
-    seen = {name} if name is not None else set(_visible(state, speaker))
+    seen = {name} if name is not None else set(known_shares(state, speaker))
     everything: list[Request | Hint] = [*state.requests.values(), *state.hints.values()]
-    found = [value for value in everything if value.share in seen or (name is None and value.speaker == speaker)]
-    items = [request_item(state, value, now) for value in sorted(found, key=lambda value: value.id)]
+    found = [
+        value
+        for value in everything
+        if (value.share in seen or (name is None and value.speaker == speaker)) and sees_request(state, speaker, value)
+    ]
+    items = [request_item(state, speaker, value, now) for value in sorted(found, key=lambda value: value.id)]
     return listing([request_line(item) for item in items], items)
 
 
@@ -197,32 +205,30 @@ def _rate(value: Value) -> int | None:
 
 def _show(state: State, speaker: str, name: str, now: Ms) -> Reply:
     """A share with its requests, or a principal with its shares."""
-    if name not in state.shares and state.has_principal(name):
-        return _show_principal(state, speaker, name)
+    if not knows_share(state, speaker, name) and speaker in (ADMINISTRATOR, name) and state.has_principal(name):
+        return _show_principal(state, name)
     share = _readable(state, speaker, name)
     if isinstance(share, Reply):
         return share
-    item = share_item(state, share, now)
+    item = share_item(state, speaker, share, now)
     schedule = state.schedules[name]
     if schedule.bucket_matters:
         item["tokens"] = schedule.level_then(now) // 1000
     lines = [_share_line(item), f"reserved-now={rate_text(_rate(item['reserved_now']))}"]
     items = [item]
-    for request in state.by_share[name].values():
-        items.append(request_item(state, request, now))
+    for request in (one for one in state.by_share[name].values() if sees_request(state, speaker, one)):
+        items.append(request_item(state, speaker, request, now))
         lines.append(request_line(items[-1]))
     return listing(lines, items)
 
 
-def _show_principal(state: State, speaker: str, name: str) -> Reply:
-    if speaker not in (ADMINISTRATOR, name):
-        return no("not-root", f"only {ADMINISTRATOR} and {name} may ask that")
+def _show_principal(state: State, name: str) -> Reply:
     principal = state.principals.get(name)
     item: Item = {
         "name": name,
         "bindings": ",".join(f"{b.kind} {b.value}" for b in sorted(principal.bindings, key=repr)) if principal else "",
         "at": str(principal.addresses) if principal and principal.addresses else "",
-        "shares": ",".join(share.name for share in state.shares.values() if share.granted_to(name)),
+        "shares": ",".join(state.grants.shares_of(name)),
     }
     line = f"{name} bound-to={item['bindings'] or '-'} at={item['at'] or '-'} shares={item['shares'] or '-'}"
     return listing([line], [item])
@@ -244,10 +250,8 @@ def _available(state: State, speaker: str, question: said.Available, now: Ms) ->
 
 
 def _explain(state: State, speaker: str, group: Flowgroup, now: Ms) -> Reply:
-    allowed = speaker == ADMINISTRATOR or any(
-        share.held_by(speaker) and share.privileges.query and share.flowgroup.covers(group)
-        for share in state.shares.values()
-    )
-    if not allowed:
+    held = {*state.grants.shares_of(speaker), *state.grants.shares_of(EVERYBODY)}
+    shares = (state.shares[name] for name in held)
+    if speaker != ADMINISTRATOR and not any(s.privileges.query and s.flowgroup.covers(group) for s in shares):
         return no("not-holder", f"{speaker} holds no share with the query privilege that contains {group}")
-    return explain(state, group, now)
+    return explain(state, speaker, group, now)

@@ -20,7 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovspane.ovsdb.jsonrpc import Framer, connect, split_remotes
+from ovspane.policy.runtime import Runtime
 from ovspane.store import MemoryStore, OvsdbStore, PrivateServer, Record, Store, StoreError, TakenOver, Value
+from ovspane.store.keeper import StoreKeeper
 from ovspane.store.records import checked, decoded, encoded, schema_text, tables
 from ovspane.store.server import database_holder
 from tests.support.patience import PATIENCE, until, wait_for
@@ -90,11 +92,9 @@ def test_remotes() -> None:
 safe_text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 
 
-@given(safe_text, st.lists(safe_text, max_size=4), st.dictionaries(safe_text, safe_text, max_size=4), st.booleans())
-def test_every_share_survives_its_ovsdb_form(
-    name: str, holders: list[str], privileges: dict[str, str], everybody: bool
-) -> None:
-    record = checked(Record("Share", name, {"holders": holders, "privileges": privileges, "everybody": everybody}))
+@given(safe_text, st.lists(safe_text, max_size=4), st.dictionaries(safe_text, safe_text, max_size=4))
+def test_every_share_survives_its_ovsdb_form(name: str, granted: list[str], privileges: dict[str, str]) -> None:
+    record = checked(Record("Share", name, {"granted": granted, "privileges": privileges}))
     assert decoded("Share", json.loads(json.dumps(encoded(record, with_key=True)))) == record
 
 
@@ -108,7 +108,7 @@ def test_every_share_survives_its_ovsdb_form(
         Record("Share", "a", {"colour": "red"}),
         Record("Share", "a", {"created": True}),
         Record("Share", "a", {"created": 1.5}),
-        Record("Share", "a", {"holders": "Alice"}),
+        Record("Share", "a", {"granted": "Alice"}),
         Record("Share", "a", {"privileges": ["Alice"]}),
         Record("Share", "a", {"flowgroup": "nul \0"}),
         Record("Setting", "writer:local", {"value": "stolen"}),
@@ -125,7 +125,7 @@ def test_what_the_schema_does_not_allow_is_refused_and_changes_nothing(record: R
 
 
 def test_schema_has_the_tables_of_the_design() -> None:
-    policy = {"Principal", "Share", "Request", "Hint", "Setting", "Version", "Slot"}
+    policy = {"Principal", "Share", "Grant", "Request", "Hint", "Setting", "Version", "Slot"}
     assert set(tables()) == policy | {"Daemon", "Bridge", "Attachment"}
     assert next(c for c in tables()["Request"].columns if c.name == "end_ms").kind == "optional"
 
@@ -256,6 +256,47 @@ def test_an_older_database_is_converted(tmp_path: Path) -> None:
             await store.commit([Record("Hint", "1", {"text": "x"})])
             assert len(await store.load()) == 1
 
+    asyncio.run(run())
+
+
+def schema_before_grants(folder: Path) -> Path:
+    """The database of schema 1.2.0, with a share that Alice holds and one below it that Eve made and holds no more."""
+    schema = json.loads(schema_text())
+    schema["version"] = "1.2.0"
+    del schema["tables"]["Grant"]
+    names = {"type": {"key": "string", "min": 0, "max": "unlimited"}}
+    schema["tables"]["Share"]["columns"] |= {
+        "holders": names, "granted": names, "everybody": {"type": "boolean"}, "version": {"type": "integer"},
+    }  # fmt: skip
+    (folder / "old.ovsschema").write_text(json.dumps(schema))
+    database = folder / "ovspane.db"
+    subprocess.run(["ovsdb-tool", "create", str(database), str(folder / "old.ovsschema")], check=True)
+    flags = ["map", [["allow", "True"], ["deny", "True"], ["reserve_min", "0"]]]
+    rows = [
+        {"name": "p", "parent": "rootShare", "creator": "root", "granted": ["set", ["root root", "Alice root"]]},
+        {"name": "e", "parent": "p", "creator": "Eve", "granted": ["set", ["Eve Eve", "Alice Eve"]]},
+    ]
+    inserts = [
+        {"op": "insert", "table": "Share", "row": {**row, "flowgroup": "(*)", "privileges": flags, "version": 3}}
+        for row in rows
+    ]
+    subprocess.run(["ovsdb-tool", "transact", str(database), json.dumps(["OVSPane", *inserts])], check=True)
+    return folder
+
+
+def test_grants_of_the_version_before_are_rows_of_their_own_and_dead_ones_gone(tmp_path: Path) -> None:
+    async def run() -> None:
+        for _ in range(2):  # converted, and as it is then
+            async with private(tmp_path) as (_, store):
+                state = Runtime(await StoreKeeper(store).load()).state
+                assert set(state.shares) == {"rootShare", "p", "e"}
+                assert {grant.key for grant in state.grants} == {
+                    ("rootShare", "root", "root"), ("p", "root", "root"), ("p", "Alice", "root"),
+                }  # fmt: skip
+                tables = [record.table for record in await store.load()]
+                assert tables.count("Grant") == 2 and tables.count("Share") == 2
+
+    schema_before_grants(tmp_path)
     asyncio.run(run())
 
 
