@@ -24,6 +24,7 @@ from ovspane.lang.statements import Ask, Kind, Time, TimeKind
 from ovspane.packets.flowgroup import ALL
 from ovspane.policy.admission.control import Accepted, admit
 from ovspane.policy.model.tree import ROOT
+from ovspane.policy.state.authority import Grant, Right
 from ovspane.policy.state.shares import ADMINISTRATOR, Privileges, Request, Share
 from ovspane.policy.state.state import Put, State
 
@@ -61,7 +62,8 @@ def nested(kind: str, n: int) -> tuple[State, str]:
     for number in range(SHARES):
         name = f"s{number}"
         granted = Privileges(reserve_max=top, tb_capacity=capacity, tb_fill=fill)
-        state.apply(Put(Share(name, above, ALL, granted, ADMINISTRATOR, frozenset({(ADMINISTRATOR, ADMINISTRATOR)}))))
+        state.apply(Put(Share(name, above, ALL, granted, ADMINISTRATOR)))
+        state.apply(Put(Grant(name, ADMINISTRATOR, ADMINISTRATOR, Right.MADE)))
         above = name
     return state, above
 

@@ -11,7 +11,7 @@ Seeded, so every run has the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from random import Random
 
@@ -19,12 +19,13 @@ from ovspane.lang.statements import Kind
 from ovspane.packets.fields import AddressSet
 from ovspane.packets.flowgroup import ALL, Flowgroup, normalise
 from ovspane.policy.model.tree import ROOT
+from ovspane.policy.state.authority import Grant, Right
+from ovspane.policy.state.changes import Value
 from ovspane.policy.state.schedule import Schedule
 from ovspane.policy.state.shares import ADMINISTRATOR, Privileges, Request, Share
 
 Booking = tuple[int, int, int]
 #: who holds each share
-HELD = frozenset({(ADMINISTRATOR, ADMINISTRATOR)})
 #: how much a step of a staircase is (bit/s)
 STEP = 7000
 
@@ -49,15 +50,23 @@ def alternating(count: int, rate: int, pause: int) -> tuple[list[Booking], list[
     return both[::2], both[1::2]
 
 
+def held(values: Iterable[Value]) -> Iterator[Value]:
+    """The values, and the hold of the administrator on each share among them."""
+    for value in values:
+        yield value
+        if isinstance(value, Share):
+            yield Grant(value.name, ADMINISTRATOR, ADMINISTRATOR, Right.MADE)
+
+
 def nested(depth: int, limits: Privileges) -> list[Share]:
     """`depth` shares below each other, each with the same limits; the last is the innermost."""
     names = [ROOT, *(f"s{number}" for number in range(depth))]
-    return [Share(name, above, ALL, limits, ADMINISTRATOR, HELD) for above, name in pairwise(names)]
+    return [Share(name, above, ALL, limits, ADMINISTRATOR) for above, name in pairwise(names)]
 
 
 def beside(count: int, limits: Privileges) -> list[Share]:
     """`count` shares, all below the root."""
-    return [Share(f"s{number}", ROOT, ALL, limits, ADMINISTRATOR, HELD) for number in range(count)]
+    return [Share(f"s{number}", ROOT, ALL, limits, ADMINISTRATOR) for number in range(count)]
 
 
 def host(number: int) -> Flowgroup:

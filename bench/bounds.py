@@ -18,7 +18,19 @@ from random import Random
 from time import perf_counter, thread_time
 
 from bench import apart
-from bench.adversary import STEP, Booking, alternating, beside, fullest, host, nested, over_all, reserved, staircases
+from bench.adversary import (
+    STEP,
+    Booking,
+    alternating,
+    beside,
+    fullest,
+    held,
+    host,
+    nested,
+    over_all,
+    reserved,
+    staircases,
+)
 from bench.results import Result
 from ovspane.lang.replies import Code
 from ovspane.lang.statements import Ask, Cancel, Kind, Statement, Time, TimeKind
@@ -55,7 +67,7 @@ class Clocked:
     """The daemon's service with these values, and how long its event loop stands still while it answers."""
 
     def __init__(self, values: Iterable[Value]) -> None:
-        self.service = Service(PrivateCommit(Memory(list(values))), clock=lambda: 0)
+        self.service = Service(PrivateCommit(Memory(list(held(values)))), clock=lambda: 0)
         self.stall = self.stall_cpu = self.answer = 0.0
         self.accepted: list[int] = []
 

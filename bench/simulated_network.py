@@ -38,6 +38,7 @@ from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.runtime import Runtime
+from ovspane.policy.state.authority import Grant, Right
 from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.shares import ADMINISTRATOR, Privileges, Share
 from ovspane.policy.state.state import Value
@@ -169,8 +170,8 @@ class Simulation:
 
     @staticmethod
     def _shares() -> list[Value]:
-        held = frozenset({(ADMINISTRATOR, ADMINISTRATOR)})
-        return [Share(f"tenant{number}", ROOT, ALL, TENANT, ADMINISTRATOR, held) for number in range(TENANTS)]
+        shares = [Share(f"tenant{number}", ROOT, ALL, TENANT, ADMINISTRATOR) for number in range(TENANTS)]
+        return [*shares, *(Grant(share.name, ADMINISTRATOR, ADMINISTRATOR, Right.MADE) for share in shares)]
 
     def _new_room(self) -> LinkCapacity:
         room = LinkCapacity(Routing(most=self._paths))

@@ -141,15 +141,24 @@ def of_nothing(make: Callable[[], st.Statement]) -> Production:
     return lambda _cursor, _verb: make()
 
 
-def of_share_and_principal(make: Callable[..., st.Statement], word: str) -> Production:
-    """The production of SHARE `word` PRINCIPAL, where `word` is `to` or `from`."""
+def grant(cursor: Cursor, _verb: str) -> st.Statement:
+    """SHARE to PRINCIPAL."""
+    share = _share(cursor)
+    cursor.expect("to")
+    return st.Grant(share, cursor.name("a principal's name"))
 
-    def read(cursor: Cursor, _verb: str) -> st.Statement:
-        share = _share(cursor)
-        cursor.expect(word)
-        return make(share, cursor.name("a principal's name"))
 
-    return read
+def revoke(cursor: Cursor, _verb: str) -> st.Statement:
+    """SHARE from PRINCIPAL [and end]."""
+    share = _share(cursor)
+    cursor.expect("from")
+    principal = cursor.name("a principal's name")
+    if not cursor.accept("and"):
+        if cursor.word != ".":
+            raise cursor.fault("'and end' or the final '.'")
+        return st.Revoke(share, principal)
+    cursor.expect("end")
+    return st.Revoke(share, principal, end=True)
 
 
 # --- shares

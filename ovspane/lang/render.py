@@ -122,7 +122,7 @@ _WRITERS: dict[type[st.Statement], Callable[..., str]] = {
     st.NewShare: lambda s: f"NewShare {s.name} for {s.flowgroup} {privileges(s.privileges)} on {s.parent}",
     st.Grant: lambda s: f"Grant {s.share} to {s.principal}",
     st.GrantDefault: lambda s: f"GrantDefault {s.share}",
-    st.Revoke: lambda s: f"Revoke {s.share} from {s.principal}",
+    st.Revoke: lambda s: f"Revoke {s.share} from {s.principal}" + (" and end" if s.end else ""),
     st.DropShare: lambda s: f"DropShare {s.share}",
     st.Cancel: lambda s: f"Cancel {s.request}",
     st.AddUser: lambda s: f"AddUser {s.name}{_binding(s.binding)}",

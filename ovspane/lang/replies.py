@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
@@ -203,6 +203,13 @@ class Notice:
     text: str
     principals: frozenset[str] = frozenset()
     fields: dict[str, Value] = field(default_factory=dict)
+    #: what only those learn whom `more_to` names, after the text
+    more: str = ""
+    more_to: frozenset[str] = frozenset()
+
+    def to(self, reader: str) -> Notice:
+        """The notice as one of `more_to` reads it, or anybody else."""
+        return replace(self, text=self.text + self.more) if reader in self.more_to else self
 
     def to_text(self) -> str:
         """One line, as clients with `Format text` get it, with its line feed."""

@@ -218,10 +218,12 @@ class GrantDefault(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Revoke(Statement):
-    """Take a grant back, and those that its holder gave; `principal` may be `everybody`."""
+    """Take a grant back, and all that rested on it; `principal` may be `everybody`. `end`: the requests that nobody
+    could make any more end with it."""
 
     share: str
     principal: str
+    end: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ VERBS: tuple[Verb, ...] = (
         "Grant SHARE to PRINCIPAL",
         "let a principal speak on a share",
         "Grant aBW to Alice.",
-        p.of_share_and_principal(st.Grant, "to"),
+        p.grant,
     ),
     Verb(
         "GrantDefault",
@@ -214,10 +214,10 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "Revoke",
         "shares",
-        "Revoke SHARE from PRINCIPAL",
-        "take back what was granted",
-        "Revoke aBW from Alice.",
-        p.of_share_and_principal(st.Revoke, "from"),
+        "Revoke SHARE from PRINCIPAL [and end]",
+        "take back what was granted, and every right that rests on it; `and end`: with the requests made by it",
+        "Revoke aBW from Alice and end.",
+        p.revoke,
     ),
     Verb(
         "DropShare",

@@ -59,6 +59,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ovspane.lang.statements import Kind
+from ovspane.policy.state.authority import Grant
 from ovspane.policy.state.changes import Change, Counter, Drop, Put, Value
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Request, Share
 from ovspane.policy.state.state import State
@@ -107,10 +108,13 @@ def footprint(state: State, changes: Iterable[Change]) -> Footprint:
         match change.value:
             case Share() as share:
                 writes.add(STRUCTURE)
-                if not put or share.name in state.shares:
-                    reads |= EVERYTHING
                 if not put:
+                    reads |= EVERYTHING
                     gone.add(share_key(share.name))
+            case Grant():
+                writes.add(STRUCTURE)
+                if not put:  # the reply counts what goes on without it, or that ends with it
+                    reads |= EVERYTHING
             case Principal():
                 writes.add(STRUCTURE)
                 reads |= EVERYTHING
@@ -184,6 +188,8 @@ def inverse(state: State, change: Change) -> list[Change]:
             known: Value | None = (state.requests if isinstance(value, Request) else state.hints).get(value.id)
         case Principal() as value:
             known = state.principals.get(value.name)
+        case Grant() as value:
+            known = state.grants.get(value.key)
         case Share() as value:
             known = state.shares.get(value.name)
             if known is not None and isinstance(change, Drop):
@@ -209,17 +215,23 @@ def merged(state: State, puts: Iterable[Value], gone: Iterable[tuple[str, str]])
     shares = [value for value in by_type.get(Share, ()) if isinstance(value, Share)]
     ended = [Drop(state.requests[number]) for number in map(int, lost.get("Request", ())) if number in state.requests]
     ended += [Drop(state.hints[number]) for number in map(int, lost.get("Hint", ())) if number in state.hints]
+    granted = [value for value in by_type.get(Grant, ()) if isinstance(value, Grant)]
+    taken = [state.grants.get(_grant_key(key)) for key in lost.get("Grant", ())]
     fresh = _grown(state, shares)
+    untaken = {grant for name in lost.get("Share", ()) for grant in state.grants.of(name)}.difference(taken)
     fallen = _fallen(state, lost.get("Share", ()), {drop.value.id for drop in ended if isinstance(drop.value, Request)})
-    if fresh is None or fallen is None:
+    if fresh is None or fallen is None or untaken:
         return None
-    changes: list[Change] = [*ended]
+    changes: list[Change] = [*ended, *(Drop(grant) for grant in taken if grant is not None)]
     changes += (Put(one) for one in by_type.get(Principal, ()) if state.principals.get(getattr(one, "name", "")) != one)
     changes += fresh
-    changes += _levels(state, by_type.get(Bucket, ()))
     there = (state.shares.keys() | {change.value.name for change in fresh if isinstance(change.value, Share)}) - {
         drop.value.name for drop in fallen if isinstance(drop.value, Share)
     }
+    changes += _levels(state, by_type.get(Bucket, ()))
+    if any(grant.share not in there for grant in granted):
+        return None
+    changes += (Put(grant) for grant in granted if state.grants.get(grant.key) != grant)
     for value in (*by_type.get(Request, ()), *by_type.get(Hint, ())):
         assert isinstance(value, Request | Hint)
         known = (state.requests if isinstance(value, Request) else state.hints).get(value.id)
@@ -235,8 +247,13 @@ def merged(state: State, puts: Iterable[Value], gone: Iterable[tuple[str, str]])
     return changes
 
 
+def _grant_key(text: str) -> tuple[str, str, str]:
+    share, principal, granter = text.split(" ")
+    return share, principal, granter
+
+
 def _grown(state: State, shares: Iterable[Share]) -> list[Change] | None:
-    """Shares that are new or changed, parents first; None when one that is there became another."""
+    """Shares that are new, parents first; None when one that is there became another."""
     changes: list[Change] = []
     below: dict[str | None, list[Share]] = {}
     waiting = 0
@@ -245,12 +262,8 @@ def _grown(state: State, shares: Iterable[Share]) -> list[Change] | None:
         if known is None:
             below.setdefault(share.parent, []).append(share)
             waiting += 1
-        elif (known.parent, known.created, known.privileges, known.flowgroup) != (
-            share.parent, share.created, share.privileges, share.flowgroup,
-        ):  # fmt: skip
-            return None
         elif known != share:
-            changes.append(Put(share))
+            return None
     ready = [share for parent in list(below) if parent in state.shares for share in below.pop(parent)]
     while ready:
         share = ready.pop()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ovspane.lang import statements as said
 from ovspane.lang.replies import Notice, Reply, no
@@ -22,8 +22,10 @@ from ovspane.lang.statements import Kind, Statement
 from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission import strictness
-from ovspane.policy.admission.interpreter import Judgement, ending, execute
+from ovspane.policy.admission.interpreter import execute
+from ovspane.policy.admission.judgement import Judgement, ending
 from ovspane.policy.admission.queries import later
+from ovspane.policy.admission.visibility import sees_request
 from ovspane.policy.compile_check import CompileCheck, as_active
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.expand import CannotCompile
@@ -31,7 +33,7 @@ from ovspane.policy.concurrency import inverse
 from ovspane.policy.model.table import TableDelta, joined
 from ovspane.policy.model.tree import ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.state.capacity import NetworkCapacity
-from ovspane.policy.state.shares import Principal, Request, Share
+from ovspane.policy.state.shares import ADMINISTRATOR, Principal, Request, Share
 from ovspane.policy.state.state import Change, Drop, Put, State, Value
 from ovspane.policy.state.status import Cause, Reason, degraded
 
@@ -44,6 +46,7 @@ _LONG = (
     said.Show,
     said.DropShare,
     said.DropUser,
+    said.Revoke,
 )
 #: requests near others that are counted before it is enough to know that there are many
 MANY = 1_000
@@ -247,7 +250,9 @@ class Runtime:
         for other in strictness.overridden_by(self.state, new):
             self._overridden.setdefault(other.id, set()).add(new.id)
             self._overriding.setdefault(new.id, set()).add(other.id)
-            self._notices.append(_notice("overridden", other, f" by request {new.id} of {new.speaker}"))
+            knows = {ADMINISTRATOR, *({other.speaker} if sees_request(self.state, other.speaker, new) else ())}
+            by = f" by request {new.id} of {new.speaker}"
+            self._notices.append(replace(_notice("overridden", other), more=by, more_to=frozenset(knows)))
 
     def _tell_restored(self, gone: Request, quiet: bool) -> None:
         for number in sorted(self._overriding.pop(gone.id, ())):

@@ -131,12 +131,12 @@ class Replay:
                     raise Disagreement(f"the table ({name}) does not do {verdict} to {packet}")
 
 
-_STATE = ("shares", "principals", "requests", "hints", "next id", "schedules")
+_STATE = ("shares", "grants", "principals", "requests", "hints", "next id", "schedules")
 
 
 def _held(state: State) -> tuple[object, ...]:
     schedules = {name: (of.steps(), of.level, of.level_at) for name, of in state.schedules.items() if of.bucket_matters}
-    return state.shares, state.principals, state.requests, state.hints, state.next_id, schedules
+    return state.shares, state.grants, state.principals, state.requests, state.hints, state.next_id, schedules
 
 
 def _now(work: Coroutine[object, None, T]) -> T:
@@ -227,7 +227,7 @@ def _outcome_text(outcome: PacketOutcome) -> str:
 
 def _heard(entry: ExpectedNotice, replay: Replay) -> Mismatch | None:
     heard = [notice for notice in replay.notices if not notice.principals or entry.speaker in notice.principals]
-    texts = [notice.to_text().removeprefix("* ").rstrip("\n") for notice in heard]
+    texts = [notice.to(entry.speaker).to_text().removeprefix("* ").rstrip("\n") for notice in heard]
     if any(glob_matches(entry.glob, text) for text in texts):
         return None
     return Mismatch(entry.line, f'"{entry.glob}"', " | ".join(texts) or "nothing", f"notice to {entry.speaker}")

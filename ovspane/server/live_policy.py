@@ -20,6 +20,7 @@ from ovspane.lang.units import Ms
 from ovspane.loop import in_slices, off_loop
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.runtime import Runtime, Settled
+from ovspane.policy.state.authority import Grant
 from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.changes import Change, Committed, Put, Value
 from ovspane.policy.state.shares import Principal, Share
@@ -150,7 +151,7 @@ class LivePolicy:
         async for part in in_slices(changes, COMMITTED):
             for change in part:
                 self.committed.apply(change)
-        if any(isinstance(change.value, (Principal, Share)) for change in changes):
+        if any(isinstance(change.value, (Principal, Share, Grant)) for change in changes):
             self.generation += 1
 
     async def settle(self, now: Ms) -> Settled:

@@ -3,12 +3,18 @@ section 2).
 
 What the peer says of itself never counts.
 
+Each kind of identity has names of its own, so two never share one: principals have NAMEs of the language, in which
+there is no colon; a Unix account that is none is `guest:UID`; a certificate that is bound to none is `guest:cert:` and
+its name, in an encoding that gives different names different texts. A principal without bindings is the Unix account of
+that name; a certificate speaks as a principal only where it is bound to one.
+
 Two steps: what the kernel knows is read once, when the connection is made (`unix_peer`); which principal that is, is
 decided for each statement (`principal_of`), so a new binding counts at once and a dropped one no longer.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pwd
 import re
@@ -27,8 +33,12 @@ SO_PEERGROUPS = 59
 #: socket.getsockopt gives at most this many bytes: 256 groups
 _LONGEST = 1024
 _GID = struct.calcsize("I")
-#: what a certificate may contain and a reply of one line may not
-_UNPRINTABLE = re.compile(r"[^\w$.@:-]")
+#: what of a certificate's name stands for itself in a guest's name; a `~` marks what does not, or is cut short
+_PLAIN = re.compile(r"[A-Za-z0-9$_.@-]")
+#: the longest name that is written out
+_WRITTEN = 64
+GUEST = "guest:"
+CERTIFICATE = "guest:cert:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +125,21 @@ def principal_of(state: Registry, uid: int, gids: tuple[int, ...], account: str 
         known = state.principals.get(account)
         if known is None or not known.bindings:
             return account
-    return f"guest:{uid}"
+    return f"{GUEST}{uid}"
 
 
 def principal_of_certificate(state: Registry, name: str) -> str:
-    """The principal as which a TLS client speaks: one bound to the certificate's name, the one of that name unless that
-    has bindings of its own, else a guest. Nobody is root by a certificate: the administrator sits on the host."""
+    """The principal as which a TLS client speaks: one bound to the certificate's name, else a guest. A name alone makes
+    nobody of a certificate: the Unix account of that name is somebody else. Nor is anybody root by one: the
+    administrator sits on the host."""
     binding = Binding("cert", name)
     bound = min((p.name for p in state.principals.values() if binding in p.bindings), default=None)
-    if bound is not None:
-        return bound
-    if name not in (ADMINISTRATOR, EVERYBODY) and state.has_principal(name):
-        known = state.principals.get(name)
-        if known is None or not known.bindings:
-            return name
-    # A colon makes it a guest (policy.admission.interpreter.is_guest), whatever the name.
-    return "guest:" + _UNPRINTABLE.sub("_", name)[:64]
+    return bound if bound is not None else CERTIFICATE + _encoded(name)
+
+
+def _encoded(name: str) -> str:
+    """A text of plain characters on one line, another one for each name."""
+    written = "".join(c if _PLAIN.fullmatch(c) else f"~{ord(c):x}~" for c in name)
+    if len(written) <= _WRITTEN:
+        return written
+    return f"{written[: _WRITTEN // 2]}~~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"

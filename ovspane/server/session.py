@@ -21,13 +21,13 @@ from ovspane.lang.statements import Statement
 from ovspane.lang.tokens import SyntaxFault
 from ovspane.loop import RateLimitedLog
 from ovspane.packets.flowgroup import Contradiction
-from ovspane.policy.admission.interpreter import is_guest
+from ovspane.policy.admission.judgement import is_guest
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY
 from ovspane.server.channel import Channel
 from ovspane.server.fair_queue import Account
 from ovspane.server.limits import DEFAULT_LIMITS, HEAVY_TEXT, ConnectionLimits
 from ovspane.server.output_stream import Answer, Show
-from ovspane.server.peers import Peer
+from ovspane.server.peers import CERTIFICATE, Peer
 from ovspane.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -225,6 +225,8 @@ class ClientSession(Channel):
         fields: dict[str, Value] = {"principal": self.principal}
         if self.speaker != self.principal:
             fields["as"] = self.speaker
+        if self.principal.startswith(CERTIFICATE):
+            fields["note"] = "not-bound"
         return ok(**fields)
 
     def _format(self, name: str) -> Reply:
@@ -245,7 +247,8 @@ class ClientSession(Channel):
         speaker = self.speaker
         for notice in notices:
             if speaker == ADMINISTRATOR or not notice.principals or speaker in notice.principals:
-                self.notify(notice.to_json() if self._json else notice.to_text())
+                mine = notice.to(speaker)
+                self.notify(mine.to_json() if self._json else mine.to_text())
 
     def dropped_notice(self, count: int) -> str:
         """See Channel: in the form of the other notices."""

@@ -16,8 +16,11 @@ from ovspane.lang.statements import Binding, GiveHint, Kind, Time, TimeKind
 from ovspane.lang.units import NO_RATE, Ms
 from ovspane.loop import off_loop
 from ovspane.packets.fields import AddressSet
+from ovspane.policy.model.tree import ROOT
+from ovspane.policy.state.authority import Grant, Right
 from ovspane.policy.state.changes import Change, Counter, Drop, Put, Value
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Privileges, Request, Share
+from ovspane.store.migration import migrated
 from ovspane.store.records import Key, Record, Store, StoreError
 
 #: changes that are made into records in a thread, beside the event loop
@@ -37,17 +40,25 @@ class StoreKeeper:
         self._store = store
 
     async def load(self) -> Sequence[Value]:
-        """Everything that was kept, in an order in which a new state can apply it."""
-        records = await self._store.load()
+        """Everything that was kept, in an order in which a new state can apply it. What an older version kept in
+        another form is kept anew."""
         try:
+            records, puts, drops = migrated(await self._store.load())
+            if puts or drops:
+                await self._store.commit(puts, drops)
             return list(values_of(records))
         except (ValueError, KeyError, TypeError) as problem:
-            raise StoreError(f"the database holds what this version cannot read: {problem}") from problem
+            raise unreadable(problem) from problem
 
     async def keep(self, changes: Sequence[Change]) -> None:
         """Make changes durable, all or nothing."""
         puts, drops = await off_loop(len(changes), LONG, _records, changes)
         await self._store.commit(puts, drops)
+
+
+def unreadable(problem: Exception) -> StoreError:
+    """What is raised of rows that cannot be understood."""
+    return StoreError(f"the database holds what this version cannot read: {problem}")
 
 
 def _records(changes: Sequence[Change]) -> tuple[list[Record], list[Key]]:
@@ -75,6 +86,8 @@ def keys_of(change: Drop) -> Iterator[Key]:
         case Share(name=name):
             yield "Share", name
             yield "Setting", BUCKET + name
+        case Grant() as grant:
+            yield "Grant", grant_key(grant)
         case Principal(name=name):
             yield "Principal", name
         case Request(id=number):
@@ -83,11 +96,19 @@ def keys_of(change: Drop) -> Iterator[Key]:
             yield "Hint", str(number)
 
 
+def grant_key(grant: Grant) -> str:
+    """The name of a grant's row."""
+    return " ".join(grant.key)
+
+
 def record_of(value: Value) -> Record:
     """The row that keeps a value."""
     match value:
         case Share():
             return Record("Share", value.name, _share_columns(value))
+        case Grant():
+            who = {"share": value.share, "principal": value.principal, "granter": value.granter}
+            return Record("Grant", grant_key(value), {**who, "by": value.right.value})
         case Principal():
             bindings = [f"{binding.kind} {binding.value}" for binding in value.bindings]
             return Record("Principal", value.name, {"bindings": bindings, "locations": value.addresses.texts()})
@@ -113,12 +134,9 @@ def _share_columns(share: Share) -> dict[str, Any]:
         "parent": share.parent or "",
         "flowgroup": str(share.flowgroup),
         "privileges": privileges,
-        "holders": share.holders,
-        "granted": [f"{principal} {granter}" for principal, granter in share.grants],
-        "everybody": share.everybody,
+        "granted": [],  # of older versions (migration.py)
         "creator": share.creator,
         "created": share.created,
-        "version": share.version,
     }
 
 
@@ -160,8 +178,8 @@ def _at(ms: Ms) -> Time:
 
 
 def values_of(records: Sequence[Record], part: bool = False) -> Iterator[Value]:
-    """Principals, then shares from the root down with their buckets, then requests and hints by id. With only a
-    `part` of the records, shares and buckets come in any order."""
+    """Principals, then shares from the root down with their buckets, then grants, then requests and hints by id. With
+    only a `part` of the records, shares and buckets come in any order."""
     tables: dict[str, dict[str, Mapping[str, Any]]] = {}
     for record in records:
         tables.setdefault(record.table, {})[record.key] = record.columns
@@ -177,6 +195,8 @@ def values_of(records: Sequence[Record], part: bool = False) -> Iterator[Value]:
         yield from (_bucket(name.removeprefix(BUCKET), settings) for name in settings if name.startswith(BUCKET))
     else:
         yield from _ordered_shares(tables.get("Share", {}), settings)
+    for columns in tables.get("Grant", {}).values():
+        yield Grant(columns["share"], columns["principal"], columns["granter"], Right(columns["by"]))
     for number, columns in sorted(tables.get("Request", {}).items(), key=lambda row: int(row[0])):
         yield _request(int(number), columns)
     for number, columns in sorted(tables.get("Hint", {}).items(), key=lambda row: int(row[0])):
@@ -194,8 +214,7 @@ def _ordered_shares(
     below: dict[str, list[str]] = {}
     for name, columns in sorted(rows.items()):
         below.setdefault(columns["parent"], []).append(name)
-    roots = below.pop("", [])  # the root share is only kept once it was changed
-    pending = [*roots, *([] if roots else below.pop("rootShare", []))]
+    pending = below.pop(ROOT, [])  # the root share itself is always there, and not kept
     seen = 0
     while pending:
         name = pending.pop()
@@ -223,17 +242,13 @@ def _share(name: str, columns: Mapping[str, Any]) -> Share:
         places[kind] = text == "True" if text in ("True", "False") else frozenset(text.strip("{}").split(","))
     numbers = {kind: int(texts[kind]) if kind in texts else None for kind in _NUMBERS}
     flags = {kind: texts.get(kind) == "True" for kind in _FLAGS}
-    pairs = (text.split(" ", 1) for text in columns["granted"])
     return Share(
         name,
         columns["parent"] or None,
         parse_flowgroup(columns["flowgroup"]),
         Privileges(**numbers, **flags, **places),  # type: ignore[arg-type]
         columns["creator"],
-        frozenset((principal, granter) for principal, granter in pairs),
-        columns["everybody"],
         columns["created"],
-        columns["version"],
     )
 
 

@@ -12,17 +12,19 @@ its next success takes it back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ovspane.loop import off_loop
-from ovspane.policy.concurrency import Footprint
+from ovspane.policy.concurrency import STRUCTURE, Footprint
 from ovspane.policy.state.changes import Change, Put, Value
 from ovspane.policy.state.shares import Hint, Request
 from ovspane.store.cluster import ClusterStore
-from ovspane.store.guards import Guard
-from ovspane.store.keeper import LONG, NEXT_ID, keys_of, record_of, values_of
+from ovspane.store.guards import Guard, LostRace
+from ovspane.store.keeper import LONG, NEXT_ID, keys_of, record_of, unreadable, values_of
+from ovspane.store.migration import migrated
 from ovspane.store.records import Key, Record, StoreError
 
 #: ids that a daemon takes at once
@@ -31,7 +33,7 @@ TURN: Final = 0.1  # seconds for which others wait
 _TURN: Final = "turn:"
 IDS: Final = "ids"  # the version that guards the next free id
 _COUNTER: Final = ("Setting", NEXT_ID)
-_VALUES: Final = ("Principal", "Share", "Request", "Hint")
+_VALUES: Final = ("Principal", "Share", "Grant", "Request", "Hint")
 
 
 #: what a transaction wrote: the record of each key, None: it is gone
@@ -64,7 +66,25 @@ class SharedKeeper:
         """All values. Raises StoreError when there is no leader to ask."""
         if not self.synced:
             raise self.store.failure or StoreError(self.store.reason)
+        await self._migrate()
         return await self.read_copy()
+
+    async def _migrate(self) -> None:
+        """Keep anew what an older version kept in another form, unless another daemon does. Raises StoreError."""
+        replica = self.store.replica
+        while True:
+            try:
+                _, puts, drops = await asyncio.to_thread(migrated, list(replica.records.values()))
+            except (ValueError, KeyError, TypeError) as problem:
+                raise unreadable(problem) from problem
+            if not puts and not drops:
+                return
+            key, updates = ("Version", STRUCTURE), replica.updates
+            seen = (replica.uuids[key], _number(replica.records[key])) if key in replica.uuids else None
+            guard = Guard({STRUCTURE: seen}, frozenset({STRUCTURE}), frozenset(), ())
+            with contextlib.suppress(LostRace):
+                await self.store.commit(puts, drops, guard)
+            await self.store.wait_for_update(updates)
 
     async def read_copy(self) -> list[Value]:
         """All values of the copy that we have, however old. Raises StoreError when it cannot be understood."""
@@ -198,4 +218,4 @@ def _values(records: Sequence[Record], part: bool = False) -> list[Value]:
     try:
         return list(values_of(records, part))
     except (ValueError, KeyError, TypeError) as problem:
-        raise StoreError(f"the database holds what this version cannot read: {problem}") from problem
+        raise unreadable(problem) from problem

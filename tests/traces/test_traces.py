@@ -57,7 +57,7 @@ def _said() -> Iterator[tuple[ExpectedReply, Replay]]:
 
 def test_the_traces_meet_every_refusal() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in POLICY.rglob("*.py"))
-    known = set(re.findall(r'(?:\bno|\b_no|Refusal)\(\s*"([a-z][a-z-]+)"', source)) | {"contradiction"}
+    known = set(re.findall(r'(?:\bno|\brefused|Refusal)\(\s*"([a-z][a-z-]+)"', source)) | {"contradiction"}
     met = {replay.execute(say.speaker, say.piece).reason_code for say, replay in _said()} - {""}
     assert len(known) > 25
     assert known - met == NOT_IN_TRACES.keys()

@@ -22,6 +22,8 @@ from ovspane.policy.model import actions
 from ovspane.policy.model.actions import Access, Operators
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.state import schedule, schedule_plain, state
+from ovspane.policy.state.authority import Fallen, Grants
+from ovspane.policy.state.changes import Registry
 from ovspane.policy.state.shares import Privileges, Request, Share
 from ovspane.policy.state.state import State
 from ovspane.replay import TraceError, play
@@ -183,7 +185,7 @@ def a_reservation_always_allows(patch: Patch) -> None:
 
 @mutation
 def everybody_holds_everything(patch: Patch) -> None:
-    patch.setattr(Share, "held_by", lambda self, speaker: True)
+    patch.setattr(Grants, "holds", lambda self, share, speaker: True)
 
 
 @mutation
@@ -213,7 +215,7 @@ def children_may_have_more_than_parents(patch: Patch) -> None:
 
 @mutation
 def revokes_do_not_cascade(patch: Patch) -> None:
-    patch.setattr(Share, "with_grants", lambda self, grants: replace(self, grants=grants))
+    patch.setattr(Registry, "fallen", lambda self, taken: Fallen(list(taken)))
 
 
 @mutation

@@ -12,8 +12,9 @@ from ovspane.lang.statements import Ask, Kind, Time
 from ovspane.lang.units import BitsPerSecond, Ms, length_text, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission import strictness
+from ovspane.policy.admission.visibility import knows_share, sees_request
 from ovspane.policy.state.schedule import Chain, Shortfall
-from ovspane.policy.state.shares import Request, Share
+from ovspane.policy.state.shares import ADMINISTRATOR, Request, Share
 from ovspane.policy.state.state import State
 
 #: a start that is at most this much in the past counts as now (ms)
@@ -46,9 +47,9 @@ class Refusal:
 def on_share(state: State, speaker: str, name: str, group: Flowgroup | None = None) -> Share | Refusal:
     """The share, if it exists, the speaker holds it, and `group` lies inside it (rules 1 and 2)."""
     share = state.shares.get(name)
-    if share is None:
+    if share is None and speaker == ADMINISTRATOR:
         return Refusal("no-such-share", f"there is no share {name}")
-    if not share.held_by(speaker):
+    if share is None or not state.grants.holds(name, speaker):  # whether it is there is nobody else's business
         return Refusal("not-holder", f"{speaker} does not hold share {name}")
     if group is not None and not share.flowgroup.covers(group):
         return Refusal("outside-share", f"{group} is not inside {share.flowgroup} of share {name}")
@@ -147,7 +148,9 @@ def _shortfall(chains: list[Chain], request: Request, rate: BitsPerSecond) -> Sh
 def _no_room(state: State, request: Request, missing: Shortfall, now: Ms) -> Refusal:
     """The refusal with its counter-offer: the largest rate that fits, and the earliest start for the asked rate."""
     share = state.shares.get(missing.share)
+    told = share is None or knows_share(state, request.speaker, missing.share)
     where = f"share {missing.share}" if share is not None else missing.share
+    where = where if told else f"the shares above {request.share}"
     if missing.reason == "bound":
         return Refusal("out-of-bounds", f"{where} cannot count that: {BOUNDS}")
     length = None if request.end is None else Ms(request.end - request.start)
@@ -160,23 +163,28 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: Ms) -> Ref
     ways = _ledgers(state, request, request.rate)
     starts = [way.earliest(request.rate, length, now, SECOND) for way in ways]  # offered in whole seconds from now
     earliest = min((start for start in starts if start is not None), default=None)
-    told = missing.reason == "room" and missing.at == request.start and missing.free == largest  # the offer says it too
-    offers = [] if told and largest else [f"{why} at {time_text(missing.at)}"]
+    same = missing.reason == "room" and missing.at == request.start and missing.free == largest  # the offer says it too
+    offers = [f"{why} at {time_text(missing.at)}"] if told and not (same and largest) else []
     if largest:
         offers.append(f"{rate_text(largest)} free from {time_text(request.start)} to {time_text(request.end)}")
     if earliest is not None and earliest != request.start:
         offers.append("fits from now" if earliest == now else f"fits from +{length_text(Ms(earliest - now))}")
     return Refusal(
         "no-room" if share is not None else "no-link-room",
-        f"{rate_text(request.rate)} does not fit {where}: {'; '.join(offers)}",
+        f"{rate_text(request.rate)} does not fit {where}: {'; '.join(offers) or 'nothing free'}",
     )
 
 
 def _conflict(state: State, request: Request, over: list[int]) -> str:
-    first = state.requests[over[0]]
+    """Which requests are in the way; of those that the speaker may not know of, only that there are some."""
+    seen = [state.requests[number] for number in over if sees_request(state, request.speaker, state.requests[number])]
+    if not seen:
+        return "a request outside your shares overrides it; ask for it as partial to get the rest"
+    first = seen[0]
     rate = f" {rate_text(first.rate)}" if first.kind is Kind.RATELIMIT else ""
     least = "at least " if len(over) == strictness.NAMED else ""
-    more = f" and {least}{len(over) - 1} more" if len(over) > 1 else ""
+    more = f" and {least}{len(seen) - 1} more" if len(seen) > 1 else ""
+    more += " and others outside your shares" if len(seen) < len(over) else ""
     since = max(first.start, request.start)
     until = min((end for end in (first.end, request.end) if end is not None), default=None)
     return (

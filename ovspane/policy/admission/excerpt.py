@@ -9,12 +9,12 @@ from collections.abc import Callable
 from ovspane.lang.replies import Reply
 from ovspane.lang.units import Ms
 from ovspane.packets.flowgroup import Flowgroup
-from ovspane.policy.admission.explain import explain, overlapping
+from ovspane.policy.admission.explain import explained, overlapping, reader_of
 from ovspane.policy.state.changes import Put
 from ovspane.policy.state.state import State
 
 
-def explanation(state: State, group: Flowgroup, now: Ms) -> Reply | Callable[[], Reply]:
+def explanation(state: State, speaker: str, group: Flowgroup, now: Ms) -> Reply | Callable[[], Reply]:
     """What `explain` says now; or the work that finds it out, which may be done in another thread: it has taken of the
     state what it needs, and these values do not change."""
     active = overlapping(state, group, now)
@@ -24,6 +24,7 @@ def explanation(state: State, group: Flowgroup, now: Ms) -> Reply | Callable[[],
     shares = {name: state.shares[name] for name in above_first}
     status = {request.id: state.status[request.id] for request in active if request.id in state.status}
     locations = dict(state.locations)
+    reader = reader_of(state, speaker, group, active)
 
     def work() -> Reply:
         excerpt = State()
@@ -33,6 +34,6 @@ def explanation(state: State, group: Flowgroup, now: Ms) -> Reply | Callable[[],
             excerpt.apply(Put(share))
         for request in active:
             excerpt.apply(Put(request))
-        return explain(excerpt, group, now)
+        return explained(excerpt, reader, group, active, now)
 
     return work

@@ -1,5 +1,8 @@
 """Why this verdict: what the active requests say of a flowgroup, and which of them decides (`Explain`). Pure.
 
+What becomes of the packets is told in full to whoever may ask, who could as well send some and see. Of the requests
+that make it so only those are told that the asker may know of (`visibility`); guarantee and limit are theirs.
+
 The answer is exact for the whole flowgroup, not for a sample packet: `access=mixed` means that some of its packets are
 denied and some are not, and the lines say by whom. Where that would be too long or too much work to say, it is refused:
 ask about a smaller flowgroup.
@@ -7,13 +10,15 @@ ask about a smaller flowgroup.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from ovspane.lang.replies import Reply, Value, listing, no
 from ovspane.lang.statements import Kind
 from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup, overlap
 from ovspane.policy.admission import strictness
+from ovspane.policy.admission.visibility import OTHERS, knows_principal, sees_request
 from ovspane.policy.state.shares import Request
 from ovspane.policy.state.state import State
 from ovspane.policy.state.status import ACTIVE, Condition
@@ -32,40 +37,82 @@ def overlapping(state: State, group: Flowgroup, now: Ms) -> list[Request] | Repl
         if request.active_at(now) and overlap(request.flowgroup, group, state.locations):
             active.append(request)
             if len(active) > EXPLAINED:
-                text = (
-                    f"more than {EXPLAINED} active requests share packets with {group}; ask about a smaller flowgroup"
-                )
-                return no("too-many", text)
+                return _too_much(group)
     active.sort(key=lambda request: request.id)
     return active
 
 
-def explain(state: State, group: Flowgroup, now: Ms) -> Reply:
-    """The verdict on the flowgroup at `now` (ms) and the requests that it comes from."""
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What the one who asks may know: numbers of requests, and names of users, of those that the answer may name."""
+
+    requests: frozenset[int]
+    users: frozenset[str]
+
+    def numbers(self, numbers: Iterable[int]) -> list[str]:
+        """Those of the numbers that it may know, and `others` once if there are more."""
+        numbers = list(numbers)
+        seen = [str(number) for number in numbers if number in self.requests]
+        return [*seen, *([OTHERS] if len(seen) < len(numbers) else [])]
+
+
+def reader_of(state: State, speaker: str, group: Flowgroup, active: Iterable[Request]) -> Reader:
+    """What `speaker` may know of what decides on the flowgroup."""
+    numbers: set[int] = set()
+    users = set(group.users())
+    for request in active:
+        numbers.update((request.id, *state.status.get(request.id, ACTIVE).hiders))
+        users.update(request.flowgroup.users())
+    known = (state.requests.get(number) for number in numbers)
+    return Reader(
+        frozenset(request.id for request in known if request is not None and sees_request(state, speaker, request)),
+        frozenset(user for user in users if knows_principal(state, speaker, user)),
+    )
+
+
+def explain(state: State, speaker: str, group: Flowgroup, now: Ms) -> Reply:
+    """The verdict on the flowgroup at `now` (ms) and the requests that it comes from, as far as `speaker` may know
+    of them."""
     active = overlapping(state, group, now)
     if isinstance(active, Reply):
         return active
+    return explained(state, reader_of(state, speaker, group, active), group, active, now)
+
+
+def explained(state: State, reader: Reader, group: Flowgroup, active: list[Request], now: Ms) -> Reply:
+    """The same, where it is known which requests are active and what the reader may know."""
     try:
-        return _explain(state, group, active, now, strictness.Effort(STEPS))
+        return _explain(state, reader, group, active, now, strictness.Effort(STEPS))
     except strictness.EffortExceeded:
-        return no(
-            "too-many", f"the requests that share packets with {group} are too entangled; ask about a smaller flowgroup"
-        )
+        return _too_much(group)
 
 
-def _explain(state: State, group: Flowgroup, active: list[Request], now: Ms, effort: strictness.Effort) -> Reply:
+def _too_much(group: Flowgroup) -> Reply:
+    text = (
+        f"more than {EXPLAINED} active requests share packets with {group}, or they are too entangled; "
+        "ask about a smaller flowgroup"
+    )
+    return no("too-many", text)
+
+
+def _explain(
+    state: State, reader: Reader, group: Flowgroup, active: list[Request], now: Ms, effort: strictness.Effort
+) -> Reply:
     denies = [request for request in active if request.kind is Kind.DENY]
     held = strictness.denied_regions(state, group, denies, now, effort)
     deciders = {deny.id for deny, _ in held}
     denied = [piece for _, region in held for piece in region]
     fields: dict[str, Value] = {"access": _access(state, group, active, denied, effort)}
+    if not deciders <= reader.requests:
+        fields["denied-by"] = OTHERS
+    active = [request for request in active if request.id in reader.requests]
     guarantees = [request for request in active if request.kind is Kind.RESERVE]
     limits = [request for request in active if request.kind is Kind.RATELIMIT]
     if guarantees:
         fields["guarantee"] = rate_text(max(request.rate for request in guarantees))
     if limits:
         fields["limit"] = rate_text(min(request.rate for request in limits))
-    lost = sorted(user for user in group.users() if user not in state.locations)
+    lost = sorted(user for user in group.users() if not _is_located(state, reader, user))
     if lost:
         fields["not-located"] = ",".join(lost)
     lines: list[str] = []
@@ -73,9 +120,9 @@ def _explain(state: State, group: Flowgroup, active: list[Request], now: Ms, eff
     for request in active:
         here = request.flowgroup.intersect(group) or request.flowgroup
         over = strictness.overriding(state, replace(request, flowgroup=here, start=now, end=Ms(now + 1)), effort)
-        effect = _effect(request, deciders, over)
+        effect = _effect(request, deciders, reader.numbers(over))
         whole = request.flowgroup.covers(group)
-        unlocated = sorted(user for user in request.flowgroup.users() if user not in state.locations)
+        unlocated = sorted(user for user in request.flowgroup.users() if not _is_located(state, reader, user))
         items.append(
             {
                 "id": request.id,
@@ -88,7 +135,8 @@ def _explain(state: State, group: Flowgroup, active: list[Request], now: Ms, eff
             }
         )
         status = state.status.get(request.id, ACTIVE)
-        hidden = f" ({status.text()}: no flow of its own)" if status.condition is Condition.HIDDEN else ""
+        by = f" by {','.join(reader.numbers(status.hiders))}" if status.hiders else ""
+        hidden = f" (hidden{by}: no flow of its own)" if status.condition is Condition.HIDDEN else ""
         missing = f" (no packets: {', '.join(unlocated)} not located)" if unlocated else ""
         rate = f" = {rate_text(request.rate)}" if request.rate else ""
         lines.append(
@@ -111,8 +159,12 @@ def _access(
     return "mixed" if strictness.uncovered(state, group, openers, effort) else "allow"
 
 
-def _effect(request: Request, deciders: set[int], over: list[int]) -> str:
-    by = f"overridden in part by {','.join(map(str, over))}" if over else ""
+def _is_located(state: State, reader: Reader, user: str) -> bool:
+    return user in state.locations and user in reader.users
+
+
+def _effect(request: Request, deciders: set[int], over: list[str]) -> str:
+    by = f"overridden in part by {','.join(over)}" if over else ""
     if request.kind is Kind.DENY:
         return "decides" if request.id in deciders and not by else by or "has no effect here"
     return by or "in effect"

@@ -8,15 +8,27 @@ or the replay and are refused here.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ovspane.lang import statements as said
-from ovspane.lang.replies import Reply, Value, no, ok
+from ovspane.lang.replies import Value, ok
 from ovspane.lang.units import BitsPerSecond, Ms, rate_text, time_text
-from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission import queries
 from ovspane.policy.admission.control import LARGEST_RATE, Refusal, admit, interval, on_share
+from ovspane.policy.admission.delegation import delegate, drop_user
+from ovspane.policy.admission.judgement import (
+    Judgement,
+    ending,
+    is_guest,
+    notes,
+    notes_on,
+    refused,
+    refused_by,
+    share_ends,
+)
+from ovspane.policy.admission.visibility import knows_share, seen_numbers, sees_request
 from ovspane.policy.model.tree import ROOT
+from ovspane.policy.state.authority import Grant, Right
 from ovspane.policy.state.shares import (
     ADMINISTRATOR,
     EVERYBODY,
@@ -33,16 +45,6 @@ from ovspane.policy.state.state import Change, Drop, Put, State
 DEEPEST = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """The reply to a statement and the changes that make it true. `dry`: the statement only asked what would happen
-    (Check)."""
-
-    reply: Reply
-    changes: tuple[Change, ...] = ()
-    dry: bool = False
-
-
 def execute(state: State, speaker: str, statement: said.Statement, now: Ms) -> Judgement:
     """Judge one statement of `speaker` at `now` (ms). The state is only read."""
     match statement:
@@ -55,7 +57,7 @@ def execute(state: State, speaker: str, statement: said.Statement, now: Ms) -> J
         case said.NewShare():
             return _new_share(state, speaker, statement, now)
         case said.Grant() | said.GrantDefault() | said.Revoke():
-            return _delegate(state, speaker, statement)
+            return delegate(state, speaker, statement, now)
         case said.DropShare(share=name):
             return _drop_share(state, speaker, name, now)
         case said.Cancel(request=number):
@@ -63,17 +65,9 @@ def execute(state: State, speaker: str, statement: said.Statement, now: Ms) -> J
         case said.AddUser() | said.DropUser() | said.Locate():
             return _principals(state, speaker, statement, now)
         case said.As() | said.Format() | said.Subscribe() | said.Unsubscribe() | said.Tick() | said.ListTopology():
-            return _no("not-here", f"{type(statement).__name__} cannot be said here")
+            return refused("not-here", f"{type(statement).__name__} cannot be said here")
         case _:
             return Judgement(queries.answer(state, speaker, statement, now))
-
-
-def _no(code: str, reason: str) -> Judgement:
-    return Judgement(no(code, reason))
-
-
-def _refused(refused: Refusal) -> Judgement:
-    return _no(refused.code, refused.reason)
 
 
 def _check(state: State, speaker: str, inner: said.Statement, now: Ms) -> Judgement:
@@ -83,35 +77,32 @@ def _check(state: State, speaker: str, inner: said.Statement, now: Ms) -> Judgem
     return Judgement(replace(outcome.reply, fields=fields), outcome.changes, dry=True)
 
 
-def _notes(state: State, group: Flowgroup) -> dict[str, Value]:
-    return {"note": "user-unknown"} if any(not state.has_principal(user) for user in group.users()) else {}
-
-
 def _ask(state: State, speaker: str, ask: said.Ask, now: Ms) -> Judgement:
     judged = admit(state, speaker, ask, now)
     if isinstance(judged, Refusal):
-        return _refused(judged)
+        return refused_by(judged)
     fields: dict[str, Value] = {"id": judged.request.id}
     if judged.granted_less:
         fields["granted"] = rate_text(judged.request.rate)
     if judged.overridden_by:
-        fields["overridden-by"] = ",".join(map(str, judged.overridden_by))
-    return Judgement(ok(**fields, **_notes(state, ask.flowgroup)), (Put(judged.request),))
+        fields["overridden-by"] = ",".join(seen_numbers(state, speaker, judged.overridden_by))
+    return Judgement(ok(**fields, **notes_on(state, speaker, ask.flowgroup)), (Put(judged.request),))
 
 
 def _hint(state: State, speaker: str, hint: said.GiveHint, now: Ms) -> Judgement:
     share = on_share(state, speaker, hint.share, hint.flowgroup)
     if isinstance(share, Refusal):
-        return _refused(share)
+        return refused_by(share)
     if not share.privileges.hint:
-        return _no("no-privilege", f"share {share.name} has hint = False")
+        return refused("no-privilege", f"share {share.name} has hint = False")
     times = interval(hint.start, hint.end, now)
     if isinstance(times, Refusal):
-        return _refused(times)
+        return refused_by(times)
     items = tuple(_anchored(item, now) for item in hint.items)
     value = Hint(state.next_id, share.name, speaker, hint.flowgroup, items, *times)
     return Judgement(
-        ok(id=value.id, **_offer(state, share, hint, times, now), **_notes(state, hint.flowgroup)), (Put(value),)
+        ok(id=value.id, **_offer(state, share, hint, times, now), **notes_on(state, speaker, hint.flowgroup)),
+        (Put(value),),
     )
 
 
@@ -147,71 +138,38 @@ def _offer(state: State, share: Share, hint: said.GiveHint, times: tuple[Ms, Ms 
 def _new_share(state: State, speaker: str, new: said.NewShare, now: Ms) -> Judgement:
     parent = on_share(state, speaker, new.parent)
     if isinstance(parent, Refusal):
-        return _refused(parent)
+        return refused_by(parent)
     if is_guest(speaker):
-        return _no("guest", f"{speaker} is a guest and cannot make shares")
+        return refused("guest", f"{speaker} is a guest and cannot make shares")
     if new.name in state.shares:
-        return _no("name-taken", f"there is a share {new.name} already")
+        return refused("name-taken", f"the name {new.name} is taken")
     if not parent.flowgroup.covers(new.flowgroup):
-        return _no("outside-share", f"{new.flowgroup} is not inside {parent.flowgroup} of share {parent.name}")
+        return refused("outside-share", f"{new.flowgroup} is not inside {parent.flowgroup} of share {parent.name}")
     privileges = Privileges.of(new.privileges)
     beyond = grown_beyond(privileges, parent.privileges)
     if beyond is not None:
-        return _no("beyond-parent", f"share {parent.name} {beyond}")
+        return refused("beyond-parent", f"share {parent.name} {beyond}")
     if privileges.reserve_max is not None and privileges.reserve_min > privileges.reserve_max:
-        return _no("bad-rate", "reserve >= is above reserve <=")
+        return refused("bad-rate", "reserve >= is above reserve <=")
     if sum(1 for _ in state.chain(parent.name)) >= DEEPEST:
-        return _no("too-deep", f"shares nest at most {DEEPEST} deep")
-    share = Share(
-        new.name,
-        parent.name,
-        new.flowgroup,
-        privileges,
-        speaker,
-        grants=frozenset({(speaker, speaker)}),
-        created=now,
-    )
-    return Judgement(ok(**_notes(state, new.flowgroup)), (Put(share),))
-
-
-def _delegate(state: State, speaker: str, order: said.Grant | said.GrantDefault | said.Revoke) -> Judgement:
-    share = state.shares.get(order.share)
-    if share is None:
-        return _no("no-such-share", f"there is no share {order.share}")
-    if is_guest(speaker):
-        return _no("guest", f"{speaker} is a guest and cannot grant shares")
-    if isinstance(order, said.Revoke):
-        return _revoke(share, speaker, order.principal)
-    if speaker != ADMINISTRATOR and not share.held_by(speaker):
-        return _no("not-holder", f"{speaker} does not hold share {share.name}")
-    if isinstance(order, said.GrantDefault):
-        return Judgement(ok(), (Put(share.with_grants(share.grants | {(EVERYBODY, speaker)})),))
-    if order.principal == EVERYBODY:
-        return _no("bad-name", f"say GrantDefault {share.name}")
-    note: dict[str, Value] = {} if state.has_principal(order.principal) else {"note": "user-unknown"}
-    return Judgement(ok(**note), (Put(share.with_grants(share.grants | {(order.principal, speaker)})),))
-
-
-def _revoke(share: Share, speaker: str, principal: str) -> Judgement:
-    """Take back what the speaker granted (root: whoever granted it), and what was granted on by virtue of it."""
-    if not share.granted_to(principal):
-        return _no("not-granted", f"share {share.name} is not granted to {principal}")
-    mine = {pair for pair in share.grants if pair[0] == principal and speaker in (ADMINISTRATOR, pair[1])}
-    if not mine or (share.parent is None and principal == ADMINISTRATOR):
-        return _no("not-granter", f"{speaker} did not grant share {share.name} to {principal}")
-    return Judgement(ok(), (Put(share.with_grants(share.grants - mine)),))
+        return refused("too-deep", f"shares nest at most {DEEPEST} deep")
+    share = Share(new.name, parent.name, new.flowgroup, privileges, speaker, created=now)
+    hold = Grant(share.name, speaker, speaker, Right.MADE)
+    return Judgement(ok(**notes_on(state, speaker, new.flowgroup)), (Put(share), Put(hold)))
 
 
 def _drop_share(state: State, speaker: str, name: str, now: Ms) -> Judgement:
-    share = state.shares.get(name)
-    if share is None:
-        return _no("no-such-share", f"there is no share {name}")
+    if not knows_share(state, speaker, name):
+        if speaker == ADMINISTRATOR:
+            return refused("no-such-share", f"there is no share {name}")
+        return refused("not-holder", f"{speaker} does not hold share {name}")
+    share = state.shares[name]
     if share.parent is None:
-        return _no("root-share", f"{ROOT} cannot be dropped")
-    over = {ADMINISTRATOR, share.creator}
-    holds_above = any(state.shares[above].granted_to(speaker) for above in state.chain(share.parent))
-    if speaker not in over and not holds_above:
-        return _no("not-owner", f"only who made share {name} or holds a share above it may drop it")
+        return refused("root-share", f"{ROOT} cannot be dropped")
+    made = state.grants.to(name, speaker).get(speaker)
+    holds_above = any(state.grants.named(above, speaker) for above in state.chain(share.parent))
+    if not (speaker == ADMINISTRATOR or holds_above or (made is not None and made.right is Right.MADE)):
+        return refused("not-owner", f"only who made share {name} or holds a share above it may drop it")
     changes = tuple(_drops(state, name, now))
     ended = sum(isinstance(change, Drop) and isinstance(change.value, Request) for change in changes)
     return Judgement(ok(ended=ended), changes)
@@ -225,77 +183,54 @@ def _drops(state: State, name: str, now: Ms) -> Iterator[Change]:
         for request in state.by_share[share].values():
             yield from ending(state, request, now, inside)
     yield from (Drop(hint) for hint in state.hints.values() if hint.share in inside)
-    yield from (Drop(state.shares[share]) for share in reversed(names))
-
-
-def ending(state: State, request: Request, now: Ms, gone: set[str] | None = None) -> Iterator[Change]:
-    """Drop a request, keeping the token buckets' levels of the shares that stay. `now` is when it ends (ms)."""
-    yield from (Put(bucket) for bucket in state.folded(request, now) if not gone or bucket.share not in gone)
-    yield Drop(request)
+    for share in reversed(names):
+        yield from share_ends(state, share)
 
 
 def _cancel(state: State, speaker: str, number: int, now: Ms) -> Judgement:
     value: Request | Hint | None = state.requests.get(number) or state.hints.get(number)
-    if value is None:
-        return _no("no-such-request", f"there is no request {number}")
+    if value is None or not sees_request(state, speaker, value):
+        return refused("no-such-request", f"there is no request {number}" + _of(speaker))
     if speaker not in (ADMINISTRATOR, value.speaker):
-        return _no("not-yours", f"request {number} is not {speaker}'s")
+        return refused("not-yours", f"request {number} is not {speaker}'s")
     if isinstance(value, Hint):
         return Judgement(ok(), (Drop(value),))
     return Judgement(ok(), tuple(ending(state, value, now)))
 
 
+def _of(speaker: str) -> str:
+    return "" if speaker == ADMINISTRATOR else f" that {speaker} may know of"
+
+
 # --- principals
-
-
-def is_guest(speaker: str) -> bool:
-    """Guests are named `guest:UID`, which is no NAME of the language, so nobody can be granted that."""
-    return ":" in speaker
 
 
 def _principals(state: State, speaker: str, order: said.AddUser | said.DropUser | said.Locate, now: Ms) -> Judgement:
     if speaker != ADMINISTRATOR:
-        return _no("not-root", f"only {ADMINISTRATOR} may say {type(order).__name__}")
+        return refused("not-root", f"only {ADMINISTRATOR} may say {type(order).__name__}")
     if order.name == EVERYBODY or (order.name == ADMINISTRATOR and not isinstance(order, said.Locate)):
-        return _no("bad-name", f"{order.name} is always there")
+        return refused("bad-name", f"{order.name} is always there")
     known = state.principals.get(order.name)
     if isinstance(order, said.Locate):
         base = known or Principal(order.name)
-        note: dict[str, Value] = {} if state.has_principal(order.name) else {"note": "user-unknown"}
-        return Judgement(ok(**note), (Put(replace(base, addresses=order.addresses)),))
+        return Judgement(ok(**notes(state, speaker, {order.name})), (Put(replace(base, addresses=order.addresses)),))
     if isinstance(order, said.AddUser):
         return _add_user(state, order, known)
     if not state.has_principal(order.name):
-        return _no("no-such-user", f"there is no user {order.name}")
-    return _drop_user(state, order.name, known, now)
+        return refused("no-such-user", f"there is no user {order.name}")
+    return drop_user(state, order.name, now)
 
 
 def _add_user(state: State, order: said.AddUser, known: Principal | None) -> Judgement:
     binding = order.binding
     if binding is not None:
         if binding.kind == "uid" and binding.value == "0":
-            return _no("bad-binding", "uid 0 always speaks as root")
+            return refused("bad-binding", "uid 0 always speaks as root")
         taken = next((other for other in state.principals.values() if binding in other.bindings), None)
         if taken is not None and binding.kind != "gid":
-            return _no("binding-taken", f"{binding.kind} {binding.value} is bound to {taken.name}")
+            return refused("binding-taken", f"{binding.kind} {binding.value} is bound to {taken.name}")
     if known is not None and (binding is None or binding in known.bindings):
-        return _no("name-taken", f"there is a user {order.name} already")
+        return refused("name-taken", f"there is a user {order.name} already")
     base = known or Principal(order.name)
     bindings = base.bindings | ({binding} if binding else set())
     return Judgement(ok(), (Put(replace(base, bindings=bindings)),))
-
-
-def _drop_user(state: State, name: str, known: Principal | None, now: Ms) -> Judgement:
-    """Forget a user: what it was granted, what it granted on, its requests and hints. The shares that it made stay."""
-    changes: list[Change] = []
-    for share in state.shares.values():
-        grants = frozenset(pair for pair in share.grants if pair[0] != name)
-        if grants != share.grants:
-            changes.append(Put(share.with_grants(grants)))
-    requests = [request for request in state.requests.values() if request.speaker == name]
-    for request in requests:
-        changes += ending(state, request, now)
-    changes += [Drop(hint) for hint in state.hints.values() if hint.speaker == name]
-    if known is not None:
-        changes.append(Drop(known))
-    return Judgement(ok(ended=len(requests)), tuple(changes))

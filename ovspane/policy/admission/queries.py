@@ -1,11 +1,12 @@
 """Answers to questions about the state: listings, schedules, room, and who may see what (ovspane(7), section 3). Pure.
 
-Who may see: root everything; others the shares that they hold or that everybody holds, and what is below those.
+Who may see what: `visibility`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ovspane.lang import statements as said
 from ovspane.lang.replies import Item, Reply, Value, lazy_listing, listing, no, ok
@@ -14,8 +15,8 @@ from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission.control import LARGEST_RATE, Refusal, interval, on_share
 from ovspane.policy.admission.excerpt import explanation
 from ovspane.policy.admission.explain import explain
-from ovspane.policy.model.tree import ROOT
-from ovspane.policy.state.shares import ADMINISTRATOR, Hint, Request, Share
+from ovspane.policy.admission.visibility import known_shares, knows_principal, knows_share, sees, sees_request
+from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY, Hint, Request, Share
 from ovspane.policy.state.state import State
 from ovspane.policy.state.status import ACTIVE, WAITING, Status
 
@@ -45,27 +46,14 @@ def answer(state: State, speaker: str, question: said.Statement, now: Ms) -> Rep
             return no("not-yet", f"{type(question).__name__} is not in this version of ovspane")
 
 
-def _visible(state: State, speaker: str) -> list[str]:
-    """The shares that the speaker may see, each before its children."""
-    if speaker == ADMINISTRATOR:
-        return list(state.subtree(ROOT))
-    out: dict[str, None] = {}
-    for name in state.subtree(ROOT):
-        if state.shares[name].held_by(speaker) or state.shares[name].parent in out:
-            out[name] = None
-    return list(out)
-
-
 def _readable(state: State, speaker: str, name: str) -> Share | Reply:
     """The share, if the speaker may ask about it."""
-    share = state.shares.get(name)
-    if share is None:
-        return no("no-such-share", f"there is no share {name}")
-    if speaker == ADMINISTRATOR:
-        return share
-    if name not in _visible(state, speaker):
+    if not knows_share(state, speaker, name):
+        if speaker == ADMINISTRATOR:
+            return no("no-such-share", f"there is no share {name}")
         return no("not-holder", f"{speaker} does not hold share {name}")
-    if not share.privileges.query:
+    share = state.shares[name]
+    if speaker != ADMINISTRATOR and not share.privileges.query:
         return no("no-privilege", f"share {name} has query = False")
     return share
 
@@ -75,34 +63,45 @@ def reserved_at(state: State, name: str, now: Ms) -> int:
     return state.schedules[name].total_at(now)
 
 
-#: what is told of a share, taken at an instant: with what is reserved then (bit/s), and its number of requests
-_ShareRow = tuple[Share, int, int]
+#: what is told of a share, taken at an instant (ms), as far as one who asks may know it
+_ShareRow = tuple[Share, Item]
 #: what is told of a request or hint, taken at an instant: with its status, and the path of a reservation
 _RequestRow = tuple[Request | Hint, Status, str]
 
 
-def _share_row(state: State, share: Share, now: Ms) -> _ShareRow:
-    return share, reserved_at(state, share.name, now), len(state.by_share[share.name])
+def share_item(state: State, speaker: str, share: Share, now: Ms) -> Item:
+    """A share as programs read it: one item of ListShares and Show. Rates in bit/s; `reserved_now`: at `now`. What
+    `speaker` may not know is left out: the share above, who made it, who else holds or uses it."""
+    return _share_item(_share_row(state, speaker, share, now))
 
 
-def share_item(state: State, share: Share, now: Ms) -> Item:
-    """A share as programs read it: one item of ListShares and Show. Rates in bit/s; `reserved_now`: at `now`."""
-    return _share_item(_share_row(state, share, now))
+def _share_row(state: State, speaker: str, share: Share, now: Ms) -> _ShareRow:
+    seen = sees(state, speaker, share.name)
+    requests = state.by_share[share.name]
+    above = share.parent if share.parent is not None and knows_share(state, speaker, share.parent) else None
+    return share, {
+        "parent": above,
+        "reserved_now": reserved_at(state, share.name, now),
+        "requests": len(requests) if seen else sum(other.speaker == speaker for other in requests.values()),
+        "holders": ",".join(state.grants.holders(share.name)) if seen else "",
+        "everybody": state.grants.named(share.name, EVERYBODY),
+        "creator": share.creator if knows_principal(state, speaker, share.creator) else None,
+    }
 
 
 def _share_item(row: _ShareRow) -> Item:
-    share, reserved, requests = row
+    share, told = row
     return {
         "name": share.name,
-        "parent": share.parent,
+        "parent": told["parent"],
         "flowgroup": str(share.flowgroup),
         "privileges": str(share.privileges),
         "reserve_max": share.privileges.reserve_max,
-        "reserved_now": reserved,
-        "requests": requests,
-        "holders": ",".join(share.holders),
-        "everybody": share.everybody,
-        "creator": share.creator,
+        "reserved_now": told["reserved_now"],
+        "requests": told["requests"],
+        "holders": told["holders"],
+        "everybody": told["everybody"],
+        "creator": told["creator"],
     }
 
 
@@ -116,19 +115,30 @@ def _share_line(item: Item) -> str:
 
 
 def _shares(state: State, speaker: str, group: Flowgroup | None, now: Ms) -> Reply:
-    visible = (state.shares[name] for name in _visible(state, speaker))
-    found = [share for share in visible if group is None or share.flowgroup.covers(group)]
-    return lazy_listing([_share_row(state, share, now) for share in found], _share_item, _share_line)
+    known = (state.shares[name] for name in known_shares(state, speaker))
+    found = [share for share in known if group is None or share.flowgroup.covers(group)]
+    return lazy_listing([_share_row(state, speaker, share, now) for share in found], _share_item, _share_line)
 
 
-def request_item(state: State, request: Request | Hint, now: Ms) -> Item:
+def _status(state: State, speaker: str, request: Request | Hint, now: Ms) -> Status:
+    """What became of a request, without the numbers of others' requests."""
+    if request.start > now:
+        return WAITING
+    status = state.status.get(request.id, ACTIVE)
+    if not status.hiders or speaker == ADMINISTRATOR:
+        return status
+    known = (state.requests.get(number) for number in status.hiders)
+    return replace(status, hiders=tuple(r.id for r in known if r is not None and sees_request(state, speaker, r)))
+
+
+def request_item(state: State, speaker: str, request: Request | Hint, now: Ms) -> Item:
     """A request or hint as programs read it: one item of ListRequests and Show. Its status, as text and in fields, is
     that of the network where it is active, else "waiting"."""
-    return _request_item(_request_row(state, request, now))
+    return _request_item(_request_row(state, speaker, request, now))
 
 
-def _request_row(state: State, request: Request | Hint, now: Ms) -> _RequestRow:
-    status = state.status.get(request.id, ACTIVE) if request.start <= now else WAITING
+def _request_row(state: State, speaker: str, request: Request | Hint, now: Ms) -> _RequestRow:
+    status = _status(state, speaker, request, now)
     if isinstance(request, Hint) or request.kind is not said.Kind.RESERVE:
         return request, status, ""
     return request, status, state.steered(request)
@@ -186,11 +196,15 @@ def _requests(state: State, speaker: str, name: str | None, now: Ms) -> Reply:
         share = _readable(state, speaker, name)
         if isinstance(share, Reply):
             return share
-    seen = {name} if name is not None else set(_visible(state, speaker))
+    seen = {name} if name is not None else set(known_shares(state, speaker))
     everything: list[Request | Hint] = [*state.requests.values(), *state.hints.values()]
-    found = [value for value in everything if value.share in seen or (name is None and value.speaker == speaker)]
+    found = [
+        value
+        for value in everything
+        if (value.share in seen or (name is None and value.speaker == speaker)) and sees_request(state, speaker, value)
+    ]
     found.sort(key=lambda value: value.id)
-    return lazy_listing([_request_row(state, value, now) for value in found], _request_item, request_line)
+    return lazy_listing([_request_row(state, speaker, value, now) for value in found], _request_item, request_line)
 
 
 def _schedule(state: State, speaker: str, name: str, now: Ms) -> Reply:
@@ -221,32 +235,30 @@ def _rate(value: Value) -> int | None:
 
 def _show(state: State, speaker: str, name: str, now: Ms) -> Reply:
     """A share with its requests, or a principal with its shares."""
-    if name not in state.shares and state.has_principal(name):
-        return _show_principal(state, speaker, name)
+    if not knows_share(state, speaker, name) and speaker in (ADMINISTRATOR, name) and state.has_principal(name):
+        return _show_principal(state, name)
     share = _readable(state, speaker, name)
     if isinstance(share, Reply):
         return share
-    item = share_item(state, share, now)
+    item = share_item(state, speaker, share, now)
     schedule = state.schedules[name]
     if schedule.bucket_matters:
         item["tokens"] = schedule.level_then(now) // 1000
     lines = [_share_line(item), f"reserved-now={rate_text(_rate(item['reserved_now']))}"]
     items = [item]
-    for request in state.by_share[name].values():
-        items.append(request_item(state, request, now))
+    for request in (one for one in state.by_share[name].values() if sees_request(state, speaker, one)):
+        items.append(request_item(state, speaker, request, now))
         lines.append(request_line(items[-1]))
     return listing(lines, items)
 
 
-def _show_principal(state: State, speaker: str, name: str) -> Reply:
-    if speaker not in (ADMINISTRATOR, name):
-        return no("not-root", f"only {ADMINISTRATOR} and {name} may ask that")
+def _show_principal(state: State, name: str) -> Reply:
     principal = state.principals.get(name)
     item: Item = {
         "name": name,
         "bindings": ",".join(f"{b.kind} {b.value}" for b in sorted(principal.bindings, key=repr)) if principal else "",
         "at": str(principal.addresses) if principal and principal.addresses else "",
-        "shares": ",".join(share.name for share in state.shares.values() if share.granted_to(name)),
+        "shares": ",".join(state.grants.shares_of(name)),
     }
     line = f"{name} bound-to={item['bindings'] or '-'} at={item['at'] or '-'} shares={item['shares'] or '-'}"
     return listing([line], [item])
@@ -272,19 +284,17 @@ def later(state: State, speaker: str, question: said.Statement, now: Ms) -> Repl
     which another thread may do while the state goes on. None: `answer` does it."""
     if not isinstance(question, said.Explain):
         return None
-    return _unexplained(state, speaker, question.flowgroup) or explanation(state, question.flowgroup, now)
+    return _unexplained(state, speaker, question.flowgroup) or explanation(state, speaker, question.flowgroup, now)
 
 
 def _explain(state: State, speaker: str, group: Flowgroup, now: Ms) -> Reply:
-    return _unexplained(state, speaker, group) or explain(state, group, now)
+    return _unexplained(state, speaker, group) or explain(state, speaker, group, now)
 
 
 def _unexplained(state: State, speaker: str, group: Flowgroup) -> Reply | None:
     """Why the speaker gets no explanation, if that is so."""
-    allowed = speaker == ADMINISTRATOR or any(
-        share.held_by(speaker) and share.privileges.query and share.flowgroup.covers(group)
-        for share in state.shares.values()
-    )
-    if not allowed:
+    held = {*state.grants.shares_of(speaker), *state.grants.shares_of(EVERYBODY)}
+    shares = (state.shares[name] for name in held)
+    if speaker != ADMINISTRATOR and not any(s.privileges.query and s.flowgroup.covers(group) for s in shares):
         return no("not-holder", f"{speaker} holds no share with the query privilege that contains {group}")
     return None

@@ -1,15 +1,15 @@
-"""What was said, without what follows from it: shares, principals, requests and hints by name. Pure.
+"""What was said, without what follows from it: shares, grants, principals, requests and hints by name. Pure.
 
-Invariants: each share's parent exists; `children` and the count of grants follow `shares`.
+Invariants: each share's parent and each grant's share exist; `children` follow `shares`.
 """
 
 from __future__ import annotations
 
-from collections import Counter as Tally
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ovspane.policy.model.tree import ROOT
+from ovspane.policy.state.authority import Fallen, Grant, Grants, Right, fallen
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY, ROOT_SHARE, Bucket, Hint, Principal, Request, Share
 
 
@@ -20,7 +20,10 @@ class Counter:
     next_id: int
 
 
-Value = Share | Principal | Request | Hint | Counter | Bucket
+Value = Share | Grant | Principal | Request | Hint | Counter | Bucket
+
+#: the administrator's hold on everything; it is always there, and not kept
+ROOT_GRANT = Grant(ROOT, ADMINISTRATOR, ADMINISTRATOR, Right.ADMINISTRATOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,44 +38,39 @@ class Put:
 class Drop:
     """Remove a value; the value is the one that was there."""
 
-    value: Share | Principal | Request | Hint
+    value: Share | Grant | Principal | Request | Hint
 
 
 Change = Put | Drop
 
 
 class Registry:
-    """The shares and principals there are, and who is known by name."""
+    """The shares and principals there are, who holds what, and who is known by name."""
 
     def __init__(self) -> None:
         self.shares: dict[str, Share] = {}
         self.children: dict[str, set[str]] = {}
         self.principals: dict[str, Principal] = {}
-        self._granted: Tally[str] = Tally()
+        self.grants = Grants()
+        self.grants.put(ROOT_GRANT)
 
     def _put_share(self, share: Share) -> None:
-        known = self.shares.get(share.name)
-        if known is None:
+        if share.name not in self.shares:
             self.children[share.name] = set()
             if share.parent is not None:
                 self.children[share.parent].add(share.name)
         self.shares[share.name] = share
-        self._granted.update(share.holders)
-        if known is not None:
-            self._ungrant(known)
 
     def _drop_share(self, share: Share) -> None:
         assert not self.children[share.name]
+        assert not any(self.grants.of(share.name))
         if share.parent is not None:
             self.children[share.parent].discard(share.name)
-        self._ungrant(self.shares.pop(share.name))
-        del self.children[share.name]
+        del self.shares[share.name], self.children[share.name]
 
-    def _ungrant(self, share: Share) -> None:
-        for name in share.holders:
-            self._granted[name] -= 1
-            if not self._granted[name]:
-                del self._granted[name]
+    def fallen(self, taken: set[Grant]) -> Fallen:
+        """What ends when these grants are taken away; nothing changes."""
+        return fallen(self.grants, self.shares, self.children, taken)
 
     def subtree(self, share: str) -> Iterator[str]:
         """The share and all below it, each share before its children."""
@@ -84,7 +82,9 @@ class Registry:
 
     def has_principal(self, name: str) -> bool:
         """True iff `name` is a principal: added, located, or holder of a share."""
-        return name == ADMINISTRATOR or name in self.principals or (name != EVERYBODY and name in self._granted)
+        if name in (ADMINISTRATOR, EVERYBODY):
+            return name == ADMINISTRATOR
+        return name in self.principals or any(True for _ in self.grants.shares_of(name))
 
 
 class Committed(Registry):
@@ -107,6 +107,8 @@ class Committed(Registry):
                 (self._put_share if put else self._drop_share)(value)
                 if not put:
                     self._buckets.pop(value.name, None)
+            case Grant():
+                (self.grants.put if put else self.grants.drop)(value)
             case Principal() if put:
                 self.principals[value.name] = value
             case Principal():
@@ -132,6 +134,7 @@ class Committed(Registry):
         yield from self.principals.values()
         for name in self.subtree(ROOT):
             yield self.shares[name]
+            yield from (grant for grant in self.grants.of(name) if grant != ROOT_GRANT)
             if name in self._buckets:
                 yield self._buckets[name]
         yield from self.requests.values()

@@ -1,12 +1,6 @@
-"""Principals, shares, privileges, delegation, requests and hints: the values that the daemon remembers (PANE, section
-3).
+"""Principals, shares, privileges, requests and hints: the values that the daemon remembers (PANE, section 3).
 
-Frozen values; a change makes a new value.
-
-Delegation: `Share.grants` holds (principal, granter) pairs; the principal `everybody` is all of them. A principal holds
-the share iff a pair names it or everybody. Invariant: each pair goes back, from granter to granter, to the
-administrator or to who made the share (`with_grants` drops those that do not any more), so that nobody outlives a
-revoke by granting to itself.
+Frozen values; a change makes a new value. Who holds a share: `authority`, beside this.
 """
 
 from __future__ import annotations
@@ -93,45 +87,14 @@ EVERY_PRIVILEGE = Privileges(
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A node of the share tree. `created` in ms: its token bucket starts empty then."""
+    """A node of the share tree. `creator` made it; `created` in ms: its token bucket starts empty then."""
 
     name: str
     parent: str | None
     flowgroup: Flowgroup
     privileges: Privileges
     creator: str
-    grants: frozenset[tuple[str, str]] = frozenset()
-    everybody: bool = False
     created: Ms = EPOCH
-    version: int = 0
-
-    @property
-    def holders(self) -> list[str]:
-        """Who holds it by name."""
-        return sorted({principal for principal, _ in self.grants} - {EVERYBODY})
-
-    def held_by(self, speaker: str) -> bool:
-        """True iff `speaker` may speak on it."""
-        return self.everybody or self.granted_to(speaker)
-
-    def granted_to(self, name: str) -> bool:
-        """True iff it was granted to `name` itself (and not to everybody)."""
-        return any(principal == name for principal, _ in self.grants)
-
-    def with_grants(self, grants: frozenset[tuple[str, str]]) -> Share:
-        """The share with these grants, less those whose granter has no authority any more."""
-        authority = {ADMINISTRATOR}
-        if (self.creator, self.creator) in grants:
-            authority.add(self.creator)
-        kept: set[tuple[str, str]] = set()
-        while True:
-            more = {pair for pair in grants - kept if EVERYBODY in authority or pair[1] in authority}
-            if not more:
-                break
-            kept |= more
-            authority |= {principal for principal, _ in more}
-        everybody = any(principal == EVERYBODY for principal, _ in kept)
-        return replace(self, grants=frozenset(kept), everybody=everybody, version=self.version + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +107,7 @@ class Bucket:
     at: Ms
 
 
-ROOT_SHARE = Share(ROOT, None, ALL, EVERY_PRIVILEGE, ADMINISTRATOR, grants=frozenset({(ADMINISTRATOR, ADMINISTRATOR)}))
+ROOT_SHARE = Share(ROOT, None, ALL, EVERY_PRIVILEGE, ADMINISTRATOR)
 
 
 @dataclass(frozen=True, slots=True)

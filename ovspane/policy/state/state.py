@@ -2,7 +2,7 @@
 
 It changes only by `apply`, one `Change` at a time; the same changes in the same order give the same state, so it is a
 cache of the database: load the database's values as `Put`s and it is there again. Invariants: each share's parent and
-each request's share exist; schedules hold exactly the reservations of requests.
+each request's and grant's share exist; schedules hold exactly the reservations of requests.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from ovspane.lang.units import BitsPerSecond, Ms
 from ovspane.packets.fields import AddressSet
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.model.tree import ROOT
+from ovspane.policy.state.authority import Grant
 from ovspane.policy.state.capacity import NetworkCapacity
-from ovspane.policy.state.changes import Change, Counter, Drop, Put, Registry, Value
+from ovspane.policy.state.changes import ROOT_GRANT, Change, Counter, Drop, Put, Registry, Value
 from ovspane.policy.state.request_index import RequestIndex
 from ovspane.policy.state.schedule import Chain, Schedule
 from ovspane.policy.state.shares import ROOT_SHARE, Bucket, Hint, Principal, Request, Share
@@ -66,6 +67,8 @@ class State(Registry):
         match value:
             case Share():
                 (self._put_share if put else self._drop_share)(value)
+            case Grant():
+                (self.grants.put if put else self.grants.drop)(value)
             case Principal():
                 (self._put_principal if put else self._drop_principal)(value)
             case Request():
@@ -248,6 +251,7 @@ class State(Registry):
         yield from self.principals.values()
         for name in self.subtree(ROOT):
             yield self.shares[name]
+            yield from (grant for grant in self.grants.of(name) if grant != ROOT_GRANT)
             schedule = self.schedules[name]
             if schedule.level_at > self.shares[name].created:
                 yield Bucket(name, schedule.level, schedule.level_at)

@@ -83,7 +83,7 @@ class Reason:
 class Status:
     """`means` and `number` (the id of the meter or the queue): what puts it into effect. `ports`: those on which a
     guarantee is enforced. `reasons`: why it is degraded; of an installed guarantee, the ports that do not enforce it,
-    and why. `hiders`: the requests that decide in place of a hidden one."""
+    and why. `hiders`: the requests that decide in place of a hidden one, as far as the reader may know of them."""
 
     condition: Condition
     means: Means | None = None
@@ -112,7 +112,7 @@ class Status:
             case Condition.DEGRADED:
                 return f"degraded: {'unenforced, ' if self.cause is Cause.UNENFORCED else ''}{self._why()}"
             case Condition.HIDDEN:
-                return "hidden by" + (f" {','.join(map(str, self.hiders))}" if self.hiders else "")
+                return "hidden" + (f" by {','.join(map(str, self.hiders))}" if self.hiders else "")
             case other:
                 return str(other.value)
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code
-from ovspane.lang.statements import Statement
+from ovspane.lang.statements import GiveHint, NewShare, Statement
+from ovspane.lang.statements import Grant as Grant_
 from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.placement.link_capacity import LinkCapacity
@@ -29,6 +30,7 @@ from ovspane.placement.routing import Routing
 from ovspane.policy import concurrency as sharing
 from ovspane.policy.concurrency import Footprint, footprint, footprint_of_ends, merged
 from ovspane.policy.runtime import Runtime
+from ovspane.policy.state.authority import Grant
 from ovspane.policy.state.changes import Change, Counter, Put, Value
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Request, Share
 
@@ -81,6 +83,8 @@ def key_of(value: Value) -> Key:
     match value:
         case Share(name=name) | Principal(name=name):
             return type(value).__name__, name
+        case Grant() as grant:
+            return "Grant", " ".join(grant.key)
         case Request(id=number) | Hint(id=number):
             return type(value).__name__, str(number)
         case Bucket(share=name):
@@ -177,7 +181,7 @@ class Daemon:
         said: list[tuple[Statement, list[Change]]] = []
         reads = Footprint()
         for statement in statements:
-            outcome = self.runtime.execute("root", statement, now)
+            outcome = self.runtime.execute(speaker_of(statement), statement, now)
             changes = list(outcome.changes)
             if outcome.reply.code is not Code.OK or not changes or self.runtime.needs_settling(changes):
                 continue
@@ -194,7 +198,7 @@ class Daemon:
         before = len(base.log)
         if said and base.passes(self.seen, reads, changes):
             for statement, part in said:
-                oracle = base.state.execute("root", statement, base.now)
+                oracle = base.state.execute(speaker_of(statement), statement, base.now)
                 assert oracle.reply.code is Code.OK, f"{statement}: {oracle.reply}"
                 assert sorted(map(plain, oracle.changes), key=repr) == sorted(map(plain, part), key=repr), statement
                 base.write(part, Footprint())
@@ -247,7 +251,16 @@ def statement(dice: Random, daemon: Daemon) -> Statement:
             text = dice.choice(list(known.values()))
         case 20:
             text = dice.choice(
-                ("AddUser Alice.", "DropUser Alice.", f"Grant {share} to Alice.", f"Revoke {share} from Alice.")
+                (
+                    "AddUser Alice.",
+                    "DropUser Alice.",
+                    f"Grant {share} to Alice.",
+                    f"Revoke {share} from Alice.",
+                    f"Revoke {share} from Alice and end.",
+                    f"NewShare Alices for (dstPort=80) [] on {share}.",
+                    "Grant Alices to Bob.",
+                    f"hint(dstPort=80) = long on {share}.",
+                )
             )
         case 21 | 22 | 23 | 24 | 25:
             text = f"reserve({between}) = {dice.choice((1, 3, 5, 8))}Mb{partial} on rootShare to {until}."
@@ -261,11 +274,27 @@ def statement(dice: Random, daemon: Daemon) -> Statement:
     return parse(text)
 
 
+def speaker_of(said: Statement) -> str:
+    """Root; but for a share below another one, and what is done with that: so there is something that a revoke ends."""
+    alices = (isinstance(said, NewShare) and said.name == "Alices") or (
+        isinstance(said, Grant_) and said.share == "Alices"
+    )
+    return "Alice" if alices or (isinstance(said, GiveHint) and said.items[0].name == "long") else "root"
+
+
 def view(runtime: Runtime, now: int) -> object:
     state = runtime.state
     buckets = {name: one.level_then(now) for name, one in state.schedules.items()}
     active = dict(runtime.tree.requests)
-    return dict(state.shares), dict(state.requests), dict(state.hints), dict(state.principals), buckets, active
+    return (
+        dict(state.shares),
+        set(state.grants),
+        dict(state.requests),
+        dict(state.hints),
+        dict(state.principals),
+        buckets,
+        active,
+    )
 
 
 def play(seed: int) -> tuple[int, int]:

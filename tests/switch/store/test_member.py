@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from ovspane.cli.cluster_command import _with_port
+from ovspane.policy.state.authority import Grant
 from ovspane.store import OvsdbStore
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.member import Member, Serving
 from ovspane.store.records import Record, StoreError
 from ovspane.store.server import PrivateServer
+from ovspane.store.shared_keeper import SharedKeeper
 from tests.support.cluster import SCHEMA, free_port, run
 from tests.support.patience import wait_for
 
@@ -36,6 +38,7 @@ def old_schema(folder: Path, version: str) -> Path:
     schema["version"] = version
     for name in ("Bridge", "Attachment", *(("Version", "Slot", "Daemon") if version != "1.1.0" else ())):
         del schema["tables"][name]
+    del schema["tables"]["Grant"]
     if version == "1.1.0":
         del schema["tables"]["Daemon"]["columns"]["heard_ms"]
     file = folder / f"schema-{version}"
@@ -122,8 +125,14 @@ def test_a_cluster_of_the_version_before_is_upgraded_and_daemons_forgotten(folde
             insert("Daemon", name=name, host="h3" if name == "d3" else "h12", token="t", sequence=1)
         with pytest.raises(StoreError, match=r"older than .*: run `ovspane cluster upgrade`"):
             asyncio.run(_start(remote))
+        flags = ["map", [["allow", "True"], ["deny", "True"], ["reserve_min", "0"]]]
+        granted = {"p": ["root root", "Alice root"], "e": ["Eve Eve", "Alice Eve"]}
+        for name, parent, creator in (("p", "rootShare", "root"), ("e", "p", "Eve")):
+            texts = ["set", granted[name]]
+            insert("Share", name=name, parent=parent, creator=creator, flowgroup="(*)", privileges=flags, granted=texts)
         assert member.upgrade() == ("1.1.0", json.loads(SCHEMA.read_text())["version"])
-        asyncio.run(_start(remote))
+        for _ in range(2):  # the first daemon keeps the grants anew, less those that rest on nothing any more
+            assert asyncio.run(_start(remote)) == {("p", "root", "root"), ("p", "Alice", "root")}
         assert {(host, name) for host, name, _ in member.daemons()} >= {
             ("h12", "d1"),
             ("h12", "d2"),
@@ -159,11 +168,14 @@ def test_a_cluster_of_the_version_before_is_upgraded_and_daemons_forgotten(folde
         process.wait()
 
 
-async def _start(remote: str) -> None:
+async def _start(remote: str) -> set[tuple[str, str, str]]:
+    """Be a daemon on it: what is granted."""
     store = ClusterStore(remote, "me")
+    keeper = SharedKeeper(store)
     task = asyncio.create_task(store.run())
     try:
         await store.until_synced(10)
+        return {value.key for value in await keeper.load() if isinstance(value, Grant)}
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

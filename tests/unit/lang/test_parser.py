@@ -88,6 +88,8 @@ STATEMENTS = [
     ("Grant aBW to Alice.", st.Grant("aBW", "Alice")),
     ("GrantDefault aBW.", st.GrantDefault("aBW")),
     ("Revoke aBW from Alice.", st.Revoke("aBW", "Alice")),
+    ("Revoke aBW from Alice and end.", st.Revoke("aBW", "Alice", end=True)),
+    ("Revoke and from end and end.", st.Revoke("and", "end", end=True)),
     ("DropShare aBW.", st.DropShare("aBW")),
     ("Cancel 17.", st.Cancel(17)),
     ("AddUser Alice.", st.AddUser("Alice")),

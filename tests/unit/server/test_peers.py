@@ -7,14 +7,17 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ovspane.lang.parser import parse
 from ovspane.lang.statements import Binding
-from ovspane.policy.state.shares import ROOT_SHARE, Principal
+from ovspane.policy.model import tree
+from ovspane.policy.state.authority import Grant, Right
+from ovspane.policy.state.shares import Principal
 from ovspane.policy.state.state import Put, State
 from ovspane.server.accepting import ConnectionCaps
 from ovspane.server.peers import account_name, principal_of, principal_of_certificate, unix_peer
@@ -75,7 +78,7 @@ def test_principal_of(uid: int, gids: tuple[int, ...], account: str | None, prin
         bound("alice"),
         bound("everybody"),
     )
-    state.apply(Put(replace(ROOT_SHARE, grants=ROOT_SHARE.grants | {("holder", "root")})))
+    state.apply(Put(Grant(tree.ROOT, "holder", "root", Right.ADMINISTRATOR)))
     assert principal_of(state, uid, gids, account) == principal
 
 
@@ -83,16 +86,35 @@ def test_principal_of(uid: int, gids: tuple[int, ...], account: str | None, prin
     ("name", "principal"),
     [
         ("client.example.org", "Alice"),
-        ("Bob", "Bob"),
-        ("Alice", "guest:Alice"),  # she has a certificate of another name
-        ("root", "guest:root"),
-        ("some\none", "guest:some_one"),
-        ("everybody", "guest:everybody"),
+        ("Bob", "guest:cert:Bob"),  # the principal of that name is the Unix account
+        ("Alice", "guest:cert:Alice"),  # she has a certificate of another name
+        ("root", "guest:cert:root"),
+        ("1007", "guest:cert:1007"),  # the guest of uid 1007 is another one
+        ("some\none", "guest:cert:some~a~one"),
+        ("some_one", "guest:cert:some_one"),
+        ("everybody", "guest:cert:everybody"),
     ],
 )
 def test_principal_of_certificate(name: str, principal: str) -> None:
     state = state_with(bound("Alice", "cert client.example.org"), bound("Bob"))
     assert principal_of_certificate(state, name) == principal
+
+
+NAMES = st.text(st.characters(exclude_categories=()), min_size=1, max_size=80) | st.sampled_from(
+    ["Alice", "Bob", "1007", "0", "root", "guest:1007", "cert:1007", "a~", "a~7e~", "x" * 64, "x" * 65, "x" * 66]
+)
+
+
+@given(one=NAMES, other=NAMES, uid=st.integers(1, 2**32 - 2))
+def test_two_identities_never_share_a_name(one: str, other: str, uid: int) -> None:
+    """Whatever a certificate is called: it is no account, no other certificate, and no principal that it is not bound
+    to; and its name is one word of one line."""
+    state = state_with(bound("Alice"), bound("Bob", "cert Bob"), bound("1007"))
+    mine, theirs = principal_of_certificate(state, one), principal_of_certificate(state, other)
+    assert (mine == theirs) == (one == other)
+    assert mine != principal_of(state, uid, (), one)
+    assert (mine == "Bob") == (one == "Bob") and mine not in ("Alice", "1007", "root", "everybody")
+    assert mine.isprintable() and len(mine.split()) == 1 and len(mine) < 100
 
 
 def test_the_kernel_says_who_we_are() -> None:

@@ -76,12 +76,14 @@ def test_the_certificate_says_who_speaks(tmp_path: Path, keys: Path) -> None:
             alice = await connect(listener, keys, "alice")
             bob = await connect(listener, keys, "bob")
             root = await connect(listener, keys, "root")
-            assert await alice.ask("Whoami.") == "OK principal=guest:alice.example.org"
-            assert await bob.ask("Whoami.") == "OK principal=guest:Bob"
-            assert await root.ask("Whoami.") == "OK principal=guest:root"
+            assert await alice.ask("Whoami.") == "OK principal=guest:cert:alice.example.org note=not-bound"
+            assert await bob.ask("Whoami.") == "OK principal=guest:cert:Bob note=not-bound"
+            assert await root.ask("Whoami.") == "OK principal=guest:cert:root note=not-bound"
             for text in ('AddUser Alice as cert "alice.example.org".', "AddUser Bob."):
                 assert (await service.ask("root", parse(text))).code is Code.OK
             assert await alice.ask("Whoami.") == "OK principal=Alice"
+            assert await bob.ask("Whoami.") == "OK principal=guest:cert:Bob note=not-bound"  # Bob is an account
+            assert (await service.ask("root", parse('AddUser Bob as cert "Bob".'))).code is Code.OK
             assert await bob.ask("Whoami.") == "OK principal=Bob"
             assert (await root.ask("As Alice.")).startswith("NO only root")
             alice.send("Whoami.\n" * 1000 + "ListShares.\n")
@@ -108,7 +110,7 @@ def test_without_a_certificate_of_ours_there_is_no_connection(tmp_path: Path, ke
                 while listener.connections:
                     await asyncio.sleep(0.01)
             bob = await connect(listener, keys, "bob")
-            assert await bob.ask("Whoami.") == "OK principal=guest:Bob"
+            assert await bob.ask("Whoami.") == "OK principal=guest:cert:Bob note=not-bound"
             await bob.close()
             await listener.close()
 
@@ -122,7 +124,7 @@ def test_one_that_does_not_shake_hands_holds_nobody_up(tmp_path: Path, keys: Pat
             silent = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(20)]
             silent[0][1].write(b"GET / HTTP/1.0\r\n\r\n")
             bob = await connect(listener, keys, "bob")
-            assert await bob.ask("Whoami.") == "OK principal=guest:Bob"
+            assert await bob.ask("Whoami.") == "OK principal=guest:cert:Bob note=not-bound"
             await bob.close()
             for _, writer in silent:
                 writer.close()

@@ -10,6 +10,7 @@ from ovspane.lang.parser import parse, parse_flowgroup
 from ovspane.lang.statements import Binding, HintItem, Kind, Time, TimeKind
 from ovspane.packets.fields import AddressSet
 from ovspane.policy.runtime import Runtime
+from ovspane.policy.state.authority import Grant, Right
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Privileges, Request, Share
 from ovspane.policy.state.state import Counter, Drop, Put, Value
 from ovspane.store import MemoryStore, StoreError
@@ -34,11 +35,11 @@ VALUES: list[Value] = [
             reserve_max=10**7, reserve_min=5, tb_capacity=3, tb_fill=None, deny=False, waypoint=frozenset({"fw", "ids"})
         ),
         "root",
-        frozenset({("root", "root"), ("Alice", "root"), ("Alice", "Bob")}),
-        True,
         123,
-        4,
     ),
+    Grant("aBW", "root", "root", Right.MADE),
+    Grant("aBW", "Alice", "root", Right.ADMINISTRATOR),
+    Grant("aBW", "everybody", "Alice", Right.HELD),
     Share("sub", "aBW", GROUP, Privileges(ratelimit_min=0, avoid=True), "Alice"),
     Request(3, "aBW", "Alice", Kind.RESERVE, GROUP, 5, None, 8_000_000, True, 9),
     Request(4, "sub", "guest:1000", Kind.DENY, GROUP, 5, 99),
