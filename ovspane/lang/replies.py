@@ -27,6 +27,10 @@ Item = dict[str, Value]
 PIECE = 64
 
 
+def _always() -> bool:
+    return True
+
+
 class Rows(Protocol):
     """What a listing lists, as lines for people and as items for programs; both may be worked out as they are asked
     for."""
@@ -40,6 +44,10 @@ class Rows(Protocol):
     def items(self) -> Iterator[Item | str]:
         """What programs get for each; a text, where there is nothing else to say."""
 
+    @property
+    def ready(self) -> Callable[[], bool]:
+        """Whether they can be worked out now."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadyRows(Rows):
@@ -47,6 +55,11 @@ class ReadyRows(Rows):
 
     texts: tuple[str, ...]
     dicts: tuple[Item, ...] | None = None
+
+    @property
+    def ready(self) -> Callable[[], bool]:
+        """See Rows: always."""
+        return _always
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -62,11 +75,13 @@ class ReadyRows(Rows):
 
 @dataclass(frozen=True, slots=True)
 class LazyRows(Rows, Generic[T]):
-    """Rows of values that do not change, each worked out when it is asked for: who lists much holds little."""
+    """Rows of values, each worked out when it is asked for: who lists much holds little. What is asked for while not
+    `ready()` may be wrong: somebody is changing what the items are made of."""
 
     values: Sequence[T]
     item: Callable[[T], Item]
     line: Callable[[Item], str]
+    ready: Callable[[], bool] = _always
 
     def __len__(self) -> int:
         return len(self.values)

@@ -38,10 +38,8 @@ from ovspane.policy.state.state import Change, Drop, Put, State, Value
 from ovspane.policy.state.status import Cause, Reason, degraded
 
 #: statements whose work grows with all that there is, or may
+_LISTINGS = (said.ListRequests, said.ListShares, said.ListSharesByFlowGroup)
 _LONG = (
-    said.ListRequests,
-    said.ListShares,
-    said.ListSharesByFlowGroup,
     said.GetSchedule,
     said.Show,
     said.DropShare,
@@ -109,6 +107,8 @@ class Runtime:
                 return self._near(statement.flowgroup) + self._scheduling(statement.share)
             case said.Ask() | said.Explain():
                 return self._near(statement.flowgroup)
+            case _ if isinstance(statement, _LISTINGS):  # they only gather what is listed
+                return (len(self.state.requests) + len(self.state.shares)) // 32
             case _ if isinstance(statement, _LONG):
                 return len(self.state.requests) + len(self.state.shares)
             case _:

@@ -14,6 +14,8 @@ from ovspane.server.pending import PendingStatement
 
 #: statements judged in one go before replies are sent and the loop gets a turn
 BATCH = 256
+#: seconds of judging after which what is left of a batch may be left for the next one
+ENOUGH = 0.02
 #: an event that lies further ahead is looked at again then (seconds): clocks are set, machines sleep
 LONGEST_PAUSE = 60.0
 #: the same while the store is away
@@ -38,8 +40,9 @@ class CommitPolicy(Protocol):
         """Make the state anew from the store, end what is over, and compile; `store_down` is False afterwards. Takes
         `live.turn` itself. Raises StoreError."""
 
-    async def serve(self, batch: Sequence[PendingStatement]) -> None:
-        """Take in what time (and others) changed, judge the batch, make its changes durable, reply, and act.
+    async def serve(self, batch: Sequence[PendingStatement]) -> Sequence[PendingStatement]:
+        """Take in what time (and others) changed, judge the batch, make its changes durable, reply, and act. Returns
+        the last ones of the batch if they were left for the next one, since those before them took long.
 
         `live.turn` is held. A reply that says that something changed is given only when that is durable. Raises
         StoreError when the store failed: `roll_back` comes next. TakenOver: the same, and the daemon must end.

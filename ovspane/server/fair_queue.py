@@ -45,13 +45,15 @@ class _Level:
     heap: list[tuple[float, int, str]] = field(default_factory=list)
     now: float = 0.0
     count: int = 0
+    typical: float = LEAST  # seconds that things of new members are expected to take
+    alike: bool = False  # members are expected to be like each other
 
     def member(self, name: str) -> _Member:
         member = self.members.get(name)
         if member is None:
             if len(self.members) >= REMEMBERED:
                 self._forget()
-            member = self.members[name] = _Member(self.now)
+            member = self.members[name] = _Member(self.now, self.typical)
         return member
 
     def _forget(self) -> None:
@@ -96,11 +98,17 @@ class _Level:
         if more:
             self._push(name, member)
 
+    def refund(self, name: str, expected: float) -> None:
+        """What was expected to take so long was not done."""
+        self.member(name).at -= expected
+
     def charge(self, name: str, seconds: float, expected: float) -> None:
         """What was expected to take so long took `seconds`."""
         member = self.member(name)
         member.at += seconds - expected
         member.expected = max(LEAST, member.expected + NEWEST * (seconds - member.expected))
+        if self.alike:
+            self.typical = member.expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,7 @@ class FairQueue(Generic[T]):
         if group not in self._inside:
             if len(self._inside) >= REMEMBERED:
                 self._inside = {key: level for key, level in self._inside.items() if level.first() is not None}
-            self._inside[group] = _Level()
+            self._inside[group] = _Level(alike=True)
         self._things.setdefault(account, deque()).append(thing)
         self._inside[group].begin(name)
         self._groups.begin(group)
@@ -162,6 +170,14 @@ class FairQueue(Generic[T]):
         self._groups.served(group, more=inside.first() is not None)
         self._size -= 1
         return turn
+
+    def put_back(self, turn: Turn[T]) -> None:
+        """It was not done: it is the next of its account again. Of several, the last one first."""
+        self.put(turn.account, turn.thing)
+        self._things[turn.account].rotate(1)
+        group, name = turn.account
+        self._inside[group].refund(name, turn.expected)
+        self._groups.refund(group, turn.expected)
 
     def charge(self, turn: Turn[T], seconds: float) -> None:
         """It took so many seconds of what the accounts share."""

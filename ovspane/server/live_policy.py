@@ -14,8 +14,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import ParamSpec, TypeVar
 
-from ovspane.lang.replies import Code, Notice, Reply, no
+from ovspane.lang.replies import Code, LazyRows, Notice, Reply, no
 from ovspane.lang.units import Ms
 from ovspane.loop import in_slices, off_loop
 from ovspane.policy.model.table import TableDelta
@@ -29,6 +31,9 @@ from ovspane.server.offload import Offload
 from ovspane.server.pending import Deferred, PendingStatement
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: requests that have to be examined (`Runtime.judging_weight`), some 10 us each, beyond which work is done in a thread:
 #: a thread costs 0.1 ms and the loop its turns
@@ -73,6 +78,7 @@ class LivePolicy:
         self.generation = 0
         #: held by who touches the runtime
         self.turn = asyncio.Lock()
+        self._in_thread = False  # what questions are answered from may be half changed
 
     @property
     def state(self) -> State:
@@ -128,8 +134,10 @@ class LivePolicy:
             if later is not None:
                 return (later if isinstance(later, Reply) else Deferred(later, self._offload)), ()
             weight = runtime.judging_weight(statement)
-            outcome = await off_loop(weight, HEAVY, runtime.execute, pending.speaker, statement, now)
+            outcome = await self.work(weight, runtime.execute, pending.speaker, statement, now)
             reply = outcome.reply
+            if isinstance(reply.rows, LazyRows):
+                reply = replace(reply, rows=replace(reply.rows, ready=lambda: not self._in_thread))
             if reply.code is Code.OK and outcome.changes:
                 reply = self._gate(outcome.changes, reply)
         except Exception:  # a defect in judging one statement must not end the service for all
@@ -141,10 +149,19 @@ class LivePolicy:
             return no("store", "not stored, nothing changed: the store is away"), ()
         return reply, outcome.changes
 
+    async def work(self, weight: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do something with the runtime, whose `turn` is held; in a thread, if `weight` (as
+        `Runtime.judging_weight`) is much."""
+        self._in_thread = weight > HEAVY
+        try:
+            return await off_loop(weight, HEAVY, work, *args, **kwargs)
+        finally:
+            self._in_thread = False
+
     async def apply(self, changes: Sequence[Change], journal: list[list[Change]] | None = None) -> None:
         """Apply changes to the state; `journal` gets what `Runtime.undo` needs."""
         runtime = self.runtime
-        await off_loop(runtime.applying_weight(changes), HEAVY, runtime.apply, changes, False, journal)
+        await self.work(runtime.applying_weight(changes), runtime.apply, changes, False, journal)
 
     async def note_committed(self, changes: Sequence[Change]) -> None:
         """The store has these changes now."""
@@ -157,7 +174,7 @@ class LivePolicy:
     async def settle(self, now: Ms) -> Settled:
         """Bring the policy tree and the network flow table to `now` (ms since the epoch), as far as one slice goes."""
         runtime = self.runtime
-        return await off_loop(runtime.collect_starts(now, SLICE), HEAVY, runtime.settle, now, True)
+        return await self.work(runtime.collect_starts(now, SLICE), runtime.settle, now, True)
 
     def install(self, settled: Sequence[Settled]) -> None:
         """Hand changes of the network flow table on to the switches."""

@@ -30,6 +30,10 @@ Answer = asyncio.Future[Reply] | Callable[[], Reply]
 Show = Callable[[Reply], Iterator[str]]
 
 
+#: seconds until a long answer that cannot go on is looked at again
+NOT_READY = 0.002
+
+
 class LongAnswers:
     """Who has more to write of a long answer: one piece in each turn of the event loop, by turns of the accounts."""
 
@@ -84,6 +88,7 @@ class OutputStream:
         #: whose turns its long answers take
         self.account: Account = ("", "")
         self._rest: Iterator[str] | None = None  # of the answer that is being written
+        self._ready: Callable[[], bool] = lambda: True  # whether that can go on now
         self._queued = False  # its next piece waits for its turn
         self._on_ready: Callable[[], None]
         self._dropped_notice: Callable[[int], str]
@@ -204,7 +209,7 @@ class OutputStream:
         if reply.rows is None or len(reply.rows) <= PIECE:
             self._done()
             return "".join(pieces)
-        self._rest = pieces
+        self._rest, self._ready = pieces, reply.rows.ready
         return ""
 
     def _done(self) -> None:
@@ -221,6 +226,9 @@ class OutputStream:
     def _continue(self) -> None:
         self._queued = False
         if self._rest is None or self._stalled_since is not None:
+            return
+        if not self._ready():
+            asyncio.get_running_loop().call_later(NOT_READY, self._continue_soon)
             return
         piece = next(self._rest, None)
         if piece is None:

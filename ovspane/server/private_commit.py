@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from ovspane.lang.units import Ms
-from ovspane.loop import off_loop
 from ovspane.policy.runtime import Settled
 from ovspane.policy.state.changes import Change, Value
-from ovspane.server.commit_policy import AWAY_PAUSE, LONGEST_PAUSE
-from ovspane.server.live_policy import HEAVY, SLICE, LivePolicy
+from ovspane.server.commit_policy import AWAY_PAUSE, ENOUGH, LONGEST_PAUSE
+from ovspane.server.live_policy import SLICE, LivePolicy
 from ovspane.server.pending import Answered, PendingStatement, deliver
 
 #: work of settling (`Runtime.collect`) up to which the switches hear of it before the speakers do: writing a reply
@@ -66,7 +65,7 @@ class PrivateCommit:
                 await self._live.note_committed(over)
             self._away = False
 
-    async def serve(self, batch: Sequence[PendingStatement]) -> None:
+    async def serve(self, batch: Sequence[PendingStatement]) -> Sequence[PendingStatement]:
         """See CommitPolicy. Raises StoreError."""
         live, runtime = self._live, self._live.runtime
         now = live.clock()
@@ -74,7 +73,10 @@ class PrivateCommit:
         await live.apply(changes)
         settled: list[Settled] = []
         replies: list[Answered] = []
+        spent = 0.0
         for pending in batch:
+            if spent > ENOUGH:
+                break
             reply, more = await live.judge(pending, now, self._away)
             if more:
                 if runtime.needs_settling(more):
@@ -82,12 +84,14 @@ class PrivateCommit:
                 await live.apply(more)
                 changes.extend(more)
             replies.append((pending, reply))
+            spent += pending.cost
         # While the store is away only time changes anything. What it ended is found to be over again by the load that
         # is to come.
         if changes and not self._away:
             await self._keeper.keep(changes)
             await live.note_committed(changes)
         await self._act(now, settled, replies)
+        return batch[len(replies) :]
 
     async def _act(self, now: Ms, settled: list[Settled], replies: list[Answered]) -> None:
         """Settle what is durable now; tell the switches, the speakers and those who listen."""
@@ -96,7 +100,7 @@ class PrivateCommit:
         if weight > QUICK:
             deliver(replies)
         try:
-            settled.append(await off_loop(weight, HEAVY, runtime.settle, now, True))
+            settled.append(await live.work(weight, runtime.settle, now, True))
             live.install(settled)
         finally:  # the changes are durable, whatever becomes of the rest
             deliver(replies)

@@ -22,7 +22,7 @@ from typing import TypeVar
 from ovspane.lang.replies import Notice, Reply, no
 from ovspane.lang.statements import Statement
 from ovspane.lang.units import Ms
-from ovspane.loop import Backoff, off_loop
+from ovspane.loop import Backoff
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.state.capacity import NetworkCapacity
@@ -30,7 +30,7 @@ from ovspane.policy.state.changes import Committed
 from ovspane.policy.state.state import State
 from ovspane.server.commit_policy import BATCH, CommitPolicy
 from ovspane.server.fair_queue import Account, FairQueue, Turn
-from ovspane.server.live_policy import HEAVY, Gate, LivePolicy
+from ovspane.server.live_policy import Gate, LivePolicy
 from ovspane.server.offload import Offload
 from ovspane.server.pending import PendingStatement, deliver
 from ovspane.store.records import StoreError, TakenOver
@@ -126,7 +126,7 @@ class Service:
         """Do something while nothing else touches the runtime; in a thread, if `weight` (as `Runtime.judging_weight`)
         is much."""
         async with self._live.turn:
-            return await off_loop(weight, HEAVY, work)
+            return await self._live.work(weight, work)
 
     def wake(self) -> None:
         """Serve soon, though nobody asks: there may be something to write down (`Runtime.strayed`)."""
@@ -187,8 +187,11 @@ class Service:
                 try:
                     async with self._live.turn:
                         start = time.perf_counter()
-                        await self._commits.serve(batch)
-                        self._charge(turns, time.perf_counter() - start)
+                        left = len(await self._commits.serve(batch))
+                        done = len(turns) - left
+                        self._charge(turns[:done], time.perf_counter() - start)
+                        for turn in reversed(turns[done:]):
+                            self._queue.put_back(turn)
                 except TakenOver as failure:
                     await self._fall_back(batch, str(failure))
                     raise

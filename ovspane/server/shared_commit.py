@@ -138,7 +138,7 @@ class SharedCommit:
         self._lease.apply_to(self._live.state)
         return over
 
-    async def serve(self, batch: Sequence[PendingStatement]) -> None:
+    async def serve(self, batch: Sequence[PendingStatement]) -> Sequence[PendingStatement]:
         """See CommitPolicy. Raises StoreError."""
         self._woken = False
         self._transactor.check_leader()
@@ -164,6 +164,7 @@ class SharedCommit:
                 todo = todo[await self._attempt(todo[: min(self._most, self._lease.left(next_id))]) :]
             await self._take_in()
         self._in_work = []
+        return ()
 
     async def _take_in(self) -> None:
         """Take in what others changed, end what is over, and act on it."""

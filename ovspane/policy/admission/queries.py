@@ -63,45 +63,25 @@ def reserved_at(state: State, name: str, now: Ms) -> int:
     return state.schedules[name].total_at(now)
 
 
-#: what is told of a share, taken at an instant (ms), as far as one who asks may know it
-_ShareRow = tuple[Share, Item]
-#: what is told of a request or hint, taken at an instant: with its status, and the path of a reservation
-_RequestRow = tuple[Request | Hint, Status, str]
-
-
 def share_item(state: State, speaker: str, share: Share, now: Ms) -> Item:
     """A share as programs read it: one item of ListShares and Show. Rates in bit/s; `reserved_now`: at `now`. What
-    `speaker` may not know is left out: the share above, who made it, who else holds or uses it."""
-    return _share_item(_share_row(state, speaker, share, now))
-
-
-def _share_row(state: State, speaker: str, share: Share, now: Ms) -> _ShareRow:
+    `speaker` may not know is left out: the share above, who made it, who else holds or uses it. A share that is gone
+    is one that nobody uses."""
+    there = share.name in state.shares
     seen = sees(state, speaker, share.name)
-    requests = state.by_share[share.name]
+    requests = state.by_share.get(share.name, {})
     above = share.parent if share.parent is not None and knows_share(state, speaker, share.parent) else None
-    return share, {
+    return {
+        "name": share.name,
         "parent": above,
-        "reserved_now": reserved_at(state, share.name, now),
+        "flowgroup": str(share.flowgroup),
+        "privileges": str(share.privileges),
+        "reserve_max": share.privileges.reserve_max,
+        "reserved_now": reserved_at(state, share.name, now) if there else 0,
         "requests": len(requests) if seen else sum(other.speaker == speaker for other in requests.values()),
         "holders": ",".join(state.grants.holders(share.name)) if seen else "",
         "everybody": state.grants.named(share.name, EVERYBODY),
         "creator": share.creator if knows_principal(state, speaker, share.creator) else None,
-    }
-
-
-def _share_item(row: _ShareRow) -> Item:
-    share, told = row
-    return {
-        "name": share.name,
-        "parent": told["parent"],
-        "flowgroup": str(share.flowgroup),
-        "privileges": str(share.privileges),
-        "reserve_max": share.privileges.reserve_max,
-        "reserved_now": told["reserved_now"],
-        "requests": told["requests"],
-        "holders": told["holders"],
-        "everybody": told["everybody"],
-        "creator": told["creator"],
     }
 
 
@@ -117,7 +97,7 @@ def _share_line(item: Item) -> str:
 def _shares(state: State, speaker: str, group: Flowgroup | None, now: Ms) -> Reply:
     known = (state.shares[name] for name in known_shares(state, speaker))
     found = [share for share in known if group is None or share.flowgroup.covers(group)]
-    return lazy_listing([_share_row(state, speaker, share, now) for share in found], _share_item, _share_line)
+    return lazy_listing(found, lambda share: share_item(state, speaker, share, now), _share_line)
 
 
 def _status(state: State, speaker: str, request: Request | Hint, now: Ms) -> Status:
@@ -134,18 +114,7 @@ def _status(state: State, speaker: str, request: Request | Hint, now: Ms) -> Sta
 def request_item(state: State, speaker: str, request: Request | Hint, now: Ms) -> Item:
     """A request or hint as programs read it: one item of ListRequests and Show. Its status, as text and in fields, is
     that of the network where it is active, else "waiting"."""
-    return _request_item(_request_row(state, speaker, request, now))
-
-
-def _request_row(state: State, speaker: str, request: Request | Hint, now: Ms) -> _RequestRow:
     status = _status(state, speaker, request, now)
-    if isinstance(request, Hint) or request.kind is not said.Kind.RESERVE:
-        return request, status, ""
-    return request, status, state.steered(request)
-
-
-def _request_item(row: _RequestRow) -> Item:
-    request, status, path = row
     item: Item = {
         "id": request.id,
         "kind": request.kind.value if isinstance(request, Request) else "hint",
@@ -154,7 +123,7 @@ def _request_item(row: _RequestRow) -> Item:
         "speaker": request.speaker,
         "from": time_text(request.start),
         "to": time_text(request.end),
-        "active": status is not WAITING,
+        "active": request.start <= now,
         "status": status.text(),
         **status.fields(),
     }
@@ -165,7 +134,7 @@ def _request_item(row: _RequestRow) -> Item:
         item["rate"] = request.rate
     if request.slot:
         item["slot"] = request.slot
-    if path:
+    if request.kind is said.Kind.RESERVE and request.id in state.requests and (path := state.steered(request)):
         item["path"] = path
     return item
 
@@ -196,15 +165,16 @@ def _requests(state: State, speaker: str, name: str | None, now: Ms) -> Reply:
         share = _readable(state, speaker, name)
         if isinstance(share, Reply):
             return share
-    seen = {name} if name is not None else set(known_shares(state, speaker))
+    asked = {name} if name is not None else set(known_shares(state, speaker))
+    seen = {share for share in asked if sees(state, speaker, share)}
     everything: list[Request | Hint] = [*state.requests.values(), *state.hints.values()]
     found = [
         value
         for value in everything
-        if (value.share in seen or (name is None and value.speaker == speaker)) and sees_request(state, speaker, value)
+        if value.share in seen or (value.speaker == speaker and (name is None or value.share == name))
     ]
     found.sort(key=lambda value: value.id)
-    return lazy_listing([_request_row(state, speaker, value, now) for value in found], _request_item, request_line)
+    return lazy_listing(found, lambda value: request_item(state, speaker, value, now), request_line)
 
 
 def _schedule(state: State, speaker: str, name: str, now: Ms) -> Reply:

@@ -19,6 +19,10 @@ from ovspane.policy.state.authority import Right
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY, Hint, Request
 from ovspane.policy.state.state import State
 
+#: stands for all who hold nothing by name, as guests: they know the same
+NOBODY = ""
+#: speakers whose known shares are remembered until shares or grants change
+REMEMBERED = 64
 #: what stands for the numbers of requests that the reader may not see
 OTHERS = "others"
 
@@ -37,6 +41,17 @@ def knows_share(state: State, speaker: str, share: str) -> bool:
 
 def known_shares(state: State, speaker: str) -> list[str]:
     """The shares that `speaker` may know of, each before its children."""
+    holds = any(True for _ in state.grants.shares_of(speaker))
+    whose = speaker if speaker == ADMINISTRATOR or holds else NOBODY
+    found = state.known_shares.get(whose)
+    if found is None:
+        if len(state.known_shares) >= REMEMBERED:
+            state.known_shares.clear()
+        found = state.known_shares[whose] = _known_shares(state, whose)
+    return found
+
+
+def _known_shares(state: State, speaker: str) -> list[str]:
     if speaker == ADMINISTRATOR:
         return list(state.subtree(ROOT))
     held = set(state.grants.shares_of(speaker))

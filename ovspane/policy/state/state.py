@@ -53,6 +53,8 @@ class State(Registry):
         self.booked = 0
         #: what the network makes of active requests; not kept in the database
         self.status: dict[int, Status] = {}
+        #: what `visibility.known_shares` found, by speaker; gone when shares or grants change
+        self.known_shares: dict[str, list[str]] = {}
         self._slots = bitarray(SLOTS)
         self._slots.setall(False)
         self._slots[0] = True
@@ -64,6 +66,8 @@ class State(Registry):
         ValueError for a reservation that the schedules cannot count (`Schedule.add`)."""
         value = change.value
         put = isinstance(change, Put)
+        if isinstance(value, Share | Grant):
+            self.known_shares.clear()
         match value:
             case Share():
                 (self._put_share if put else self._drop_share)(value)

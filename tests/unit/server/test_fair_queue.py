@@ -130,3 +130,30 @@ def test_nothing_is_lost_or_served_twice(steps: list[tuple[tuple[str, str], floa
     while (turn := queue.take()) is not None:
         take(turn)
     assert got == put
+
+
+def test_a_newcomer_of_a_group_is_expected_to_be_like_the_others() -> None:
+    queue: FairQueue[float] = FairQueue()
+    full(queue, FIRST_GUEST, 0.1)
+    serve(queue, 1.0)
+    queue.put(SECOND_GUEST, 0.1)
+    turns = [queue.take() for _ in range(2)]
+    assert SECOND_GUEST in [turn.account for turn in turns if turn is not None]
+    assert all(turn is not None and turn.expected > 0.05 for turn in turns)
+
+
+def test_what_was_not_done_is_next_again_and_costs_nothing() -> None:
+    queue: FairQueue[float] = FairQueue()
+    for cost in (0.1, 0.2, 0.3):
+        queue.put(ALICE, cost)
+    first = [queue.take() for _ in range(2)]
+    for turn in reversed(first):
+        assert turn is not None
+        queue.put_back(turn)
+    assert list(queue.drain()) == [0.1, 0.2, 0.3]
+    for turn in first:
+        assert turn is not None
+    full(queue, ALICE, 0.01)
+    full(queue, BOB, 0.01)
+    got = serve(queue, 1.0)
+    assert abs(got[ALICE] - got[BOB]) <= 20

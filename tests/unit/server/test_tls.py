@@ -147,11 +147,11 @@ def test_handshakes_are_no_sessions_and_accounts_are_counted_apart(tmp_path: Pat
             silent = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(7)]
             bobs = [await connect(listener, keys, "bob") for _ in range(2)]
             for bob in bobs:
-                assert await bob.ask("Whoami.") == "OK principal=guest:Bob"
+                assert await bob.ask("Whoami.") == "OK principal=guest:cert:Bob note=not-bound"
             third = await connect(listener, keys, "bob")
             assert await third.line() == "NO too many connections"
             alice = await connect(listener, keys, "alice")
-            assert await alice.ask("Whoami.") == "OK principal=guest:alice.example.org"
+            assert await alice.ask("Whoami.") == "OK principal=guest:cert:alice.example.org note=not-bound"
             assert listener.connections == 3
             for client in (*bobs, third, alice):
                 await client.close()
@@ -159,7 +159,7 @@ def test_handshakes_are_no_sessions_and_accounts_are_counted_apart(tmp_path: Pat
                 while listener.connections:
                     await asyncio.sleep(0.01)
             again = await connect(listener, keys, "bob")
-            assert await again.ask("Whoami.") == "OK principal=guest:Bob"
+            assert await again.ask("Whoami.") == "OK principal=guest:cert:Bob note=not-bound"
             await again.close()
             for _, writer in silent:
                 writer.close()
