@@ -49,7 +49,7 @@ from ovspane.discovery.discovery import SLICE, Discovery
 from ovspane.discovery.shared import SharedTopology, probe_secret
 from ovspane.lang.replies import Reply, listing
 from ovspane.lang.units import Ms
-from ovspane.loop import in_slices
+from ovspane.loop import favour_the_loop, in_slices
 from ovspane.network.listing import ListingRow, list_network
 from ovspane.network.model import NetworkDelta
 from ovspane.network.topology import Network
@@ -138,6 +138,7 @@ class Daemon:
     async def run(self) -> None:
         """Serve. Raises StoreError, ListenError or OSError when it cannot start, PartFailed when it had to end."""
         async with contextlib.AsyncExitStack() as stack:
+            favour_the_loop()
             parts = DaemonParts(stack, self._ending)
             self._service = await (self._shared_service(parts) if self._settings.db else self._private_service(stack))
             with garbage.paused_while_loading():

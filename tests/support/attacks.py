@@ -59,7 +59,7 @@ def _nothing(size: int) -> tuple[Sequence[str], Sequence[str]]:
     return (), ()
 
 
-def _entangled(size: int) -> tuple[Sequence[str], Sequence[str]]:
+def entangled(size: int) -> tuple[Sequence[str], Sequence[str]]:
     """Denies and allows at several levels whose packets overlap in part, each with each."""
     shares = [f"NewShare a{n} for (srcHost=10.2.0.0/16) [] on {f'a{n - 1}' if n else 'attacker'}." for n in range(4)]
     asks = [
@@ -83,22 +83,22 @@ def _braces(number: int, count: int) -> str:
     return "{" + ", ".join(f"10.2.{(number * 7 + i) & 255}.{i * 13 & 255}" for i in range(count)) + "}"
 
 
-def _product(number: int) -> str:
+def product(number: int) -> str:
     ports = "{" + ", ".join(str(1000 + number * 3 + 5 * i) for i in range(16)) + "}"
-    return f"deny(srcHost={_braces(number, 16)}, dstHost={_braces(number + 99, 8)}, dstPort={ports}) on attacker."
+    return f"deny(srcHost={_braces(number, 10)}, dstHost={_braces(number + 99, 8)}, dstPort={ports}) on attacker."
 
 
-def _long_hint(number: int) -> str:
+def long_hint(number: int) -> str:
     return f"hint(srcHost={_braces(number, 4000)}) = bursty on attacker."
 
 
 ATTACKS = {
-    "explain": Attack(_entangled, lambda n: "Explain(srcHost=10.2.0.0/16).", connections=16),
+    "explain": Attack(entangled, lambda n: "Explain(srcHost=10.2.0.0/16).", connections=16),
     "listings": Attack(_many_requests, lambda n: "ListRequests.", connections=32, depth=8),
     "guests": Attack(_many_shares, lambda n: "ListShares.", connections=100, guests=True),
     "grants": Attack(_nothing, lambda n: f"Grant attacker to somebody{n}.", depth=64),
-    "products": Attack(_nothing, _product, depth=16),
-    "hints": Attack(_nothing, _long_hint, depth=4, connections=4),
+    "products": Attack(_nothing, product, depth=16),
+    "hints": Attack(_nothing, long_hint, depth=4, connections=4),
     "reservations": Attack(
         _nothing, lambda n: f"reserve(srcHost={host(n % 65536)}, dstPort=80) = 1b on attacker.", depth=64
     ),
