@@ -19,7 +19,6 @@ from typing import Any
 
 from ovspane.lang.splitter import Piece
 from ovspane.lang.units import Seconds
-from ovspane.server.fair_queue import Account
 from ovspane.server.input_stream import Cutter, InputStream
 from ovspane.server.limits import DEFAULT_LIMITS, HEAVY_TEXT, ConnectionLimits
 from ovspane.server.output_stream import Answer, OutputStream, Show
@@ -48,7 +47,6 @@ class Channel(asyncio.BufferedProtocol, ABC):
         self._in = InputStream(cutter)
         self._out = OutputStream(limits)
         self._again = False
-        self._held: asyncio.Future[Any] | None = None
         #: the connection is gone
         self.lost = False
 
@@ -77,12 +75,8 @@ class Channel(asyncio.BufferedProtocol, ABC):
 
     def hold(self, done: asyncio.Future[Any]) -> None:
         """Handle no further piece until this is done: what was begun with the last one has to come first."""
-        self._held = done
+        self._in.hold(done)
         done.add_done_callback(lambda _: self._advance())
-
-    def serve_as(self, account: Account) -> None:
-        """Whose turns it takes from now on."""
-        self._out.account = account
 
     def notify(self, text: str) -> None:
         """Send a notice when no answer is ready; drop it if the peer left too many unread."""
@@ -124,16 +118,6 @@ class Channel(asyncio.BufferedProtocol, ABC):
     def held(self) -> int:
         """Bytes held for the peer that can grow: unread input, answers in the transport, notices."""
         return self._in.size + self._out.size
-
-    @property
-    def outstanding(self) -> int:
-        """Answers that are due."""
-        return self._out.outstanding
-
-    @property
-    def dropped(self) -> int:
-        """Notices dropped since the peer was told of dropped ones."""
-        return self._out.dropped
 
     # --- asyncio.BufferedProtocol
 
@@ -185,7 +169,7 @@ class Channel(asyncio.BufferedProtocol, ABC):
         self._out.flush()
         part = max(2, CROWD // max(1, OutputStream.busy))
         left, most = min(TURN, part), min(self._limits.outstanding, part)
-        while left > 0 and self._out.weight < most and not self._out.stalled and not self._holding:
+        while left > 0 and self._out.weight < most and not self._out.stalled:
             piece = self._in.next()
             if piece is None:
                 break
@@ -196,14 +180,10 @@ class Channel(asyncio.BufferedProtocol, ABC):
             self._advance_soon()
         self._regulate()
 
-    @property
-    def _holding(self) -> bool:
-        return self._held is not None and not self._held.done()
-
     def _regulate(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        if self._in.waits or self._holding:
+        if self._in.waits:
             self._transport.pause_reading()
         elif self._in.open:
             self._transport.resume_reading()

@@ -130,7 +130,7 @@ class CompatSession(Channel):
             self.answer(lambda: no("login", "no such login"), lambda reply: iter((f"False\n{LOGIN}",)))
             return
         self._name = name
-        self.serve_as((name, ""))
+        self._out.account = (name, "")
         self.answer(lambda: no("login", ""), lambda reply: iter((f"logged in\n{name}> ",)))
 
     def _ask(self, name: str, piece: Piece) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -185,8 +184,3 @@ class FairQueue(Generic[T]):
         if group in self._inside:
             self._inside[group].charge(name, seconds, turn.expected)
         self._groups.charge(group, seconds, turn.expected)
-
-    def drain(self) -> Iterator[T]:
-        """All things, as their turns come; the queue is empty afterwards."""
-        while (turn := self.take()) is not None:
-            yield turn.thing

@@ -6,9 +6,10 @@ what was read.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ovspane.lang.splitter import Piece
 
@@ -34,6 +35,7 @@ class InputStream:
         self._unread = bytearray()
         self._pieces: deque[Piece] = deque()
         self._eof = False
+        self._held: asyncio.Future[Any] | None = None
         #: nothing more comes, and all that came was cut
         self.ended = False
 
@@ -44,13 +46,21 @@ class InputStream:
 
     @property
     def waits(self) -> bool:
-        """Whether something came that was not handled yet."""
-        return bool(self._pieces or self._unread)
+        """Whether something came that was not handled yet, or the last piece still holds the next ones up."""
+        return bool(self._pieces or self._unread) or self._is_held
 
     @property
     def open(self) -> bool:
         """Whether the peer may send more."""
         return not self._eof
+
+    def hold(self, done: asyncio.Future[Any]) -> None:
+        """Give no piece until this is done."""
+        self._held = done
+
+    @property
+    def _is_held(self) -> bool:
+        return self._held is not None and not self._held.done()
 
     def feed(self, data: memoryview) -> None:
         """Bytes came."""
@@ -72,6 +82,8 @@ class InputStream:
 
     def next(self) -> Piece | None:
         """The next piece; None when what came has none that is complete."""
+        if self._is_held:
+            return None
         while not self._pieces:
             if self._unread:
                 data = bytes(self._unread[:SLICE])

@@ -222,10 +222,8 @@ class Service:
                 self._queue.take()
                 self._queue.charge(turn, 0.0)
                 continue
-            alone = any(
-                other.account != turn.account and max(other.expected, turn.expected) > HEAVY_SPAN for other in turns
-            )
-            if turns and (alone or expected + turn.expected > span):
+            most = span if len(turns) >= FEW else max(span, len(turns) * HEAVY_SPAN)
+            if turns and (expected + turn.expected > most or _apart(turns[-1], turn)):
                 break
             self._queue.take()
             expected += turn.expected

@@ -104,7 +104,7 @@ class ClientSession(Channel):
             self._principal = self._peer.principal(self._service.committed, self._account)
             self._seen = self._service.generation
             self._turns = (GUESTS, self._principal) if is_guest(self._principal) else (self._principal, "")
-            self.serve_as(self._turns)
+            self._out.account = self._turns
         return self._principal
 
     @property

@@ -77,7 +77,7 @@ def test_one_that_never_reads_its_answers_is_made_to_wait(tmp_path: Path) -> Non
                     quiet = 0 if more else quiet + 1
                     worst = max(worst, await spent(whoami(client)))
                     assert channel.held <= LIMITS.high_water + 2 * 16 * 1024 + 4096
-                    assert channel.outstanding <= LIMITS.outstanding
+                    assert channel._out.outstanding <= LIMITS.outstanding
                     await asyncio.sleep(0.01)
             assert sent > 10_000
             # Before the others' answer stands what one connection may have in the works, not all that it said: far less
