@@ -184,7 +184,7 @@ def test_only_dots_do_not_hold_the_others_up(tmp_path: Path) -> None:
             assert await other.ask("Whoami.") == "OK principal=root"
             turns += 1
         # It was interleaved: the flood is not over yet.
-        assert any(channel.outstanding or channel.held for channel in there.listener.channels)
+        assert any(channel._out.outstanding or channel.held for channel in there.listener.channels)
         for _ in range(20_000):
             assert (await client.line()).startswith("ERR 1:1")
 
@@ -243,7 +243,7 @@ def test_half_a_statement_costs_its_bytes_and_can_be_ended_later(tmp_path: Path)
         await client.writer.drain()
         await asyncio.sleep(0.2)
         assert await other.ask("Whoami.") == "OK principal=root"
-        assert sum(channel.held + channel.outstanding for channel in there.listener.channels) == 0
+        assert sum(channel.held + channel._out.outstanding for channel in there.listener.channels) == 0
         assert await client.ask("ice.") == "OK"
         assert "Alice" in there.service.committed.principals
 
