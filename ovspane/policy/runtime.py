@@ -25,7 +25,7 @@ from ovspane.policy.admission import strictness
 from ovspane.policy.admission.interpreter import execute
 from ovspane.policy.admission.judgement import Judgement, ending
 from ovspane.policy.admission.visibility import sees_request
-from ovspane.policy.compile_check import CompileCheck, as_active
+from ovspane.policy.compile_check import BeyondQuota, CompileCheck, as_active
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.expand import CannotCompile
 from ovspane.policy.concurrency import inverse
@@ -91,6 +91,8 @@ class Runtime:
             if isinstance(change, Put) and isinstance(change.value, Request):
                 try:
                     self._compile_check.check(change.value)
+                except BeyondQuota as problem:
+                    return Judgement(no("quota", str(problem)))
                 except CannotCompile as problem:
                     return Judgement(no("cannot-compile", str(problem)))
         return outcome
