@@ -113,9 +113,11 @@ class Runtime:
 
     def applying_weight(self, changes: Iterable[Change]) -> int:
         """How much work applying changes is, and settling after them; counting ends when it is much."""
+        changes = tuple(changes)
         requests = [value for change in changes if isinstance(value := change.value, Request)]
+        grants = (len(changes) - len(requests)) // 8  # a revoke may drop thousands, each counted in all shares above
         scheduling = sum(self._scheduling(request.share) for request in requests if request.kind is Kind.RESERVE)
-        return scheduling + self._total(request.flowgroup for request in requests)
+        return grants + scheduling + self._total(request.flowgroup for request in requests)
 
     def _scheduling(self, share: str) -> int:
         """What a reservation may cost in the schedules of a share and those above it: a little for each, and at
