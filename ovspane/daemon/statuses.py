@@ -4,6 +4,7 @@ worse or better."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ovspane.lang.replies import Notice
 from ovspane.policy.state.state import State
@@ -36,7 +37,8 @@ class RequestStatuses:
         state.status[number] = status
         if status.degraded != before.degraded:
             event = "degraded" if status.degraded else "restored"
-            detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: {status.text()}"
+            told = replace(status, hiders=())  # they may be somebody else's
+            detail = f"{number} {request.kind.value}{request.flowgroup} on {request.share}: {told.text()}"
             self._notify([Notice(event, detail, frozenset({request.speaker}), {"id": number})])
 
     def check_hidden(self, number: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 from ovspane.lang.predicates import FIELDS
-from ovspane.lang.productions import BINDINGS, FORMATS, HINT_WORDS, HINTS, PRIVILEGES
+from ovspane.lang.productions import BINDINGS, FORMATS, HINT_WORDS, HINTS, NUMBERS, PRIVILEGES
 from ovspane.lang.splitter import Splitter
 from ovspane.lang.values import RATE_UNITS, TIME_UNITS
 from ovspane.lang.verbs import BY_NAME, VERBS
@@ -174,7 +174,7 @@ def _in_flowgroup(tokens: Tokens, names: Names) -> Iterator[str]:
 def _in_privileges(tokens: Tokens, _names: Names) -> Iterator[str]:
     last, before = tokens[-1], tokens[-2] if len(tokens) > 1 else ""
     if last in PRIVILEGES and before not in ("{", "="):
-        signs = {"reserve": ("<=", ">="), "ratelimit": (">=",)}
+        signs = {"reserve": ("<=", ">="), "ratelimit": (">=",), **dict.fromkeys((*NUMBERS, "horizon"), ("<=",))}
         yield from signs.get(last, ("=",))
     elif last == "=":
         if not before.startswith("reserve"):

@@ -165,14 +165,31 @@ def revoke(cursor: Cursor, _verb: str) -> st.Statement:
 
 _FLAGS = ("allow", "deny", "hint", "query")
 _PLACES = ("waypoint", "avoid")
+NUMBERS = ("requests", "shares", "flows", "queues", "grants")
+
+
+def _number(cursor: Cursor) -> int:
+    return values.integer(cursor, 0, values.LARGEST, "a number")
+
+
+def _length(cursor: Cursor) -> int:
+    at = cursor.at
+    moment = values.time(cursor)
+    if moment.kind is not st.TimeKind.RELATIVE or moment.ms <= 0:
+        raise cursor.fault("a length of time, as 30d", cursor.at - at)
+    return moment.ms
+
+
 _BOUNDS: dict[tuple[str, str], tuple[str, Callable[[Cursor], int]]] = {
     ("reserve", "<="): ("reserve_max", values.rate),
     ("reserve", ">="): ("reserve_min", values.rate),
     ("ratelimit", ">="): ("ratelimit_min", values.rate),
     ("reserveTBCapacity", "="): ("tb_capacity", values.volume),
     ("reserveTBFill", "="): ("tb_fill", values.rate),
+    **{(name, "<="): (name, _number) for name in NUMBERS},
+    ("horizon", "<="): ("horizon", _length),
 }
-PRIVILEGES = ("reserve", "ratelimit", "reserveTBCapacity", "reserveTBFill", *_FLAGS, *_PLACES)
+PRIVILEGES = ("reserve", "ratelimit", "reserveTBCapacity", "reserveTBFill", *_FLAGS, *_PLACES, *NUMBERS, "horizon")
 
 
 def _places(cursor: Cursor) -> bool | frozenset[str]:

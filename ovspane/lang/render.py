@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from ovspane.lang import statements as st
+from ovspane.lang.productions import NUMBERS
 from ovspane.lang.units import rate_text
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -90,6 +91,11 @@ def _privilege_texts(given: st.PrivilegeSpec) -> Iterator[str]:
     for name, places in (("waypoint", given.waypoint), ("avoid", given.avoid)):
         if places is not None:
             yield f"{name} = {_places(places)}"
+    for name in NUMBERS:
+        if (number := getattr(given, name)) is not None:
+            yield f"{name} <= {number}"
+    if given.horizon is not None:
+        yield f"horizon <= {time(st.Time(st.TimeKind.RELATIVE, given.horizon))}"
 
 
 def privileges(given: st.PrivilegeSpec) -> str:

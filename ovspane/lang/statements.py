@@ -174,8 +174,8 @@ class Whoami(Statement):
 class PrivilegeSpec:
     """The privileges as written in NewShare; None: not given (the defaults: ovspane(7), section 5).
 
-    reserve_max, reserve_min, ratelimit_min, tb_fill in bit/s; tb_capacity in bits. waypoint and avoid are True, False
-    or the set of places.
+    reserve_max, reserve_min, ratelimit_min, tb_fill in bit/s; tb_capacity in bits; horizon in ms. waypoint and avoid
+    are True, False or the set of places.
     """
 
     reserve_max: BitsPerSecond | None = None
@@ -189,6 +189,12 @@ class PrivilegeSpec:
     query: bool | None = None
     waypoint: bool | frozenset[str] | None = None
     avoid: bool | frozenset[str] | None = None
+    requests: int | None = None
+    shares: int | None = None
+    flows: int | None = None
+    queues: int | None = None
+    grants: int | None = None
+    horizon: Ms | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ SLOTS: dict[str, str] = {
     "TIME": "now, +10min, seconds since the epoch, or ISO-8601 with a zone",
     "END": "a TIME, or forever",
     "HINTS": "short, long, bursty, background, size=10MB, deadline=+5min, rate=5Mb, separated by commas",
-    "PRIVILEGES": "[reserve <= 10Mb, deny = True, …]",
+    "PRIVILEGES": "[reserve <= 10Mb, deny = True, requests <= 100, …]",
     "ADDRESSES": "an address or prefix, or {several, separated by commas}",
     "BINDING": 'uid N, gid N or cert "NAME"',
     "REQUEST": "the number of a request, as OK id=17 said",

@@ -4,8 +4,13 @@ What is in effect now is asked of the compiler that serves it. What starts later
 that is accepted, without regard to time: what fits there fits at every instant. Only access stages can run out by what
 starts later, so that compiler is made when there are more shares with denies than stages, and not kept longer.
 
-Invariant: `_denying` counts the accepted denies of each share that has some; `_everything`, if there is one, has all
-accepted requests.
+Access stages are finite, and of the whole table: who makes many shares that deny and open the same packets, be they
+those of one address, uses them up for everybody who has anything to say of these packets. So not all are for all
+(`_stages`): the last are the administrator's, those before them for shares whose part is small. Flows are counted here,
+against the quotas of shares.
+
+Invariant: `_denying` counts the accepted denies of each share that has some, `_beside` such shares below each that lies
+right below the root; `_everything`, if there is one, has all accepted requests.
 """
 
 from __future__ import annotations
@@ -14,11 +19,22 @@ from collections import Counter
 
 from ovspane.lang.statements import Kind
 from ovspane.policy.admission import strictness
+from ovspane.policy.admission.quota import exceeded
 from ovspane.policy.compiler.compile import STAGE_LIMIT, Compiler
-from ovspane.policy.compiler.expand import CannotCompile
-from ovspane.policy.model.tree import ActiveRequest, PolicyTree, TreeDelta
-from ovspane.policy.state.shares import Request
+from ovspane.policy.compiler.expand import CannotCompile, count_matches
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
+from ovspane.policy.state.shares import ADMINISTRATOR, Request
 from ovspane.policy.state.state import State
+
+#: access stages that requests of others than the administrator may make the table have
+STAGES_OF_OTHERS = STAGE_LIMIT - 8
+#: and where more than MODEST shares of one tree right below the root deny something
+STAGES_OF_MANY = STAGE_LIMIT - 16
+MODEST = 8
+
+
+class BeyondQuota(CannotCompile):
+    """It would be more flows than a share may have."""
 
 
 def as_active(state: State, request: Request) -> ActiveRequest:
@@ -43,16 +59,20 @@ class CompileCheck:
         self._compiler = compiler
         self._default_deny = default_deny
         self._denying: Counter[str] = Counter()
+        self._beside: Counter[str] = Counter()
         self._everything: Compiler | None = None
+        self._flows: dict[int, int] = {}  # as many as each had when it was accepted
 
     def check(self, request: Request) -> None:
         """Raises CannotCompile if a new request does not fit beside those in effect, or beside all accepted ones."""
+        self._check_flows(request)
         delta = TreeDelta(added=(as_active(self._state, request),))
-        self._compiler.check(delta, self._state.locations)
-        denying = {*self._denying, request.share} if request.kind is Kind.DENY else self._denying
+        fresh = request.kind is Kind.DENY and request.share not in self._denying
+        stages = self._stages(request, fresh)
+        self._compiler.check(delta, self._state.locations, stages)
         later = len(self._state.requests) > len(self._tree.requests)
         # no more stages than shares that deny; what is in effect was just checked
-        if len(denying) + self._default_deny <= STAGE_LIMIT or not later:
+        if len(self._denying) + fresh + self._default_deny <= stages or not later:
             self._everything = None
             return
         if self._everything is None:
@@ -63,21 +83,48 @@ class CompileCheck:
             except CannotCompile:  # accepted when this could not be known: each is judged again when it starts
                 return
             self._everything = everything
-        self._everything.check(delta, self._state.locations)
+        self._everything.check(delta, self._state.locations, stages)
+
+    def _stages(self, request: Request, fresh: bool) -> int:
+        """How many access stages the request may make the table have: nobody takes the last ones from the others.
+        `fresh`: its share has no deny yet."""
+        if request.speaker == ADMINISTRATOR:
+            return STAGE_LIMIT
+        beside = self._beside[self._top(request.share)] + fresh
+        return STAGES_OF_OTHERS if beside <= MODEST else STAGES_OF_MANY
+
+    def _top(self, share: str) -> str:
+        """The share right below the root above it, or itself."""
+        names = list(self._state.chain(share))
+        return names[-2] if len(names) > 1 else ROOT
+
+    def _check_flows(self, request: Request) -> None:
+        """Raises BeyondQuota if the share may not have so many flows more."""
+        over = exceeded(self._state, request.speaker, request.share, flows=self._flows_of(request))
+        if over is not None:
+            raise BeyondQuota(over.reason)
+
+    def _flows_of(self, request: Request) -> int:
+        return count_matches(request.flowgroup, self._state.locations)
 
     def add(self, request: Request) -> None:
         """A request was accepted; to be called before the state changes."""
+        self._flows[request.id] = flows = self._flows_of(request)
+        self._state.census.add(self._state.chain(request.share), flows=flows)
         if request.kind is Kind.DENY:
+            self._beside[self._top(request.share)] += request.share not in self._denying
             self._denying[request.share] += 1
         if self._everything is not None:
             self._update(self._everything, TreeDelta(added=(as_active(self._state, request),)))
 
     def remove(self, request: Request) -> None:
         """An accepted request goes; to be called before the state changes."""
+        self._state.census.add(self._state.chain(request.share), flows=-self._flows.pop(request.id))
         if request.kind is Kind.DENY:
             self._denying[request.share] -= 1
             if not self._denying[request.share]:
                 del self._denying[request.share]
+                self._beside[self._top(request.share)] -= 1
         if self._everything is not None:
             self._update(self._everything, TreeDelta(removed=(as_active(self._state, request),)))
 

@@ -22,6 +22,8 @@ link:PORT       a reservation, for each port that is on its way      put or drop
 loose:BRIDGE    a reservation with a port of the bridge on its way,  put or drop of one that may leave by any port there
                 or that may leave by any port there
 tight:BRIDGE    a reservation that may leave by any port there       put or drop of one with a port of the bridge there
+count:SHARE     a request or hint, for each share of its chain that  put or drop of one below it
+                has a quota of which little is left
 restraints      allow, reserve (a deny or limit may override them);  put of a deny or a ratelimit; drop of a ratelimit,
                 cancelling them                                      and of an allow or a reserve with a deny near
 openers         deny (an allow or reserve may open it); cancelling   put of an allow or a reserve; drop of a deny with
@@ -37,6 +39,9 @@ hints           what drops whole shares and users                    put of a hi
   on other ports. Where a reservation is given one of several paths, it reads them all. The network itself is no part of
   this: it is as each daemon knows it, and what was decided while it changed is judged again (`troubles` of
   placement.link_capacity).
+* Quotas of which much is left are not read: each daemon can accept some before it hears of the others, so together they
+  may go beyond a quota by what they accept meanwhile. Quotas protect hosts, they promise nothing to anybody. The
+  numbers of shares and grants change with `structure`, and are exact.
 * Strictness (policy.admission.strictness) compares a request with overlapping ones. More openers can only help
   an allow or reserve and only hurt a deny; more denies the other way round. So puts increment where they can hurt, and
   drops where the loss of help can hurt. A dropped opener can hurt an allow or reserve only where it opened a deny, so
@@ -82,6 +87,11 @@ def share_key(share: str) -> str:
     return f"room:{share}"
 
 
+def number_key(share: str) -> str:
+    """The key of what is counted in a share."""
+    return f"count:{share}"
+
+
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """Keys that decisions read and that their changes increment; `gone`: keys that end with their share. `present`:
@@ -110,7 +120,7 @@ def footprint(state: State, changes: Iterable[Change]) -> Footprint:
                 writes.add(STRUCTURE)
                 if not put:
                     reads |= EVERYTHING
-                    gone.add(share_key(share.name))
+                    gone |= {share_key(share.name), number_key(share.name)}
             case Grant():
                 writes.add(STRUCTURE)
                 if not put:  # the reply counts what goes on without it, or that ends with it
@@ -122,6 +132,9 @@ def footprint(state: State, changes: Iterable[Change]) -> Footprint:
                 reads.add(share_key(name))
                 writes.add(share_key(name))
             case Hint() as hint:
+                numbers = set(_numbers(state, hint.share))
+                reads |= numbers
+                writes |= numbers
                 if put:
                     writes.add(HINTS)
                 else:
@@ -134,7 +147,7 @@ def footprint(state: State, changes: Iterable[Change]) -> Footprint:
                 writes |= write
             case _:
                 pass
-    left = {share_key(name) for name in dropped}
+    left = {key for name in dropped for key in (share_key(name), number_key(name))}
     return Footprint(frozenset(reads), frozenset(writes - left), frozenset(gone), frozenset(present))
 
 
@@ -151,7 +164,7 @@ def footprint_of_ends(changes: Iterable[Change]) -> Footprint:
 
 
 def _of_request(state: State, request: Request, put: bool) -> tuple[set[str], set[str]]:
-    reads, writes = set[str](), set[str]()
+    reads, writes = set(_numbers(state, request.share)), set(_numbers(state, request.share))
     if request.kind is Kind.RESERVE:
         rooms = set(_rooms(state, request))
         taken, changed = state.keys(request)
@@ -179,6 +192,11 @@ def _rooms(state: State, request: Request) -> Iterator[str]:
     for name in state.chain(request.share):
         if bound or state.schedules[name].limits:
             yield share_key(name)
+
+
+def _numbers(state: State, share: str) -> Iterator[str]:
+    """The keys of the chain's shares that may refuse one more."""
+    return (number_key(name) for name in state.chain(share) if state.census[name].tight)
 
 
 def inverse(state: State, change: Change) -> list[Change]:

@@ -26,7 +26,7 @@ from ovspane.policy.admission.interpreter import execute
 from ovspane.policy.admission.judgement import Judgement, ending
 from ovspane.policy.admission.queries import later
 from ovspane.policy.admission.visibility import sees_request
-from ovspane.policy.compile_check import CompileCheck, as_active
+from ovspane.policy.compile_check import BeyondQuota, CompileCheck, as_active
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.expand import CannotCompile
 from ovspane.policy.concurrency import inverse
@@ -90,6 +90,8 @@ class Runtime:
             if isinstance(change, Put) and isinstance(change.value, Request):
                 try:
                     self._compile_check.check(change.value)
+                except BeyondQuota as problem:
+                    return Judgement(no("quota", str(problem)))
                 except CannotCompile as problem:
                     return Judgement(no("cannot-compile", str(problem)))
         return outcome
@@ -116,9 +118,11 @@ class Runtime:
 
     def applying_weight(self, changes: Iterable[Change]) -> int:
         """How much work applying changes is, and settling after them; counting ends when it is much."""
+        changes = tuple(changes)
         requests = [value for change in changes if isinstance(value := change.value, Request)]
+        grants = (len(changes) - len(requests)) // 8  # a revoke may drop thousands, each counted in all shares above
         scheduling = sum(self._scheduling(request.share) for request in requests if request.kind is Kind.RESERVE)
-        return scheduling + self._total(request.flowgroup for request in requests)
+        return grants + scheduling + self._total(request.flowgroup for request in requests)
 
     def _scheduling(self, share: str) -> int:
         """What a reservation may cost in the schedules of a share and those above it: a little for each, and at

@@ -19,6 +19,8 @@ from ovspane.packets.fields import AddressSet
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.state.authority import Grant, Right
 from ovspane.policy.state.changes import Change, Counter, Drop, Put, Value
+from ovspane.policy.state.quotas import ALL as QUOTAS
+from ovspane.policy.state.quotas import Quotas
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Privileges, Request, Share
 from ovspane.store.migration import migrated
 from ovspane.store.records import Key, Record, Store, StoreError
@@ -27,6 +29,7 @@ from ovspane.store.records import Key, Record, Store, StoreError
 LONG: Final = 1_000
 NEXT_ID: Final = "next-id"
 BUCKET: Final = "bucket:"
+QUOTA: Final = "quota:"  # before the names of quotas, among the privileges
 _NUMBERS: Final = ("reserve_max", "reserve_min", "ratelimit_min", "tb_capacity", "tb_fill")
 _FLAGS: Final = ("allow", "deny", "hint", "query")
 _PLACES: Final = ("waypoint", "avoid")
@@ -127,6 +130,8 @@ def _share_columns(share: Share) -> dict[str, Any]:
     privileges = {
         name: str(getattr(granted, name)) for name in (*_NUMBERS, *_FLAGS) if getattr(granted, name) is not None
     }
+    quotas = {name: str(value) for name in QUOTAS if (value := getattr(granted.quotas, name)) is not None}
+    privileges |= {QUOTA + name: text for name, text in quotas.items()}
     for name in _PLACES:
         places = getattr(granted, name)
         privileges[name] = str(places) if isinstance(places, bool) else "{" + ",".join(sorted(places)) + "}"
@@ -242,11 +247,12 @@ def _share(name: str, columns: Mapping[str, Any]) -> Share:
         places[kind] = text == "True" if text in ("True", "False") else frozenset(text.strip("{}").split(","))
     numbers = {kind: int(texts[kind]) if kind in texts else None for kind in _NUMBERS}
     flags = {kind: texts.get(kind) == "True" for kind in _FLAGS}
+    quotas = {kind: int(texts[QUOTA + kind]) for kind in QUOTAS if QUOTA + kind in texts}
     return Share(
         name,
         columns["parent"] or None,
         parse_flowgroup(columns["flowgroup"]),
-        Privileges(**numbers, **flags, **places),  # type: ignore[arg-type]
+        Privileges(**numbers, **flags, **places, quotas=Quotas(**quotas)),  # type: ignore[arg-type]
         columns["creator"],
         columns["created"],
     )

@@ -22,7 +22,7 @@ from ovspane.policy.concurrency import STRUCTURE, Footprint
 from ovspane.policy.state.changes import Change, Put, Value
 from ovspane.policy.state.shares import Hint, Request
 from ovspane.store.cluster import ClusterStore
-from ovspane.store.guards import Guard, LostRace
+from ovspane.store.guards import Guard, InDoubt, LostRace
 from ovspane.store.keeper import LONG, NEXT_ID, keys_of, record_of, unreadable, values_of
 from ovspane.store.migration import migrated
 from ovspane.store.records import Key, Record, StoreError
@@ -82,7 +82,7 @@ class SharedKeeper:
             key, updates = ("Version", STRUCTURE), replica.updates
             seen = (replica.uuids[key], _number(replica.records[key])) if key in replica.uuids else None
             guard = Guard({STRUCTURE: seen}, frozenset({STRUCTURE}), frozenset(), ())
-            with contextlib.suppress(LostRace):
+            with contextlib.suppress(LostRace, InDoubt):  # then look again whether it is to be done
                 await self.store.commit(puts, drops, guard)
             await self.store.wait_for_update(updates)
 

@@ -12,6 +12,8 @@ from ovspane.lang.statements import Ask, Kind, Time
 from ovspane.lang.units import BitsPerSecond, Ms, length_text, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission import strictness
+from ovspane.policy.admission.quota import beyond_horizon, exceeded
+from ovspane.policy.admission.refusal import Refusal
 from ovspane.policy.admission.visibility import knows_share, sees_request
 from ovspane.policy.state.schedule import Chain, Shortfall
 from ovspane.policy.state.shares import ADMINISTRATOR, Request, Share
@@ -34,14 +36,6 @@ class Accepted:
     request: Request
     overridden_by: tuple[int, ...] = ()
     granted_less: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """`code` is a stable word for programs, `reason` a sentence for people."""
-
-    code: str
-    reason: str
 
 
 def on_share(state: State, speaker: str, name: str, group: Flowgroup | None = None) -> Share | Refusal:
@@ -98,15 +92,20 @@ def admit(state: State, speaker: str, ask: Ask, now: Ms) -> Accepted | Refusal:
     times = interval(ask.start, ask.end, now)
     if isinstance(times, Refusal):
         return times
-    refused = privilege(share, ask)
+    start, end = times
+    rated = ask.kind in (Kind.RESERVE, Kind.RATELIMIT)
+    refused = (
+        privilege(share, ask)
+        or beyond_horizon(state, speaker, share.name, end, now)
+        or exceeded(state, speaker, share.name, requests=1, queues=int(rated))
+    )
     if refused is not None:
         return refused
-    start, end = times
     request = Request(state.next_id, ask.share, speaker, ask.kind, ask.flowgroup, start, end, ask.rate, ask.partial)
     judged = _admit_partial(state, request, now) if ask.partial else _admit_strict(state, request, now)
-    if isinstance(judged, Refusal) or ask.kind not in (Kind.RESERVE, Kind.RATELIMIT):
+    if isinstance(judged, Refusal) or not rated:
         return judged
-    slot = state.free_slot()
+    slot = state.free_slot(speaker)
     if slot is None:
         return Refusal("full", "all queue and meter numbers are in use")
     via = state.route(judged.request) if ask.kind is Kind.RESERVE else ""

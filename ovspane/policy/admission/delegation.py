@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ovspane.lang import statements as said
 from ovspane.lang.replies import Value, ok
 from ovspane.lang.units import Ms, time_text
-from ovspane.policy.admission.judgement import Judgement, ending, is_guest, notes, refused
+from ovspane.policy.admission.judgement import Judgement, ending, is_guest, notes, refused, refused_by
+from ovspane.policy.admission.quota import exceeded
 from ovspane.policy.admission.visibility import knows_share
 from ovspane.policy.state.authority import Fallen, Grant, Right
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY, Hint, Request
@@ -42,7 +43,8 @@ def delegate(state: State, speaker: str, order: Order, now: Ms) -> Judgement:
     grant = Grant(order.share, principal, speaker, right or Right.HELD)
     if right is None or state.grants.get(grant.key) is not None or (principal == speaker and right is Right.HELD):
         return Judgement(reply)  # it has it already: by the same grant, by itself, or as one of everybody
-    return Judgement(reply, (Put(grant),))
+    over = exceeded(state, speaker, order.share, grants=1)
+    return refused_by(over) if over is not None else Judgement(reply, (Put(grant),))
 
 
 def _right(state: State, speaker: str, share: str) -> Right | None:

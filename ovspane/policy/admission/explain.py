@@ -120,30 +120,37 @@ def _explain(
     for request in active:
         here = request.flowgroup.intersect(group) or request.flowgroup
         over = strictness.overriding(state, replace(request, flowgroup=here, start=now, end=Ms(now + 1)), effort)
-        effect = _effect(request, deciders, reader.numbers(over))
-        whole = request.flowgroup.covers(group)
-        unlocated = sorted(user for user in request.flowgroup.users() if not _is_located(state, reader, user))
-        items.append(
-            {
-                "id": request.id,
-                "kind": request.kind.value,
-                "share": request.share,
-                "speaker": request.speaker,
-                "effect": effect,
-                "covers": "all" if whole else "part",
-                "until": time_text(request.end),
-            }
-        )
-        status = state.status.get(request.id, ACTIVE)
-        by = f" by {','.join(reader.numbers(status.hiders))}" if status.hiders else ""
-        hidden = f" (hidden{by}: no flow of its own)" if status.condition is Condition.HIDDEN else ""
-        missing = f" (no packets: {', '.join(unlocated)} not located)" if unlocated else ""
-        rate = f" = {rate_text(request.rate)}" if request.rate else ""
-        lines.append(
-            f"{request.id} {request.kind.value}{request.flowgroup}{rate} on {request.share} by {request.speaker}"
-            f" until {time_text(request.end)}: {effect}, {'all' if whole else 'part'} of it{missing}{hidden}"
-        )
+        line, item = _told(state, reader, request, group, _effect(request, deciders, reader.numbers(over)))
+        lines.append(line)
+        items.append(item)
     return listing(lines, items, **fields)
+
+
+def _told(
+    state: State, reader: Reader, request: Request, group: Flowgroup, effect: str
+) -> tuple[str, dict[str, Value]]:
+    """One request, for people and for programs."""
+    covers = "all" if request.flowgroup.covers(group) else "part"
+    item: dict[str, Value] = {
+        "id": request.id,
+        "kind": request.kind.value,
+        "share": request.share,
+        "speaker": request.speaker,
+        "effect": effect,
+        "covers": covers,
+        "until": time_text(request.end),
+    }
+    status = state.status.get(request.id, ACTIVE)
+    by = f" by {','.join(reader.numbers(status.hiders))}" if status.hiders else ""
+    hidden = f" (hidden{by}: no flow of its own)" if status.condition is Condition.HIDDEN else ""
+    unlocated = sorted(user for user in request.flowgroup.users() if not _is_located(state, reader, user))
+    missing = f" (no packets: {', '.join(unlocated)} not located)" if unlocated else ""
+    rate = f" = {rate_text(request.rate)}" if request.rate else ""
+    line = (
+        f"{request.id} {request.kind.value}{request.flowgroup}{rate} on {request.share} by {request.speaker}"
+        f" until {time_text(request.end)}: {effect}, {covers} of it{missing}{hidden}"
+    )
+    return line, item
 
 
 def _access(

@@ -14,7 +14,7 @@ from ovspane.lang import statements as said
 from ovspane.lang.replies import Value, ok
 from ovspane.lang.units import BitsPerSecond, Ms, rate_text, time_text
 from ovspane.policy.admission import queries
-from ovspane.policy.admission.control import LARGEST_RATE, Refusal, admit, interval, on_share
+from ovspane.policy.admission.control import LARGEST_RATE, admit, interval, on_share
 from ovspane.policy.admission.delegation import delegate, drop_user
 from ovspane.policy.admission.judgement import (
     Judgement,
@@ -26,6 +26,8 @@ from ovspane.policy.admission.judgement import (
     refused_by,
     share_ends,
 )
+from ovspane.policy.admission.quota import beyond_horizon, exceeded
+from ovspane.policy.admission.refusal import Refusal
 from ovspane.policy.admission.visibility import knows_share, seen_numbers, sees_request
 from ovspane.policy.model.tree import ROOT
 from ovspane.policy.state.authority import Grant, Right
@@ -98,6 +100,9 @@ def _hint(state: State, speaker: str, hint: said.GiveHint, now: Ms) -> Judgement
     times = interval(hint.start, hint.end, now)
     if isinstance(times, Refusal):
         return refused_by(times)
+    over = beyond_horizon(state, speaker, share.name, times[1], now) or exceeded(state, speaker, share.name, requests=1)
+    if over is not None:
+        return refused_by(over)
     items = tuple(_anchored(item, now) for item in hint.items)
     value = Hint(state.next_id, share.name, speaker, hint.flowgroup, items, *times)
     return Judgement(
@@ -146,13 +151,16 @@ def _new_share(state: State, speaker: str, new: said.NewShare, now: Ms) -> Judge
     if not parent.flowgroup.covers(new.flowgroup):
         return refused("outside-share", f"{new.flowgroup} is not inside {parent.flowgroup} of share {parent.name}")
     privileges = Privileges.of(new.privileges)
-    beyond = grown_beyond(privileges, parent.privileges)
+    beyond = grown_beyond(privileges, replace(parent.privileges, quotas=state.quotas(parent.name)))
     if beyond is not None:
         return refused("beyond-parent", f"share {parent.name} {beyond}")
     if privileges.reserve_max is not None and privileges.reserve_min > privileges.reserve_max:
         return refused("bad-rate", "reserve >= is above reserve <=")
     if sum(1 for _ in state.chain(parent.name)) >= DEEPEST:
         return refused("too-deep", f"shares nest at most {DEEPEST} deep")
+    over = exceeded(state, speaker, parent.name, shares=1)
+    if over is not None:
+        return refused_by(over)
     share = Share(new.name, parent.name, new.flowgroup, privileges, speaker, created=now)
     hold = Grant(share.name, speaker, speaker, Right.MADE)
     return Judgement(ok(**notes_on(state, speaker, new.flowgroup)), (Put(share), Put(hold)))

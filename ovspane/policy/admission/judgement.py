@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ovspane.lang.replies import Reply, Value, no
 from ovspane.lang.units import Ms
 from ovspane.packets.flowgroup import Flowgroup
-from ovspane.policy.admission.control import Refusal
+from ovspane.policy.admission.refusal import Refusal
 from ovspane.policy.admission.visibility import knows_principal
 from ovspane.policy.state.shares import Request
 from ovspane.policy.state.state import Change, Drop, Put, State

@@ -12,10 +12,12 @@ from ovspane.lang import statements as said
 from ovspane.lang.replies import Item, Reply, Value, lazy_listing, listing, no, ok
 from ovspane.lang.units import EPOCH, NO_RATE, Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
-from ovspane.policy.admission.control import LARGEST_RATE, Refusal, interval, on_share
+from ovspane.policy.admission.control import LARGEST_RATE, interval, on_share
 from ovspane.policy.admission.excerpt import explanation
 from ovspane.policy.admission.explain import explain
+from ovspane.policy.admission.refusal import Refusal
 from ovspane.policy.admission.visibility import known_shares, knows_principal, knows_share, sees, sees_request
+from ovspane.policy.state.quotas import COUNTED
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY, Hint, Request, Share
 from ovspane.policy.state.state import State
 from ovspane.policy.state.status import ACTIVE, WAITING, Status
@@ -215,11 +217,23 @@ def _show(state: State, speaker: str, name: str, now: Ms) -> Reply:
     if schedule.bucket_matters:
         item["tokens"] = schedule.level_then(now) // 1000
     lines = [_share_line(item), f"reserved-now={rate_text(_rate(item['reserved_now']))}"]
+    if sees(state, speaker, name):
+        lines.append(_numbers(state, name, item))
     items = [item]
     for request in (one for one in state.by_share[name].values() if sees_request(state, speaker, one)):
         items.append(request_item(state, speaker, request, now))
         lines.append(request_line(items[-1]))
     return listing(lines, items)
+
+
+def _numbers(state: State, name: str, item: Item) -> str:
+    """What there is in the share and below it, and its own bounds on that; for programs in `item`."""
+    numbers, texts = state.census[name], []
+    for kind in COUNTED:
+        count, bound = getattr(numbers, kind), getattr(numbers.bounds, kind)
+        item |= {f"{kind}_below": count, f"{kind}_bound": bound}
+        texts.append(f"{kind}={count}" if bound is None else f"{kind}={count}/{bound}")
+    return " ".join(texts)
 
 
 def _show_principal(state: State, name: str) -> Reply:

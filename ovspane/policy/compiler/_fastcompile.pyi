@@ -18,7 +18,7 @@ class Core:
         Raises what `policy.compiler.compile.Compiler.update` says, and OverflowError for a rate or slot beyond 64 bits;
         then nothing has changed.
         """
-    def check(self, delta: Any, locations: Mapping[str, Any]) -> None:
+    def check(self, delta: Any, locations: Mapping[str, Any], stages: int) -> None:
         """Raise what `update` would, and change nothing."""
     def rules(self) -> list[Any]:
         """All rules, in no particular order."""

@@ -168,12 +168,15 @@ cdef class Core:
         finally:
             self.busy = False
 
-    def check(self, delta, locations):
+    def check(self, delta, locations, int stages):
+        cdef int limit = self.stage_limit
         self.begin()
+        self.stage_limit = min(limit, stages)
         try:
             self.apply(delta, locations)
             self.undo()
         finally:
+            self.stage_limit = limit
             self.busy = False
 
     def rules(self):

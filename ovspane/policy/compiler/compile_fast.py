@@ -65,14 +65,14 @@ class Compiler:
         """The access stage of each node that has denies now."""
         return self._core.deny_stages
 
-    def check(self, delta: TreeDelta, locations: Locations) -> None:
+    def check(self, delta: TreeDelta, locations: Locations, stages: int = bounds.STAGE_LIMIT) -> None:
         """Raise what `update` would raise, and change nothing. The tree need not have the delta, but must have its
-        nodes.
+        nodes. `stages`: a delta that makes nodes change their access stage may use so many.
 
         To know it for requests that start later, keep a second compiler over everything that has been accepted, without
         regard to time: what fits there fits at every instant.
         """
-        self._core.check(delta, locations)
+        self._core.check(delta, locations, stages)
 
     def update(self, delta: TreeDelta, locations: Locations) -> TableDelta:
         """Take in a delta of the tree; returns what changes in the table. A user that moved: its requests in both

@@ -126,14 +126,19 @@ class Compiler:
         """The access stage of each node that has denies now."""
         return {name: node.stage for name, node in self._access.nodes.items() if node.stage is not None}
 
-    def check(self, delta: TreeDelta, locations: Locations) -> None:
+    def check(self, delta: TreeDelta, locations: Locations, stages: int = STAGE_LIMIT) -> None:
         """Raise what `update` would raise, and change nothing. The tree need not have the delta, but must have its
-        nodes.
+        nodes. `stages`: a delta that makes nodes change their access stage may use so many.
 
         To know it for requests that start later, keep a second compiler over everything that has been accepted, without
         regard to time: what fits there fits at every instant.
         """
-        self._undo(self._apply(delta, locations))
+        limit = self._stage_limit
+        self._stage_limit = min(limit, stages)
+        try:
+            self._undo(self._apply(delta, locations))
+        finally:
+            self._stage_limit = limit
 
     def update(self, delta: TreeDelta, locations: Locations) -> TableDelta:
         """Take in a delta of the tree; returns what changes in the table. A user that moved: its requests in both

@@ -42,12 +42,8 @@ def located_matches(flowgroup: Flowgroup, locations: Locations) -> list[Match]:
     """
     if (match := single_match(flowgroup)) is not None:
         return [match]
-    if flowgroup.src_user is None and flowgroup.dst_user is None:
-        families = list(_families(flowgroup))
-    else:
-        resolved = flowgroup.resolve(locations)
-        families = [] if resolved is None else list(_families(resolved))
-    count = sum(prod(map(len, choices)) for choices in families)
+    families = _located_families(flowgroup, locations)
+    count = _count(families)
     if count > MATCH_LIMIT:
         raise TooManyMatches(f"{flowgroup} expands to {count} matches, the limit is {MATCH_LIMIT}")
     matches: list[Match] = []
@@ -65,6 +61,22 @@ def located_matches(flowgroup: Flowgroup, locations: Locations) -> list[Match]:
         for combination in product(*several) if several else ():
             matches.append(Match(value | sum(one[0] for one in combination), mask | sum(one[1] for one in combination)))
     return matches
+
+
+def count_matches(flowgroup: Flowgroup, locations: Locations) -> int:
+    """How many matches it has, whether that is too many or not."""
+    return 1 if single_match(flowgroup) is not None else _count(_located_families(flowgroup, locations))
+
+
+def _located_families(flowgroup: Flowgroup, locations: Locations) -> list[list[Choices]]:
+    if flowgroup.src_user is None and flowgroup.dst_user is None:
+        return list(_families(flowgroup))
+    resolved = flowgroup.resolve(locations)
+    return [] if resolved is None else list(_families(resolved))
+
+
+def _count(families: list[list[Choices]]) -> int:
+    return sum(prod(map(len, choices)) for choices in families)
 
 
 #: the (value, mask) pairs of one field, at its place in the packed match

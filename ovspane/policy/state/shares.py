@@ -12,6 +12,8 @@ from ovspane.lang.units import EPOCH, NO_RATE, BitsPerSecond, Ms, rate_text
 from ovspane.packets.fields import NO_ADDRESS, AddressSet
 from ovspane.packets.flowgroup import ALL, Flowgroup
 from ovspane.policy.model.tree import ROOT
+from ovspane.policy.state.quotas import ALL as QUOTAS
+from ovspane.policy.state.quotas import NO_QUOTAS, Quotas
 
 ADMINISTRATOR = "root"
 EVERYBODY = "everybody"  # as in `Revoke aBW from everybody.`
@@ -35,6 +37,7 @@ class Privileges:
     query: bool = True
     waypoint: Places = False
     avoid: Places = False
+    quotas: Quotas = NO_QUOTAS
 
     @staticmethod
     def of(spec: PrivilegeSpec) -> Privileges:
@@ -56,6 +59,7 @@ class Privileges:
             query=flag(spec.query),
             waypoint=spec.waypoint or False,
             avoid=spec.avoid or False,
+            quotas=Quotas(spec.requests, spec.shares, spec.flows, spec.queues, spec.grants, spec.horizon),
         )
 
     def __str__(self) -> str:
@@ -77,7 +81,7 @@ class Privileges:
             places = getattr(self, name)
             if places:
                 parts.append(f"{name} = {places if places is True else '{' + ', '.join(sorted(places)) + '}'}")
-        return ", ".join(parts)
+        return ", ".join([*parts, *self.quotas.texts()])
 
 
 EVERY_PRIVILEGE = Privileges(
@@ -181,4 +185,8 @@ def grown_beyond(child: Privileges, parent: Privileges) -> str | None:
         mine, theirs = getattr(child, name), getattr(parent, name)
         if mine and theirs is not True and (mine is True or not theirs or not mine <= theirs):
             return f"does not have that {name} privilege"
+    for name in QUOTAS:
+        given, bound = getattr(child.quotas, name), getattr(parent.quotas, name)
+        if given is not None and bound is not None and given > bound:
+            return f"has {Quotas(**{name: bound}).texts()[0]}"
     return None

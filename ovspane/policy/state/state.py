@@ -17,18 +17,21 @@ from ovspane.lang.units import BitsPerSecond, Ms
 from ovspane.packets.fields import AddressSet
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.model.tree import ROOT
-from ovspane.policy.state.authority import Grant
+from ovspane.policy.state.authority import Grant, Right
 from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.changes import ROOT_GRANT, Change, Counter, Drop, Put, Registry, Value
+from ovspane.policy.state.quotas import DEFAULTS, Census, Quotas
 from ovspane.policy.state.request_index import RequestIndex
 from ovspane.policy.state.schedule import Chain, Schedule
-from ovspane.policy.state.shares import ROOT_SHARE, Bucket, Hint, Principal, Request, Share
+from ovspane.policy.state.shares import ADMINISTRATOR, ROOT_SHARE, Bucket, Hint, Principal, Request, Share
 from ovspane.policy.state.status import Status
 
 __all__ = ["Change", "Counter", "Drop", "Put", "State", "Value"]
 
 #: queue ids of linux-htb end below 0xf000 (ovs lib/netdev-linux.c, HTB_N_QUEUES); slot 0 means "none"
 SLOTS = 0xEFF0
+#: of these so many for nobody but the administrator
+RESERVED_SLOTS = SLOTS // 8
 #: the database's integers end there
 LAST_ID = 2**63 - 1
 
@@ -46,6 +49,8 @@ class State(Registry):
         self.schedules: dict[str, Schedule] = {}
         self.locations: dict[str, AddressSet] = {}
         self.index = RequestIndex()
+        #: how much there is in each share; flows are counted by whoever compiles
+        self.census = Census()
         #: the ids that are given to what is said here; where many daemons share a database, each has some of its own
         self.lease = range(1, LAST_ID)
         self.next_id = 1
@@ -59,6 +64,7 @@ class State(Registry):
         self._slots.setall(False)
         self._slots[0] = True
         self._last_slot = 0
+        self._tenants_slots = 0
         self.apply(Put(ROOT_SHARE))
 
     def apply(self, change: Change) -> None:
@@ -72,6 +78,8 @@ class State(Registry):
             case Share():
                 (self._put_share if put else self._drop_share)(value)
             case Grant():
+                known = self.grants.get(value.key)
+                self.census.add(self.chain(value.share), grants=_said(value if put else None) - _said(known))
                 (self.grants.put if put else self.grants.drop)(value)
             case Principal():
                 (self._put_principal if put else self._drop_principal)(value)
@@ -82,9 +90,11 @@ class State(Registry):
                     self._put_request(value)
             case Hint():
                 if put:
+                    self.census.add(self.chain(value.share), requests=value.id not in self.hints)
                     self.hints[value.id] = value
                     self._used(value.id)
                 else:
+                    self.census.add(self.chain(value.share), requests=-1)
                     del self.hints[value.id]
             case Bucket():
                 self.schedules[value.share].fold_to(value.level, value.at)
@@ -104,7 +114,14 @@ class State(Registry):
 
     def _put_share(self, share: Share) -> None:
         super()._put_share(share)
-        self.by_share.setdefault(share.name, {})
+        if share.name not in self.by_share:
+            self.by_share[share.name] = {}
+            bounds = share.privileges.quotas
+            self.census.begin(
+                share.name,
+                bounds.filled(DEFAULTS) if share.parent == ROOT else bounds,
+                [] if share.parent is None else self.chain(share.parent),
+            )
         granted = share.privileges
         if share.name not in self.schedules:
             self.schedules[share.name] = Schedule(
@@ -118,6 +135,7 @@ class State(Registry):
 
     def _drop_share(self, share: Share) -> None:
         assert not self.by_share[share.name]
+        self.census.end(share.name, [] if share.parent is None else self.chain(share.parent))
         super()._drop_share(share)
         del self.by_share[share.name], self.schedules[share.name]
 
@@ -152,8 +170,10 @@ class State(Registry):
                 self.schedules[name].add(request.start, request.end, request.rate)
             if self._capacity is not None:
                 self._capacity.put(request, self.locations)
+        self.census.add(self.chain(request.share), requests=1, queues=bool(request.slot))
         if request.slot:
             self._slots[request.slot] = True
+            self._tenants_slots += request.speaker != ADMINISTRATOR
             if request.id in self.lease:
                 self._last_slot = request.slot
 
@@ -183,8 +203,10 @@ class State(Registry):
                 self.schedules[name].remove(request.start, request.end, request.rate)
             if self._capacity is not None:
                 self._capacity.drop(request)
+        self.census.add(self.chain(request.share), requests=-1, queues=-bool(request.slot))
         if request.slot:
             self._slots[request.slot] = False
+            self._tenants_slots -= request.speaker != ADMINISTRATOR
 
     def chain(self, share: str) -> Iterator[str]:
         """The share and its ancestors, up to the root."""
@@ -192,6 +214,13 @@ class State(Registry):
         while name is not None:
             yield name
             name = self.shares[name].parent
+
+    def quotas(self, share: str) -> Quotas:
+        """What bounds a share: its own quotas, and where it has none those of the shares above."""
+        out = Quotas()
+        for name in self.chain(share):
+            out = out.filled(self.census[name].bounds)
+        return out
 
     def ledger(self, share: str) -> Chain:
         """The schedules of shares that a reservation on the share has to fit in."""
@@ -231,8 +260,11 @@ class State(Registry):
                 return found
             rate = found
 
-    def free_slot(self) -> int | None:
-        """A slot that is free, used as late after its last use as possible; None if all are taken."""
+    def free_slot(self, speaker: str) -> int | None:
+        """A slot that is free, used as late after its last use as possible; None if all are taken that are not kept
+        for the administrator."""
+        if speaker != ADMINISTRATOR and self._tenants_slots >= SLOTS - RESERVED_SLOTS:
+            return None
         found = self._slots.find(0, self._last_slot + 1)
         if found < 0:
             found = self._slots.find(0, 1)
@@ -261,3 +293,8 @@ class State(Registry):
                 yield Bucket(name, schedule.level, schedule.level_at)
         yield from self.requests.values()
         yield from self.hints.values()
+
+
+def _said(grant: Grant | None) -> int:
+    """What a grant counts: that a maker holds its share is none that was said."""
+    return int(grant is not None and grant.right is not Right.MADE)

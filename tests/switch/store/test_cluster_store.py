@@ -163,15 +163,15 @@ def test_what_is_in_doubt_is_found_out(done: bool) -> None:
 
 def test_differences_of_sets_and_maps() -> None:
     columns = {column.name: column for column in table_of("Share").columns}
-    assert patched(columns["holders"], ["set", ["a", "b"]], ["set", ["a", "c"]]) == ["set", ["b", "c"]]
-    assert patched(columns["holders"], "a", "a") == ["set", []]
+    assert patched(columns["granted"], ["set", ["a", "b"]], ["set", ["a", "c"]]) == ["set", ["b", "c"]]
+    assert patched(columns["granted"], "a", "a") == ["set", []]
     assert patched(
         columns["privileges"], ["map", [["x", "1"], ["y", "2"]]], ["map", [["x", "3"], ["y", "2"], ["z", "4"]]]
     ) == [
         "map",
         [["x", "3"], ["z", "4"]],
     ]
-    assert patched(columns["version"], 1, 7) == 7
+    assert patched(columns["created"], 1, 7) == 7
 
 
 def test_a_copy_that_begins_anew_forgets_what_is_gone() -> None:
@@ -181,6 +181,6 @@ def test_a_copy_that_begins_anew_forgets_what_is_gone() -> None:
     copy.apply_answer(False, "t2", {"Share": {"u2": {"initial": {"name": "b"}}, "u3": {"initial": {"name": "c"}}}})
     assert list(copy.changed) == [("Share", "a"), ("Share", "c")]
     assert set(copy.records) == {("Share", "b"), ("Share", "c")}
-    copy.update("t3", {"Share": {"u3": {"delete": None}, "u4": {"insert": {"name": "c", "version": 2}}}})
-    assert copy.records["Share", "c"].columns["version"] == 2
+    copy.update("t3", {"Share": {"u3": {"delete": None}, "u4": {"insert": {"name": "c", "created": 2}}}})
+    assert copy.records["Share", "c"].columns["created"] == 2
     assert copy.uuids["Share", "c"] == "u4"

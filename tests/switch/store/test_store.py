@@ -23,7 +23,7 @@ async def play(store: Store) -> list[Record]:
     await store.commit([request(2), request(10), setting("next", "11")])
     await store.commit([request(2, end_ms=None, partial=True)], [("Request", "10"), ("Request", "99")])
     await store.commit([setting("next", "12")], [("Setting", "next")])  # a delete beats a put of the same commit
-    share: dict[str, Value] = {"holders": ["Zoë", "Alice"], "privileges": {"reserve<=": "10000000"}}
+    share: dict[str, Value] = {"granted": ["Zoë", "Alice"], "privileges": {"reserve<=": "10000000"}}
     share["granted"] = ["Zoë Alice", "Alice root"]
     await store.commit([Record("Share", "aBW", share), Record("Principal", "Alice", {"bindings": ["uid 1000"]})])
     await store.commit([Record("Hint", "3", {"items": ["short", "bursty"], "text": '\N{SNOWMAN} "quoted" \\ {['})])

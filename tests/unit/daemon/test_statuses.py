@@ -64,6 +64,14 @@ def test_a_hidden_request_has_no_status_of_a_flow() -> None:
     assert not made.runtime.state.status
 
 
+def test_a_notice_does_not_say_below_whose_request_one_is_hidden() -> None:
+    made = Listening()
+    made.statuses.set(1, AWAY)
+    made.hiders[1] = [2]
+    made.statuses.check_hidden(1)
+    assert made.notices[-1].event == "restored" and made.notices[-1].text.endswith(": hidden")
+
+
 @pytest.mark.parametrize("best_effort", [True, False])
 def test_the_gate_is_for_reservations_beyond_what_ports_can(best_effort: bool) -> None:
     def unenforced(rate: int) -> Reason | None:

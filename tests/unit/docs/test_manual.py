@@ -23,7 +23,7 @@ from tools.manual import PAGES, options, rendered, settings, source, subcommands
 ROOT = Path(__file__).parents[3]
 LANGUAGE, COMMAND = (source(page) for page in PAGES)
 #: the functions and classes whose first argument is the code of a refusal, or the name of a notice
-REFUSALS = ("no", "_no", "Refusal")
+REFUSALS = ("no", "refused", "Refusal")
 NOTICES = ("Notice", "_notice")
 
 

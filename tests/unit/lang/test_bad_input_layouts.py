@@ -15,7 +15,7 @@ from itertools import chain
 
 import pytest
 
-from bench.adversary import beside, host, nested
+from bench.adversary import beside, held, host, nested
 from bench.bounds import OPEN, ask
 from ovspane.lang.statements import Ask, Cancel, Kind
 from ovspane.packets.flowgroup import ALL
@@ -44,7 +44,7 @@ def calls(work: Callable[[], object]) -> int:
 
 
 def settled(values: Iterable[Value]) -> Runtime:
-    runtime = Runtime(values)
+    runtime = Runtime(held(values))
     runtime.settle(0)
     return runtime
 

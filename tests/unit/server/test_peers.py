@@ -185,12 +185,20 @@ def test_other_accounts(open_path: Path) -> None:
             assert await root.ask("Grant a to Alice.") == "OK"
             assert await stranger.ask("deny(dstPort=1) on a.") == "OK id=1"
             assert (await stranger.ask("As Staff.")).startswith("NO only root")
+
+            # A revoke counts at once on all of them, also for what rested on it.
+            assert await stranger.ask("NewShare sub for (dstPort=1) [] on a.") == "OK"
+            assert await stranger.ask("Grant sub to Staff.") == "OK note=user-unknown"
+            assert await member.ask("deny(dstPort=1, srcPort=1) on sub.") == "OK id=2"
+            assert await root.ask("Revoke a from Alice.") == "OK running=2 until=forever unheld=1"
+            assert await member.ask("deny(dstPort=1, srcPort=2) on sub.") == "NO Staff does not hold share sub"
+            assert await stranger.ask("deny(dstPort=1) on a.") == "NO Alice does not hold share a"
             assert await root.ask("DropUser Alice.") == "OK ended=1"
             assert await stranger.ask("Whoami.") == "OK principal=guest:1234"
 
             # What is granted to everybody is guests', too.
             assert await root.ask("GrantDefault a.") == "OK"
-            assert await stranger.ask("deny(dstPort=2) on a.") == "OK id=2"
+            assert await stranger.ask("deny(dstPort=2) on a.") == "OK id=3"
             assert (await stranger.ask("NewShare b for (*) [] on a.")).startswith("NO guest:1234 is a guest")
             for client in (stranger, other, member):
                 await client.close()

@@ -11,6 +11,7 @@ from ovspane.lang.statements import Binding, HintItem, Kind, Time, TimeKind
 from ovspane.packets.fields import AddressSet
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.state.authority import Grant, Right
+from ovspane.policy.state.quotas import Quotas
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Privileges, Request, Share
 from ovspane.policy.state.state import Counter, Drop, Put, Value
 from ovspane.store import MemoryStore, StoreError
@@ -32,7 +33,13 @@ VALUES: list[Value] = [
         "rootShare",
         GROUP,
         Privileges(
-            reserve_max=10**7, reserve_min=5, tb_capacity=3, tb_fill=None, deny=False, waypoint=frozenset({"fw", "ids"})
+            reserve_max=10**7,
+            reserve_min=5,
+            tb_capacity=3,
+            tb_fill=None,
+            deny=False,
+            waypoint=frozenset({"fw", "ids"}),
+            quotas=Quotas(requests=0, queues=7, horizon=5000),
         ),
         "root",
         123,

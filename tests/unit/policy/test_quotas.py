@@ -1,0 +1,118 @@
+"""Quotas keep tenants apart: what one uses up is its own, and the administrator always has something left."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ovspane.lang.parser import parse
+from ovspane.lang.replies import Reply
+from ovspane.policy import compile_check
+from ovspane.policy.compiler.compile import STAGE_LIMIT
+from ovspane.policy.runtime import Runtime
+from ovspane.policy.state import state as state_module
+from ovspane.policy.state.quotas import DEFAULTS
+from ovspane.policy.state.shares import Privileges
+from ovspane.store.keeper import _records
+
+
+def say(runtime: Runtime, speaker: str, text: str) -> Reply:
+    outcome = runtime.execute(speaker, parse(text), 0)
+    runtime.apply(outcome.changes)
+    runtime.settle(0)
+    return outcome.reply
+
+
+def tenant(runtime: Runtime, name: str, group: str, quotas: str = "") -> None:
+    for text in (
+        f"NewShare {name}S for {group} [reserve <= 1Gb, ratelimit >= 0{quotas}] on rootShare.",
+        f"Grant {name}S to {name}.",
+    ):
+        assert not say(runtime, "root", text).reason_code
+
+
+def test_the_administrator_has_queues_left_when_tenants_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "SLOTS", 41)  # 40 numbers
+    monkeypatch.setattr(state_module, "RESERVED_SLOTS", 5)
+    runtime = Runtime()
+    for name in ("Tom", "Tim"):
+        tenant(runtime, name, "(*)", ", queues <= 30")
+    codes = [
+        say(runtime, name, f"reserve(dstPort={port}) = 1b on {name}S from +{port}d.").reason_code
+        for name in ("Tom", "Tim")
+        for port in range(1, 32)
+    ]
+    assert codes == [*[""] * 30, "quota", *[""] * 6, *["full"] * 25]
+    ours = [say(runtime, "root", f"reserve(dstPort={port}) = 1b on rootShare.").reason_code for port in range(5)]
+    assert ours == ["", "", "", "", "full"]
+    first = next(request.id for request in runtime.state.requests.values() if request.speaker == "Tom")
+    assert not say(runtime, "Tom", f"Cancel {first}.").reason_code
+    assert not say(runtime, "Tim", "reserve(dstPort=99) = 1b on TimS.").reason_code
+
+
+def entangled(runtime: Runtime, name: str, count: int) -> list[str]:
+    """`count` shares beside each other on the same packets, each of which denies and is opened from below: each needs
+    an access stage of its own. The codes of the refusals."""
+    codes: list[str] = []
+    for number in range(count):
+        made = f"{name}{number}"
+        codes.append(say(runtime, name, f"NewShare {made} for (srcHost=10.0.0.1) [] on {name}S.").reason_code)
+        codes.append(say(runtime, name, f"NewShare {made}x for (srcHost=10.0.0.1) [] on {made}.").reason_code)
+        codes.append(say(runtime, name, f"allow(srcHost=10.0.0.1) partial on {made}x.").reason_code)
+        codes.append(say(runtime, name, f"deny(srcHost=10.0.0.1) partial on {made}.").reason_code)
+    return codes
+
+
+def after_the_attack() -> tuple[list[str], str, str]:
+    """What a tenant gets for 80 requests on its address; then what a modest one on more, and the administrator."""
+    runtime = Runtime()
+    tenant(runtime, "Mal", "(srcHost=10.0.0.1)")
+    tenant(runtime, "Hon", "(srcHost=10.0.0.0/24)")
+    codes = entangled(runtime, "Mal", 40)
+    honest = say(runtime, "Hon", "deny(srcHost=10.0.0.0/24, dstPort=80) partial on HonS.").reason_code
+    assert not say(runtime, "root", "NewShare ours for (*) [] on rootShare.").reason_code
+    ours = say(runtime, "root", "deny(dstPort=22) partial on ours.").reason_code
+    return codes, honest, ours
+
+
+def test_a_tenant_does_not_use_up_the_access_stages() -> None:
+    codes, honest, ours = after_the_attack()
+    assert codes.count("cannot-compile") == 40 - compile_check.STAGES_OF_MANY and set(codes) == {"", "cannot-compile"}
+    assert (honest, ours) == ("", "")
+
+
+def test_without_reserves_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STAGES_OF_MANY", "STAGES_OF_OTHERS"):
+        monkeypatch.setattr(compile_check, name, STAGE_LIMIT)
+    codes, honest, ours = after_the_attack()
+    assert set(codes) == {""} and (honest, ours) == ("cannot-compile", "cannot-compile")
+
+
+def test_tenants_together_leave_stages_to_the_administrator() -> None:
+    runtime = Runtime()
+    for name in ("Ann", "Ben", "Cat", "Dan", "Eve", "Fay"):
+        tenant(runtime, name, "(srcHost=10.0.0.1)")
+    codes = [code for name in ("Ann", "Ben", "Cat", "Dan", "Eve", "Fay") for code in entangled(runtime, name, 8)]
+    assert codes.count("cannot-compile") == 48 - compile_check.STAGES_OF_OTHERS
+    assert not say(runtime, "root", "NewShare ours for (*) [] on rootShare.").reason_code
+    assert not say(runtime, "root", "deny(dstPort=22) partial on ours.").reason_code
+
+
+@pytest.mark.parametrize("many", [1, 300])
+def test_a_grant_is_one_row_however_many_there_are(many: int) -> None:
+    runtime = Runtime()
+    tenant(runtime, "Tom", "(*)")
+    for number in range(many):
+        assert not say(runtime, "Tom", f"Grant TomS to U{number}.").reason_code
+    changes = runtime.execute("Tom", parse("Grant TomS to Zoe."), 0).changes
+    puts, drops = _records(changes)
+    assert [(record.table, record.key) for record in puts] == [("Grant", "TomS Zoe Tom")] and not drops
+    assert sum(len(str(record)) for record in puts) < 200
+
+
+def test_every_quota_has_a_default_but_the_horizon() -> None:
+    """A request for ever is the rule on one host."""
+    given = {field.name for field in dataclasses.fields(DEFAULTS) if getattr(DEFAULTS, field.name) is not None}
+    assert given == {"requests", "shares", "flows", "queues", "grants"}
+    assert "<=" not in str(Privileges())
