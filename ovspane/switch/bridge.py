@@ -9,6 +9,7 @@ next `install`. News of the monitor wait in the watch (tampering) until they are
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -31,11 +32,13 @@ from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.pipeline import FlowPlan, Pipeline
 from ovspane.policy.state.status import Cause, Reason
+from ovspane.switch.ahead import FlowsAhead
 from ovspane.switch.delta_tracker import DeltaTracker
 from ovspane.switch.desired import LONG
 from ovspane.switch.installed import InstalledFlows
 from ovspane.switch.meters import BridgeMeters
-from ovspane.switch.ownership import ENTRY, NOT_PASSED, Ownership, tagged
+from ovspane.switch.ownership import ENTRY, LEAST, Ownership, tagged
+from ovspane.switch.retries import BridgeRetries
 from ovspane.switch.tampering import TamperWatch
 
 log = logging.getLogger(__name__)
@@ -70,8 +73,12 @@ class ManagedBridge:
         self._plan = FlowPlan(pipeline)
         self._ownership = Ownership(pipeline)
         self._watch = TamperWatch(name, self._ownership, on_news)
+        #: what comes before our entry
+        self.ahead = FlowsAhead(name)
         self._flows: DeltaTracker[FlowKey, FlowRule] = DeltaTracker(self._plan.flows)
         self._meters = BridgeMeters(name, self._ownership, log)
+        #: when what was refused is tried again
+        self.retries = BridgeRetries(self._flows, self._meters)
         #: the last `install` read everything back and found the bridge in another state than we had left it in
         self.read_back = False
         self._log = LogOnce(log)
@@ -93,6 +100,8 @@ class ManagedBridge:
         """Note flows and meters that may differ from the plan now."""
         self._flows.touch(keys)
         self._meters.touch(meters)
+        if self._flows.suspects is None or self._flows.suspects:
+            self.ahead.plan_changed()
 
     def forget(self) -> None:
         """Read everything back at the next `install`."""
@@ -124,7 +133,7 @@ class ManagedBridge:
         await session.connect()
         self._session = session
         try:
-            await session.watch(self._ownership.spots(), self._watch.hear)
+            await session.watch(self._ownership.spots(), self._watch.hear, LEAST)
         except RequestRefused as refusal:
             log.warning(
                 "bridge %s has no flow monitor (%s): changes by others show only at a read-back", self.name, refusal
@@ -144,6 +153,7 @@ class ManagedBridge:
         watch, installed = self._watch, self._installed
         if installed is not None:
             freed = watch.absorb(installed)
+            self.ahead.foreign(watch.beside)
             for key in freed:
                 self._flows.refused.pop(key, None)
             self._flows.touch(freed)
@@ -178,10 +188,8 @@ class ManagedBridge:
         changed = await self._meters.changed(self._session)
         if not changed or not self._watch.repair(now):
             return False
-        log.warning(
-            "bridge %s: somebody else changed ovspane's meters (%d of them); repairing", self.name, len(changed)
-        )
         self._meters.damaged = False
+        self._meters.retry(changed)
         self.forget()
         return True
 
@@ -189,12 +197,13 @@ class ManagedBridge:
 
     def flows_due(self, plan: FlowPlan) -> int:
         """How many flows `next_target` will look at."""
-        return len(plan.flows) if self._flows.suspects is None else len(self._flows.suspects)
+        return len(plan.flows) if self._flows.suspects is None or self.ahead.due else len(self._flows.suspects)
 
     def next_target(self, plan: FlowPlan, ready: Callable[[int], bool]) -> BridgeTarget:
         """What is to be done now. `ready` says whether a queue id may be named by flows yet; flows that have to wait
         for theirs are noted for the next time."""
         self._plan = plan
+        self.ahead.compare(plan.flows)
         self._flows.wanted = plan.flows
         whole = self._flows.suspects is None
         flows = self._flows.take()
@@ -223,6 +232,8 @@ class ManagedBridge:
         except (SessionError, TimeoutError):
             self.forget()
             raise
+        finally:
+            self.retries.follow(asyncio.get_running_loop().time())
 
     async def _install(self, target: BridgeTarget) -> SyncCounts:
         session = self._session
@@ -234,8 +245,9 @@ class ManagedBridge:
             if not target.whole:
                 raise SessionError(f"{self._path}: the session was lost")
             installed = await self._read(session, in_flight=True)
-            self._flows.refused.clear()
-            self._meters.retry_refused()
+            if not self._seen:  # the switch may be another one
+                self._flows.refused.clear()
+                self._meters.retry(tuple(self._meters.refused))
         retried = await self._meters.install(session, target.meters)
         for key in [key for key, (rule, _) in self._flows.refused.items() if rule.instructions.meter in retried]:
             del self._flows.refused[key]
@@ -269,13 +281,14 @@ class ManagedBridge:
         self._meters.claim(named, in_flight=in_flight)
         held = Counter(key[0] for key in installed)
         counts = await session.table_counts()
-        others = (
-            [] if ENTRY in installed else [rule for rule in await session.flows_in(0, NOT_PASSED) if rule.key == ENTRY]
-        )
+        others: list[FlowRule] = []
+        if counts.get(0, 0) != (ENTRY in installed):
+            others = await session.flows_in(0, least=LEAST[0])
         for table in self._ownership.tables:
             if counts.get(table, 0) != held[table]:
                 others += await session.flows_in(table)
-        self._watch.found(rule for rule in others if not tagged(rule))
+        self._watch.found(rule for rule in others if not (tagged(rule) and self._ownership.place(rule.key)))
+        self.ahead.foreign(self._watch.beside)
         return installed
 
     async def _push(self, session: BridgeSession, target: BridgeTarget, installed: InstalledFlows) -> SyncCounts:
@@ -346,7 +359,8 @@ class ManagedBridge:
         )
         if (stranger := self._watch.stranger(reachable)) is not None:
             found[0] = stranger
-        return found
+        self.ahead.compare(self._plan.flows)
+        return found | self.ahead.troubles()
 
     @property
     def contested(self) -> bool:

@@ -24,6 +24,7 @@ from typing import Any
 from ovspane.flowpush import SessionError
 from ovspane.lang.units import Seconds
 from ovspane.loop import LogOnce, off_loop
+from ovspane.ovsdb.controllers import in_band
 from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
 from ovspane.placement.flow_rules import COOKIE_MASK
 from ovspane.policy.state.status import Cause, Reason
@@ -31,6 +32,7 @@ from ovspane.switch.away import EXPECTED, AwayBridges, raise_unexpected
 from ovspane.switch.bridge import BridgeTarget, ManagedBridge
 from ovspane.switch.desired import LONG, DesiredState
 from ovspane.switch.enforcement import Enforcement
+from ovspane.switch.fail_open import FailOpenWatch
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.flood_marks import not_flooding
 from ovspane.switch.host_queues import HostQueues
@@ -51,6 +53,7 @@ class BridgePass:
         enforcement: Enforcement,
         away: AwayBridges,
         report: StatusReport,
+        failing: FailOpenWatch,
     ) -> None:
         self._switch = switch
         self._fleet = fleet
@@ -59,6 +62,7 @@ class BridgePass:
         self._enforcement = enforcement
         self._away = away
         self._report = report
+        self._failing = failing
         self._log = LogOnce(log)
         self._guarantees: set[int] = set()  # queue ids whose guarantee or ports changed, and are not wanted so yet
 
@@ -101,6 +105,8 @@ class BridgePass:
         await self._desired.follow(bridges)
         for bridge in self._fleet:
             bridge.touch(self._desired.shut(bridge.name, not_flooding(bridges[bridge.name])))
+            bridge.ahead.in_band(in_band(bridges[bridge.name]))
+            bridge.ahead.failing_open = bridge.name in self._failing.failing
 
     def _absorb_news(self) -> None:
         """Take in what others did to the bridges."""

@@ -43,6 +43,8 @@ class Cause(Enum):
     REFUSED = "refused"  # the switch refused a flow or a meter
     CONTESTED = "contested"  # somebody else keeps undoing what we do
     FOREIGN_FLOW = "foreign-flow"  # somebody else's flow lies where only ours should, so verdicts may differ
+    FAIL_OPEN = "fail-open"  # no controller answers, so Open vSwitch lets every packet pass our flows by
+    IN_BAND = "in-band"  # Open vSwitch's in-band control takes packets of it before our flows do
     AWAY = "away"  # a bridge cannot be reached
     DRIVEN = "driven"  # another daemon drives a bridge
     NO_BRIDGE = "no-bridge"
@@ -57,6 +59,8 @@ _TEXTS: Final[Mapping[Cause, str]] = {
     Cause.REFUSED: "bridge {bridge} refused its flow: {detail}",
     Cause.CONTESTED: f"bridge {{bridge}}: {CONTESTED}",
     Cause.FOREIGN_FLOW: "bridge {bridge}: {detail}",
+    Cause.FAIL_OPEN: "bridge {bridge} fails open: no controller of it answers, and its fail_mode is not secure",
+    Cause.IN_BAND: "bridge {bridge}: in-band control takes {detail}",
     Cause.AWAY: "bridge {bridge} is away",
     Cause.DRIVEN: "bridge {bridge} is driven by another ovspane daemon",
     Cause.NO_BRIDGE: "there is no bridge",

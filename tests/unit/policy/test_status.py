@@ -54,6 +54,10 @@ TEXTS = {
         "degraded: bridge br0: somebody else keeps changing ovspane's flows or meters"
     ),
     degraded(Reason(Cause.FOREIGN_FLOW, "br0", detail="a flow")): "degraded: bridge br0: a flow",
+    degraded(Reason(Cause.FAIL_OPEN, "br0")): (
+        "degraded: bridge br0 fails open: no controller of it answers, and its fail_mode is not secure"
+    ),
+    degraded(Reason(Cause.IN_BAND, "br0", detail="ARP")): "degraded: bridge br0: in-band control takes ARP",
     degraded(Reason(Cause.AWAY, "br0")): "degraded: bridge br0 is away",
     degraded(Reason(Cause.DRIVEN, "br0")): "degraded: bridge br0 is driven by another ovspane daemon",
     degraded(Reason(Cause.NO_BRIDGE)): "degraded: there is no bridge",
