@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from ovspane.flowpush import (
     difference,
 )
 from ovspane.lang.units import Seconds
-from ovspane.loop import LogOnce, off_loop
+from ovspane.loop import off_loop
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.pipeline import FlowPlan, Pipeline
@@ -38,12 +38,15 @@ from ovspane.switch.desired import LONG
 from ovspane.switch.installed import InstalledFlows
 from ovspane.switch.meters import BridgeMeters
 from ovspane.switch.ownership import ENTRY, LEAST, Ownership, tagged
-from ovspane.switch.retries import BridgeRetries
+from ovspane.switch.refusals import Refusals
 from ovspane.switch.tampering import TamperWatch
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
+#: with more refusals than this each flow is pushed for itself: a bundle that fails names one of them
+MANY = 4
+Push = Callable[[Iterable[FlowRule], Iterable[FlowRule]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,10 @@ class ManagedBridge:
         self.ahead = FlowsAhead(name)
         self._flows: DeltaTracker[FlowKey, FlowRule] = DeltaTracker(self._plan.flows)
         self._meters = BridgeMeters(name, self._ownership, log)
-        #: when what was refused is tried again
-        self.retries = BridgeRetries(self._flows, self._meters)
+        #: what was refused, and when it is tried again
+        self.refusals = Refusals(name, self._flows, self._meters)
         #: the last `install` read everything back and found the bridge in another state than we had left it in
         self.read_back = False
-        self._log = LogOnce(log)
         self._seen = False  # all was brought to the plan on this session
 
     @property
@@ -233,7 +235,7 @@ class ManagedBridge:
             self.forget()
             raise
         finally:
-            self.retries.follow(asyncio.get_running_loop().time())
+            self.refusals.follow(asyncio.get_running_loop().time())
 
     async def _install(self, target: BridgeTarget) -> SyncCounts:
         session = self._session
@@ -251,15 +253,15 @@ class ManagedBridge:
         retried = await self._meters.install(session, target.meters)
         for key in [key for key, (rule, _) in self._flows.refused.items() if rule.instructions.meter in retried]:
             del self._flows.refused[key]
+        push = session.push
         while True:
             try:
-                counts = await self._push(session, target, installed)
+                counts = await self._push(push, target, installed)
             except PushError as problem:  # one bad flow must not hold up all others
                 if not problem.failed:
                     raise
-                self._log.warning(str(problem), "bridge %s refused flows: %s", self.name, problem)
-                for rule, error in problem.failed:
-                    self._flows.refuse(rule.key, rule, str(error))
+                if self.refusals.add(problem) > MANY:
+                    push = session.push_each
                 if problem.committed:  # which of several bundles are in
                     installed = await self._read(session)
             else:
@@ -291,11 +293,11 @@ class ManagedBridge:
         self.ahead.foreign(self._watch.beside)
         return installed
 
-    async def _push(self, session: BridgeSession, target: BridgeTarget, installed: InstalledFlows) -> SyncCounts:
+    async def _push(self, push: Push, target: BridgeTarget, installed: InstalledFlows) -> SyncCounts:
         """Raises PushError for flows that the switch refuses."""
         adds, deletes, changed = await off_loop(len(target.flows), LONG, self._difference, target, installed)
         if adds or deletes:
-            await session.push(adds, deletes)
+            await push(adds, deletes)
         for rule in adds:
             self._flows.note(rule.key, rule)
         for rule in deletes:

@@ -236,11 +236,11 @@ class Reconciler:
             if meters.take(now) or 0 in dues:
                 await self._check_meters(now)
             for bridge in self._fleet:
-                if bridge.retries.retry(now):
+                if bridge.refusals.retry(now):
                     self._wake.set()
             if self._wake.is_set():
                 return
-            dues += [bridge.retries.left(now) for bridge in self._fleet]
+            dues += [bridge.refusals.left(now) for bridge in self._fleet]
             pause = min(read_back.left(now), meters.left(now), *(due for due in dues if due is not None))
             try:
                 async with asyncio.timeout(max(0.001, pause)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovspane.switch.retries import LAST, Retries
+from ovspane.switch.refusals import LAST, Retries
 
 
 def test_ever_slower_and_for_ever() -> None:

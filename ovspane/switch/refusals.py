@@ -1,5 +1,5 @@
-"""When what the switch refused is tried again: soon at first, then ever slower, and never given up. Pure; `now` is an
-argument (seconds).
+"""What the switch refused, and when that is tried again: soon at first, then ever slower, and never given up. No I/O;
+`now` is an argument (seconds).
 
 Whatever the refusal says: a table that is full, a meter too many, a number that somebody else has may be free an hour
 later, and even what looks wrong in itself may be right after an upgrade of the switch.
@@ -7,10 +7,12 @@ later, and even what looks wrong in itself may be right after an upgrade of the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from ovspane.flowpush import PushError
 from ovspane.loop import Backoff
 from ovspane.placement.flow_rules import FlowRule
 from ovspane.placement.pipeline import FlowKey
@@ -19,8 +21,12 @@ from ovspane.switch.meters import BridgeMeters
 
 K = TypeVar("K", bound=Hashable)
 
+log = logging.getLogger(__name__)
+
 #: seconds until a refusal is tried again: the first time, at most
 FIRST, LAST = 1.0, 300.0
+#: kinds of refusals that were said and are remembered
+KINDS = 100
 
 
 @dataclass(slots=True)
@@ -61,16 +67,30 @@ class Retries(Generic[K]):
         return due
 
 
-class BridgeRetries:
+class Refusals:
     """Of the flows and meters of one bridge."""
 
-    def __init__(self, flows: DeltaTracker[FlowKey, FlowRule], meters: BridgeMeters) -> None:
+    def __init__(self, bridge: str, flows: DeltaTracker[FlowKey, FlowRule], meters: BridgeMeters) -> None:
+        self._bridge = bridge
         self._flows, self._meters = flows, meters
+        self._said: set[str] = set()  # kinds of refusals
         self._of_flows: Retries[FlowKey] = Retries()
         self._of_meters: Retries[int] = Retries()
 
+    def add(self, problem: PushError) -> int:
+        """The switch refused these flows; each kind of refusal is said once. Gives how many flows are refused now."""
+        kinds = {str(error) for _, error in problem.failed}
+        if not kinds <= self._said:
+            log.warning("bridge %s refused flows: %s", self._bridge, problem)
+            self._said = {*(self._said if len(self._said) < KINDS else ()), *kinds}
+        for rule, error in problem.failed:
+            self._flows.refuse(rule.key, rule, str(error))
+        return len(self._flows.refused)
+
     def follow(self, now: float) -> None:
         """Something was tried."""
+        if not self._flows.refused:
+            self._said.clear()
         self._of_flows.follow({key: rule for key, (rule, _) in self._flows.refused.items()}, now)
         self._of_meters.follow({number: meter for number, (meter, _) in self._meters.refused.items()}, now)
 
