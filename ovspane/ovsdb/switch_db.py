@@ -124,8 +124,8 @@ class RemoteRow:
 @dataclass(frozen=True, slots=True)
 class BridgeRow:
     """A row of Bridge. datapath_type "" and "system" are the kernel's; protocols empty: Open vSwitch's default.
-    datapath_id None: Open vSwitch has not brought it up. `stp`: it runs STP or RSTP. `managers`: those of the whole
-    database, whose in-band flows each bridge gets."""
+    datapath_id None: Open vSwitch has not brought it up, or ovsdb-server was restarted just now. `stp`: it runs STP or
+    RSTP. `managers`: those of the whole database, whose in-band flows each bridge gets."""
 
     name: str
     uuid: UUID

@@ -41,6 +41,10 @@ from ovspane.switch.status_report import StatusReport, requests_of
 log = logging.getLogger(__name__)
 
 
+#: the database may be away for so long (seconds), as in a restart, before requests hear of it
+BLINK = 1.0
+
+
 class BridgePass:
     """Brings the bridges of a fleet to what is desired, each time that it is `run`."""
 
@@ -64,13 +68,16 @@ class BridgePass:
         self._report = report
         self._failing = failing
         self._log = LogOnce(log)
+        self._away_since: float | None = None  # the database
         self._guarantees: set[int] = set()  # queue ids whose guarantee or ports changed, and are not wanted so yet
 
     async def run(self) -> bool:
         """One pass. True iff it went through everywhere."""
         await self._take_in()
         self._fleet.ask_locks()
-        if not self._switch.connected or self._fleet.undecided:
+        if self._unreachable():
+            return False
+        if self._fleet.undecided:
             return False
         bridges = self._fleet.driven_rows()
         await self._follow(bridges)
@@ -89,6 +96,21 @@ class BridgePass:
         if away or not done:
             self._report.add(requests)
         return done and not away
+
+    def _unreachable(self) -> bool:
+        """True while the database is away; requests hear of it when that has lasted."""
+        remote = self._switch.remote
+        if self._switch.connected:
+            self._away_since = None
+            self._log.forget(remote)
+            return False
+        now = asyncio.get_running_loop().time()
+        if self._away_since is None:
+            self._away_since = now
+        if now - self._away_since >= BLINK:
+            self._log.warning(remote, "%s cannot be reached; what is new waits for it", remote)
+            self._report.unreachable(remote)
+        return True
 
     async def _take_in(self) -> None:
         """Bring the plan to what the policy wants now."""
@@ -176,14 +198,11 @@ class BridgePass:
         late = {rule.cookie & ~COOKIE_MASK for rule in held if rule is not None}
         troubles: dict[int, Reason] = {}
         for bridge in self._fleet:
-            troubles |= bridge.troubles()
-        general = self._general_trouble(bridges, troubles.get(0))
+            away = {0: Reason(Cause.AWAY, bridge.name)} if bridge.name in self._away else {}
+            found = bridge.troubles() | away
+            if self._desired.placed and (reason := found.pop(0, None)) is not None:  # only what stands there
+                troubles |= dict.fromkeys(requests_of(self._desired.plan_of(bridge.name)), reason)
+            troubles |= found
+        general = self._fleet.trouble() or troubles.get(0)
         await self._report.tell(requests, late, self._desired.plan, bridges.values(), troubles, general)
         self._report.add(late)
-
-    def _general_trouble(self, bridges: Mapping[str, BridgeRow], trouble: Reason | None) -> Reason | None:
-        """Why no request at all is as it should be; `trouble`: what bridges say of that."""
-        if (driven := self._fleet.driven_by_others()) is not None:
-            return Reason(Cause.DRIVEN, driven)
-        away = next((Reason(Cause.AWAY, name) for name in sorted(bridges) if name in self._away), None)
-        return away or (trouble if bridges else Reason(Cause.NO_BRIDGE))

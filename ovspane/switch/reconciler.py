@@ -24,7 +24,7 @@ from ovspane.placement.routes import Routes
 from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Rules, TableDelta
-from ovspane.policy.state.status import Reason, Status
+from ovspane.policy.state.status import Cause, Reason, Status
 from ovspane.switch.away import RETRY, AwayBridges
 from ovspane.switch.desired import DesiredState
 from ovspane.switch.enforcement import Enforcement
@@ -55,6 +55,7 @@ class Reconciler:
         on_hidden: Callable[[int], None] = lambda request: None,
     ) -> None:
         """`on_hidden(request id)`: what `hider` says of it may have changed."""
+        self._switch = switch
         self._scope = scope
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
@@ -103,6 +104,13 @@ class Reconciler:
     def unenforced(self, rate: int = 0) -> Reason | None:
         """Why no port of any managed bridge can enforce a guarantee of `rate` (bit/s); None if one can."""
         return self._enforcement.unenforced(self._fleet.rows().values(), rate)
+
+    def unreachable(self) -> Reason | None:
+        """Why what is accepted now cannot be installed at once: what is not there, or cannot be reached."""
+        if not self._switch.connected:
+            return Reason(Cause.NO_SWITCH, detail=self._switch.remote)
+        away = next((Reason(Cause.AWAY, name) for name in sorted(self._fleet.rows()) if name in self._away), None)
+        return self._fleet.missing() or away
 
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
@@ -180,7 +188,7 @@ class Reconciler:
         if name in self._fleet.rows():
             log.warning("bridge %s: OpenFlow connection lost (%s); repairing when it is back", name, reason)
             self._away.add(name)
-        self._report.bridge_lost(name, self.plan)
+        self._report.bridge_lost(name, self._desired.plan_of(name))
         self._poke()
 
     def _may_name(self, queue: int, request: int) -> bool:

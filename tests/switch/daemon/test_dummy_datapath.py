@@ -115,10 +115,15 @@ def test_every_bridge_or_those_named_also_later_ones(switch: DummyOvs) -> None:
         assert daemon.stop() == 0
     with daemon_on(switch, "", "--bridge", "br1", "--bridge", "nowhere") as daemon:
         daemon.wait_for_log("bridge nowhere is not there (yet)")
+        assert daemon.ask("deny(dstPort=99) on rootShare to +1h.") == "OK id=1 note=no-bridge"
+        wait_for(lambda: daemon.requests()[1].startswith("degraded: there is no bridge nowhere"), "the reason")
+        daemon.do("Cancel 1.")
         wait_for(lambda: not drops(switch, packet, "br1"), "another daemon's plan on br1")
         assert drops(switch, packet, "br2")  # not ours to touch
         bridge(switch, "nowhere")
         wait_for(lambda: flows(switch, "nowhere") == flows(switch, "br1"), "pipeline on the bridge that came")
+        assert daemon.ask("deny(dstPort=99) on rootShare to +1h.") == "OK id=2"
+        wait_for(lambda: daemon.requests()[2].startswith("installed"), "status")
 
 
 def test_protocols_are_added_and_taken_back(switch: DummyOvs) -> None:
@@ -351,7 +356,11 @@ def test_a_daemon_without_a_switch_serves_and_waits_for_it(switch: DummyOvs) -> 
     switch.stop_server()
     with daemon_on(switch) as daemon:
         daemon.do(*TREE)
-        number = daemon.request("deny(user=Alice) on aAC to +1h.")
+        assert daemon.ask("deny(user=Alice) on aAC to +1h.") == "OK id=1 note=no-switch"
+        number = 1
+        why = f"degraded: Open vSwitch cannot be reached at unix:{switch.database}"
+        wait_for(lambda: daemon.requests()[number].startswith(why), "the reason")
+        daemon.wait_for_log(f"unix:{switch.database} cannot be reached; what is new waits for it")
         switch.start_server()
         switch.start_vswitchd()
         # A bridge without flows drops everything: that it drops is not yet the daemon's doing.

@@ -61,6 +61,11 @@ TEXTS = {
     degraded(Reason(Cause.AWAY, "br0")): "degraded: bridge br0 is away",
     degraded(Reason(Cause.DRIVEN, "br0")): "degraded: bridge br0 is driven by another ovspane daemon",
     degraded(Reason(Cause.NO_BRIDGE)): "degraded: there is no bridge",
+    degraded(Reason(Cause.NO_BRIDGE, "br9")): "degraded: there is no bridge br9",
+    degraded(Reason(Cause.NOT_UP, "br0")): "degraded: bridge br0 is not up",
+    degraded(Reason(Cause.NO_SWITCH, detail="unix:db.sock")): (
+        "degraded: Open vSwitch cannot be reached at unix:db.sock"
+    ),
     degraded(Reason(Cause.NETWORK, detail="no path")): "degraded: no path",
     degraded(Reason(Cause.NOT_COMPILED, detail="too many")): "degraded: too many",
     Status(Condition.HIDDEN, hiders=(3, 8)): "hidden by 3,8",
