@@ -69,6 +69,8 @@ class BridgePass:
         self._failing = failing
         self._log = LogOnce(log)
         self._away_since: float | None = None  # the database
+        self._ports_changed = True
+        self._trouble: Mapping[str, str] = {}  # of the queues of ports, as it was
         self._guarantees: set[int] = set()  # queue ids whose guarantee or ports changed, and are not wanted so yet
 
     async def run(self) -> bool:
@@ -83,6 +85,7 @@ class BridgePass:
         await self._follow(bridges)
         changed, self._guarantees = self._guarantees, set()
         self._enforcement.want_queues(self._desired.plan, bridges.values(), changed)
+        self._ask_ports(bridges)
         self._absorb_news()
         requests = self._report.take_due()
         present = [bridge for bridge in self._fleet if not self._heal(bridge)]
@@ -129,6 +132,17 @@ class BridgePass:
             bridge.touch(self._desired.shut(bridge.name, not_flooding(bridges[bridge.name])))
             bridge.ahead.in_band(in_band(bridges[bridge.name]))
             bridge.ahead.failing_open = bridge.name in self._failing.failing
+
+    def ports_changed(self) -> None:
+        """Rows of bridges, ports or interfaces did, or of their queues."""
+        self._ports_changed = True
+
+    def _ask_ports(self, bridges: Mapping[str, BridgeRow]) -> None:
+        """Who has a guarantee hears when other ports can enforce it."""
+        if self._ports_changed or self._trouble != self._queues.trouble:
+            self._ports_changed, self._trouble = False, self._queues.trouble
+            if self._enforcement.changed(bridges.values()):
+                self._report.add(entry.request for entry in list(self._desired.plan.guarantees.values()))
 
     def _absorb_news(self) -> None:
         """Take in what others did to the bridges."""

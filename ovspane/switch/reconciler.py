@@ -162,6 +162,7 @@ class Reconciler:
         self._wake.set()
 
     def _on_event(self, event: Event) -> None:
+        self._passes.ports_changed()
         if event.change is EventKind.DISCONNECTED:
             self._queues.disconnected()
         elif not self._fleet.undecided:
