@@ -158,8 +158,9 @@ class Enforcement:
 
 
 def _not_up(port: PortRow) -> str | None:
-    """Why nothing leaves by a port now. Open vSwitch goes on listing one whose device was deleted (with ifindex 0, as
-    it has for devices that are none of the kernel's) or renamed, and says that it is down."""
+    """Why nothing leaves by a port now. In the userspace datapath Open vSwitch keeps one whose device was deleted (with
+    ifindex 0, as it has for devices that are none of the kernel's) or renamed, and says that it is down; in the
+    kernel's it says that it has not attached it (`enforceable`)."""
     if not all(interface.admin_up is False or interface.link_up is False for interface in port.interfaces):
         return None
     gone = all(interface.ifindex == 0 for interface in port.interfaces)
