@@ -275,12 +275,12 @@ def test_two_daemons(switch: DummyOvs) -> None:
             second.state_dir = daemon.state_dir
             second.launch()
             assert second.process is not None
-            assert second.process.wait(10) == 1
+            assert second.process.wait(PATIENCE) == 1
             assert f"{daemon.state_dir} is in use by another ovspane daemon (pid {daemon.pid})" in second.log
             second.log_file.unlink()
             second.state_dir, second.socket = second.folder / "other", daemon.socket
             second.launch()
-            assert second.process.wait(10) == 1
+            assert second.process.wait(PATIENCE) == 1
             assert f"{daemon.socket} belongs to another ovspane daemon that is running" in second.log
         finally:
             second.close()
