@@ -57,6 +57,28 @@ class Backoff:
         return True
 
 
+class Every:
+    """Something that is due each `period` seconds, whatever else happens meanwhile; the first time a period after the
+    first question. `now` in seconds."""
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._next: float | None = None
+
+    def left(self, now: float) -> float:
+        """Seconds until it is due; 0: it is."""
+        if self._next is None:
+            self._next = now + self._period
+        return max(0.0, self._next - now)
+
+    def take(self, now: float) -> bool:
+        """Whether it is due; then it is so again a period from now."""
+        if self.left(now):
+            return False
+        self._next = now + self._period
+        return True
+
+
 class LogOnce:
     """Says what is wrong with a subject when that changes, not each time that it is found."""
 

@@ -113,8 +113,10 @@ class Daemon:
             self._state, self._reconciler.hider, lambda notices: self._service.notify(notices)
         )
 
-        # Reconciler --why a rate cannot be enforced--> ReservationGate
-        self._gate = ReservationGate(self._reconciler.unenforced, best_effort=scope.best_effort)
+        # Reconciler --why a rate cannot be enforced, why nothing can be installed--> ReservationGate
+        self._gate = ReservationGate(
+            self._reconciler.unenforced, self._reconciler.unreachable, best_effort=scope.best_effort
+        )
 
         # Network --deltas--> Reconciler, LinkCapacityTask
         self._network = Network(network_limits(settings))

@@ -159,11 +159,17 @@ _Step = tuple[_State, Part]
 
 
 class BridgeTables:
-    """One bridge. `learnt`: (VLAN, MAC) -> port, of its learning table."""
+    """One bridge. `learnt`: (VLAN, MAC) -> port, of its learning table. `left_out`: flows that it has besides, in
+    text."""
 
     def __init__(
-        self, flows: Iterable[Flow], ports: Iterable[PortState], learnt: Mapping[tuple[int, int], int]
+        self,
+        flows: Iterable[Flow],
+        ports: Iterable[PortState],
+        learnt: Mapping[tuple[int, int], int],
+        left_out: Iterable[str] = (),
     ) -> None:
+        self.left_out = tuple(left_out)
         by_table: dict[int, list[Flow]] = {}
         for flow in flows:
             by_table.setdefault(flow.table, []).append(flow)

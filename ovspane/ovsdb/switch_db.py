@@ -23,6 +23,7 @@ __all__ = [
     "InterfaceRow",
     "OvsdbError",
     "PortRow",
+    "RemoteRow",
     "SwitchDb",
     "Transaction",
 ]
@@ -46,14 +47,16 @@ def _references(table: str, least: int = 0, most: int | str = "unlimited") -> di
 _SCHEMA: Final[dict[str, Any]] = {
     "Open_vSwitch": {
         "bridges": _references("Bridge"), "cur_cfg": {"type": "integer"}, "next_cfg": {"type": "integer"},
-        "ovs_version": _MAYBE_TEXT, "other_config": _TEXTS,
+        "ovs_version": _MAYBE_TEXT, "other_config": _TEXTS, "manager_options": _references("Manager"),
     },
     "Bridge": {
         "name": _TEXT, "datapath_type": _TEXT, "datapath_id": _MAYBE_TEXT, "fail_mode": _MAYBE_TEXT,
         "protocols": {"type": {"key": "string", "min": 0, "max": "unlimited"}},
         "ports": _references("Port"), "external_ids": _TEXTS, "other_config": _TEXTS,
-        "stp_enable": _FLAG, "rstp_enable": _FLAG,
+        "stp_enable": _FLAG, "rstp_enable": _FLAG, "controller": _references("Controller"),
     },
+    "Controller": {"target": _TEXT, "is_connected": _FLAG, "connection_mode": _MAYBE_TEXT},
+    "Manager": {"target": _TEXT, "connection_mode": _MAYBE_TEXT},
     "Port": {
         "name": _TEXT, "interfaces": _references("Interface", 1), "qos": _references("QoS", 0, 1),
         "external_ids": _TEXTS, "tag": _MAYBE_INT, "vlan_mode": _MAYBE_TEXT,
@@ -72,6 +75,7 @@ _SCHEMA: Final[dict[str, Any]] = {
     },
     "Queue": {"other_config": _TEXTS, "external_ids": _TEXTS},
 }  # fmt: skip
+_SEEN: Final = {"Bridge", "Port", "Interface", "Controller", "Manager"}  # what a snapshot is made of
 _ROOTS: Final = {"Open_vSwitch", "QoS", "Queue"}  # rows that live without being referred to
 
 
@@ -108,9 +112,20 @@ class PortRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteRow:
+    """A row of Controller, or of Manager, where `connected` is not read. `in_band`: by its connection_mode, whose
+    default that is. ovs-vswitchd writes `connected` every five seconds (Open vSwitch 3.1)."""
+
+    target: str
+    in_band: bool = True
+    connected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class BridgeRow:
     """A row of Bridge. datapath_type "" and "system" are the kernel's; protocols empty: Open vSwitch's default.
-    `stp`: it runs STP or RSTP."""
+    datapath_id None: Open vSwitch has not brought it up, or ovsdb-server was restarted just now. `stp`: it runs STP or
+    RSTP. `managers`: those of the whole database, whose in-band flows each bridge gets."""
 
     name: str
     uuid: UUID
@@ -122,6 +137,8 @@ class BridgeRow:
     external_ids: Mapping[str, str]
     other_config: Mapping[str, str]
     stp: bool = False
+    controllers: tuple[RemoteRow, ...] = ()
+    managers: tuple[RemoteRow, ...] = ()
 
     def interface(self, name: str) -> InterfaceRow | None:
         """The interface of that name, on whichever port."""
@@ -253,7 +270,7 @@ class SwitchDb(Database):
         events: list[Event] = []
         if connection:
             events.append(Event(EventKind.CONNECTED if self.connected else EventKind.DISCONNECTED))
-        if self.connected and (connection or tables & {"Bridge", "Port", "Interface"}):
+        if self.connected and (connection or tables & _SEEN):
             old, self._bridges = self._bridges, self._snapshot()
             events += _differences(old, self._bridges)
         for event in events:
@@ -262,15 +279,18 @@ class SwitchDb(Database):
 
     def _snapshot(self) -> dict[str, BridgeRow]:
         root = self._root
-        return {row.name: self._bridge(row) for row in root.bridges} if root else {}
+        if root is None:
+            return {}
+        managers = _remotes(root.manager_options)
+        return {row.name: self._bridge(row, managers) for row in root.bridges}
 
-    def _bridge(self, row: Any) -> BridgeRow:
+    def _bridge(self, row: Any, managers: tuple[RemoteRow, ...]) -> BridgeRow:
         ports = {port.name: self._port(port) for port in row.ports}
         identity = next(iter(row.datapath_id), None)
         return BridgeRow(
             row.name, row.uuid, row.datapath_type, int(identity, 16) if identity else None, frozenset(row.protocols),
             next(iter(row.fail_mode), None), ports, dict(row.external_ids), dict(row.other_config),
-            bool(row.stp_enable or row.rstp_enable),
+            bool(row.stp_enable or row.rstp_enable), _remotes(row.controller), managers,
         )  # fmt: skip
 
     def _port(self, row: Any) -> PortRow:
@@ -278,6 +298,15 @@ class SwitchDb(Database):
         qos = next(iter(row.qos), None)
         vlan = bool(row.tag or row.trunks or row.vlan_mode)  # sets: tag 0 is one too
         return PortRow(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan)
+
+
+def _remotes(rows: Any) -> tuple[RemoteRow, ...]:
+    """Of Controller or Manager."""
+    found = [
+        RemoteRow(row.target, next(iter(row.connection_mode), "") != "out-of-band", getattr(row, "is_connected", False))
+        for row in rows
+    ]
+    return tuple(sorted(found, key=lambda remote: remote.target))
 
 
 def _added(row: Any) -> set[str]:

@@ -9,9 +9,10 @@ next `install`. News of the monitor wait in the watch (tampering) until they are
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,21 +27,26 @@ from ovspane.flowpush import (
     difference,
 )
 from ovspane.lang.units import Seconds
-from ovspane.loop import LogOnce, off_loop
+from ovspane.loop import off_loop
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.pipeline import FlowPlan, Pipeline
 from ovspane.policy.state.status import Cause, Reason
+from ovspane.switch.ahead import FlowsAhead
 from ovspane.switch.delta_tracker import DeltaTracker
 from ovspane.switch.desired import LONG
 from ovspane.switch.installed import InstalledFlows
 from ovspane.switch.meters import BridgeMeters
-from ovspane.switch.ownership import ENTRY, NOT_PASSED, Ownership, tagged
+from ovspane.switch.ownership import ENTRY, LEAST, Ownership, tagged
+from ovspane.switch.refusals import Refusals
 from ovspane.switch.tampering import TamperWatch
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
+#: with more refusals than this each flow is pushed for itself: a bundle that fails names one of them
+MANY = 4
+Push = Callable[[Iterable[FlowRule], Iterable[FlowRule]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +76,14 @@ class ManagedBridge:
         self._plan = FlowPlan(pipeline)
         self._ownership = Ownership(pipeline)
         self._watch = TamperWatch(name, self._ownership, on_news)
+        #: what comes before our entry
+        self.ahead = FlowsAhead(name)
         self._flows: DeltaTracker[FlowKey, FlowRule] = DeltaTracker(self._plan.flows)
         self._meters = BridgeMeters(name, self._ownership, log)
+        #: what was refused, and when it is tried again
+        self.refusals = Refusals(name, self._flows, self._meters)
         #: the last `install` read everything back and found the bridge in another state than we had left it in
         self.read_back = False
-        self._log = LogOnce(log)
         self._seen = False  # all was brought to the plan on this session
 
     @property
@@ -93,6 +102,8 @@ class ManagedBridge:
         """Note flows and meters that may differ from the plan now."""
         self._flows.touch(keys)
         self._meters.touch(meters)
+        if self._flows.suspects is None or self._flows.suspects:
+            self.ahead.plan_changed()
 
     def forget(self) -> None:
         """Read everything back at the next `install`."""
@@ -124,7 +135,7 @@ class ManagedBridge:
         await session.connect()
         self._session = session
         try:
-            await session.watch(self._ownership.watched_matches(), self._watch.queue_updates)
+            await session.watch(self._ownership.watched_matches(), self._watch.queue_updates, LEAST)
         except RequestRefused as refusal:
             log.warning(
                 "bridge %s has no flow monitor (%s): changes by others show only at a read-back", self.name, refusal
@@ -144,6 +155,7 @@ class ManagedBridge:
         watch, installed = self._watch, self._installed
         if installed is not None:
             freed = watch.absorb(installed)
+            self.ahead.foreign(watch.beside)
             for key in freed:
                 self._flows.refused.pop(key, None)
             self._flows.touch(freed)
@@ -178,10 +190,8 @@ class ManagedBridge:
         changed = await self._meters.changed(self._session)
         if not changed or not self._watch.repair(now):
             return False
-        log.warning(
-            "bridge %s: somebody else changed ovspane's meters (%d of them); repairing", self.name, len(changed)
-        )
         self._meters.damaged = False
+        self._meters.retry(changed)
         self.forget()
         return True
 
@@ -189,12 +199,13 @@ class ManagedBridge:
 
     def flows_due(self, plan: FlowPlan) -> int:
         """How many flows `next_target` will look at."""
-        return len(plan.flows) if self._flows.suspects is None else len(self._flows.suspects)
+        return len(plan.flows) if self._flows.suspects is None or self.ahead.due else len(self._flows.suspects)
 
     def next_target(self, plan: FlowPlan, ready: Callable[[int], bool]) -> BridgeTarget:
         """What is to be done now. `ready` says whether a queue id may be named by flows yet; flows that have to wait
         for theirs are noted for the next time."""
         self._plan = plan
+        self.ahead.compare(plan.flows)
         self._flows.wanted = plan.flows
         whole = self._flows.suspects is None
         flows = self._flows.take()
@@ -223,6 +234,8 @@ class ManagedBridge:
         except (SessionError, TimeoutError):
             self.forget()
             raise
+        finally:
+            self.refusals.follow(asyncio.get_running_loop().time())
 
     async def _install(self, target: BridgeTarget) -> SyncCounts:
         session = self._session
@@ -234,20 +247,21 @@ class ManagedBridge:
             if not target.whole:
                 raise SessionError(f"{self._path}: the session was lost")
             installed = await self._read(session, in_flight=True)
-            self._flows.refused.clear()
-            self._meters.retry_refused()
+            if not self._seen:  # the switch may be another one
+                self._flows.refused.clear()
+                self._meters.retry(tuple(self._meters.refused))
         retried = await self._meters.install(session, target.meters)
         for key in [key for key, (rule, _) in self._flows.refused.items() if rule.instructions.meter in retried]:
             del self._flows.refused[key]
+        push = session.push
         while True:
             try:
-                counts = await self._push(session, target, installed)
+                counts = await self._push(push, target, installed)
             except PushError as problem:  # one bad flow must not hold up all others
                 if not problem.failed:
                     raise
-                self._log.warning(str(problem), "bridge %s refused flows: %s", self.name, problem)
-                for rule, error in problem.failed:
-                    self._flows.refuse(rule.key, rule, str(error))
+                if self.refusals.add(problem) > MANY:
+                    push = session.push_each
                 if problem.committed:  # which of several bundles are in
                     installed = await self._read(session)
             else:
@@ -269,20 +283,21 @@ class ManagedBridge:
         self._meters.claim(named, in_flight=in_flight)
         held = Counter(key[0] for key in installed)
         counts = await session.table_counts()
-        others = (
-            [] if ENTRY in installed else [rule for rule in await session.flows_in(0, NOT_PASSED) if rule.key == ENTRY]
-        )
+        others: list[FlowRule] = []
+        if counts.get(0, 0) != (ENTRY in installed):
+            others = await session.flows_in(0, least=LEAST[0])
         for table in self._ownership.tables:
             if counts.get(table, 0) != held[table]:
                 others += await session.flows_in(table)
-        self._watch.found(rule for rule in others if not tagged(rule))
+        self._watch.found(rule for rule in others if not (tagged(rule) and self._ownership.place(rule.key)))
+        self.ahead.foreign(self._watch.beside)
         return installed
 
-    async def _push(self, session: BridgeSession, target: BridgeTarget, installed: InstalledFlows) -> SyncCounts:
+    async def _push(self, push: Push, target: BridgeTarget, installed: InstalledFlows) -> SyncCounts:
         """Raises PushError for flows that the switch refuses."""
         adds, deletes, changed = await off_loop(len(target.flows), LONG, self._difference, target, installed)
         if adds or deletes:
-            await session.push(adds, deletes)
+            await push(adds, deletes)
         for rule in adds:
             self._flows.note(rule.key, rule)
         for rule in deletes:
@@ -346,7 +361,8 @@ class ManagedBridge:
         )
         if (foreign := self._watch.foreign_flow_reason(reachable)) is not None:
             found[0] = foreign
-        return found
+        self.ahead.compare(self._plan.flows)
+        return found | self.ahead.troubles()
 
     @property
     def contested(self) -> bool:

@@ -115,6 +115,11 @@ class DesiredState:
         """What a bridge must have."""
         return self._plans.get(bridge, self.plan)
 
+    @property
+    def placed(self) -> bool:
+        """True iff each bridge has a plan of its own."""
+        return self._placement is not None
+
     def ports(self, bridge: str, queue: int) -> frozenset[str] | None:
         """The ports of a bridge by which the flows of a queue may leave; None: by any."""
         return None if self._placement is None else self._placement.ports(bridge, queue)

@@ -18,6 +18,8 @@ from ovspane.placement.flow_rules import Meter
 from ovspane.switch.delta_tracker import DeltaTracker
 from ovspane.switch.ownership import Ownership, of_our_form
 
+log = logging.getLogger(__name__)
+
 #: stands for a meter that is not there, or not of a kind that we could have made
 ABSENT = Meter(0, 0, 0)
 
@@ -65,7 +67,13 @@ class BridgeMeters:
     async def read(self, session: BridgeSession) -> None:
         """Read all that are there; `claim` says then which of them are ours."""
         self.damaged, self._raw = False, b""
+        before = {number: self._there.get(number) for number in self._ours}
         self._there = await session.meter_table()
+        changed = sum(self._there.get(number) != meter for number, meter in before.items())
+        if changed:
+            log.warning(
+                "bridge %s: somebody else changed ovspane's meters (%d of them); repairing", self._bridge, changed
+            )
 
     def claim(self, named: Iterable[int], *, in_flight: bool) -> None:
         """Flows of ours name these. `in_flight`: as of `DeltaTracker.read_back`."""
@@ -73,9 +81,11 @@ class BridgeMeters:
         actual = {number: self._there[number] or ABSENT for number in self._ours}
         self._tracker.read_back(actual, in_flight=in_flight)
 
-    def retry_refused(self) -> None:
-        """What was refused may be tried again."""
-        self._tracker.refused.clear()
+    def retry(self, ids: Iterable[int]) -> None:
+        """Of these, what was refused may be tried again."""
+        for number in ids:
+            if self._tracker.refused.pop(number, None) is not None:
+                self._tracker.touch([number])
 
     async def changed(self, session: BridgeSession) -> set[int]:
         """Read them: those that are not as we left them. `damaged` says then whether there are any."""

@@ -22,6 +22,8 @@ from ovspane.policy.state.state import SLOTS
 TABLES = ACCESS_TABLES + 4
 NOT_PASSED = Match.of(mark=0)
 ENTRY: FlowKey = (0, ENTRY_PRIORITY, NOT_PASSED)
+#: table -> flows of a lower priority there are no concern of ours
+LEAST = {0: ENTRY_PRIORITY}
 
 
 def tagged(rule: FlowRule) -> bool:
@@ -57,8 +59,16 @@ class Ownership:
         return key[0] in self._tables or key == ENTRY
 
     def watched_matches(self) -> list[tuple[int, Match]]:
-        """What the flow monitor watches: the tables and matches where changes by others matter."""
-        return [(0, NOT_PASSED), *((table, ANY) for table in self._range(self._first))]
+        """What the flow monitor watches: the tables and matches where changes by others matter; of table 0 see
+        `LEAST`."""
+        return [(0, ANY), *((table, ANY) for table in self._range(self._first))]
+
+    @staticmethod
+    def beside_entry(rule: FlowRule) -> bool:
+        """True iff a flow of others may take packets that should enter our tables: in table 0, with the priority of
+        our entry (there is no higher one)."""
+        table, priority, match = rule.key
+        return table == 0 and priority >= ENTRY_PRIORITY and rule.key != ENTRY and match.overlaps(NOT_PASSED)
 
     def meters(self, ids: Iterable[int]) -> set[int]:
         """Those ids that lie in the range that the configuration gives us."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ovspane.flowpush import SessionError
 from ovspane.lang.units import Seconds
-from ovspane.loop import Backoff
+from ovspane.loop import Backoff, Every
 from ovspane.network.model import NetworkDelta
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
 from ovspane.placement.pipeline import FlowPlan
@@ -24,10 +24,11 @@ from ovspane.placement.routes import Routes
 from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Rules, TableDelta
-from ovspane.policy.state.status import Reason, Status
+from ovspane.policy.state.status import Cause, Reason, Status
 from ovspane.switch.away import RETRY, AwayBridges
 from ovspane.switch.desired import DesiredState
 from ovspane.switch.enforcement import Enforcement
+from ovspane.switch.fail_open import FailOpenWatch
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.host_queues import HostQueues
 from ovspane.switch.passes import BridgePass
@@ -54,6 +55,7 @@ class Reconciler:
         on_hidden: Callable[[int], None] = lambda request: None,
     ) -> None:
         """`on_hidden(request id)`: what `hider` says of it may have changed."""
+        self._switch = switch
         self._scope = scope
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
@@ -77,8 +79,9 @@ class Reconciler:
         self._enforcement = Enforcement(switch, scope, self._queues, self._desired.ports)
         self._away = AwayBridges(on_healed=self._poke)
         self._report = StatusReport(on_status, on_hidden, self._enforcement)
+        self._failing = FailOpenWatch(scope.rundir, self._fleet.driven_rows, self._poke)
         self._passes = BridgePass(
-            switch, self._fleet, self._desired, self._queues, self._enforcement, self._away, self._report
+            switch, self._fleet, self._desired, self._queues, self._enforcement, self._away, self._report, self._failing
         )
         switch.listen(self._on_event)
 
@@ -101,6 +104,13 @@ class Reconciler:
     def unenforced(self, rate: int = 0) -> Reason | None:
         """Why no port of any managed bridge can enforce a guarantee of `rate` (bit/s); None if one can."""
         return self._enforcement.unenforced(self._fleet.rows().values(), rate)
+
+    def unreachable(self) -> Reason | None:
+        """Why what is accepted now cannot be installed at once: what is not there, or cannot be reached."""
+        if not self._switch.connected:
+            return Reason(Cause.NO_SWITCH, detail=self._switch.remote)
+        away = next((Reason(Cause.AWAY, name) for name in sorted(self._fleet.rows()) if name in self._away), None)
+        return self._fleet.missing() or away
 
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
@@ -152,6 +162,7 @@ class Reconciler:
         self._wake.set()
 
     def _on_event(self, event: Event) -> None:
+        self._passes.ports_changed()
         if event.change is EventKind.DISCONNECTED:
             self._queues.disconnected()
         elif not self._fleet.undecided:
@@ -178,7 +189,7 @@ class Reconciler:
         if name in self._fleet.rows():
             log.warning("bridge %s: OpenFlow connection lost (%s); repairing when it is back", name, reason)
             self._away.add(name)
-        self._report.bridge_lost(name, self.plan)
+        self._report.bridge_lost(name, self._desired.plan_of(name))
         self._poke()
 
     def _may_name(self, queue: int, request: int) -> bool:
@@ -189,7 +200,12 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
-        parts = {"queueing": self._queues.run(), "bridges": self._run_passes(), "locks": self._fleet.keep_locks()}
+        parts = {
+            "queueing": self._queues.run(),
+            "bridges": self._run_passes(),
+            "locks": self._fleet.keep_locks(),
+            "fail-open": self._failing.run(),
+        }
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -202,8 +218,9 @@ class Reconciler:
 
     async def _run_passes(self) -> None:
         retry = Backoff(*RETRY)
+        read_back, meters = Every(READ_BACK), Every(METER_CHECK)
         while True:
-            await self._idle()
+            await self._idle(read_back, meters)
             self._wake.clear()
             if await self._passes.run():
                 retry.reset()
@@ -214,23 +231,31 @@ class Reconciler:
                 await retry.wait(self._wake)
                 self._wake.set()
 
-    async def _idle(self) -> None:
-        """Wait until there is something to do; see to what tells nothing by itself."""
+    async def _idle(self, read_back: Every, meters: Every) -> None:
+        """Wait until there is something to do; see to what tells nothing by itself, in its time also where there is
+        always something to do."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + READ_BACK
-        while not self._wake.is_set():
+        while True:
             now = Seconds(loop.time())
-            if now >= until:
+            if read_back.take(now):
                 self.read_back()
+            dues = [bridge.repair_due(now) for bridge in self._fleet]
+            if 0 in dues:
+                self._wake.set()
+            if meters.take(now) or 0 in dues:
+                await self._check_meters(now)
+            for bridge in self._fleet:
+                if bridge.refusals.retry(now):
+                    self._wake.set()
+            if self._wake.is_set():
                 return
-            due = [due for bridge in self._fleet if (due := bridge.repair_due(now)) is not None]
+            dues += [bridge.refusals.left(now) for bridge in self._fleet]
+            pause = min(read_back.left(now), meters.left(now), *(due for due in dues if due is not None))
             try:
-                async with asyncio.timeout(max(0.001, min((until - now, METER_CHECK, *due)))):
+                async with asyncio.timeout(max(0.001, pause)):
                     await self._wake.wait()
             except TimeoutError:
-                if any(bridge.repair_due(Seconds(loop.time())) == 0 for bridge in self._fleet):
-                    self._wake.set()
-                await self._check_meters(Seconds(loop.time()))
+                continue
 
     async def _check_meters(self, now: Seconds) -> None:
         for bridge in self._fleet:

@@ -19,7 +19,9 @@ from ovspane.switch.enforcement import Enforcement
 
 log = logging.getLogger(__name__)
 
-#: requests whose status is reported before the loop gets a turn
+#: these have been said where they were found
+SAID = {Cause.AWAY, Cause.FAIL_OPEN}
+#: requests whose status is told before the loop gets a turn
 SLICE = 500
 
 
@@ -71,8 +73,14 @@ class StatusReport:
             for request in some:
                 self._on_hidden(request)
 
+    def unreachable(self, remote: str) -> None:
+        """The host's database cannot be reached: what is due waits for that. What was installed is still so."""
+        status = degraded(Reason(Cause.NO_SWITCH, detail=remote))
+        for request in self._due:
+            self._on_status(request, status)
+
     def bridge_lost(self, name: str, plan: FlowPlan) -> None:
-        """Nothing is as it should be while a bridge is away."""
+        """Nothing of its plan is as it should be while a bridge is away."""
         requests, status = requests_of(plan), degraded(Reason(Cause.AWAY, name))
         for request in requests:
             self._on_status(request, status)
@@ -95,7 +103,7 @@ class StatusReport:
         if general != self._general:
             self._general = general
             requests |= requests_of(plan)
-            if general is not None and general.cause is not Cause.AWAY:  # that has been said
+            if general is not None and general.cause not in SAID:
                 log.warning("%s", general.text())
         status = self._judge(plan, bridges)
         async for some in in_slices(requests - late, SLICE):

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ovspane.loop import REMEMBERED, Backoff, LogOnce, RateLimitedLog, in_slices, off_loop
+from ovspane.loop import REMEMBERED, Backoff, Every, LogOnce, RateLimitedLog, in_slices, off_loop
 
 log = logging.getLogger("tests.loop")
 
@@ -19,6 +19,13 @@ def test_pauses_double_up_to_the_last_and_start_over() -> None:
     backoff.reset()
     assert backoff.pause == 0.5
     assert [backoff.take() for _ in range(2)] == [0.5, 1.0]
+
+
+def test_what_is_due_each_period_is_so_whoever_asks_and_however_often() -> None:
+    every = Every(30.0)
+    done = [now for now in range(200) if every.take(now)]  # asked each second, as by one who always has something to do
+    assert done == [30, 60, 90, 120, 150, 180]
+    assert every.left(200.0) == 10.0 and every.left(500.0) == 0.0
 
 
 def test_a_wait_ends_with_its_event_or_its_pause() -> None:

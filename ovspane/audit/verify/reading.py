@@ -1,4 +1,5 @@
-"""Reads what decides on packets, from the switches themselves: all flows of all tables, the ports, the learning tables.
+"""Reads what decides on packets, from the switches themselves: all flows of all tables, hidden ones, too, the ports,
+the learning tables.
 
 It changes nothing.
 
@@ -13,6 +14,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ovspane.audit.verify.hidden import read_hidden
 from ovspane.dataplane.tables import LOCAL, BridgeTables, Flow, PortState
 from ovspane.flowpush import BridgeSession
 from ovspane.host.unixctl import ControlSocket, ControlUnavailable
@@ -47,11 +49,12 @@ async def read(rundir: Path, names: Iterable[str]) -> dict[str, BridgeTables]:
             ports = await _ports(rundir / f"{name}.mgmt")
             try:
                 learnt = learning_table(await asyncio.to_thread(control.call, "fdb/show", name))
+                hidden, left_out = read_hidden(await asyncio.to_thread(control.call, "bridge/dump-flows", name))
             except ControlUnavailable as problem:
-                if not str(problem).startswith("fdb/show"):
+                if not str(problem).startswith(("fdb/show", "bridge/dump-flows")):
                     raise
                 continue  # it has just gone
-            found[name] = BridgeTables(flows, ports, learnt)
+            found[name] = BridgeTables([*flows, *hidden], ports, learnt, left_out)
         return found
 
 

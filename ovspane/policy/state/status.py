@@ -43,9 +43,13 @@ class Cause(Enum):
     REFUSED = "refused"  # the switch refused a flow or a meter
     CONTESTED = "contested"  # somebody else keeps undoing what we do
     FOREIGN_FLOW = "foreign-flow"  # somebody else's flow lies where only ours should, so verdicts may differ
+    FAIL_OPEN = "fail-open"  # no controller answers, so Open vSwitch lets every packet pass our flows by
+    IN_BAND = "in-band"  # Open vSwitch's in-band control takes packets of it before our flows do
     AWAY = "away"  # a bridge cannot be reached
     DRIVEN = "driven"  # another daemon drives a bridge
-    NO_BRIDGE = "no-bridge"
+    NO_BRIDGE = "no-bridge"  # there is none, or not one that the settings name
+    NOT_UP = "not-up"  # Open vSwitch has brought up no bridge
+    NO_SWITCH = "no-switch"  # the database of Open vSwitch cannot be reached
     NETWORK = "network"  # links cannot hold it: no path, or no room on one
     NOT_COMPILED = "not-compiled"  # it cannot be compiled beside the others (a user moved to too many addresses)
 
@@ -57,9 +61,13 @@ _TEXTS: Final[Mapping[Cause, str]] = {
     Cause.REFUSED: "bridge {bridge} refused its flow: {detail}",
     Cause.CONTESTED: f"bridge {{bridge}}: {CONTESTED}",
     Cause.FOREIGN_FLOW: "bridge {bridge}: {detail}",
+    Cause.FAIL_OPEN: "bridge {bridge} fails open: no controller of it answers, and its fail_mode is not secure",
+    Cause.IN_BAND: "bridge {bridge}: in-band control takes {detail}",
     Cause.AWAY: "bridge {bridge} is away",
     Cause.DRIVEN: "bridge {bridge} is driven by another ovspane daemon",
-    Cause.NO_BRIDGE: "there is no bridge",
+    Cause.NO_BRIDGE: "there is no bridge {bridge}",
+    Cause.NOT_UP: "bridge {bridge} is not up",
+    Cause.NO_SWITCH: "Open vSwitch cannot be reached at {detail}",
 }
 
 
@@ -75,7 +83,7 @@ class Reason:
     def text(self) -> str:
         """For people."""
         if self.cause in _TEXTS:
-            return _TEXTS[self.cause].format(bridge=self.bridge, port=self.port, detail=self.detail)
+            return _TEXTS[self.cause].format(bridge=self.bridge, port=self.port, detail=self.detail).rstrip()
         return f"{self.port}: {self.detail}" if self.port else self.detail
 
 

@@ -163,7 +163,8 @@ def test_what_others_changed_is_read_back_and_repaired(
     with caplog.at_level(logging.INFO):
         asyncio.run(play())
     assert others(switch) == before
-    assert 5 <= caplog.text.count("; repairing") <= 8, caplog.text  # said when something was repaired, not at each look
+    # said when something was repaired, not at each look, of which there are many; in the words of who came first
+    assert 5 <= caplog.text.count("; repairing") + caplog.text.count(" kept") <= 12, caplog.text
 
 
 def test_the_status_follows_the_switch(switch: DummyOvs) -> None:

@@ -54,9 +54,18 @@ TEXTS = {
         "degraded: bridge br0: somebody else keeps changing ovspane's flows or meters"
     ),
     degraded(Reason(Cause.FOREIGN_FLOW, "br0", detail="a flow")): "degraded: bridge br0: a flow",
+    degraded(Reason(Cause.FAIL_OPEN, "br0")): (
+        "degraded: bridge br0 fails open: no controller of it answers, and its fail_mode is not secure"
+    ),
+    degraded(Reason(Cause.IN_BAND, "br0", detail="ARP")): "degraded: bridge br0: in-band control takes ARP",
     degraded(Reason(Cause.AWAY, "br0")): "degraded: bridge br0 is away",
     degraded(Reason(Cause.DRIVEN, "br0")): "degraded: bridge br0 is driven by another ovspane daemon",
     degraded(Reason(Cause.NO_BRIDGE)): "degraded: there is no bridge",
+    degraded(Reason(Cause.NO_BRIDGE, "br9")): "degraded: there is no bridge br9",
+    degraded(Reason(Cause.NOT_UP, "br0")): "degraded: bridge br0 is not up",
+    degraded(Reason(Cause.NO_SWITCH, detail="unix:db.sock")): (
+        "degraded: Open vSwitch cannot be reached at unix:db.sock"
+    ),
     degraded(Reason(Cause.NETWORK, detail="no path")): "degraded: no path",
     degraded(Reason(Cause.NOT_COMPILED, detail="too many")): "degraded: too many",
     Status(Condition.HIDDEN, hiders=(3, 8)): "hidden by 3,8",
