@@ -38,8 +38,9 @@ _BAND_STATS = 16  # bytes: packets and bytes of one band
 
 
 def as_programmed(meter: Meter) -> Meter:
-    """What the switch reports after this meter was sent: rate and burst rounded up to whole kbit, at least one."""
-    rate, burst = (max(1, -(-bits // 1000)) * 1000 for bits in (meter.rate, meter.burst))
+    """What the switch reports after this meter was sent: the rate rounded down to whole kbit/s, since no more may pass
+    than was said, the burst up to whole kbit; each at least one."""
+    rate, burst = max(1, meter.rate // 1000) * 1000, max(1, -(-meter.burst // 1000)) * 1000
     return Meter(meter.id, rate, burst)
 
 

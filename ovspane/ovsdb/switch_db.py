@@ -62,7 +62,7 @@ _SCHEMA: Final[dict[str, Any]] = {
     "Interface": {
         "name": _TEXT, "type": _TEXT, "ofport": _MAYBE_INT, "error": _MAYBE_TEXT, "link_speed": _MAYBE_INT,
         "admin_state": _MAYBE_TEXT, "link_state": _MAYBE_TEXT, "ifindex": _MAYBE_INT, "mac_in_use": _MAYBE_TEXT,
-        "options": _TEXTS, "external_ids": _TEXTS,
+        "options": _TEXTS, "external_ids": _TEXTS, "mtu": _MAYBE_INT,
         "ingress_policing_rate": {"type": "integer"}, "ingress_policing_burst": {"type": "integer"},
     },
     "QoS": {
@@ -78,7 +78,7 @@ _ROOTS: Final = {"Open_vSwitch", "QoS", "Queue"}  # rows that live without being
 @dataclass(frozen=True, slots=True)
 class InterfaceRow:
     """A row of Interface. link_speed in bit/s; ofport None: not there yet; -1: it could not be made. The ingress
-    policing's rate in kbit/s (0: none) and burst in kbit."""
+    policing's rate in kbit/s (0: none) and burst in kbit. `mtu` in bytes; None: not known, or it has none."""
 
     name: str
     type: str
@@ -93,6 +93,12 @@ class InterfaceRow:
     external_ids: Mapping[str, str]
     policing_rate: int = 0
     policing_burst: int = 0
+    mtu: int | None = None
+
+    @property
+    def largest_frame(self) -> int:
+        """Bytes of the largest frame that it carries, with Ethernet header and a VLAN tag; 0: not known."""
+        return self.mtu + 18 if self.mtu else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,5 +310,5 @@ def _interface(row: Any) -> InterfaceRow:
     return InterfaceRow(
         row.name, row.type, first("ofport"), first("error"), first("link_speed"), up("admin_state"), up("link_state"),
         first("ifindex"), first("mac_in_use"), dict(row.options), dict(row.external_ids),
-        row.ingress_policing_rate, row.ingress_policing_burst,
+        row.ingress_policing_rate, row.ingress_policing_burst, first("mtu"),
     )  # fmt: skip

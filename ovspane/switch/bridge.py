@@ -94,6 +94,10 @@ class ManagedBridge:
         self._flows.touch(keys)
         self._meters.touch(meters)
 
+    def carries(self, frame: int) -> None:
+        """The largest frame of its ports has so many bytes."""
+        self._meters.pass_frames(frame)
+
     def forget(self) -> None:
         """Read everything back at the next `install`."""
         if self._installed is not None:

@@ -34,6 +34,7 @@ from ovspane.switch.enforcement import Enforcement
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.flood_marks import not_flooding
 from ovspane.switch.host_queues import HostQueues
+from ovspane.switch.meters import largest_frame
 from ovspane.switch.status_report import StatusReport, requests_of
 
 log = logging.getLogger(__name__)
@@ -96,11 +97,12 @@ class BridgePass:
         await self._report.all_hidden(affected.hidden)
 
     async def _follow(self, bridges: Mapping[str, BridgeRow]) -> None:
-        """These are there and ours, and some of their ports do not flood."""
+        """These are there and ours, some of their ports do not flood, and carry frames of some size."""
         self._away.drop(self._fleet.follow(bridges))
         await self._desired.follow(bridges)
         for bridge in self._fleet:
             bridge.touch(self._desired.shut(bridge.name, not_flooding(bridges[bridge.name])))
+            bridge.carries(largest_frame(bridges[bridge.name]))
 
     def _absorb_news(self) -> None:
         """Take in what others did to the bridges."""
