@@ -87,6 +87,19 @@ def parse_meter_config(part: bytes) -> dict[int, Meter | None]:
     return found
 
 
+def copies(config: bytes) -> list[Request]:
+    """What makes meters just like those of a reply, of whatever kind. Raises OpenFlowError."""
+    made: list[Request] = []
+    at = 0
+    while at < len(config):
+        length, flags, number = unpack(_HEAD, config, at, "meter entry")
+        if length < _HEAD.size or at + length > len(config):
+            raise OpenFlowError(f"meter entry of length {length} in {len(config) - at} bytes")
+        made.append((METER_MOD, _HEAD.pack(METER_ADD, flags, number) + config[at + _HEAD.size : at + length]))
+        at += length
+    return made
+
+
 class MeterStats(NamedTuple):
     """Of one meter: the flows that name it, whoever made them; the packets that came to it, and those that its bands
     dropped, since it was made."""

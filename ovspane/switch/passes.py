@@ -102,7 +102,7 @@ class BridgePass:
         await self._desired.follow(bridges)
         for bridge in self._fleet:
             bridge.touch(self._desired.shut(bridge.name, not_flooding(bridges[bridge.name])))
-            bridge.carries(largest_frame(bridges[bridge.name]))
+            bridge.meters.pass_frames(largest_frame(bridges[bridge.name]))
 
     def _absorb_news(self) -> None:
         """Take in what others did to the bridges."""
