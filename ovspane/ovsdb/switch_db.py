@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
+from ovspane.ovsdb.isolation import can_be_isolated, is_isolated
 from ovspane.ovsdb.replica import Database, OvsdbError, Transaction
 
 __all__ = [
@@ -56,7 +57,7 @@ _SCHEMA: Final[dict[str, Any]] = {
     },
     "Port": {
         "name": _TEXT, "interfaces": _references("Interface", 1), "qos": _references("QoS", 0, 1),
-        "external_ids": _TEXTS, "tag": _MAYBE_INT, "vlan_mode": _MAYBE_TEXT,
+        "external_ids": _TEXTS, "tag": _MAYBE_INT, "vlan_mode": _MAYBE_TEXT, "protected": _FLAG,
         "trunks": {"type": {"key": "integer", "min": 0, "max": 4096}},
     },
     "Interface": {
@@ -104,13 +105,14 @@ class InterfaceRow:
 @dataclass(frozen=True, slots=True)
 class PortRow:
     """A row of Port: several interfaces are a bond. `qos` names its QoS row. `vlan`: it has a tag, trunks or a VLAN
-    mode."""
+    mode of somebody. `exposed`: the bridge switches by it, and it may be isolated (ovsdb.isolation)."""
 
     name: str
     interfaces: tuple[InterfaceRow, ...]
     qos: UUID | None
     external_ids: Mapping[str, str]
     vlan: bool = False
+    exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +284,11 @@ class SwitchDb(Database):
     def _port(self, row: Any) -> PortRow:
         interfaces = sorted((self.derived(interface, _interface) for interface in row.interfaces), key=lambda i: i.name)
         qos = next(iter(row.qos), None)
-        vlan = bool(row.tag or row.trunks or row.vlan_mode)  # sets: tag 0 is one too
-        return PortRow(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan)
+        vlan = bool(row.tag or row.trunks or row.vlan_mode) and not is_isolated(row)  # sets: tag 0 is one too
+        return PortRow(
+            row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan,
+            can_be_isolated(row),
+        )  # fmt: skip
 
 
 def _added(row: Any) -> set[str]:
