@@ -91,10 +91,12 @@ def test_probes_and_copies_arrive_and_the_copied_packet_goes_on(ovs: DummyOvs) -
                 await until(lambda: got, "the probe")
                 assert (got[0].frame, got[0].in_port, got[0].marked) == (probe, 1, False)
                 got.clear()
-            # who speaks LLDP at a port does not take our probes
+            # a port with LLDP takes what has LLDP's EtherType, and not our probes
             ovs.vsctl("set", "interface", "p1", "lldp:enable=true")
-            ovs.receive("p1", PROBE)
+            for probe in (OLD_PROBE, PROBE):
+                ovs.receive("p1", probe)
             await until(lambda: got, "the probe at a port with LLDP")
+            assert [one.frame for one in got] == [PROBE]
             ovs.ofctl("add-flow", "br0", "table=0,priority=1,actions=output:1")  # after the pipeline
             ovs.receive("p2", ARP)  # an uplink: no copy
             ovs.ofctl("add-flow", "br0", "table=0,priority=1,actions=output:2")
