@@ -222,7 +222,7 @@ class Discovery:
         if port is None:
             return
         now = self.now()
-        if packet.frame[12:14] == lldp.ETHERTYPE.to_bytes(2, "big"):
+        if lldp.is_probe(packet.frame):
             self._probes.receive(port, packet.frame, self._rows, now)
         elif (seen := read(packet.frame)) is not None:
             if self._settling.is_settled(port, now):

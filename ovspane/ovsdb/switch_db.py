@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
+from ovspane.ovsdb.isolation import can_be_isolated, is_isolated
 from ovspane.ovsdb.replica import Database, OvsdbError, Transaction
 
 __all__ = [
@@ -59,13 +60,13 @@ _SCHEMA: Final[dict[str, Any]] = {
     "Manager": {"target": _TEXT, "connection_mode": _MAYBE_TEXT},
     "Port": {
         "name": _TEXT, "interfaces": _references("Interface", 1), "qos": _references("QoS", 0, 1),
-        "external_ids": _TEXTS, "tag": _MAYBE_INT, "vlan_mode": _MAYBE_TEXT,
+        "external_ids": _TEXTS, "tag": _MAYBE_INT, "vlan_mode": _MAYBE_TEXT, "protected": _FLAG,
         "trunks": {"type": {"key": "integer", "min": 0, "max": 4096}},
     },
     "Interface": {
         "name": _TEXT, "type": _TEXT, "ofport": _MAYBE_INT, "error": _MAYBE_TEXT, "link_speed": _MAYBE_INT,
         "admin_state": _MAYBE_TEXT, "link_state": _MAYBE_TEXT, "ifindex": _MAYBE_INT, "mac_in_use": _MAYBE_TEXT,
-        "options": _TEXTS, "external_ids": _TEXTS,
+        "options": _TEXTS, "external_ids": _TEXTS, "mtu": _MAYBE_INT,
         "ingress_policing_rate": {"type": "integer"}, "ingress_policing_burst": {"type": "integer"},
     },
     "QoS": {
@@ -82,7 +83,7 @@ _ROOTS: Final = {"Open_vSwitch", "QoS", "Queue"}  # rows that live without being
 @dataclass(frozen=True, slots=True)
 class InterfaceRow:
     """A row of Interface. link_speed in bit/s; ofport None: not there yet; -1: it could not be made. The ingress
-    policing's rate in kbit/s (0: none) and burst in kbit."""
+    policing's rate in kbit/s (0: none) and burst in kbit. `mtu` in bytes; None: not known, or it has none."""
 
     name: str
     type: str
@@ -97,18 +98,25 @@ class InterfaceRow:
     external_ids: Mapping[str, str]
     policing_rate: int = 0
     policing_burst: int = 0
+    mtu: int | None = None
+
+    @property
+    def largest_frame(self) -> int:
+        """Bytes of the largest frame that it carries, with Ethernet header and a VLAN tag; 0: not known."""
+        return self.mtu + 18 if self.mtu else 0
 
 
 @dataclass(frozen=True, slots=True)
 class PortRow:
     """A row of Port: several interfaces are a bond. `qos` names its QoS row. `vlan`: it has a tag, trunks or a VLAN
-    mode."""
+    mode of somebody. `exposed`: the bridge switches by it, and it may be isolated (ovsdb.isolation)."""
 
     name: str
     interfaces: tuple[InterfaceRow, ...]
     qos: UUID | None
     external_ids: Mapping[str, str]
     vlan: bool = False
+    exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,8 +304,11 @@ class SwitchDb(Database):
     def _port(self, row: Any) -> PortRow:
         interfaces = sorted((self.derived(interface, _interface) for interface in row.interfaces), key=lambda i: i.name)
         qos = next(iter(row.qos), None)
-        vlan = bool(row.tag or row.trunks or row.vlan_mode)  # sets: tag 0 is one too
-        return PortRow(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan)
+        vlan = bool(row.tag or row.trunks or row.vlan_mode) and not is_isolated(row)  # sets: tag 0 is one too
+        return PortRow(
+            row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan,
+            can_be_isolated(row),
+        )  # fmt: skip
 
 
 def _remotes(rows: Any) -> tuple[RemoteRow, ...]:
@@ -333,5 +344,5 @@ def _interface(row: Any) -> InterfaceRow:
     return InterfaceRow(
         row.name, row.type, first("ofport"), first("error"), first("link_speed"), up("admin_state"), up("link_state"),
         first("ifindex"), first("mac_in_use"), dict(row.options), dict(row.external_ids),
-        row.ingress_policing_rate, row.ingress_policing_burst,
+        row.ingress_policing_rate, row.ingress_policing_burst, first("mtu"),
     )  # fmt: skip

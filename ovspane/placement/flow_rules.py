@@ -54,8 +54,8 @@ class FlowRule:
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """An OpenFlow meter with one drop band. rate in bit/s (programmed as kbit/s, rounded up), burst in bits (as
-    kbit)."""
+    """An OpenFlow meter with one drop band. rate in bit/s (programmed as kbit/s, rounded down), burst in bits (as
+    kbit, rounded up)."""
 
     id: int
     rate: int

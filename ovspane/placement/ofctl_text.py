@@ -131,7 +131,7 @@ def flow_text(rule: FlowRule) -> str:
 
 
 def meter_text(meter: Meter) -> str:
-    """The argument of `ovs-ofctl -O OpenFlow14 add-meter BRIDGE`; rate and burst rounded up to whole kbit, at least
-    one, as `openflow.meters.meter_mod` does."""
-    rate, burst = (max(1, -(-bits // 1000)) for bits in (meter.rate, meter.burst))
+    """The argument of `ovs-ofctl -O OpenFlow14 add-meter BRIDGE`; rate and burst as `openflow.meters.as_programmed`
+    rounds them."""
+    rate, burst = max(1, meter.rate // 1000), max(1, -(-meter.burst // 1000))
     return f"meter={meter.id},kbps,burst,stats,band=type=drop,rate={rate},burst_size={burst}"

@@ -44,8 +44,10 @@ FlowKey = tuple[int, int, Match]
 #: top later, so after a rest a flow is over its limit by this: over five seconds 10 % with half a second, 20 % with
 #: one. So half a second.
 BURST_SECONDS = 0.5
-#: a burst below two full-sized Ethernet frames (bits) would stop a flow whatever its rate
-LEAST_BURST = 2 * 1518 * 8
+#: a burst below two full-sized frames would stop a flow whatever its rate: what is larger than the bucket never passes
+FRAMES = 2
+#: of Ethernet (bits); where ports carry larger ones the bridge's meters get more (switch.meters)
+LEAST_BURST = FRAMES * 1518 * 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,9 +79,10 @@ class ManagedBridge:
         #: what comes before our entry
         self.ahead = FlowsAhead(name)
         self._flows: DeltaTracker[FlowKey, FlowRule] = DeltaTracker(self._plan.flows)
-        self._meters = BridgeMeters(name, self._ownership, log)
+        #: its books of meters
+        self.meters = BridgeMeters(name, self._ownership, log)
         #: what was refused, and when it is tried again
-        self.refusals = Refusals(name, self._flows, self._meters)
+        self.refusals = Refusals(name, self._flows, self.meters)
         #: the last `install` read everything back and found the bridge in another state than we had left it in
         self.read_back = False
         self._seen = False  # all was brought to the plan on this session
@@ -101,7 +102,7 @@ class ManagedBridge:
     def touch(self, keys: Iterable[FlowKey], meters: Iterable[int] = ()) -> None:
         """Note flows and meters that may differ from the plan now."""
         self._flows.touch(keys)
-        self._meters.touch(meters)
+        self.meters.touch(meters)
         if self._flows.suspects is None or self._flows.suspects:
             self.ahead.plan_changed()
 
@@ -113,7 +114,7 @@ class ManagedBridge:
 
     def _forget(self) -> None:
         self._flows.forget()
-        self._meters.forget()
+        self.meters.forget()
 
     def close(self) -> None:
         """End the session; what is installed stays."""
@@ -128,7 +129,7 @@ class ManagedBridge:
             return
         if self._installed is not None:  # else all that is wanted may be in flight already
             self._forget()
-        self._meters.reset()
+        self.meters.reset()
         self._seen = False
         self._watch.reset()
         session = BridgeSession(self._path, timeout=CONNECT_SECONDS, on_closed=self._closed)
@@ -179,19 +180,19 @@ class ManagedBridge:
 
     def repair_due(self, now: Seconds) -> float | None:
         """Seconds until damage that waits may be undone; None: there is none."""
-        return self._watch.contest.due(now) if self._watch.needs_repair or self._meters.damaged else None
+        return self._watch.contest.due(now) if self._watch.needs_repair or self.meters.damaged else None
 
     async def check_meters(self, now: Seconds) -> bool:
         """Meters have no monitor: read them. True: one of ours is not as we left it, and `install` will mend it.
         Raises SessionError.
         """
-        if self._session is None or self._installed is None or not self._meters.exist:
+        if self._session is None or self._installed is None or not self.meters.exist:
             return False
-        changed = await self._meters.changed(self._session)
+        changed = await self.meters.changed(self._session)
         if not changed or not self._watch.repair(now):
             return False
-        self._meters.damaged = False
-        self._meters.retry(changed)
+        self.meters.damaged = False
+        self.meters.retry(changed)
         self.forget()
         return True
 
@@ -218,7 +219,7 @@ class ManagedBridge:
         for key in held:
             del flows[key]
         self._flows.touch(held)
-        return BridgeTarget(flows, self._meters.take(plan.meters, whole), whole, held)
+        return BridgeTarget(flows, self.meters.take(plan.meters, whole), whole, held)
 
     def names_queue(self, plan: FlowPlan, queue: int, request: int) -> bool:
         """True iff an installed flow names the queue for that request (its low 32 bits), or nobody knows what is
@@ -249,8 +250,8 @@ class ManagedBridge:
             installed = await self._read(session, in_flight=True)
             if not self._seen:  # the switch may be another one
                 self._flows.refused.clear()
-                self._meters.retry(tuple(self._meters.refused))
-        retried = await self._meters.install(session, target.meters)
+                self.meters.retry(tuple(self.meters.refused))
+        retried = await self.meters.install(session, target.meters)
         for key in [key for key, (rule, _) in self._flows.refused.items() if rule.instructions.meter in retried]:
             del self._flows.refused[key]
         push = session.push
@@ -266,7 +267,7 @@ class ManagedBridge:
                     installed = await self._read(session)
             else:
                 self.read_back = fresh and self._seen and counts[:3] != (0, 0, 0)
-                self._meters.touch(self._meters.stale(target.meters, target.whole))  # deleted now or in a later pass
+                self.meters.touch(self.meters.stale(target.meters, target.whole))  # deleted now or in a later pass
                 self._seen = True
                 return counts
 
@@ -274,13 +275,13 @@ class ManagedBridge:
         """Read back what is ours: the flows; and what of others lies where only ours should be. `in_flight`: as of
         `DeltaTracker.read_back`."""
         self._watch.begin(self._installed)
-        await self._meters.read(session)
+        await self.meters.read(session)
         flows = await session.dump(self._plan.flows)
         self._ownership.learn(flows.values())
         installed = InstalledFlows(rule for key, rule in flows.items() if self._ownership.place(key))
         self._flows.read_back(installed, in_flight=in_flight)
         named = (meter for rule in installed.values() if (meter := rule.instructions.meter) is not None)
-        self._meters.claim(named, in_flight=in_flight)
+        self.meters.claim(named, in_flight=in_flight)
         held = Counter(key[0] for key in installed)
         counts = await session.table_counts()
         others: list[FlowRule] = []
@@ -318,16 +319,16 @@ class ManagedBridge:
         if key in self._watch.foreign:
             self._flows.refuse(key, rule, "somebody else's flow has its place")
             return False
-        if (meter := rule.instructions.meter) is not None and meter in self._meters.refused:
-            self._flows.refuse(key, rule, self._meters.refused[meter][1])
+        if (meter := rule.instructions.meter) is not None and meter in self.meters.refused:
+            self._flows.refuse(key, rule, self.meters.refused[meter][1])
             return False
         return True
 
     async def delete_stale_meters(self, target: BridgeTarget) -> None:
         """Delete meters of ours that the target has no more; no flow names them now. Raises SessionError."""
-        stale = self._meters.stale(target.meters, target.whole)
+        stale = self.meters.stale(target.meters, target.whole)
         if stale and self._session is not None:
-            await self._meters.delete(self._session, stale)
+            await self.meters.delete(self._session, stale)
 
     async def clean(self) -> int:
         """Remove every flow and meter of ours; returns how many flows there were. Raises SessionError."""
@@ -337,7 +338,7 @@ class ManagedBridge:
         # first nobody comes to our tables any more
         await self._session.push((), [flows[ENTRY]] if ENTRY in flows else [])
         await self._session.cleanup(sorted(self._ownership.tables))
-        await self._meters.delete_all(self._session)
+        await self.meters.delete_all(self._session)
         return len(flows)
 
     def troubles(self) -> dict[int, Reason]:
@@ -349,7 +350,7 @@ class ManagedBridge:
         if self.contested:
             contested = Reason(Cause.CONTESTED, self.name)
             found |= dict.fromkeys(_requests(self._plan, self._watch.damage), contested)
-            if self._watch.lost or self._meters.damaged:
+            if self._watch.lost or self.meters.damaged:
                 found[0] = contested
         pipeline, stages = self._plan.pipeline, self._plan.stages
         reachable = (
@@ -367,7 +368,7 @@ class ManagedBridge:
     @property
     def contested(self) -> bool:
         """True while damage stays because its repair would be undone."""
-        return (self._watch.needs_repair or self._meters.damaged) and self._watch.contest.fighting
+        return (self._watch.needs_repair or self.meters.damaged) and self._watch.contest.fighting
 
 
 def _requests(plan: FlowPlan, keys: Iterable[FlowKey]) -> set[int]:

@@ -16,10 +16,20 @@ from collections.abc import Iterable
 from ovspane.openflow.meters import as_programmed
 from ovspane.packets.match import ANY, Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
-from ovspane.placement.pipeline import ACCESS_TABLES, ENTRY_PRIORITY, LEAST_BURST, FlowKey, Pipeline
+from ovspane.placement.pipeline import (
+    ACCESS_TABLES,
+    BURST_SECONDS,
+    ENTRY_PRIORITY,
+    FRAMES,
+    LEAST_BURST,
+    FlowKey,
+    Pipeline,
+)
 from ovspane.policy.state.state import SLOTS
 
 TABLES = ACCESS_TABLES + 4
+#: bytes: of an MTU of 16 bits, the largest that there is
+LARGEST_FRAME = 65535 + 18
 NOT_PASSED = Match.of(mark=0)
 ENTRY: FlowKey = (0, ENTRY_PRIORITY, NOT_PASSED)
 #: table -> flows of a lower priority there are no concern of ours
@@ -76,7 +86,8 @@ class Ownership:
 
 
 def of_our_form(meter: Meter | None) -> bool:
-    """True iff placement could have made it: the burst is one second's rate, or the least."""
+    """True iff we could have made it: the burst is that of its rate, or one for larger frames."""
     if meter is None:
         return False
-    return as_programmed(Meter(meter.id, meter.rate, max(meter.rate, LEAST_BURST))) == meter
+    usual = as_programmed(Meter(meter.id, meter.rate, max(int(meter.rate * BURST_SECONDS), LEAST_BURST)))
+    return usual.burst <= meter.burst <= max(usual.burst, FRAMES * LARGEST_FRAME * 8)

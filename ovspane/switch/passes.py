@@ -36,6 +36,7 @@ from ovspane.switch.fail_open import FailOpenWatch
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.flood_marks import not_flooding
 from ovspane.switch.host_queues import HostQueues
+from ovspane.switch.meters import largest_frame
 from ovspane.switch.status_report import StatusReport, requests_of
 
 log = logging.getLogger(__name__)
@@ -125,11 +126,12 @@ class BridgePass:
         await self._report.recheck_hidden(affected.hidden)
 
     async def _follow(self, bridges: Mapping[str, BridgeRow]) -> None:
-        """These are there and ours, and some of their ports do not flood."""
+        """These are there and ours, some of their ports do not flood, and carry frames of some size."""
         self._away.drop(self._fleet.follow(bridges))
         await self._desired.follow(bridges)
         for bridge in self._fleet:
             bridge.touch(self._desired.block_ports(bridge.name, not_flooding(bridges[bridge.name])))
+            bridge.meters.pass_frames(largest_frame(bridges[bridge.name]))
             bridge.ahead.in_band(in_band(bridges[bridge.name]))
             bridge.ahead.failing_open = bridge.name in self._failing.failing
 

@@ -73,9 +73,9 @@ KINDS = (
     ),
     Kind(
         _only(100),
-        rf"{TOPOLOGY}.*dl_type=0x88cc",
-        "**Our LLDP probes** (sent to a group address of our own, so no other LLDP is touched) come to discovery "
-        "and go no further. Its meter bounds how many we get.",
+        rf"{TOPOLOGY}.*dl_type=0x88(b5|cc)",
+        "**Our probes** of links (sent to a group address of our own, so nobody's LLDP is touched) come to discovery "
+        "and go no further; the second EtherType is that of earlier daemons. A meter bounds how many we get.",
     ),
     Kind(
         ACCESS,

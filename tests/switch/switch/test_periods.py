@@ -112,5 +112,7 @@ def test_what_discovery_does_to_its_own_flows_is_no_news() -> None:
     own = type(rule)(rule.table, 7, rule.match, rule.instructions, DISCOVERY_TAG)
     watch.queue_updates([FlowUpdate(ADDED, own)])
     assert not woken and not watch.news
-    watch.queue_updates([FlowUpdate(ADDED, own), FlowUpdate(ADDED, type(rule)(rule.table, 7, rule.match, rule.instructions, 9))])
+    watch.queue_updates(
+        [FlowUpdate(ADDED, own), FlowUpdate(ADDED, type(rule)(rule.table, 7, rule.match, rule.instructions, 9))]
+    )
     assert woken and len(watch.news) == 1

@@ -117,7 +117,7 @@ def test_a_read_back_tries_nothing_before_its_time(switch: DummyOvs, monkeypatch
             made.change(added=(deny(1, 53), bad, limit(3, 54, 3, 10**16)))
             await made.settled()
             br0 = made.reconciler.fleet["br0"]
-            flows, meters = br0.refusals.add, br0._meters._set
+            flows, meters = br0.refusals.add, br0.meters._set
 
             def flow_again(problem: PushError) -> int:
                 tried.append("flow")
@@ -127,7 +127,7 @@ def test_a_read_back_tries_nothing_before_its_time(switch: DummyOvs, monkeypatch
                 tried.append("meter")
                 await meters(*arguments)
 
-            br0.refusals.add, br0._meters._set = flow_again, meter_again  # type: ignore[method-assign]
+            br0.refusals.add, br0.meters._set = flow_again, meter_again  # type: ignore[method-assign]
             for _ in range(3):
                 made.reconciler.read_back()
                 await made.settled()
