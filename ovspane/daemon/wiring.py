@@ -37,6 +37,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 from ovspane.config import Settings, address
 from ovspane.daemon import garbage
@@ -108,7 +109,7 @@ class Daemon:
         self._switch.listen(self._log_connection)
 
         # SwitchDb --rows--> Reconciler --statuses--> RequestStatuses (through methods: the two know each other)
-        self._reconciler = Reconciler(self._switch, scope, self._on_status, self._on_hidden)
+        self._reconciler = Reconciler(self._switch, scope, self._on_status, self._on_hidden, self._on_defect)
         self._statuses = RequestStatuses(
             self._state, self._reconciler.hider, lambda notices: self._service.tell(notices)
         )
@@ -145,18 +146,19 @@ class Daemon:
             self._switch.start()
             stack.push_async_callback(self._switch.close)
             await self._switch.wait_until(lambda: self._switch.connected, FIRST_LOOK)
-            parts.start(self._service.run())
-            parts.start(garbage.keep_tending())
+            parts.start("serving", self._service.run)
+            parts.start("collecting garbage", garbage.keep_tending)
             listeners = await self._listen(stack)
             # Only now the switch: a daemon whose socket is in use ends without having touched it.
             stack.callback(self._reconciler.close)
-            parts.start(self._reconciler.run())
-            parts.start(self._capacity.run(self._service, self._reconciler))
-            parts.start(self._capacity.trust_network_after(links_seen_after(self._settings)))
-            parts.start(self._flooding.run())
-            parts.start(self._discovery.run())
+            parts.start("reconciling", self._reconciler.run)
+            parts.start("capacity of links", partial(self._capacity.run, self._service, self._reconciler))
+            seen_after = links_seen_after(self._settings)
+            parts.start("trust in the network", partial(self._capacity.trust_network_after, seen_after))
+            parts.start("the flood tree", self._flooding.run)
+            parts.start("discovery", self._discovery.run)
             if self._shared_topology is not None:
-                parts.start(self._shared_topology.run())
+                parts.start("shared topology", self._shared_topology.run)
             log.info("serving on %s, %d requests", self._settings.socket, len(self._service.state.requests))
             await self._ending.wait()
             log.info("ending; flows and queues stay in place")
@@ -180,7 +182,7 @@ class Daemon:
         tls = client_context(settings.db_tls.certificate, settings.db_tls.key, settings.db_tls.authority)
         host = socket.gethostname()
         store = ClusterStore(settings.db, own_name(settings.state_dir), host=host, tls=tls)
-        parts.start(store.run())
+        parts.start("following the database", store.run)
         # statements --> Service --values--> ClusterStore --values of all daemons--> Service
         service = self._policy_service(SharedCommit(SharedKeeper(store)))
         await store.until_synced(CLUSTER_SECONDS)
@@ -265,6 +267,11 @@ class Daemon:
     def _on_hidden(self, number: int) -> None:
         """Reconciler --may be hidden now--> RequestStatuses."""
         self._statuses.check_hidden(number)
+
+    def _on_defect(self) -> None:
+        """Service, Network --everything--> Reconciler."""
+        compiler = self._service.runtime.compiler
+        self._reconciler.begin_anew(compiler.table, compiler.stages, snapshot(self._network))
 
     def _state(self) -> State:
         return self._service.state

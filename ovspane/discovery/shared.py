@@ -71,8 +71,7 @@ class SharedTopology:
         self._owner: dict[str, str] = {}  # bridge of another -> its daemon
         self._due = asyncio.Event()
         self._warned: set[str] = set()
-        self._loaded = False
-        self._synced = False
+        self._listening = self._loaded = self._synced = False
         self._beat = self._started = 0.0
         self._sweep = SWEEP * random.random()
         #: transactions, and rows written in them
@@ -83,7 +82,10 @@ class SharedTopology:
         loop = asyncio.get_running_loop()
         self._started = loop.time()
         self._daemons.begin_listening()
-        self._network.listen(self._on_deltas)
+        if not self._listening:  # else it was begun again
+            self._listening = True
+            self._network.listen(self._on_deltas)
+        self._loaded = False
         self._store.on_told = self._due.set
         self._due.set()
         backoff, retry = Backoff(*RETRY), 0.0

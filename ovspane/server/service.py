@@ -161,6 +161,8 @@ class Service:
     async def run(self) -> None:
         """Serve until cancelled. Raises TakenOver when another daemon writes to our store."""
         try:
+            if self.store_away:  # we were begun again
+                self._begin_reload()
             while True:
                 batch = await self._next()
                 if self._taken_over is not None:
@@ -176,7 +178,11 @@ class Service:
                     await self._fall_back(batch, f"not stored, nothing changed: {failure}")
                 except Exception:  # a defect must not end the service for all
                     log.exception("serving %d statements failed", len(batch))
-                    await self._fall_back(batch, "nothing changed: ovspane has a defect here; its log says more")
+                    reason = "nothing changed: ovspane has a defect here; its log says more"
+                    try:
+                        await self._fall_back(batch, reason)
+                    finally:  # nobody waits for ever
+                        deliver([(pending, no("store", reason)) for pending in batch if not pending.reply.done()])
                 if len(batch) == BATCH:
                     await asyncio.sleep(0)  # a full queue never waits, and the sessions need their turn
         finally:
@@ -205,6 +211,9 @@ class Service:
                 if not pending.reply.done():
                     reply, _ = await self._live.judge(pending, now, store_away=True)
                     deliver([(pending, no("store", reason) if reply.reason_code == "store" else reply)])
+        self._begin_reload()
+
+    def _begin_reload(self) -> None:
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.create_task(self._reload(), name="store-reload")
 

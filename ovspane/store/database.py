@@ -156,6 +156,10 @@ class OvsdbStore:
             _finish(group, StoreError(f"the database refused the change: {refused}"))
         except StoreError as error:
             _finish(group, error)
+        except Exception as error:  # a defect: of these commits only
+            log.exception("a commit failed")
+            self._unsure.update(changes)
+            _finish(group, StoreError(f"the commit was given up: {error!r}"))
         except BaseException as error:
             _finish(group, StoreError(f"the commit was given up: {error!r}"))
             raise

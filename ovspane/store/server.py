@@ -197,7 +197,7 @@ class PrivateServer:
             await backoff.sleep()
             try:
                 await self._spawn()
-            except StoreError as error:
+            except (StoreError, OSError) as error:  # OSError: no more processes, or files, for now
                 log.error("%s", error)
                 continue
             if self.on_restart is not None:

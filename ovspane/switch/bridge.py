@@ -89,10 +89,14 @@ class ManagedBridge:
         assert flows is None or isinstance(flows, InstalledFlows)
         return flows
 
-    def touch(self, keys: Iterable[FlowKey], meters: Iterable[int] = ()) -> None:
-        """Note flows and meters that may differ from the plan now."""
+    def touch(self, keys: Iterable[FlowKey], meters: Iterable[int] = (), everything: bool = False) -> None:
+        """Note flows and meters that may differ from the plan now; `everything`: all may, also from what is in
+        flight."""
         self._flows.touch(keys)
         self._meters.touch(meters)
+        if everything:
+            self._flows.touch_all()
+            self._meters.touch_all()
 
     def forget(self) -> None:
         """Read everything back at the next `install`."""

@@ -52,6 +52,10 @@ class BridgeMeters:
         """These may differ from the plan now."""
         self._tracker.touch(ids)
 
+    def touch_all(self) -> None:
+        """All may differ from the plan now."""
+        self._tracker.touch_all()
+
     def forget(self) -> None:
         """Read everything back before the next change."""
         self._tracker.forget()

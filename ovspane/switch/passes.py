@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import traceback
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -90,7 +91,7 @@ class BridgePass:
         """Bring the plan to what the policy wants now."""
         affected = await self._desired.take_in()
         for bridge in self._fleet:
-            bridge.touch(*affected.on(bridge.name))
+            bridge.touch(*affected.on(bridge.name), affected.everything)
         self._guarantees |= affected.guarantees
         await self._report.all_pending(affected.requests)
         await self._report.all_hidden(affected.hidden)
@@ -147,6 +148,12 @@ class BridgePass:
             if self._away.add(bridge.name):
                 log.warning("bridge %s: %s", bridge.name, problem)
             raise
+        except Exception as problem:  # a defect of ours: this bridge is read back on a new session, the others go on
+            self._log.error(bridge.name, "bridge %s: a defect: %s", bridge.name, _traced(problem))
+            bridge.close()
+            self._away.add(bridge.name, repr(problem))
+            raise SessionError(f"a defect: {problem!r}") from problem
+        self._log.forget(bridge.name)
         if bridge.name in self._away or bridge.read_back or counts.added + counts.deleted > 100:
             log.info("bridge %s: %d flows added, %d changed, %d deleted, %d kept", bridge.name, *counts)
         self._away.discard(bridge.name)
@@ -179,5 +186,9 @@ class BridgePass:
         """Why no request at all is as it should be; `trouble`: what bridges say of that."""
         if (driven := self._fleet.driven_by_others()) is not None:
             return Reason(Cause.DRIVEN, driven)
-        away = next((Reason(Cause.AWAY, name) for name in sorted(bridges) if name in self._away), None)
+        away = next((self._away.reason(name) for name in sorted(bridges) if name in self._away), None)
         return away or (trouble if bridges else Reason(Cause.NO_BRIDGE))
+
+
+def _traced(problem: BaseException) -> str:
+    return "".join(traceback.format_exception(problem)).rstrip()

@@ -47,6 +47,7 @@ class Cause(Enum):
     DRIVEN = "driven"  # another daemon drives a bridge
     NO_BRIDGE = "no-bridge"
     NETWORK = "network"  # links cannot hold it: no path, or no room on one
+    DEFECT = "defect"  # a part of ovspane itself failed, and is begun again
     NOT_COMPILED = "not-compiled"  # it cannot be compiled beside the others (a user moved to too many addresses)
 
 
@@ -60,6 +61,7 @@ _TEXTS: Final[Mapping[Cause, str]] = {
     Cause.AWAY: "bridge {bridge} is away",
     Cause.DRIVEN: "bridge {bridge} is driven by another ovspane daemon",
     Cause.NO_BRIDGE: "there is no bridge",
+    Cause.DEFECT: "ovspane has a defect here ({detail}); its log says more",
 }
 
 

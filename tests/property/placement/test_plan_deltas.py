@@ -1,5 +1,5 @@
-"""A plan kept by deltas is the plan made anew, whatever order a delta has, also when slots go from one request to another
-in it: meters, guarantees, and which of them makes each request hold."""
+"""A plan kept by deltas is the plan made anew, whatever order a delta has, also when slots go from one request to
+another in it: meters, guarantees, and which of them makes each request hold."""
 
 from __future__ import annotations
 

@@ -57,6 +57,9 @@ TEXTS = {
     degraded(Reason(Cause.AWAY, "br0")): "degraded: bridge br0 is away",
     degraded(Reason(Cause.DRIVEN, "br0")): "degraded: bridge br0 is driven by another ovspane daemon",
     degraded(Reason(Cause.NO_BRIDGE)): "degraded: there is no bridge",
+    degraded(Reason(Cause.DEFECT, detail="KeyError(7)")): (
+        "degraded: ovspane has a defect here (KeyError(7)); its log says more"
+    ),
     degraded(Reason(Cause.NETWORK, detail="no path")): "degraded: no path",
     degraded(Reason(Cause.NOT_COMPILED, detail="too many")): "degraded: too many",
     Status(Condition.HIDDEN, hiders=(3, 8)): "hidden by 3,8",
