@@ -36,8 +36,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
 from functools import partial
+from typing import Any
 
 from ovspane.config import Settings, address
 from ovspane.daemon import garbage
@@ -70,6 +71,7 @@ from ovspane.server.service import Service
 from ovspane.server.shared_commit import SharedCommit
 from ovspane.server.tls import TlsListener, server_context
 from ovspane.store import OvsdbStore, PrivateServer
+from ovspane.store.acknowledged import Level
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.daemon_row import own_name
 from ovspane.store.keeper import StoreKeeper
@@ -89,6 +91,8 @@ FIRST_LOOK = 1.0
 STORE_SECONDS = 5.0
 #: how long a start waits for the database at --db, which may be a cluster that elects a leader (seconds)
 CLUSTER_SECONDS = 30.0
+#: a start that takes long says so every so many seconds
+TELL_EVERY = 10.0
 
 
 def clock() -> Ms:
@@ -140,9 +144,12 @@ class Daemon:
         """Serve. Raises StoreError, ListenError or OSError when it cannot start, PartFailed when it had to end."""
         async with contextlib.AsyncExitStack() as stack:
             parts = DaemonParts(stack, self._ending)
-            self._service = await (self._shared_service(parts) if self._settings.db else self._private_service(stack))
-            with garbage.loading():
-                await self._service.load()
+            try:
+                await self._unless_ended(self._load(stack, parts))
+            except asyncio.CancelledError:
+                if self._ending.is_set():
+                    return
+                raise
             self._switch.start()
             stack.push_async_callback(self._switch.close)
             await self._switch.wait_until(lambda: self._switch.connected, FIRST_LOOK)
@@ -167,14 +174,39 @@ class Daemon:
             await self._reconciler.settled(LAST_PUSH)
         parts.raise_failure()
 
+    async def _load(self, stack: contextlib.AsyncExitStack, parts: DaemonParts) -> None:
+        self._service = await (self._shared_service(parts) if self._settings.db else self._private_service(stack))
+        with garbage.loading():
+            await self._service.load()
+
+    async def _unless_ended(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what may take as long as it takes; CancelledError when the daemon is told to end meanwhile."""
+        task, end = asyncio.create_task(work), asyncio.create_task(self._ending.wait())
+        try:
+            began = time.monotonic()
+            while not task.done() and not end.done():
+                await asyncio.wait({task, end}, timeout=TELL_EVERY, return_when=asyncio.FIRST_COMPLETED)
+                if not task.done() and not end.done():
+                    log.info("starting since %.0f s: the state is read", time.monotonic() - began)
+            if not task.done():
+                task.cancel()
+            await task
+        finally:
+            for one in (task, end):
+                one.cancel()
+
     # --- clients and the store
 
     async def _private_service(self, stack: contextlib.AsyncExitStack) -> Service:
         """On a private database, which nobody else writes."""
-        store = OvsdbStore(await stack.enter_async_context(self._private_store()), limit=STORE_SECONDS)
+        server = PrivateServer(self._settings.state_dir)
+        await server.start()
+        stack.push_async_callback(server.stop)
+        level = server.acknowledged.level or Level()
+        store = OvsdbStore(server.remote, limit=STORE_SECONDS, acknowledged=server.acknowledged.note)
         stack.push_async_callback(store.close)
         # statements --> Service --values--> OvsdbStore
-        return self._policy_service(PrivateCommit(StoreKeeper(store)))
+        return self._policy_service(PrivateCommit(StoreKeeper(store, level.next_id)))
 
     async def _shared_service(self, parts: DaemonParts) -> Service:
         """On a database that other daemons write, too. Raises StoreError when it has no leader or is not for us."""
@@ -206,15 +238,6 @@ class Daemon:
             room=self._capacity.make,
             default_deny=self._settings.default_deny,
         )
-
-    @contextlib.asynccontextmanager
-    async def _private_store(self) -> AsyncIterator[str]:
-        server = PrivateServer(self._settings.state_dir)
-        await server.start()
-        try:
-            yield server.remote
-        finally:
-            await server.stop()
 
     async def _listen(self, stack: contextlib.AsyncExitStack) -> list[Acceptor]:
         # clients --> UnixListener, CompatListener, TlsListener --statements--> Service
