@@ -36,7 +36,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -66,6 +66,7 @@ from ovspane.server.accepting import Acceptor
 from ovspane.server.commit_policy import CommitPolicy
 from ovspane.server.compat import CompatListener
 from ovspane.server.listener import UnixListener
+from ovspane.server.policy_time import PolicyTime
 from ovspane.server.private_commit import PrivateCommit
 from ovspane.server.service import Service
 from ovspane.server.shared_commit import SharedCommit
@@ -124,7 +125,8 @@ class Daemon:
         # Network --deltas--> Reconciler, LinkCapacityTask
         self._network = Network(network_limits(settings))
         self._network.listen(self._on_network)
-        self._capacity = LinkCapacityTask(self._make_capacity, clock)
+        self._time = PolicyTime(clock)
+        self._capacity = LinkCapacityTask(self._make_capacity, lambda: self._time.now())
 
         # SwitchDb, packets --links, hosts--> Discovery --claims--> Network
         self._host = discovery_of(settings).host
@@ -203,10 +205,11 @@ class Daemon:
         await server.start()
         stack.push_async_callback(server.stop)
         level = server.acknowledged.level or Level()
+        self._time = PolicyTime(clock, latest=Ms(level.clock))
         store = OvsdbStore(server.remote, limit=STORE_SECONDS, acknowledged=server.acknowledged.note)
         stack.push_async_callback(store.close)
         # statements --> Service --values--> OvsdbStore
-        return self._policy_service(PrivateCommit(StoreKeeper(store, level.next_id)))
+        return self._policy_service(PrivateCommit(StoreKeeper(store, level.next_id)), server.acknowledged.note_clock)
 
     async def _shared_service(self, parts: DaemonParts) -> Service:
         """On a database that other daemons write, too. Raises StoreError when it has no leader or is not for us."""
@@ -226,11 +229,12 @@ class Daemon:
         )
         return service
 
-    def _policy_service(self, commits: CommitPolicy) -> Service:
+    def _policy_service(self, commits: CommitPolicy, on_begun: Callable[[Ms], None] = lambda now: None) -> Service:
         # Service --deltas, reload--> Reconciler; LinkCapacityTask, ReservationGate, Network --answers--> Service
         return Service(
             commits,
-            clock=clock,
+            clock=self._time,
+            on_begun=on_begun,
             on_delta=self._on_delta,
             on_reload=self._on_reload,
             gate=self._gate.judge,

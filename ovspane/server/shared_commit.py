@@ -168,7 +168,10 @@ class SharedCommit:
     async def _take_in(self) -> None:
         """Take in what others changed, end what is over, and act on it."""
         live = self._live
-        now = live.clock()
+        live.tell_clock()
+        if live.time.set_back():
+            self._upkeep.note_ended(await self._rebuild(list(live.committed.values())))
+        now = live.time.now()
         remote = await self._keeper.collect_changes()
         if remote.puts or remote.gone:
             changes = merged(live.state, remote.puts, remote.gone)
@@ -195,7 +198,7 @@ class SharedCommit:
     async def _attempt(self, part: Sequence[PendingStatement]) -> int:
         """Judge, commit, reply; how many of the statements are done with (the others are to be tried again)."""
         live = self._live
-        now = live.clock()
+        now = live.time.now()
         mark = live.runtime.mark()
         judged = await self._judge(part, now)
         if judged.changes:

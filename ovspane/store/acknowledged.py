@@ -8,6 +8,7 @@ a clock that was set back while no daemon ran is recognised, too.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ _NEXT_ID: Key = ("Setting", "next-id")
 @dataclass(frozen=True, slots=True)
 class Level:
     """`transaction`: the number of the last one that was acknowledged; `next_id`: ids below it were given; `clock`: the
-    latest time (ms since the epoch) at which the policy was in force."""
+    latest instant (ms since the epoch) at which something began."""
 
     transaction: int = 0
     next_id: int = 1
@@ -47,8 +48,9 @@ class Acknowledged:
         self.write(replace(known, transaction=transaction, next_id=max(known.next_id, given)))
 
     def note_clock(self, now: int) -> None:
-        """The policy of this instant (ms since the epoch) was in force. Raises OSError."""
-        self.write(replace(self.level or Level(), clock=now))
+        """What was to begin until this instant (ms since the epoch) has begun."""
+        with contextlib.suppress(OSError):  # the next transaction says so
+            self.write(replace(self.level or Level(), clock=now))
 
     def write(self, level: Level) -> None:
         """Say this from now on. Raises OSError."""
