@@ -41,10 +41,11 @@ from functools import partial
 from typing import Any
 
 from ovspane.config import Settings, address
-from ovspane.daemon import garbage
+from ovspane.daemon import descriptors, garbage
 from ovspane.daemon.gate import ReservationGate
 from ovspane.daemon.link_capacity_task import LinkCapacityTask
 from ovspane.daemon.parts import DaemonParts
+from ovspane.daemon.reloading import reload
 from ovspane.daemon.settings_parts import discovery_of, links_seen_after, network_limits, scope_of
 from ovspane.daemon.statuses import RequestStatuses
 from ovspane.discovery.discovery import SLICE, Discovery
@@ -102,11 +103,12 @@ def clock() -> Ms:
 
 
 class Daemon:
-    """One daemon; `run` serves until told to end."""
+    """One daemon; `run` serves until told to end. `listeners`: where it serves clients."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ending = asyncio.Event()
+        self.listeners: list[Acceptor] = []
         scope = scope_of(settings)
 
         # the host's Open_vSwitch database --rows--> SwitchDb
@@ -157,7 +159,8 @@ class Daemon:
             await self._switch.wait_until(lambda: self._switch.connected, FIRST_LOOK)
             parts.start("serving", self._service.run)
             parts.start("collecting garbage", garbage.keep_tending)
-            listeners = await self._listen(stack)
+            self.listeners = await self._listen(stack)
+            descriptors.prepare(len(self.listeners), len(self._switch.bridges()))
             # Only now the switch: a daemon whose socket is in use ends without having touched it.
             stack.callback(self._reconciler.close)
             parts.start("reconciling", self._reconciler.run)
@@ -171,7 +174,7 @@ class Daemon:
             log.info("serving on %s, %d requests", self._settings.socket, len(self._service.state.requests))
             await self._ending.wait()
             log.info("ending; flows and queues stay in place")
-            for listener in listeners:
+            for listener in self.listeners:
                 await listener.close()
             await self._reconciler.settled(LAST_PUSH)
         parts.raise_failure()
@@ -326,10 +329,11 @@ class Daemon:
             log.warning("the connection to %s is lost; flows stay, repairing when it is back", self._settings.ovsdb)
 
 
-async def serve(settings: Settings) -> None:
-    """Run a daemon until SIGTERM or SIGINT."""
+async def serve(settings: Settings, read: Callable[[], Settings]) -> None:
+    """Run a daemon until SIGTERM or SIGINT; at SIGHUP `read` gives the settings again (ConfigError: it cannot)."""
     daemon = Daemon(settings)
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, lambda: reload(settings, read, daemon.listeners))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.end)
     os.umask(0o077)
