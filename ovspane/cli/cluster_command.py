@@ -13,8 +13,11 @@ from typing import Any
 
 from ovspane.store.member import ELECTION_MS, PORT, RAFT_PORT, Member, Serving, split_address
 from ovspane.store.records import StoreError
+from ovspane.store.skew import BOUND
 
 FOLDER = "/var/lib/ovspane/cluster"
+#: seconds by which a clock is said to differ from the others'
+CLOCK_SHOWN = 0.5
 
 
 def add_parser(subparsers: Any) -> None:
@@ -114,9 +117,19 @@ def _status(member: Member, args: argparse.Namespace) -> int:
     text = member.status()
     print(text)
     print("Daemons:")
+    skews = member.skews()
     for host, name, heard in member.daemons():
-        print(f"    {host} ({name}), {'not heard of' if heard is None else f'heard of {heard:.0f} s ago'}")
+        told = "not heard of" if heard is None else f"heard of {heard:.0f} s ago"
+        print(f"    {host} ({name}), {told}{_clock(skews.get(name, 0.0))}")
     return 0 if "Status: cluster member" in text and "Leader: unknown" not in text else 1
+
+
+def _clock(ahead: float) -> str:
+    """What a daemon told of its clock, if that is worth a word."""
+    if abs(ahead) < CLOCK_SHOWN:
+        return ""
+    note = "; it admits nothing until they agree" if abs(ahead) * 1000 > BOUND else ""
+    return f", clock {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the others'{note}"
 
 
 def _leave(member: Member, args: argparse.Namespace) -> int:

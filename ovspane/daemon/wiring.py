@@ -91,8 +91,9 @@ LAST_PUSH = 2.0
 FIRST_LOOK = 1.0
 #: how long a commit may take before its statements are refused (seconds), all who ask wait for it meanwhile
 STORE_SECONDS = 5.0
-#: how long a start waits for the database at --db, which may be a cluster that elects a leader (seconds)
-CLUSTER_SECONDS = 30.0
+#: how long a start waits for the other daemons of a shared database to say how late it is (seconds): those that are
+#: there do so at once
+COMPARING = 2.0
 #: a start that takes long says so every so many seconds
 TELL_EVERY = 10.0
 
@@ -221,9 +222,11 @@ class Daemon:
         host = socket.gethostname()
         store = ClusterStore(settings.db, own_name(settings.state_dir), host=host, tls=tls)
         parts.start("following the database", store.run)
+        self._time = PolicyTime(clock, correction=store.skew.correction)
         # statements --> Service --values--> ClusterStore --values of all daemons--> Service
         service = self._policy_service(SharedCommit(SharedKeeper(store)))
-        await store.until_synced(CLUSTER_SECONDS)
+        await store.until_synced(None)
+        await store.until_compared(COMPARING)
         if not settings.topology.secret:
             self._discovery.sign_with(await probe_secret(store))
         # ClusterStore --topology of other hosts--> SharedTopology --claims--> Network, and ours back

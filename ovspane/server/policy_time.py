@@ -36,13 +36,24 @@ def monotonic() -> Ms:
 
 
 class PolicyTime:
-    """`wall`: ms since the epoch, as the system has them; `latest`: the policy of that instant was in force already."""
+    """`clock`: ms since the epoch, as the system has them; `latest`: until then what was to begin has begun."""
 
-    def __init__(self, wall: Callable[[], Ms], steady: Callable[[], Ms] = monotonic, latest: Ms = EPOCH) -> None:
-        self._wall = wall
+    def __init__(
+        self,
+        clock: Callable[[], Ms],
+        steady: Callable[[], Ms] = monotonic,
+        latest: Ms = EPOCH,
+        correction: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`correction`: ms to add to the clock, where it is known to be wrong (store/skew.py)."""
+        self._clock = clock
         self._steady = steady
         self._latest = latest
-        self._apart = wall() - steady()
+        self._correction = correction
+        self._apart = clock() - steady()
+
+    def _wall(self) -> Ms:
+        return Ms(self._clock() + self._correction())
 
     @property
     def latest(self) -> Ms:
@@ -65,7 +76,7 @@ class PolicyTime:
 
     def look(self) -> float:
         """By how many seconds the clock was set since the last look, forward or (less than 0) back; 0: it was not."""
-        apart = self._wall() - self._steady()
+        apart = self._clock() - self._steady()
         step, self._apart = apart - self._apart, apart
         return step / 1000 if abs(step) > STEP else 0.0
 

@@ -26,8 +26,10 @@ from typing import Final
 
 from ovspane.lang.replies import Reply, no
 from ovspane.lang.units import Ms
+from ovspane.loop import LogOnce
 from ovspane.policy.concurrency import Footprint, footprint, merged
-from ovspane.policy.state.changes import Change, Value
+from ovspane.policy.state.changes import Change, Put, Value
+from ovspane.policy.state.shares import Hint, Request
 from ovspane.server.commit_policy import AWAY_PAUSE, BATCH, LONGEST_PAUSE
 from ovspane.server.id_lease import IdLease
 from ovspane.server.live_policy import SLICE, LivePolicy
@@ -37,6 +39,7 @@ from ovspane.server.upkeep import Upkeep
 from ovspane.store.guards import InDoubt, LostRace, Unwritable
 from ovspane.store.records import StoreError, TakenOver
 from ovspane.store.shared_keeper import SharedKeeper
+from ovspane.store.skew import Skew, clock_text
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ class SharedCommit:
         self._lost = 0  # races lost in a row
         self._races = 0
         self._woken = False
+        self._log = LogOnce(log)
 
     @property
     def races(self) -> int:
@@ -149,7 +153,7 @@ class SharedCommit:
         self._resolve_doubt(todo)
         self._in_work = list(todo)
         if not self.store_away:
-            await self._upkeep.delete_ended(self._live.state)
+            await self._upkeep.delete_ended(self._live.state, self._live.time.now())
             await self._upkeep.write_moves(self._live)
         while todo:
             next_id = self._live.state.next_id
@@ -169,8 +173,9 @@ class SharedCommit:
         """Take in what others changed, end what is over, and act on it."""
         live = self._live
         live.tell_clock()
-        if live.time.set_back():
-            self._upkeep.note_ended(await self._rebuild(list(live.committed.values())))
+        self._say_clock()
+        if live.time.set_back():  # from the copy: what ended here by the clock of before may not have ended
+            self._upkeep.note_ended(await self._rebuild(await self._keeper.read_copy()))
         now = live.time.now()
         remote = await self._keeper.collect_changes()
         if remote.puts or remote.gone:
@@ -222,6 +227,8 @@ class SharedCommit:
         live, judged = self._live, _Judged()
         for pending in part:
             reply, changes = await live.judge(pending, now, self.store_away)
+            if (refusal := self._clock_refusal(changes)) is not None:
+                reply, changes = refusal, ()
             if changes:
                 if live.runtime.needs_settling(changes):
                     break
@@ -236,6 +243,23 @@ class SharedCommit:
                 reply = no("store", f"not stored, nothing changed: {self._keeper.store.reason}")
             judged.replies.append((pending, reply))
         return judged
+
+    def _clock_refusal(self, changes: Sequence[Change]) -> Reply | None:
+        """By a clock that is not that of the others nothing is admitted."""
+        skew = self._keeper.store.skew
+        if (
+            not any(isinstance(one, Put) and isinstance(one.value, Request | Hint) for one in changes)
+            or not skew.astray
+        ):
+            return None
+        return no("clock", f"{clock_text(skew.worst)}: nothing is admitted here until they agree; nothing changed")
+
+    def _say_clock(self) -> None:
+        skew = self._keeper.store.skew
+        if skew.astray:
+            self._log.error("clock", "%s; nothing is admitted here until they agree (NTP)", _whose(skew))
+        elif self._log.forget("clock"):
+            log.info("the clocks of this host and the others agree again")
 
     async def _commit(self, judged: _Judged) -> int | None:
         """Commit. None: done; else nothing is (yet), and how many statements need not be tried again."""
@@ -307,3 +331,8 @@ class SharedCommit:
         else:
             todo[:0] = [pending for pending, _ in doubt.replies]
         self._doubt = None
+
+
+def _whose(skew: Skew) -> str:
+    """Rounded to seconds, so that it is said again only when it changes."""
+    return clock_text(round(skew.worst, -3))

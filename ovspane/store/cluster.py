@@ -22,7 +22,8 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from ovspane.loop import Backoff, LogOnce
@@ -32,6 +33,7 @@ from ovspane.store.guards import Guard, InDoubt, LostRace, check_results, guarde
 from ovspane.store.leader_search import Leader, NoLeader, find_leader, lost_lead
 from ovspane.store.records import DATABASE, TOPOLOGY, Key, Record, StoreError, TakenOver
 from ovspane.store.replica import NO_TRANSACTION, Replica
+from ovspane.store.skew import Skew
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +44,32 @@ PROBE_LIMIT: Final = 1.5  # and without an answer to that, after which it is lef
 UPDATE_LIMIT: Final = 0.2  # seconds to wait for the change that won a race
 
 
+def _wall() -> int:
+    """ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _steady() -> int:
+    """ms since some instant; nobody sets them."""
+    return time.monotonic_ns() // 1_000_000
+
+
 class ClusterStore:
     """The shared database, as one daemon uses it; keep `run` running. `on_change` is called when the copy or the leader
     changed, `on_told` when what daemons tell each other of the network did, or whether there is a leader."""
 
-    def __init__(self, remotes: str, name: str, *, host: str = "", tls: ssl.SSLContext | None = None) -> None:
-        """`remotes` as in --db; `name` of this daemon, one of its kind; `host` is shown to people. Raises ValueError
-        for remotes that are none."""
+    def __init__(
+        self,
+        remotes: str,
+        name: str,
+        *,
+        host: str = "",
+        tls: ssl.SSLContext | None = None,
+        wall: Callable[[], int] = _wall,
+        steady: Callable[[], int] = _steady,
+    ) -> None:
+        """`remotes` as in --db; `name` of this daemon, one of its kind; `host` is shown to people; `wall` gives ms
+        since the epoch, `steady` ms that nobody sets. Raises ValueError for remotes that are none."""
         self._remotes = split_remotes(remotes)
         self._tls = tls
         self._connection: Connection | None = None
@@ -56,7 +77,9 @@ class ClusterStore:
         self._updated = asyncio.Event()
         self._once = LogOnce(log)
         self.replica = Replica()
-        self._row = DaemonRow(self.replica, name, host)
+        self._row = DaemonRow(self.replica, name, host, wall)
+        #: how our clock differs from those of the others
+        self.skew = Skew(wall, steady)
         #: why there is no leader now
         self.reason = "not connected yet"
         #: why there will never be one for us; `run` ended
@@ -90,8 +113,17 @@ class ClusterStore:
         """True while a thread works on the copy: nobody else may."""
         return self._held is not None
 
-    async def until_synced(self, seconds: float) -> None:
-        """Wait for a leader. Raises StoreError with the reason when there is none in that time, or never will be."""
+    async def until_compared(self, seconds: float) -> None:
+        """Wait for the other daemons to say how late it is, but no longer than this."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(self.skew.others()) < len(self.replica.daemons()) - 1:
+                    self._updated.clear()
+                    await self._updated.wait()
+
+    async def until_synced(self, seconds: float | None) -> None:
+        """Wait for a leader. Raises StoreError with the reason when there is none in that time (None: it may take any
+        time), or never will be."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not self.synced and self.failure is None:
@@ -231,6 +263,7 @@ class ClusterStore:
             return
         try:
             self.replica.update(last, updates)
+            self._compare_clocks(updates.get("Daemon", {}))
         except (ValueError, KeyError, TypeError) as problem:
             log.error("database: cannot follow: %r", problem)
             self.replica.last = NO_TRANSACTION
@@ -240,6 +273,24 @@ class ClusterStore:
             self._notify_told()
         else:
             self._notify()
+
+    def _compare_clocks(self, rows: Mapping[str, Any]) -> None:
+        """Other daemons have just said how late it is."""
+        names = self.replica.daemons() if rows else {}
+        for uuid, change in rows.items():
+            said = change.get("modify", change.get("insert", {})).get("heard_ms")
+            if said and (name := names.get(uuid)) not in (None, self.name):
+                self.skew.hear(str(name), said)
+
+    @property
+    def company(self) -> bool:
+        """Whether other daemons have rows in the database, be they there or not."""
+        return any(name != self.name for name in self.replica.daemons().values())
+
+    @property
+    def clock_trusted(self) -> bool:
+        """Whether our clock was compared with others', where there are any, and is right as far as one can know."""
+        return self.skew.trusted(self.company)
 
     def _notify(self) -> None:
         self._notify_told()

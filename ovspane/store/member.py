@@ -16,11 +16,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ovspane.policy.concurrency import bridge_of
 from ovspane.store.records import DATABASE, StoreError, schema_text
 from ovspane.store.server import database_holder
+from ovspane.store.skew import ROW
 
 ELECTION_MS: Final = 1000  # a follower stands for election after this long without a word from the leader
 RAFT_PORT, PORT = 6644, 6645
@@ -136,19 +137,30 @@ class Member:
         return _run("ovs-appctl", "-T", "5", "-t", str(self._control), "cluster/status", DATABASE)
 
     def daemons(self) -> list[tuple[str, str, float | None]]:
-        """Host and name of each daemon that uses the database, and how long ago (seconds) it was heard of; None:
-        never since the database has that."""
-        select = json.dumps(
-            [DATABASE, {"op": "select", "table": "Daemon", "where": [], "columns": ["host", "name", "heard_ms"]}]
-        )
-        rows = json.loads(_run("ovsdb-client", "--timeout=5", "--no-leader-only", "query", self._here, select))[0][
-            "rows"
-        ]
+        """Host and name of each daemon that uses the database, and how long ago (seconds, by its clock and ours) it was
+        heard of; None: never since the database has that."""
+        [daemons, _] = self._daemon_rows()
         now = time.time()
         return sorted(
             (row["host"], row["name"], max(0.0, now - row["heard_ms"] / 1000) if row["heard_ms"] else None)
-            for row in rows
+            for row in daemons
         )
+
+    def skews(self) -> dict[str, float]:
+        """How far (seconds) the clock of each daemon is ahead of those of most others, as it told itself."""
+        [_, settings] = self._daemon_rows()
+        return {
+            row["name"].removeprefix(ROW): int(row["value"]) / 1000 for row in settings if row["name"].startswith(ROW)
+        }
+
+    def _daemon_rows(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        selects = [
+            {"op": "select", "table": "Daemon", "where": [], "columns": ["host", "name", "heard_ms"]},
+            {"op": "select", "table": "Setting", "where": [], "columns": ["name", "value"]},
+        ]
+        query = ("ovsdb-client", "--timeout=5", "--no-leader-only", "query", self._here)
+        daemons, settings = json.loads(_run(*query, json.dumps([DATABASE, *selects])))
+        return daemons["rows"], settings["rows"]
 
     def forget(self, daemon: str) -> tuple[str, int]:
         """Remove what a daemon that is gone told of its bridges and hosts, and itself; `daemon`: its name or its
@@ -178,6 +190,7 @@ class Member:
         bridges, versions = ({row["name"] for row in result["rows"]} for result in json.loads(_run(*query)))
         unused = [f"turn:{name}", *sorted(one for one in versions if bridge_of(one) in bridges)]
         deletes += [{"op": "delete", "table": "Version", "where": [["name", "==", one]]} for one in unused]
+        deletes.append({"op": "delete", "table": "Setting", "where": [["name", "==", ROW + name]]})
         answer = _run("ovsdb-client", "--timeout=10", "transact", self._here, json.dumps([DATABASE, *deletes]))
         return name, sum(result["count"] for result in json.loads(answer))
 
