@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ovspane.lang.replies import Reply, no
+from ovspane.lang.replies import Code, Reply, no
 from ovspane.lang.units import Ms
 from ovspane.loop import LogOnce
 from ovspane.policy.concurrency import Footprint, footprint, merged
@@ -49,6 +49,8 @@ DOUBT_PAUSE: Final = 0.1
 UNLUCKY: Final = 4
 #: races that one statement may lose in a row before it is refused; each is another one's success
 RACES: Final = 500
+#: refusals that no newer copy changes
+_NOT_OF_THE_COPY: Final = ("store", "clock", "internal", "unenforceable")
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class SharedCommit:
         self._lost = 0  # races lost in a row
         self._races = 0
         self._woken = False
+        self._current: set[PendingStatement] = set()  # they came before what the copy has
         self._log = LogOnce(log)
 
     @property
@@ -145,6 +148,7 @@ class SharedCommit:
     async def serve(self, batch: Sequence[PendingStatement]) -> None:
         """See CommitPolicy. Raises StoreError."""
         self._woken = False
+        self._current.clear()
         self._transactor.check_leader()
         await self._take_in()
         todo = list(batch)
@@ -229,6 +233,8 @@ class SharedCommit:
             reply, changes = await live.judge(pending, now, self.store_away)
             if (refusal := self._clock_refusal(changes)) is not None:
                 reply, changes = refusal, ()
+            if reply.code is Code.NO and await self._was_stale(pending, part, reply):
+                break
             if changes:
                 if live.runtime.needs_settling(changes):
                     break
@@ -243,6 +249,14 @@ class SharedCommit:
                 reply = no("store", f"not stored, nothing changed: {self._keeper.store.reason}")
             judged.replies.append((pending, reply))
         return judged
+
+    async def _was_stale(self, pending: PendingStatement, part: Sequence[PendingStatement], reply: Reply) -> bool:
+        """Whether a refusal has to be judged again: what another daemon was just told is done (a request, a share, a
+        grant, room) may be on its way to our copy. Once for all statements that came before the question."""
+        if pending in self._current or reply.reason_code in _NOT_OF_THE_COPY or self.store_away:
+            return False
+        self._current.update(part)
+        return await self._keeper.store.catch_up()
 
     def _clock_refusal(self, changes: Sequence[Change]) -> Reply | None:
         """By a clock that is not that of the others nothing is admitted."""

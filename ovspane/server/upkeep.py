@@ -58,8 +58,8 @@ class Upkeep:
                 self._ended[value.id] = (loop.time() + later, value)
 
     async def delete_ended(self, state: State, clock: Ms) -> None:
-        """Delete the rows that are due at `clock` (ms), as far as one slice goes. Raises TakenOver; StoreError when there
-        will never be a leader for us."""
+        """Delete the rows that are due at `clock` (ms), as far as one slice goes. Raises TakenOver; StoreError when
+        there will never be a leader for us."""
         now = asyncio.get_running_loop().time()
         due: list[Request | Hint] = []
         for number, (at, value) in list(self._ended.items()):

@@ -41,6 +41,9 @@ BACKOFF: Final = (0.05, 0.5)  # seconds between rounds of asking all members: fi
 COPY_LIMIT: Final = 120.0  # seconds for the leader to send everything
 PROBE_IDLE: Final = 1.0  # seconds without a word from the leader after which it is probed,
 PROBE_LIMIT: Final = 1.5  # and without an answer to that, after which it is left
+CATCH_UP: Final = 1.0  # seconds to wait for what others were told is done
+#: a question whose answer is not needed
+_NOTHING: Final = {"op": "select", "table": "Setting", "where": [["name", "==", ""]], "columns": ["name"]}
 UPDATE_LIMIT: Final = 0.2  # seconds to wait for the change that won a race
 
 
@@ -165,6 +168,17 @@ class ClusterStore:
         except (ConnectionError, CallError) as problem:
             raise StoreError(str(problem)) from problem
         check_results(results)
+
+    async def catch_up(self, seconds: float = CATCH_UP) -> bool:
+        """Have the copy include all that anybody was told is done before this was called; whether it changed. A
+        question to the leader does that: it sends what it knows of before the answer. Without an answer in that time
+        the copy stays as it is."""
+        before, connection = self.replica.updates, self._connection
+        if connection is not None and self._connected:
+            with contextlib.suppress(ConnectionError, CallError, TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await connection.call("transact", [DATABASE, _NOTHING])
+        return self.replica.updates != before
 
     # --- the connection
 
