@@ -89,6 +89,11 @@ class LogOnce:
         self._log.log(level, message, *args)
         return True
 
+    @property
+    def subjects(self) -> frozenset[Hashable]:
+        """With which something is wrong."""
+        return frozenset(self._said)
+
     def forget(self, subject: Hashable) -> bool:
         """Nothing is wrong with the subject any more; whether something was."""
         return self._said.pop(subject, None) is not None

@@ -50,7 +50,7 @@ from ovspane.daemon.settings_parts import discovery_of, links_seen_after, networ
 from ovspane.daemon.statuses import RequestStatuses
 from ovspane.discovery.discovery import SLICE, Discovery
 from ovspane.discovery.shared import SharedTopology, probe_secret
-from ovspane.lang.replies import Reply, listing
+from ovspane.lang.replies import Notice, Reply, listing
 from ovspane.lang.units import Ms
 from ovspane.loop import in_slices
 from ovspane.network.listing import ListingRow, list_network
@@ -61,6 +61,7 @@ from ovspane.placement.link_capacity import LinkCapacity
 from ovspane.placement.network_view import snapshot
 from ovspane.placement.routing import Routing
 from ovspane.policy.model.table import TableDelta
+from ovspane.policy.state.shares import ADMINISTRATOR
 from ovspane.policy.state.state import State
 from ovspane.policy.state.status import Status
 from ovspane.server.accepting import Acceptor
@@ -78,6 +79,8 @@ from ovspane.store.cluster import ClusterStore
 from ovspane.store.daemon_row import own_name
 from ovspane.store.keeper import StoreKeeper
 from ovspane.store.leader_search import client_context
+from ovspane.store.member import FOLDER, Member
+from ovspane.store.member_check import MemberWatch
 from ovspane.store.shared_keeper import SharedKeeper
 from ovspane.switch.flood_control import FloodControl
 from ovspane.switch.reconciler import Reconciler
@@ -172,6 +175,7 @@ class Daemon:
             parts.start("discovery", self._discovery.run)
             if self._shared_topology is not None:
                 parts.start("shared topology", self._shared_topology.run)
+                parts.start("this host's member", MemberWatch(Member(FOLDER), self._tell_of_member).run)
             log.info("serving on %s, %d requests", self._settings.socket, len(self._service.state.requests))
             await self._ending.wait()
             log.info("ending; flows and queues stay in place")
@@ -305,6 +309,10 @@ class Daemon:
         """Service, Network --everything--> Reconciler."""
         compiler = self._service.runtime.compiler
         self._reconciler.begin_anew(compiler.table, compiler.stages, snapshot(self._network))
+
+    def _tell_of_member(self, text: str) -> None:
+        """MemberWatch --trouble--> root."""
+        self._service.tell([Notice("member", text, frozenset({ADMINISTRATOR}))])
 
     def _state(self) -> State:
         return self._service.state

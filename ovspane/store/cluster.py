@@ -297,14 +297,9 @@ class ClusterStore:
                 self.skew.hear(str(name), said)
 
     @property
-    def company(self) -> bool:
-        """Whether other daemons have rows in the database, be they there or not."""
-        return any(name != self.name for name in self.replica.daemons().values())
-
-    @property
     def clock_trusted(self) -> bool:
         """Whether our clock was compared with others', where there are any, and is right as far as one can know."""
-        return self.skew.trusted(self.company)
+        return self.skew.trusted(any(name != self.name for name in self.replica.daemons().values()))
 
     def _notify(self) -> None:
         self._notify_told()
