@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.cluster import free_port
 from tests.support.daemon_bridges import bridge, daemon_on, drops
 from tests.support.ovs_dummy import DummyOvs
 from tests.support.patience import wait_for
@@ -39,4 +40,16 @@ def test_sighup(switch: DummyOvs) -> None:
         assert daemon.ask("Whoami.").startswith("OK")
         assert drops(switch, packet)
         daemon.config.write_text(text, encoding="utf-8")
+        assert daemon.stop() == 0
+
+
+def test_a_start_that_waits_for_a_leader_can_be_ended(switch: DummyOvs) -> None:
+    """It does not give up by itself, says what it waits for, and ends when it is told to."""
+    with daemon_on(switch) as daemon:
+        daemon.stop()
+        nobody = f"tcp:127.0.0.1:{free_port()}"
+        text = daemon.config.read_text(encoding="utf-8")
+        daemon.config.write_text(f'db = "{nobody}"\n' + text, encoding="utf-8")
+        daemon.launch()
+        wait_for(lambda: daemon.logged("database: ", "INFO"), "a word of what it waits for")
         assert daemon.stop() == 0
