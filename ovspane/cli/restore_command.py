@@ -31,6 +31,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--accept-loss", action="store_true", help="also where something that was acknowledged is gone for good"
     )
+    parser.add_argument(
+        "--from", dest="backup", type=Path, metavar="FILE", help="make the database what this backup has instead"
+    )
     parser.set_defaults(run=run)
 
 
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             if (holder := database_holder(folder / DATABASE_FILE)) is not None:
                 raise StoreError(f"{folder / DATABASE_FILE} is in use by process {holder}")
-            return _mend(folder, Acknowledged(folder), args.accept_loss)
+            return _mend(folder, Acknowledged(folder), args)
         finally:
             os.close(lock)
     except (StoreError, OSError) as problem:
@@ -54,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
 
 
-def _mend(folder: Path, acknowledged: Acknowledged, accept_loss: bool) -> int:
-    outlook = look(folder, acknowledged.level)
+def _mend(folder: Path, acknowledged: Acknowledged, args: argparse.Namespace) -> int:
+    outlook = look(folder, acknowledged.level, args.backup)
     if not outlook.damage:
         print(f"{folder / DATABASE_FILE} is as it was acknowledged; nothing to do")
         return 0
@@ -63,7 +66,9 @@ def _mend(folder: Path, acknowledged: Acknowledged, accept_loss: bool) -> int:
     for choice in outlook.choices:
         print(f"there is {choice}")
     print(_loss(outlook, acknowledged.level))
-    if outlook.lost != 0 and not accept_loss:
+    if args.backup and not outlook.choices:
+        raise StoreError(f"{args.backup} is no whole database: {outlook.damage}")
+    if outlook.lost != 0 and not args.accept_loss:
         print("nothing was changed; with --accept-loss the first of these is put in its place", file=sys.stderr)
         return 1
     if not outlook.choices:

@@ -99,8 +99,14 @@ class Outlook:
     damage: str
 
 
-def look(state_dir: Path, level: Level | None) -> Outlook:
-    """What can be had. Changes nothing."""
+def look(state_dir: Path, level: Level | None, backup: Path | None = None) -> Outlook:
+    """What can be had; `backup`: this file, whatever else there is, and whether or not anything is wrong. Changes
+    nothing. Raises OSError."""
+    if backup is not None:
+        one = Choice(backup, read_log(backup), backup.stat().st_mtime)
+        whole = (one,) if one.found.sound and not one.found.problem else ()
+        missing = None if level is None else max(0, level.transaction - one.transaction)
+        return Outlook(whole, missing, one.found.problem or "it is to be made what a backup has")
     found: dict[Path, Choice] = {}
     for name in (DATABASE_FILE, COPY_FILE):
         path = state_dir / name

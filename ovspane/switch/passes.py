@@ -144,6 +144,8 @@ class BridgePass:
         try:
             await self._fleet.connect(bridge)
             counts = await bridge.install(target)
+            if not bridge.connected:  # lost after the last answer: what was said of that must stand
+                raise SessionError(f"the session with bridge {bridge.name} was lost")
         except EXPECTED as problem:
             if self._away.add(bridge.name):
                 log.warning("bridge %s: %s", bridge.name, problem)

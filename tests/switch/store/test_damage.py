@@ -203,6 +203,25 @@ def test_restore_where_nothing_is_left(state: Path) -> None:
     assert level.next_id == ROWS
 
 
+def test_restore_from_a_backup(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An older database that is put back by hand is refused like any other that lost something; by command it is a
+    choice."""
+    backup = tmp_path / "backup"
+    shutil.copy(state / DATABASE_FILE, backup)
+    asyncio.run(write(state, range(60, 62)))
+    shutil.copy(backup, state / DATABASE_FILE)
+    with pytest.raises(Damaged, match="were acknowledged"):
+        asyncio.run(stored(state))
+    assert restore(state, "--from", str(backup)) == 1
+    assert "the last 2 are gone for good" in capsys.readouterr().out
+    assert restore(state, "--from", str(backup), "--accept-loss") == 0
+    assert asyncio.run(stored(state)) == KEYS
+    backup.write_bytes(backup.read_bytes()[:-3])
+    assert restore(state, "--from", str(backup), "--accept-loss") == 1
+    assert "is no whole database" in capsys.readouterr().err
+    assert asyncio.run(stored(state)) == KEYS
+
+
 def test_restore_leaves_a_running_daemon_alone(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def play() -> int:
         async with private(state):
