@@ -152,6 +152,8 @@ class FlowPlan:
     enforcers: dict[int, tuple[Stage, int]] = field(default_factory=dict)
     _rules: dict[Key, Rule] = field(default_factory=dict)
     _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
+    #: the same by request: a delta may give a slot to another one before it takes it from the first
+    _uses_of: dict[tuple[int, Stage, int], int] = field(default_factory=dict)
     #: the ports of the last `skip_limits`
     unlimited_ports: frozenset[int] = frozenset()
     #: the ports of the last `block_ports`
@@ -300,6 +302,8 @@ class FlowPlan:
             return
         use = (rule.stage, rule.slot)
         self._uses[use] = self._uses.get(use, 0) + by
+        own = (rule.request, *use)
+        self._uses_of[own] = self._uses_of.get(own, 0) + by
         if rule.effect is Effect.LIMIT:
             number = self.pipeline.meter_id(rule.slot)
             if by > 0:
@@ -318,5 +322,7 @@ class FlowPlan:
             self.enforcers[rule.request] = (rule.stage, number)
         if not self._uses[use]:
             del self._uses[use]
+        if not self._uses_of[own]:
+            del self._uses_of[own]
             if self.enforcers.get(rule.request) == (rule.stage, number):
                 del self.enforcers[rule.request]

@@ -14,8 +14,8 @@ from ovspane.server.pending import PendingStatement
 
 #: statements judged in one go before replies are sent and the loop gets a turn
 BATCH = 256
-#: an event that lies further ahead is looked at again then (seconds): clocks are set, machines sleep
-LONGEST_PAUSE = 60.0
+#: an event that lies further ahead is looked at again then (seconds): clocks are set, machines sleep (policy_time.py)
+LONGEST_PAUSE = 1.0
 #: the same while the store is away
 AWAY_PAUSE = 1.0
 

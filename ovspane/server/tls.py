@@ -92,6 +92,10 @@ class TlsListener(TcpAcceptor):
         self._service = service
         self._context = context
 
+    def use(self, context: ssl.SSLContext) -> None:
+        """Use this context for new connections."""
+        self._context = context
+
     async def open_session(self, connection: socket.socket) -> Channel:
         """See Acceptor: the session exists once the handshake is done. Raises OSError."""
         session = TlsSession(self._service, self._limits, self.forget)

@@ -99,10 +99,14 @@ class ManagedBridge:
         assert flows is None or isinstance(flows, InstalledFlows)
         return flows
 
-    def touch(self, keys: Iterable[FlowKey], meters: Iterable[int] = ()) -> None:
-        """Note flows and meters that may differ from the plan now."""
+    def touch(self, keys: Iterable[FlowKey], meters: Iterable[int] = (), everything: bool = False) -> None:
+        """Note flows and meters that may differ from the plan now; `everything`: all may, also from what is in
+        flight."""
         self._flows.touch(keys)
         self.meters.touch(meters)
+        if everything:
+            self._flows.touch_all()
+            self.meters.touch_all()
         if self._flows.suspects is None or self._flows.suspects:
             self.ahead.plan_changed()
 

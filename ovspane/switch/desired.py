@@ -39,6 +39,8 @@ class Affected:
     guarantees: set[int] = field(default_factory=set)
     #: where each bridge has its own plan: flows and meters of each; else None
     bridges: dict[str, tuple[set[FlowKey], set[int]]] | None = None
+    #: all plans are new: anything may differ, also from what is being installed
+    everything: bool = False
 
     def on(self, bridge: str) -> tuple[set[FlowKey], set[int]]:
         """The flows and meters of a bridge that may have changed."""
@@ -60,12 +62,20 @@ class Affected:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """Everything is planned anew, with this placement, which knows nothing yet."""
+
+    placement: RulePlacement | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Waiting:
     delta: TableDelta
     stages: int
     anew: bool
     moves: tuple[NetworkDelta, ...] = ()  # of the network; the table stays
     routes: Mapping[int, Routes] | None = None  # of reservations, by slot; the table stays
+    restart: Restart | None = None
 
 
 class DesiredState:
@@ -86,6 +96,7 @@ class DesiredState:
         self._conjunction = conjunction
         self._hide = hide
         self._waiting: deque[_Waiting] = deque()
+        self._routes: dict[int, Routes] = {}  # as they were told last
         self.plan, self._hiding = self._anew()
 
     def _anew(self) -> tuple[FlowPlan, Hiding | None]:
@@ -98,7 +109,8 @@ class DesiredState:
     def reset(self, rules: Sequence[Rule], stages: int, routes: Mapping[int, Routes] | None = None) -> None:
         """The whole table may have changed, and so may the routes of reservations; what the network told before stays
         true."""
-        self._waiting = deque(change for change in self._waiting if change.moves)
+        self._routes = dict(routes or {})
+        self._waiting = deque(change for change in self._waiting if change.moves or change.restart)
         self._waiting.append(_Waiting(TableDelta(tuple(rules)), stages, anew=True, routes=routes or {}))
 
     def move(self, deltas: Sequence[NetworkDelta]) -> None:
@@ -109,7 +121,17 @@ class DesiredState:
     def steer(self, routes: Mapping[int, Routes]) -> None:
         """The routes of these reservations changed, by slot."""
         if self._placement is not None and routes:
+            self._routes |= routes
             self._waiting.append(_Waiting(TableDelta(), 0, anew=False, routes=routes))
+
+    def begin_anew(
+        self, placement: RulePlacement | None, deltas: Sequence[NetworkDelta], rules: Sequence[Rule], stages: int
+    ) -> None:
+        """Nothing that was made of changes before can be relied on: an empty placement, the whole network and the
+        whole table. Of the routes of reservations what was told stays true."""
+        self._waiting.clear()  # what may be at work just now is of no account: this comes after it
+        delta = TableDelta(tuple(rules))
+        self._waiting.append(_Waiting(delta, stages, True, tuple(deltas), dict(self._routes), Restart(placement)))
 
     def plan_of(self, bridge: str) -> FlowPlan:
         """What a bridge must have."""
@@ -159,14 +181,15 @@ class DesiredState:
         affected = Affected()
         while self._waiting:
             change = self._waiting.popleft()
-            moved = change.moves or (change.routes is not None and not change.anew)
+            moved = not change.anew and (change.moves or change.routes is not None)
             work = self._moved if moved else self._rebuild if change.anew else self._apply
+            affected.everything |= change.restart is not None
             affected.join(await off_loop(self._weight(change), LONG, work, change))
         return affected
 
     def _weight(self, change: _Waiting) -> int:
         """How many rules are looked at for a change, at most."""
-        if change.moves and self._placement is not None:
+        if change.moves and not change.anew and self._placement is not None:
             return self._placement.estimate_work(change.moves)
         return len(change.delta.added) + len(change.delta.removed) + len(change.routes or ())
 
@@ -207,6 +230,10 @@ class DesiredState:
 
     def _rebuild(self, change: _Waiting) -> Affected:
         old = self.plan
+        if change.restart is not None:
+            self._placement, self._plans = change.restart.placement, {}
+            if self._placement is not None:
+                self._placement.apply_network(change.moves)
         plan, hiding = self._anew()
         affected, delta = _brought(plan, hiding, change)
         self.plan, self._hiding = plan, hiding

@@ -25,7 +25,7 @@ from typing import Any
 from ovspane.host.tc import Rows, TcWatch
 from ovspane.host.tc_events import TcEvents
 from ovspane.lang.units import Seconds
-from ovspane.loop import Backoff, LogOnce
+from ovspane.loop import Backoff, LogOnce, kept_going
 from ovspane.ovsdb.policing import PolicingSync
 from ovspane.ovsdb.queue_plan import DEFAULT_QUEUE, PortQos
 from ovspane.ovsdb.switch_db import OvsdbError, PortRow, SwitchDb
@@ -59,14 +59,17 @@ class HostQueues:
         adopt: Collection[str] = (),
         police: Mapping[str, int] | None = None,
         on_kernel: Callable[[frozenset[int]], None] = lambda numbers: None,
+        on_defect: Callable[[str, Exception], None] = lambda part, problem: None,
     ) -> None:
         """`named` says whether a flow that is installed may name a queue for a request (True also where that is not
         known). `adopt`: ports whose QoS of another owner ours may stand in for; `police`: what interfaces may send
-        in at most, bit/s; `on_kernel` hears of queue ids whose `kernel_trouble` changed."""
+        in at most, bit/s; `on_kernel` hears of queue ids whose `kernel_trouble` changed; `on_defect` of a part that
+        failed, and was begun again."""
         self._switch = switch
         self._speeds = speeds
         self._on_ready = on_ready
         self._on_kernel = on_kernel
+        self._on_defect = on_defect
         self._sync = QueueSync(switch, manages, adopt)
         self._policing = PolicingSync(switch, manages, police or {})
         self._unpoliced: dict[str, str] = {}  # interface -> why
@@ -171,9 +174,18 @@ class HostQueues:
     async def run(self) -> None:
         """Keep the queues until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._tc.run(), name="tc")
-            tasks.create_task(self._tc_events.run(), name="tc events")
-            tasks.create_task(self._run(), name="queues")
+            parts = {
+                "the watch on the kernel's queues": self._tc.run,
+                "the kernel's news of queues": self._tc_events.run,
+                "keeping queues": self._run,
+            }
+            for name, work in parts.items():
+                tasks.create_task(kept_going(name, work, self._log, self._defect), name=name)
+
+    def _defect(self, part: str, problem: Exception) -> None:
+        """What was under way may be half done: all rows are compared again, and all queues of the kernel."""
+        self.compare_all(orphans=True)
+        self._on_defect(part, problem)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

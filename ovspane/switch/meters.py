@@ -74,6 +74,10 @@ class BridgeMeters:
     def _fit(self, meter: Meter) -> Meter:
         return meter if meter.burst >= self._least_burst else replace(meter, burst=self._least_burst)
 
+    def touch_all(self) -> None:
+        """All may differ from the plan now."""
+        self._tracker.touch_all()
+
     def forget(self) -> None:
         """Read everything back before the next change."""
         self._tracker.forget()

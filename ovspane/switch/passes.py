@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import traceback
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ from ovspane.loop import LogOnce, off_loop
 from ovspane.ovsdb.controllers import in_band
 from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
 from ovspane.placement.flow_rules import COOKIE_MASK
-from ovspane.policy.state.status import Cause, Reason
+from ovspane.policy.state.status import Reason
 from ovspane.switch.away import EXPECTED, AwayBridges, raise_unexpected
 from ovspane.switch.bridge import BridgeTarget, ManagedBridge
 from ovspane.switch.desired import LONG, DesiredState
@@ -120,7 +121,7 @@ class BridgePass:
         """Bring the plan to what the policy wants now."""
         affected = await self._desired.apply_changes()
         for bridge in self._fleet:
-            bridge.touch(*affected.on(bridge.name))
+            bridge.touch(*affected.on(bridge.name), affected.everything)
         self._guarantees |= affected.guarantees
         await self._report.mark_all_pending(affected.requests)
         await self._report.recheck_hidden(affected.hidden)
@@ -187,10 +188,18 @@ class BridgePass:
         try:
             await self._fleet.connect(bridge)
             counts = await bridge.install(target)
+            if not bridge.connected:  # lost after the last answer: what was said of that must stand
+                raise SessionError(f"the session with bridge {bridge.name} was lost")
         except EXPECTED as problem:
             if self._away.add(bridge.name):
                 log.warning("bridge %s: %s", bridge.name, problem)
             raise
+        except Exception as problem:  # a defect of ours: this bridge is read back on a new session, the others go on
+            self._log.error(bridge.name, "bridge %s: a defect: %s", bridge.name, _traced(problem))
+            bridge.close()
+            self._away.add(bridge.name, repr(problem))
+            raise SessionError(f"a defect: {problem!r}") from problem
+        self._log.forget(bridge.name)
         if bridge.name in self._away or bridge.read_back or counts.added + counts.deleted > 100:
             log.info("bridge %s: %d flows added, %d changed, %d deleted, %d kept", bridge.name, *counts)
         self._away.discard(bridge.name)
@@ -214,7 +223,7 @@ class BridgePass:
         late = {rule.cookie & ~COOKIE_MASK for rule in held if rule is not None}
         troubles: dict[int, Reason] = {}
         for bridge in self._fleet:
-            away = {0: Reason(Cause.AWAY, bridge.name)} if bridge.name in self._away else {}
+            away = {0: self._away.reason(bridge.name)} if bridge.name in self._away else {}
             found = bridge.troubles() | away
             if self._desired.placed and (reason := found.pop(0, None)) is not None:  # only what stands there
                 troubles |= dict.fromkeys(requests_of(self._desired.plan_of(bridge.name)), reason)
@@ -222,3 +231,7 @@ class BridgePass:
         general = self._fleet.trouble() or troubles.get(0)
         await self._report.report(requests, late, self._desired.plan, bridges.values(), troubles, general)
         self._report.add(late)
+
+
+def _traced(problem: BaseException) -> str:
+    return "".join(traceback.format_exception(problem)).rstrip()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ovspane.flowpush import SessionError
 from ovspane.lang.units import Seconds
-from ovspane.loop import Backoff, Every
+from ovspane.loop import Backoff, Every, LogOnce, kept_going
 from ovspane.network.model import NetworkDelta
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
 from ovspane.placement.pipeline import FlowPlan
@@ -53,10 +53,14 @@ class Reconciler:
         scope: BridgeScope,
         on_status: Callable[[int, Status], None],
         on_hidden: Callable[[int], None] = lambda request: None,
+        on_defect: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_hidden(request id)`: what `hider` says of it may have changed."""
+        """`on_hidden(request id)`: what `hider` says of it may have changed. `on_defect()`: a part failed; whoever
+        hears of it calls `begin_anew`."""
         self._switch = switch
         self._scope = scope
+        self._on_defect = on_defect
+        self._log = LogOnce(log)
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._fleet = BridgeFleet(
@@ -71,10 +75,10 @@ class Reconciler:
             adopt=scope.adopt,
             police=scope.police,
             on_kernel=self._kernel_changed,
+            on_defect=self._part_failed,
         )
-        placement = RulePlacement(Routing(scope.manages, scope.routes)) if scope.paths else None
         self._desired = DesiredState(
-            scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding, placement=placement
+            scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding, placement=_no_rules(self._scope)
         )
         self._enforcement = Enforcement(switch, scope, self._queues, self._desired.ports)
         self._away = AwayBridges(on_healed=self._poke)
@@ -122,6 +126,11 @@ class Reconciler:
         """The whole table may have changed, and the routes of all reservations."""
         self._desired.reset(tuple(table.rules.values()), stages, routes)
         self._poke()
+
+    def begin_anew(self, table: Rules, stages: int, network: Sequence[NetworkDelta]) -> None:
+        """The whole table and the whole network: nothing that was made of their changes is relied on."""
+        self._desired.begin_anew(_no_rules(self._scope), network, tuple(table.rules.values()), stages)
+        self.read_back()
 
     def steer(self, routes: Mapping[int, Routes]) -> None:
         """The routes of these reservations changed, by slot."""
@@ -201,20 +210,25 @@ class Reconciler:
     async def run(self) -> None:
         """Reconcile until cancelled."""
         parts = {
-            "queueing": self._queues.run(),
-            "bridges": self._run_passes(),
-            "locks": self._fleet.keep_locks(),
-            "fail-open": self._failing.run(),
+            "programming": self._run_passes,
+            "the locks of bridges": self._fleet.keep_locks,
+            "the watch on controllers": self._failing.run,
         }
-        tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()  # only a defect ends one of them
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._queues.run(), name="queueing")
+                for name, part in parts.items():
+                    tasks.create_task(kept_going(name, part, self._log, self._part_failed), name=name)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, self._away.stop(), return_exceptions=True)
+            await self._away.stop()
+
+    def _part_failed(self, part: str, problem: Exception) -> None:
+        """Nobody knows how far it came: everything is planned anew and read back."""
+        self._report.defect(f"{part}: {problem!r}", self.plan)
+        self._queues.compare_all(orphans=True)
+        self._fleet.forget()
+        self._on_defect()
+        self._poke()
 
     async def _run_passes(self) -> None:
         retry = Backoff(*RETRY)
@@ -270,3 +284,7 @@ class Reconciler:
     def close(self) -> None:
         """End the sessions; flows, meters and queues stay where they are."""
         self._fleet.close()
+
+
+def _no_rules(scope: BridgeScope) -> RulePlacement | None:
+    return RulePlacement(Routing(scope.manages, scope.routes)) if scope.paths else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from ovspane.loop import in_slices
+from ovspane.loop import LogOnce, in_slices
 from ovspane.ovsdb.switch_db import BridgeRow
 from ovspane.placement.flow_rules import COOKIE_MASK
 from ovspane.placement.pipeline import FlowPlan
@@ -39,6 +39,7 @@ class StatusReport:
         self._general: Reason | None = None
         self._troubles: Mapping[int, Reason] = {}
         self._unsatisfied: Mapping[int, str] = {}
+        self._log = LogOnce(log)
 
     def add(self, requests: Iterable[int]) -> None:
         """Their status may have changed: the next report has it."""
@@ -86,6 +87,14 @@ class StatusReport:
             self._on_status(request, status)
         self.add(requests)
 
+    def defect(self, detail: str, plan: FlowPlan) -> None:
+        """A part of ours that brings the switches to the plan failed, and is begun again: until a pass went through
+        nothing is sure."""
+        requests, status = requests_of(plan), degraded(Reason(Cause.DEFECT, detail=detail))
+        for request in requests:
+            self._on_status(request, status)
+        self.add(requests)
+
     async def report(
         self,
         requests: set[int],
@@ -108,7 +117,13 @@ class StatusReport:
         status = self._judge(plan, bridges)
         async for some in in_slices(requests - late, SLICE):
             for request in some:
-                self._on_status(request, status(request))
+                try:
+                    became = status(request)
+                    self._log.forget(request)
+                except Exception as problem:  # noqa: BLE001  a defect in this one is not the others'
+                    self._log.error(request, "the status of request %d cannot be told: %r", request, problem)
+                    became = degraded(Reason(Cause.DEFECT, detail=repr(problem)))
+                self._on_status(request, became)
 
     def _judge(self, plan: FlowPlan, bridges: Iterable[BridgeRow]) -> Callable[[int], Status]:
         queue_status = self._enforcement.statuses(plan, bridges)

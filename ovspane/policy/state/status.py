@@ -51,6 +51,7 @@ class Cause(Enum):
     NOT_UP = "not-up"  # Open vSwitch has brought up no bridge
     NO_SWITCH = "no-switch"  # the database of Open vSwitch cannot be reached
     NETWORK = "network"  # links cannot hold it: no path, or no room on one
+    DEFECT = "defect"  # a part of ovspane itself failed, and is begun again
     NOT_COMPILED = "not-compiled"  # it cannot be compiled beside the others (a user moved to too many addresses)
 
 
@@ -68,6 +69,7 @@ _TEXTS: Final[Mapping[Cause, str]] = {
     Cause.NO_BRIDGE: "there is no bridge {bridge}",
     Cause.NOT_UP: "bridge {bridge} is not up",
     Cause.NO_SWITCH: "Open vSwitch cannot be reached at {detail}",
+    Cause.DEFECT: "ovspane has a defect here ({detail}); its log says more",
 }
 
 

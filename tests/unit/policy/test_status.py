@@ -66,6 +66,9 @@ TEXTS = {
     degraded(Reason(Cause.NO_SWITCH, detail="unix:db.sock")): (
         "degraded: Open vSwitch cannot be reached at unix:db.sock"
     ),
+    degraded(Reason(Cause.DEFECT, detail="KeyError(7)")): (
+        "degraded: ovspane has a defect here (KeyError(7)); its log says more"
+    ),
     degraded(Reason(Cause.NETWORK, detail="no path")): "degraded: no path",
     degraded(Reason(Cause.NOT_COMPILED, detail="too many")): "degraded: too many",
     Status(Condition.HIDDEN, hiders=(3, 8)): "hidden by 3,8",
