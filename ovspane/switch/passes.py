@@ -29,6 +29,7 @@ from ovspane.placement.flow_rules import COOKIE_MASK
 from ovspane.policy.state.status import Cause, Reason
 from ovspane.switch.away import EXPECTED, AwayBridges, raise_unexpected
 from ovspane.switch.bridge import BridgeTarget, ManagedBridge
+from ovspane.switch.datapaths import DatapathSupport
 from ovspane.switch.desired import LONG, DesiredState
 from ovspane.switch.enforcement import Enforcement
 from ovspane.switch.fleet import BridgeFleet
@@ -51,6 +52,7 @@ class BridgePass:
         enforcement: Enforcement,
         away: AwayBridges,
         report: StatusReport,
+        datapaths: DatapathSupport,
     ) -> None:
         self._switch = switch
         self._fleet = fleet
@@ -59,6 +61,7 @@ class BridgePass:
         self._enforcement = enforcement
         self._away = away
         self._report = report
+        self._datapaths = datapaths
         self._log = LogOnce(log)
         self._guarantees: set[int] = set()  # queue ids whose guarantee or ports changed, and are not wanted so yet
 
@@ -101,6 +104,9 @@ class BridgePass:
         await self._desired.follow(bridges)
         for bridge in self._fleet:
             bridge.touch(self._desired.shut(bridge.name, not_flooding(bridges[bridge.name])))
+        treated = self._desired.treat_fragments(await self._datapaths.of(bridges))
+        for bridge in self._fleet:
+            bridge.touch(treated.get(bridge.name, ()))
 
     def _absorb_news(self) -> None:
         """Take in what others did to the bridges."""

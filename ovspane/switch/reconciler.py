@@ -26,6 +26,7 @@ from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Rules, TableDelta
 from ovspane.policy.state.status import Reason, Status
 from ovspane.switch.away import RETRY, AwayBridges
+from ovspane.switch.datapaths import DatapathSupport
 from ovspane.switch.desired import DesiredState
 from ovspane.switch.enforcement import Enforcement
 from ovspane.switch.fleet import BridgeFleet
@@ -77,8 +78,9 @@ class Reconciler:
         self._enforcement = Enforcement(switch, scope, self._queues, self._desired.ports)
         self._away = AwayBridges(on_healed=self._poke)
         self._report = StatusReport(on_status, on_hidden, self._enforcement)
+        datapaths = DatapathSupport(scope.rundir)
         self._passes = BridgePass(
-            switch, self._fleet, self._desired, self._queues, self._enforcement, self._away, self._report
+            switch, self._fleet, self._desired, self._queues, self._enforcement, self._away, self._report, datapaths
         )
         switch.listen(self._on_event)
 
