@@ -110,11 +110,16 @@ class Daemon:
         # SwitchDb --rows--> Reconciler --statuses--> RequestStatuses (through methods: the two know each other)
         self._reconciler = Reconciler(self._switch, scope, self._on_status, self._on_hidden)
         self._statuses = RequestStatuses(
-            self._state, self._reconciler.hider, lambda notices: self._service.tell(notices)
+            self._state,
+            self._reconciler.hider,
+            lambda notices: self._service.tell(notices),
+            self._reconciler.remarks,
         )
 
         # Reconciler --why a rate cannot be enforced--> ReservationGate
-        self._gate = ReservationGate(self._reconciler.unenforced, best_effort=scope.best_effort)
+        self._gate = ReservationGate(
+            self._reconciler.unenforced, self._reconciler.remarks, best_effort=scope.best_effort
+        )
 
         # Network --deltas--> Reconciler, LinkCapacityTask
         self._network = Network(network_limits(settings))

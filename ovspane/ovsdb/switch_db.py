@@ -98,13 +98,16 @@ class InterfaceRow:
 @dataclass(frozen=True, slots=True)
 class PortRow:
     """A row of Port: several interfaces are a bond. `qos` names its QoS row. `vlan`: it has a tag, trunks or a VLAN
-    mode."""
+    mode. `native`: the VLAN that packets are in which come in without a tag, 0: none; with `tunnel`: all that come
+    in, whatever tag they have (ovs-vswitchd.conf.db(5), Port, VLAN Configuration)."""
 
     name: str
     interfaces: tuple[InterfaceRow, ...]
     qos: UUID | None
     external_ids: Mapping[str, str]
     vlan: bool = False
+    native: int = 0
+    tunnel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +280,12 @@ class SwitchDb(Database):
         interfaces = sorted((self.derived(interface, _interface) for interface in row.interfaces), key=lambda i: i.name)
         qos = next(iter(row.qos), None)
         vlan = bool(row.tag or row.trunks or row.vlan_mode)  # sets: tag 0 is one too
-        return PortRow(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan)
+        mode = next(iter(row.vlan_mode), None)
+        native = 0 if mode == "trunk" else next(iter(row.tag), 0)
+        return PortRow(
+            *(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids)),
+            *(vlan, native, mode == "dot1q-tunnel"),
+        )
 
 
 def _added(row: Any) -> set[str]:

@@ -26,14 +26,13 @@ connection tracking: never weaker than what was asked.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from ovspane.packets.fields import SCTP, TCP, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, FRAGMENT, INVALID, LATER, LAYOUT, TRACKED, Match
-from ovspane.placement.flow_rules import COOKIE_MASK, DROP, FlowRule, Instructions
+from ovspane.placement.flow_rules import DROP, FlowRule, Instructions
 
 FlowKey = tuple[int, int, Match]
 
@@ -84,15 +83,13 @@ def _with(match: Match, state: Match, ports: bool = True) -> Match:
 
 
 class FragmentFlows:
-    """Keeps those flows beside the others in the flows of a plan, flow by flow. `requests`: how many flows each
-    request (its low 32 bits) has that name what fragments hide."""
+    """Keeps those flows beside the others in the flows of a plan, flow by flow."""
 
     def __init__(self, first: int, limit: int, exit_table: int) -> None:
         """`first` to `limit` - 1: the access tables."""
         self._first, self._limit, self._exit = first, limit, exit_table
         self.support: FragmentSupport | None = None
-        self.requests: Counter[int] = Counter()
-        self._hiding: dict[FlowKey, int] = {}
+        self._hiding: set[FlowKey] = set()
         self._twins_of: dict[FlowKey, tuple[FlowKey, ...]] = {}
         self._sources: dict[FlowKey, dict[FlowKey, FlowRule]] = {}
         self._frame: dict[FlowKey, FlowRule] = {}
@@ -126,16 +123,12 @@ class FragmentFlows:
 
     def _follow(self, key: FlowKey, rule: FlowRule | None) -> set[FlowKey]:
         """Note a flow (None: it is gone); gives its twins, before and after."""
-        if (owner := self._hiding.pop(key, None)) is not None:
-            self.requests[owner] -= 1
-            if not self.requests[owner]:
-                del self.requests[owner]
+        self._hiding.discard(key)
         changed = set(self._twins_of.pop(key, ()))
         for twin in changed:
             del self._sources[twin][key]
         if rule is not None:
-            owner = self._hiding[key] = rule.cookie & ~COOKIE_MASK
-            self.requests[owner] += 1
+            self._hiding.add(key)
             twins = tuple((key[0], key[1], match) for match in self._matches(rule))
             if twins:
                 self._twins_of[key] = twins

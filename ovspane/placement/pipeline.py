@@ -203,16 +203,6 @@ class FlowPlan:
         changed."""
         return self._fragments.treat(self.flows, support)
 
-    @property
-    def gathers_fragments(self) -> bool:
-        """True iff fragments hide what some flow names, and so are treated apart."""
-        return bool(self._fragments.requests)
-
-    def fragments_of(self, request: int) -> FragmentSupport | None:
-        """What the datapath can do with fragments, where they hide what flows of the request (its low 32 bits) name;
-        else None."""
-        return self._fragments.support if request in self._fragments.requests else None
-
     def skip_limits(self, ports: frozenset[int]) -> set[FlowKey]:
         """What comes in by these ports (OpenFlow numbers) goes past the limits. Returns the keys of the flows that
         changed."""

@@ -41,6 +41,8 @@ class DatapathSupport:
     def __init__(self, rundir: Path) -> None:
         self._rundir = rundir
         self._known: dict[_Key, FragmentSupport] = {}
+        #: what was said last
+        self.last: dict[str, FragmentSupport] = {}
         self._log = LogOnce(log)
 
     async def of(self, bridges: Mapping[str, BridgeRow]) -> dict[str, FragmentSupport]:
@@ -53,9 +55,10 @@ class DatapathSupport:
                 self._log.forget("features")
             except ControlUnavailable as problem:
                 self._log.warning("features", "what datapaths can do with fragments is not known: %s", problem)
-        return {
+        self.last = {
             name: self._known.get(key, FragmentSupport(True, _is_kernel(bridges[name]))) for name, key in ids.items()
         }
+        return self.last
 
     def _ask(self, keys: list[_Key]) -> dict[_Key, FragmentSupport]:
         found = {}

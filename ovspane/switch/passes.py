@@ -35,6 +35,7 @@ from ovspane.switch.enforcement import Enforcement
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.flood_marks import not_flooding
 from ovspane.switch.host_queues import HostQueues
+from ovspane.switch.remarks import port_vlans
 from ovspane.switch.status_report import StatusReport, requests_of
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class BridgePass:
         self._report = report
         self._datapaths = datapaths
         self._log = LogOnce(log)
+        self._noted: object = None  # what notes on requests were made of
         self._guarantees: set[int] = set()  # queue ids whose guarantee or ports changed, and are not wanted so yet
 
     async def run(self) -> bool:
@@ -107,6 +109,10 @@ class BridgePass:
         treated = self._desired.treat_fragments(await self._datapaths.of(bridges))
         for bridge in self._fleet:
             bridge.touch(treated.get(bridge.name, ()))
+        noted = port_vlans(bridges.values()), tuple(sorted(self._datapaths.last.items(), key=lambda one: one[0]))
+        if noted != self._noted:
+            self._noted = noted
+            self._report.add(requests_of(self._desired.plan))
 
     def _absorb_news(self) -> None:
         """Take in what others did to the bridges."""

@@ -19,12 +19,13 @@ from ovspane.lang.units import Seconds
 from ovspane.loop import Backoff
 from ovspane.network.model import NetworkDelta
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.placement.pipeline import FlowPlan
 from ovspane.placement.routes import Routes
 from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Rules, TableDelta
-from ovspane.policy.state.status import Reason, Status
+from ovspane.policy.state.status import Reason, Remark, Status
 from ovspane.switch.away import RETRY, AwayBridges
 from ovspane.switch.datapaths import DatapathSupport
 from ovspane.switch.desired import DesiredState
@@ -32,6 +33,7 @@ from ovspane.switch.enforcement import Enforcement
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.host_queues import HostQueues
 from ovspane.switch.passes import BridgePass
+from ovspane.switch.remarks import port_vlans, remarks
 from ovspane.switch.scope import BridgeScope
 from ovspane.switch.status_report import SLICE, StatusReport, requests_of
 
@@ -78,7 +80,7 @@ class Reconciler:
         self._enforcement = Enforcement(switch, scope, self._queues, self._desired.ports)
         self._away = AwayBridges(on_healed=self._poke)
         self._report = StatusReport(on_status, on_hidden, self._enforcement)
-        datapaths = DatapathSupport(scope.rundir)
+        self._datapaths = datapaths = DatapathSupport(scope.rundir)
         self._passes = BridgePass(
             switch, self._fleet, self._desired, self._queues, self._enforcement, self._away, self._report, datapaths
         )
@@ -103,6 +105,10 @@ class Reconciler:
     def unenforced(self, rate: int = 0) -> Reason | None:
         """Why no port of any managed bridge can enforce a guarantee of `rate` (bit/s); None if one can."""
         return self._enforcement.unenforced(self._fleet.rows().values(), rate)
+
+    def remarks(self, group: Flowgroup) -> tuple[Remark, ...]:
+        """What is to be said of requests of that flowgroup, of the bridges as they are."""
+        return remarks(group, port_vlans(self._fleet.rows().values()), self._datapaths.last)
 
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
