@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from ovspane.packets.match import (
@@ -90,6 +92,8 @@ def rules(draw: st.DrawFn) -> FlowRule:
         untrack=draw(st.booleans()),
     )
     match, numbers = draw(matches()), st.integers(1, 0xFFFFFFFF)
+    if match.field("eth_type") not in ((ETH_IPV4, 0xFFFF), (ETH_IPV6, 0xFFFF)):
+        instructions = replace(instructions, track=None)  # only IP can be tracked
     match draw(st.sampled_from(("plain", "plain", "clause", "acting"))):
         case "clause":
             ids = draw(st.lists(numbers, min_size=1, max_size=100, unique=True))
