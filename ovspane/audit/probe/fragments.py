@@ -23,7 +23,7 @@ from ovspane.placement.flow_rules import COOKIE_TAG
 from ovspane.placement.pipeline import Pipeline
 
 #: of one run, datagrams beyond which no more are tried
-MOST = 200
+MOST = 1000
 #: numbers of fragments, apart from those of packets
 _FIRST_NUMBER = 1 << 24
 #: how long a piece may take to come back, and how long one is waited for that should not (seconds)

@@ -19,7 +19,7 @@ meter        it passes the meter of the lowest limit that matches, once (on each
              other
 
 Where a request names what fragments may hide, that is said of the fragments of datagrams, too, the first and the later
-ones, in the words of the datagram (TCP and UDP): who gets no first fragment gets no datagram, so a later one may pass
+ones, in the words of the datagram (but for SCTP): who gets no first fragment gets no datagram, so a later one may pass
 what is denied where its datagram is not gathered (placement.fragments), and it may share a lower limit's meter.
 
 The evaluator knows single packets only. What it says of one depends on which requests match it, so each set is split by
@@ -41,12 +41,12 @@ from ovspane.dataplane.tables import Flow
 from ovspane.dataplane.walk import BridgeVisit, End, Fabric, Loss, Spot, Trace, walk
 from ovspane.lang.statements import Kind
 from ovspane.packets.fields import ANY_PORT, ANY_TRANSPORT, SCTP, TCP, UDP
-from ovspane.packets.match import ANY, ETH_IPV4, ETH_IPV6, FRAGMENT, LAYOUT, Match, Packet
+from ovspane.packets.match import ETH_IPV4, ETH_IPV6, FRAGMENT, LAYOUT, Match, Packet
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
 from ovspane.policy.state.status import ACTIVE, Cause
 
-#: what a proof of fragments speaks of
-_WITH_PORTS = [Match.of(eth_type=eth_type, ip_proto=proto) for eth_type in (ETH_IPV4, ETH_IPV6) for proto in (TCP, UDP)]
+#: what a proof of fragments does not speak of: the userspace datapath drops them
+_OF_SCTP = tuple(Match.of(eth_type=eth_type, ip_proto=SCTP) for eth_type in (ETH_IPV4, ETH_IPV6))
 _PIECE_WORDS = {
     Pieces.WHOLE: "",
     Pieces.FIRST: " (first fragments)",
@@ -105,19 +105,17 @@ class Proof:
         for pieces in Pieces if self._fragments_matter() else (Pieces.WHOLE,):
             self._pieces = pieces
             for station in filter(self._present, self.stations):
-                for kind in (ANY,) if pieces is Pieces.WHOLE else _WITH_PORTS:
-                    self._station(station, kind)
+                self._station(station)
         return list(self.findings.values())
 
-    def _station(self, station: Station, kind: Match) -> None:
-        """The packets of a kind that a host sends."""
-        of_kind = kind.intersect(Match.of(eth_src=station.mac))
-        assert of_kind is not None
-        for start in _with_tags(Region(of_kind)):
+    def _station(self, station: Station) -> None:
+        """The packets that a host sends, or such pieces of them."""
+        whole = self._pieces is Pieces.WHOLE
+        for start in _with_tags(Region(Match.of(eth_src=station.mac), () if whole else _OF_SCTP)):
             trace = walk(self.fabric, station.spot, start, self._pieces)
             self._returns(station, trace, own=False)
             for some_own, v4, v6 in _own(station):
-                if (own := both(start, some_own)) is not None:
+                if (own := both(start, some_own)) is not None and (whole or v4 or v6):
                     self._host(station, own, _of(trace, own), v4, v6)
 
     def _fragments_matter(self) -> bool:
