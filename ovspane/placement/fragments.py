@@ -10,7 +10,7 @@ Only the first fragment of a datagram has ports, and Open vSwitch shows port 0 f
 The kernel's datapath gives the datagram back in one piece, with ports, and cuts it again on output: no more is needed.
 The userspace datapath lets the fragments go one by one; the first has the ports in ct_tp_src and ct_tp_dst, the later
 ones have only the protocol. There a flow of ports from 0 on says that it means no fragments, and each flow that names
-ports has twins:
+ports has counterparts:
 
     first    the same by the ports of the datagram. Who never gets the first fragment never gets the datagram, so a drop
              needs no more
@@ -90,7 +90,7 @@ class FragmentFlows:
         self._first, self._limit, self._exit = first, limit, exit_table
         self.support: FragmentSupport | None = None
         self._hiding: set[FlowKey] = set()
-        self._twins_of: dict[FlowKey, tuple[FlowKey, ...]] = {}
+        self._counterparts_of: dict[FlowKey, tuple[FlowKey, ...]] = {}
         self._sources: dict[FlowKey, dict[FlowKey, FlowRule]] = {}
         self._frame: dict[FlowKey, FlowRule] = {}
 
@@ -117,24 +117,24 @@ class FragmentFlows:
             if rule is None and key not in self._hiding:
                 continue
             changed |= self._follow(key, rule)
-        for twin in changed:
-            self._show(flows, twin)
+        for counterpart in changed:
+            self._show(flows, counterpart)
         return changed | self._set_frame(flows, self.support if self._hiding else None)
 
     def _follow(self, key: FlowKey, rule: FlowRule | None) -> set[FlowKey]:
-        """Note a flow (None: it is gone); gives its twins, before and after."""
+        """Note a flow (None: it is gone); gives its counterparts, before and after."""
         self._hiding.discard(key)
-        changed = set(self._twins_of.pop(key, ()))
-        for twin in changed:
-            del self._sources[twin][key]
+        changed = set(self._counterparts_of.pop(key, ()))
+        for counterpart in changed:
+            del self._sources[counterpart][key]
         if rule is not None:
             self._hiding.add(key)
-            twins = tuple((key[0], key[1], match) for match in self._matches(rule))
-            if twins:
-                self._twins_of[key] = twins
-            for twin in twins:
-                self._sources.setdefault(twin, {})[key] = rule
-            changed.update(twins)
+            counterparts = tuple((key[0], key[1], match) for match in self._matches(rule))
+            if counterparts:
+                self._counterparts_of[key] = counterparts
+            for counterpart in counterparts:
+                self._sources.setdefault(counterpart, {})[key] = rule
+            changed.update(counterparts)
         return changed
 
     def _matches(self, rule: FlowRule) -> Iterator[Match]:
@@ -151,19 +151,19 @@ class FragmentFlows:
             return rule.table < self._limit and rule.priority % 2 == 1
         return rule.instructions == DROP
 
-    def _show(self, flows: MutableMapping[FlowKey, FlowRule], twin: FlowKey) -> None:
-        """The flow of a twin: what the flows do that have it. One that acts comes before clauses; the lowest request's
-        before others."""
-        if not (sources := self._sources.get(twin)):
-            self._sources.pop(twin, None)
-            flows.pop(twin, None)
+    def _show(self, flows: MutableMapping[FlowKey, FlowRule], counterpart: FlowKey) -> None:
+        """The flow of a counterpart: what the flows do that have it. One that acts comes before clauses; the lowest
+        request's before others."""
+        if not (sources := self._sources.get(counterpart)):
+            self._sources.pop(counterpart, None)
+            flows.pop(counterpart, None)
             return
         rules = sorted(sources.values(), key=lambda rule: (bool(rule.instructions.conjunctions), rule.cookie))
-        found = replace(rules[0], match=twin[2])
+        found = replace(rules[0], match=counterpart[2])
         if found.instructions.conjunctions:
             clauses = tuple(sorted({clause for rule in rules for clause in rule.instructions.conjunctions}))
             found = replace(found, instructions=replace(found.instructions, conjunctions=clauses))
-        flows[twin] = found
+        flows[counterpart] = found
 
     # --- the flows that are there when any flow needs them
 
