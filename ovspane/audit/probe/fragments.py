@@ -4,6 +4,9 @@ piece, if and only if the datagram may pass.
 There is no trace of them: `ofproto/trace` does not know what connection tracking will find. So packets are the first
 witness, and the meters' counters the second: what is limited went through some meter, piece by piece.
 
+A datagram is not sent where a flow of ours sends packets of its addresses out by a port: nothing could catch it, and
+a later fragment shows no port by which it would be another's.
+
 A datapath without connection tracking drops what it cannot know (placement.fragments); there no datagram has to pass.
 """
 
@@ -18,12 +21,14 @@ from dataclasses import dataclass, replace
 from ovspane.audit.oracle import ExpectedVerdict
 from ovspane.audit.probe.frames import fragments
 from ovspane.audit.probe.injection import ProbeSession
-from ovspane.packets.match import FRAGMENT, Match, Packet
+from ovspane.packets.match import FRAGMENT, LAYOUT, Match, Packet
 from ovspane.placement.flow_rules import COOKIE_TAG
 from ovspane.placement.pipeline import Pipeline
 
 #: of one run, datagrams beyond which no more are tried
 MOST = 1000
+#: what a later fragment does not show
+_HIDDEN = frozenset({"ip_proto", "tp_src", "tp_dst"})
 #: numbers of fragments, apart from those of packets
 _FIRST_NUMBER = 1 << 24
 #: how long a piece may take to come back, and how long one is waited for that should not (seconds)
@@ -41,7 +46,11 @@ class FragmentProbe:
     async def run(self, packets: Mapping[int, Packet], expected: Mapping[int, ExpectedVerdict]) -> dict[int, str]:
         """What is wrong with the datagrams that have the headers of these packets (TCP or UDP, `with_ports`), by the
         packets' numbers. Raises SessionError."""
-        numbers = list({packet: number for number, packet in packets.items()}.values())
+        steered = await self._steered()
+        apart = {
+            packet: number for number, packet in packets.items() if not any(may_meet(one, packet) for one in steered)
+        }
+        numbers = list(apart.values())
         numbers = numbers[:: max(1, -(-len(numbers) // MOST))]
         if not numbers:
             return {}
@@ -84,6 +93,11 @@ class FragmentProbe:
         while not done() and time.monotonic() < until:
             await asyncio.sleep(0.005)
 
+    async def _steered(self) -> list[Match]:
+        """What flows of ours send out by a port."""
+        there = await self.session.table_stats(range(self.pipeline.queue, self.pipeline.queue + 1))
+        return [stats.rule.match for stats in there if stats.rule.instructions.output is not None]
+
     async def _drops_all(self) -> bool:
         """The datapath has no connection tracking."""
         there = await self.session.table_stats(range(self.pipeline.first, self.pipeline.first + 1))
@@ -93,6 +107,12 @@ class FragmentProbe:
 def with_ports(packet: Packet) -> Packet:
     """The packet with ports other than 0, which connection tracking takes for invalid."""
     return replace(packet, sport=packet.sport or 40000, dport=packet.dport or 40000)
+
+
+def may_meet(match: Match, packet: Packet) -> bool:
+    """The packet may meet a flow of that match, whatever its transport and ports are."""
+    seen = packet.packed
+    return all(seen >> LAYOUT[name][0] & mask == value for name, value, mask in match.fields() if name not in _HIDDEN)
 
 
 def _of_any(match: Match) -> bool:
