@@ -122,12 +122,18 @@ class Daemon:
         # SwitchDb --rows--> Reconciler --statuses--> RequestStatuses (through methods: the two know each other)
         self._reconciler = Reconciler(self._switch, scope, self._on_status, self._on_hidden, self._on_defect)
         self._statuses = RequestStatuses(
-            self._state, self._reconciler.hider, lambda notices: self._service.notify(notices)
+            self._state,
+            self._reconciler.hider,
+            lambda notices: self._service.notify(notices),
+            self._reconciler.remarks,
         )
 
         # Reconciler --why a rate cannot be enforced, why nothing can be installed--> ReservationGate
         self._gate = ReservationGate(
-            self._reconciler.unenforced, self._reconciler.unreachable, best_effort=scope.best_effort
+            self._reconciler.unenforced,
+            self._reconciler.unreachable,
+            self._reconciler.remarks,
+            best_effort=scope.best_effort,
         )
 
         # Network --deltas--> Reconciler, LinkCapacityTask

@@ -109,7 +109,9 @@ class InterfaceRow:
 @dataclass(frozen=True, slots=True)
 class PortRow:
     """A row of Port: several interfaces are a bond. `qos` names its QoS row. `vlan`: it has a tag, trunks or a VLAN
-    mode of somebody. `exposed`: the bridge switches by it, and it may be isolated (ovsdb.isolation)."""
+    mode of somebody. `exposed`: the bridge switches by it, and it may be isolated (ovsdb.isolation). `native`: the
+    VLAN that packets are in which come in without a tag, 0: none; with `tunnel`: all that come in, whatever tag they
+    have (ovs-vswitchd.conf.db(5), Port, VLAN Configuration)."""
 
     name: str
     interfaces: tuple[InterfaceRow, ...]
@@ -117,6 +119,8 @@ class PortRow:
     external_ids: Mapping[str, str]
     vlan: bool = False
     exposed: bool = False
+    native: int = 0
+    tunnel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,10 +309,12 @@ class SwitchDb(Database):
         interfaces = sorted((self.derived(interface, _interface) for interface in row.interfaces), key=lambda i: i.name)
         qos = next(iter(row.qos), None)
         vlan = bool(row.tag or row.trunks or row.vlan_mode) and not is_isolated(row)  # sets: tag 0 is one too
+        mode = next(iter(row.vlan_mode), None)
+        native = 0 if mode == "trunk" or is_isolated(row) else next(iter(row.tag), 0)
         return PortRow(
-            row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan,
-            can_be_isolated(row),
-        )  # fmt: skip
+            *(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids)),
+            *(vlan, can_be_isolated(row), native, mode == "dot1q-tunnel"),
+        )
 
 
 def _remotes(rows: Any) -> tuple[RemoteRow, ...]:

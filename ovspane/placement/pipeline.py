@@ -31,6 +31,7 @@ from dataclasses import dataclass, field, replace
 from ovspane.packets.match import ANY, CONJ_MASK, CONJ_SHIFT, Match
 from ovspane.placement.conjunction import Change, Conjunction, Conjunctions, Key
 from ovspane.placement.flow_rules import COOKIE_TAG, FlowRule, Instructions, Meter
+from ovspane.placement.fragments import FragmentFlows, FragmentSupport, whole_only
 from ovspane.policy.model.table import Effect, Rule, Stage, TableDelta
 
 ENTRY_PRIORITY = 0xFFFF
@@ -113,7 +114,9 @@ class Pipeline:
             case Effect.QUEUE:
                 steered = rule.output or None
                 instructions = Instructions(set_queue=rule.slot, output=steered, goto=None if steered else self.exit)
-        return FlowRule(table, rule.priority, rule.match, instructions, COOKIE_TAG | rule.request & 0xFFFFFFFF)
+        return FlowRule(
+            table, rule.priority, whole_only(rule.match), instructions, COOKIE_TAG | rule.request & 0xFFFFFFFF
+        )
 
     def conjunction_flow(self, made: Conjunction) -> FlowRule:
         """The flow that acts for all the rules of a conjunction."""
@@ -164,8 +167,10 @@ class FlowPlan:
     _conjunctions: Conjunctions | None = None
     #: of a flow: by id, (dimension, how many, whose)
     _clauses: dict[FlowKey, dict[int, tuple[int, int, int]]] = field(default_factory=dict)
+    _fragments: FragmentFlows = field(init=False)
 
     def __post_init__(self) -> None:
+        self._fragments = FragmentFlows(self.pipeline.first, self.pipeline.limit, self.pipeline.exit)
         if self.conjunction:
             self._conjunctions = Conjunctions(self._rules)
         self._put(self.pipeline.skeleton(0))
@@ -195,7 +200,12 @@ class FlowPlan:
             self._put(new.values())
             self.stages = stages
             touched |= old.keys() | new.keys()
-        return touched
+        return touched | self._fragments.update(self.flows, touched)
+
+    def treat_fragments(self, support: FragmentSupport) -> set[FlowKey]:
+        """The bridge's datapath can do this with fragments (placement.fragments). Returns the keys of the flows that
+        changed."""
+        return self._fragments.treat(self.flows, support)
 
     def skip_limits(self, ports: frozenset[int]) -> set[FlowKey]:
         """What comes in by these ports (OpenFlow numbers) goes past the limits. Returns the keys of the flows that
@@ -251,7 +261,7 @@ class FlowPlan:
     def _show(self, key: Key, rule: Rule | None) -> FlowKey:
         """A rule that is said by a flow of its own, or (None) is not."""
         stage, index, priority, match = key
-        at = self.pipeline.table_of(stage, index), priority, match
+        at = self.pipeline.table_of(stage, index), priority, whole_only(match)
         if rule is not None:
             self.flows[at] = self.pipeline.flow_of(rule)
         else:
@@ -276,7 +286,7 @@ class FlowPlan:
         self.flows[acting.key] = acting
         touched = {acting.key}
         for k, match in made.product.clauses():
-            at = acting.table, acting.priority, match
+            at = acting.table, acting.priority, whole_only(match)
             clause = k + 1, len(made.product.dimensions), made.rule.request
             self._clauses.setdefault(at, {})[made.number] = clause
             self._show_clauses(at)
@@ -288,7 +298,7 @@ class FlowPlan:
         del self.flows[acting.key]
         touched = {acting.key}
         for _, match in gone.product.clauses():
-            at = acting.table, acting.priority, match
+            at = acting.table, acting.priority, whole_only(match)
             del self._clauses[at][gone.number]
             if not self._clauses[at]:
                 del self._clauses[at]

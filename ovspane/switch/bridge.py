@@ -384,7 +384,7 @@ def _clauses_of(held: frozenset[FlowKey], flows: Mapping[FlowKey, FlowRule | Non
     """The clauses of conjunctive matches whose acting flow is held. Without it a packet that satisfies them would be
     looked up with their id and in vain, and the conjunctive matches of lower priority would not be tried any more
     (lib/classifier.c)."""
-    numbers = {match.value >> CONJ_SHIFT for _, _, match in held if match.mask & CONJ_MASK}
+    numbers = {(match.value & CONJ_MASK) >> CONJ_SHIFT for _, _, match in held if match.mask & CONJ_MASK}
     if not numbers:
         return set()
     return {

@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 from ovspane.loop import off_loop
 from ovspane.network.model import NetworkDelta
+from ovspane.placement.fragments import FragmentSupport
 from ovspane.placement.pipeline import FlowKey, FlowPlan, Pipeline
 from ovspane.placement.routes import Routes
 from ovspane.placement.rule_placement import RulePlacement
@@ -95,12 +97,16 @@ class DesiredState:
         self._pipeline = pipeline
         self._conjunction = conjunction
         self._hide = hide
+        self._fragments: FragmentSupport | None = None
         self._waiting: deque[_Waiting] = deque()
         self._routes: dict[int, Routes] = {}  # as they were told last
         self.plan, self._hiding = self._anew()
 
     def _anew(self) -> tuple[FlowPlan, Hiding | None]:
-        return FlowPlan(self._pipeline, conjunction=self._conjunction), Hiding() if self._hide else None
+        plan = FlowPlan(self._pipeline, conjunction=self._conjunction)
+        if self._fragments is not None:
+            plan.treat_fragments(self._fragments)
+        return plan, Hiding() if self._hide else None
 
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
@@ -162,6 +168,18 @@ class DesiredState:
         """These ports of a bridge are none of the flood tree; returns the flows that changed."""
         plan = self._plans.get(bridge)
         return plan.block_ports(ports) if plan is not None else set()
+
+    def treat_fragments(self, supports: Mapping[str, FragmentSupport]) -> dict[str, set[FlowKey]]:
+        """What the datapath of each bridge can do with fragments; gives the flows that changed. Where all have one plan
+        it is for what all of them can do."""
+        if self._placement is not None:
+            return {
+                name: plan.treat_fragments(supports[name]) for name, plan in self._plans.items() if name in supports
+            }
+        if not supports:
+            return {}
+        self._fragments = reduce(FragmentSupport.joined, supports.values())
+        return dict.fromkeys(supports, self.plan.treat_fragments(self._fragments))
 
     def _plans_for(self, bridges: Sequence[str], placement: RulePlacement) -> dict[str, FlowPlan]:
         plans = {}

@@ -31,6 +31,7 @@ from ovspane.placement.flow_rules import COOKIE_MASK
 from ovspane.policy.state.status import Reason
 from ovspane.switch.away import EXPECTED, AwayBridges, raise_unexpected
 from ovspane.switch.bridge import BridgeTarget, ManagedBridge
+from ovspane.switch.datapaths import DatapathSupport
 from ovspane.switch.desired import LONG, DesiredState
 from ovspane.switch.enforcement import Enforcement
 from ovspane.switch.fail_open import FailOpenWatch
@@ -38,6 +39,7 @@ from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.flood_marks import not_flooding
 from ovspane.switch.host_queues import HostQueues
 from ovspane.switch.meters import largest_frame
+from ovspane.switch.remarks import port_vlans
 from ovspane.switch.status_report import StatusReport, requests_of
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class BridgePass:
         away: AwayBridges,
         report: StatusReport,
         failing: FailOpenWatch,
+        datapaths: DatapathSupport,
     ) -> None:
         self._switch = switch
         self._fleet = fleet
@@ -69,10 +72,12 @@ class BridgePass:
         self._away = away
         self._report = report
         self._failing = failing
+        self._datapaths = datapaths
         self._log = LogOnce(log)
         self._away_since: float | None = None  # the database
         self._ports_changed = True
         self._trouble: Mapping[str, str] = {}  # of the queues of ports, as it was
+        self._noted: object = None  # what notes on requests were made of
         self._guarantees: set[int] = set()  # queue ids whose guarantee or ports changed, and are not wanted so yet
 
     async def run(self) -> bool:
@@ -135,6 +140,13 @@ class BridgePass:
             bridge.meters.pass_frames(largest_frame(bridges[bridge.name]))
             bridge.ahead.in_band(in_band(bridges[bridge.name]))
             bridge.ahead.failing_open = bridge.name in self._failing.failing
+        treated = self._desired.treat_fragments(await self._datapaths.of(bridges))
+        for bridge in self._fleet:
+            bridge.touch(treated.get(bridge.name, ()))
+        noted = port_vlans(bridges.values()), tuple(sorted(self._datapaths.last.items(), key=lambda one: one[0]))
+        if noted != self._noted:
+            self._noted = noted
+            self._report.add(requests_of(self._desired.plan))
 
     def ports_changed(self) -> None:
         """Rows of bridges, ports or interfaces did, or of their queues."""

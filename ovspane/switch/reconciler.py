@@ -19,19 +19,22 @@ from ovspane.lang.units import Seconds
 from ovspane.loop import Backoff, Every, LogOnce, kept_going
 from ovspane.network.model import NetworkDelta
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.placement.pipeline import FlowPlan
 from ovspane.placement.routes import Routes
 from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Rules, TableDelta
-from ovspane.policy.state.status import Cause, Reason, Status
+from ovspane.policy.state.status import Cause, Reason, Remark, Status
 from ovspane.switch.away import RETRY, AwayBridges
+from ovspane.switch.datapaths import DatapathSupport
 from ovspane.switch.desired import DesiredState
 from ovspane.switch.enforcement import Enforcement
 from ovspane.switch.fail_open import FailOpenWatch
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.host_queues import HostQueues
 from ovspane.switch.passes import BridgePass
+from ovspane.switch.remarks import port_vlans, remarks
 from ovspane.switch.scope import BridgeScope
 from ovspane.switch.status_report import SLICE, StatusReport, requests_of
 
@@ -84,8 +87,17 @@ class Reconciler:
         self._away = AwayBridges(on_healed=self._poke)
         self._report = StatusReport(on_status, on_hidden, self._enforcement)
         self._failing = FailOpenWatch(scope.rundir, self._fleet.driven_rows, self._poke)
+        self._datapaths = DatapathSupport(scope.rundir)
         self._passes = BridgePass(
-            switch, self._fleet, self._desired, self._queues, self._enforcement, self._away, self._report, self._failing
+            switch,
+            self._fleet,
+            self._desired,
+            self._queues,
+            self._enforcement,
+            self._away,
+            self._report,
+            self._failing,
+            self._datapaths,
         )
         switch.listen(self._on_event)
 
@@ -115,6 +127,10 @@ class Reconciler:
             return Reason(Cause.NO_SWITCH, detail=self._switch.remote)
         away = next((Reason(Cause.AWAY, name) for name in sorted(self._fleet.rows()) if name in self._away), None)
         return self._fleet.missing() or away
+
+    def remarks(self, group: Flowgroup) -> tuple[Remark, ...]:
+        """What is to be said of requests of that flowgroup, of the bridges as they are."""
+        return remarks(group, port_vlans(self._fleet.rows().values()), self._datapaths.last)
 
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""

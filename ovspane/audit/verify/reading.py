@@ -41,6 +41,7 @@ async def read(rundir: Path, names: Iterable[str]) -> dict[str, BridgeTables]:
     control = ControlSocket(rundir)
     with contextlib.closing(control):
         found = {}
+        kernel = kernel_bridges(await asyncio.to_thread(control.call, "dpif/show"))
         for name in names:
             if not (rundir / f"{name}.mgmt").exists():
                 continue
@@ -54,8 +55,21 @@ async def read(rundir: Path, names: Iterable[str]) -> dict[str, BridgeTables]:
                 if not str(problem).startswith(("fdb/show", "bridge/dump-flows")):
                     raise
                 continue  # it has just gone
-            found[name] = BridgeTables([*flows, *hidden], ports, learnt, left_out)
+            found[name] = BridgeTables([*flows, *hidden], ports, learnt, left_out, name in kernel)
         return found
+
+
+def kernel_bridges(text: str) -> frozenset[str]:
+    """The bridges in the kernel's datapath, of the text of dpif/show (ovs-vswitchd(8)): TYPE@NAME at the margin, the
+    bridges of that below it, their ports below these."""
+    found, kernel = set(), False
+    for line in text.splitlines():
+        depth = len(line) - len(line.lstrip())
+        if not depth:
+            kernel = line.startswith("system@")
+        elif depth == 2 and kernel:
+            found.add(line.strip().removesuffix(":"))
+    return frozenset(found)
 
 
 def learning_table(text: str) -> Mapping[tuple[int, int], int]:

@@ -55,6 +55,25 @@ class Cause(Enum):
     NOT_COMPILED = "not-compiled"  # it cannot be compiled beside the others (a user moved to too many addresses)
 
 
+class Note(Enum):
+    """What holds otherwise than the request's words may make one think; ovspane(7), section 8."""
+
+    PORT_VLAN = "port-vlan"  # it names VLANs, and packets of these ports are in one without a tag that says so
+    FRAGMENTS_DROPPED = "fragments-dropped"  # it names what fragments hide, and a datapath cannot put them together
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A note on a request, and the ports that it is about; none: all of a bridge."""
+
+    note: Note
+    ports: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """For people."""
+        return self.note.value + (f" on {_few(self.ports)}" if self.ports else "")
+
+
 #: what is said of a contest
 CONTESTED: Final = "somebody else keeps changing ovspane's flows or meters"
 _TEXTS: Final[Mapping[Cause, str]] = {
@@ -93,7 +112,7 @@ class Reason:
 class Status:
     """`means` and `number` (the id of the meter or the queue): what puts it into effect. `ports`: those on which a
     guarantee is enforced. `reasons`: why it is degraded; of an installed guarantee, the ports that do not enforce it,
-    and why. `hiders`: the requests that decide in place of a hidden one."""
+    and why. `hiders`: the requests that decide in place of a hidden one. `remarks`: of one that is in effect."""
 
     condition: Condition
     means: Means | None = None
@@ -101,6 +120,7 @@ class Status:
     ports: tuple[str, ...] = ()
     reasons: tuple[Reason, ...] = ()
     hiders: tuple[int, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def degraded(self) -> bool:
@@ -114,6 +134,10 @@ class Status:
 
     def text(self) -> str:
         """For people; ovspane(7), ListRequests."""
+        remarks = "; ".join(remark.text() for remark in self.remarks)
+        return self._standing() + (f", note {remarks}" if remarks else "")
+
+    def _standing(self) -> str:
         match self.condition:
             case Condition.INSTALLED if self.number:
                 return f"installed {self._by()}" + (f", not on {self._why()}" if self.reasons else "")
@@ -149,6 +173,10 @@ class Status:
                 found["not_on"] = lacking
         if self.hiders:
             found["hidden_by"] = ",".join(map(str, self.hiders))
+        if self.remarks:
+            found["note"] = ",".join(remark.note.value for remark in self.remarks)
+            if about := ",".join(port for remark in self.remarks for port in remark.ports):
+                found["note_on"] = about
         return found
 
 
@@ -175,6 +203,7 @@ def read_fields(item: Mapping[str, object]) -> Status:
         _split(item.get("ports")),
         tuple(Reason(cause, port=port) for port in ports or ("",)) if cause is not None else (),
         tuple(map(int, _split(item.get("hidden_by")))),
+        tuple(Remark(Note(note)) for note in _split(item.get("note"))),
     )
 
 

@@ -19,7 +19,9 @@ from ovspane.policy.state.status import (
     Cause,
     Condition,
     Means,
+    Note,
     Reason,
+    Remark,
     Status,
     degraded,
     read_fields,
@@ -72,6 +74,12 @@ TEXTS = {
     degraded(Reason(Cause.NETWORK, detail="no path")): "degraded: no path",
     degraded(Reason(Cause.NOT_COMPILED, detail="too many")): "degraded: too many",
     Status(Condition.HIDDEN, hiders=(3, 8)): "hidden by 3,8",
+    Status(Condition.INSTALLED, Means.FLOWS, remarks=(Remark(Note.PORT_VLAN, ("p1", "p2")),)): (
+        "installed, note port-vlan on p1,p2"
+    ),
+    Status(
+        Condition.INSTALLED, Means.METER, 7, remarks=(Remark(Note.PORT_VLAN, ("p1",)), Remark(Note.FRAGMENTS_DROPPED))
+    ): ("installed by meter 7, note port-vlan on p1; fragments-dropped"),
 }
 
 
@@ -83,6 +91,7 @@ def test_people_read_this(status: Status, text: str) -> None:
 def test_every_cause_has_words() -> None:
     assert {reason.cause for status in TEXTS for reason in status.reasons} == set(Cause)
     assert {status.condition for status in TEXTS} == set(Condition)
+    assert {remark.note for status in TEXTS for remark in status.remarks} == set(Note)
 
 
 @pytest.mark.parametrize("status", TEXTS, ids=lambda status: status.text())
@@ -92,6 +101,8 @@ def test_programs_read_back_what_was_told(status: Status) -> None:
     assert (read.condition, read.means, read.number, read.ports, read.hiders, read.cause, read.degraded) == (
         status.condition, status.means, status.number, status.ports, status.hiders, status.cause, status.degraded
     )  # fmt: skip
+    assert [remark.note for remark in read.remarks] == [remark.note for remark in status.remarks]
+    assert status.fields().get("note_on", "") == ",".join(port for remark in status.remarks for port in remark.ports)
     assert [reason.port for reason in read.reasons if reason.port] == [
         reason.port for reason in status.reasons if reason.port
     ]
