@@ -29,7 +29,7 @@ force is worse than a daemon that does not start.
                                            # needs placement = "paths"
     paths = 4                              # how many paths are tried for a reservation where links are redundant
     [topology]
-    lldp = true                            # probe links with LLDP frames
+    lldp = true                            # probe links
     snoop = true                           # learn hosts' addresses from their ARP, neighbour discovery and DHCP
     interval = 2                           # seconds between probes
     host_age = 300                         # seconds after which a host that is not seen any more is forgotten

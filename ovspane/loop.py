@@ -3,7 +3,8 @@ or in a thread. One loop serves everybody, so nothing may hold it for more than 
 
 Who waits for something that may not be there yet keeps a `Backoff`; who says what went wrong says it through a
 `LogOnce` (what is wrong with a subject changed) or a `RateLimitedLog` (what peers cause, who may be many); who goes
-through many things goes `in_slices`; who computes for long does so `off_loop`.
+through many things goes `in_slices`; who computes for long does so `off_loop`. What runs for as long as the daemon is
+`kept_going`: a defect in it is said once, and the work begun again.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable
+import traceback
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable
 from itertools import islice
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,6 +26,10 @@ T = TypeVar("T")
 SWITCH_INTERVAL = 0.0005
 #: how many subjects or kinds of message a log remembers: who makes new ones on purpose costs no memory
 REMEMBERED = 1000
+#: seconds before work that failed by a defect is begun again: first, last
+DEFECT_PAUSES = (0.05, 10.0)
+#: seconds after which work that goes on counts as mended
+MENDED = 60.0
 
 
 class Backoff:
@@ -61,6 +67,28 @@ class Backoff:
         return True
 
 
+class Every:
+    """Something that is due each `period` seconds, whatever else happens meanwhile; the first time a period after the
+    first question. `now` in seconds."""
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._next: float | None = None
+
+    def left(self, now: float) -> float:
+        """Seconds until it is due; 0: it is."""
+        if self._next is None:
+            self._next = now + self._period
+        return max(0.0, self._next - now)
+
+    def take(self, now: float) -> bool:
+        """Whether it is due; then it is so again a period from now."""
+        if self.left(now):
+            return False
+        self._next = now + self._period
+        return True
+
+
 class LogOnce:
     """Says what is wrong with a subject when that changes, not each time that it is found."""
 
@@ -86,6 +114,11 @@ class LogOnce:
         self._said[subject] = text
         self._log.log(level, message, *args)
         return True
+
+    @property
+    def subjects(self) -> frozenset[Hashable]:
+        """With which something is wrong."""
+        return frozenset(self._said)
 
     def forget(self, subject: Hashable) -> bool:
         """Nothing is wrong with the subject any more; whether something was."""
@@ -131,6 +164,51 @@ class RateLimitedLog:
 def favour_the_loop() -> None:
     """Let threads that compute give way to the loop soon (for the whole process)."""
     sys.setswitchinterval(SWITCH_INTERVAL)
+
+
+async def kept_going(
+    name: str,
+    work: Callable[[], Coroutine[Any, Any, None]],
+    once: LogOnce,
+    on_defect: Callable[[str, Exception], None] = lambda name, problem: None,
+    *,
+    fatal: tuple[type[Exception], ...] = (),
+) -> None:
+    """Do the work, a task's whole life, until it ends by itself. An exception in it is a defect of ours, which must not
+    take what else runs with it: it is logged (the same one once), `on_defect(name, exception)` brings to order what the
+    work left half done, and it begins again, after pauses that grow. Raises what is `fatal`."""
+    backoff = Backoff(*DEFECT_PAUSES)
+    loop = asyncio.get_running_loop()
+    while True:
+        since = loop.time()
+        problem: BaseException
+        try:
+            await work()
+            return
+        except asyncio.CancelledError as cancelled:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            problem = cancelled  # not we were cancelled, but something that the work awaited
+        except fatal:
+            raise
+        except Exception as defect:  # noqa: BLE001  whatever it is: logged below, with its trace
+            problem = defect
+        if loop.time() - since > MENDED:
+            backoff.reset()
+            once.forget(name)
+        told = problem if isinstance(problem, Exception) else RuntimeError(repr(problem))
+        once.error(name, "%s failed by a defect, and is begun again:\n%s", name, _traced(problem))
+        try:
+            on_defect(name, told)
+        except Exception as second:  # noqa: BLE001  as above
+            once.error((name, "order"), "%s could not be brought to order:\n%s", name, _traced(second))
+        del problem, told  # their tracebacks hold what the work had
+        await backoff.sleep()
+
+
+def _traced(problem: BaseException) -> str:
+    return "".join(traceback.format_exception(problem)).rstrip()
 
 
 async def in_slices(things: Iterable[T], size: int) -> AsyncIterator[list[T]]:

@@ -148,9 +148,9 @@ class QueueSync:
 
         await self._db.apply(build, seconds=seconds)
 
-    def classes(self, port: str) -> dict[int, tuple[int, int]] | None:
-        """What our rows of a port say that has HTB: queue id -> (min-rate, max-rate), bit/s; None while ovs-vswitchd
-        has still to apply them."""
+    def classes(self, port: str) -> dict[int, tuple[int, int] | None] | None:
+        """What our rows of a port say that has HTB: queue id -> (min-rate, max-rate), bit/s, None of somebody else's
+        queue; None while ovs-vswitchd has still to apply them."""
         if not self._db.connected or self._db.cur_cfg < self._db.next_cfg:
             return None
         bridge = next((b for b in self._db.bridges().values() if port in b.ports and self._manages(b.name)), None)
@@ -162,7 +162,8 @@ class QueueSync:
         if not has.ours:
             return {}
         return {
-            n: (held.value.min_rate, held.value.max_rate) for n, held in has.queues.items() if held.value is not None
+            n: (held.value.min_rate, held.value.max_rate) if held.value is not None else None
+            for n, held in has.queues.items()
         }
 
     async def collect(self, everything: bool = False, *, seconds: float = 10.0) -> int:

@@ -25,7 +25,7 @@ from ovspane.lang import verbs
 
 SOURCES = Path(__file__).parents[1] / "man"
 PAGES = ("ovspane.7", "ovspane.8")
-_FROM = re.compile(r"^\.\. from:: (\w+)(?: (\w+))?$", re.M)
+_FROM = re.compile(r"^\.\. from:: (\w+)(?: ([\w-]+))?$", re.M)
 
 
 def source(page: str) -> str:
@@ -51,7 +51,7 @@ def _options(command: str) -> str:
     for action in options(subcommands()[command]):
         value = "" if action.nargs == 0 else f" {action.metavar or '|'.join(map(str, action.choices or ()))}"
         name = ", ".join(action.option_strings)
-        term = f"**{name}**{value}" if name else f"{action.metavar}{' …' if action.nargs in ('*', '+') else ''}"
+        term = f"**{name}**{value}" if name else f"{action.metavar}{' …' if action.nargs in ('*', '+', '...') else ''}"
         # A default that depends on the environment is not the manual's to know.
         meaning = (action.help or "").replace("%(default)s", "OVSPANE_SOCKET, or /run/ovspane/ovspane.sock")
         if action.choices and action.default is not None and "default" not in meaning:

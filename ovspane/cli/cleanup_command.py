@@ -1,7 +1,7 @@
 """`ovspane cleanup`: remove all flows, meters and queues of ours from the bridges, and nothing else (ovspane(8)).
 
-The durable state stays: a daemon that starts again installs everything again. Exit status: 0 done, 1 not reached, 2 bad
-settings.
+The durable state stays: a daemon that starts again installs everything again. Exit status: 0 done, 1 not reached, or
+something may be left, 2 bad settings.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ def run(args: argparse.Namespace) -> int:
     from ovspane.ovsdb.switch_db import OvsdbError
 
     try:
-        flows, rows = asyncio.run(clean(settings_of(args)))
+        cleaned = asyncio.run(clean(settings_of(args)))
     except ConfigError as problem:
         print(f"ovspane: {problem}", file=sys.stderr)
         return 2
     except (OvsdbError, SessionError, OSError) as problem:
         print(f"ovspane: {problem}", file=sys.stderr)
         return 1
-    print(f"removed {flows} flows and {rows} queue rows")
-    return 0
+    for text in (*cleaned.notes, *cleaned.failures):
+        print(f"ovspane: {text}", file=sys.stderr)
+    print(f"removed {cleaned.flows} flows and {cleaned.rows} queue rows")
+    return 1 if cleaned.failures else 0

@@ -11,10 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ovspane.store.member import ELECTION_MS, PORT, RAFT_PORT, Member, Serving, split_address
+from ovspane.store.member import ELECTION_MS, FOLDER, PORT, RAFT_PORT, Member, Serving, split_address
+from ovspane.store.member_check import log_problem, mend, rejoin, space_problem
 from ovspane.store.records import StoreError
+from ovspane.store.skew import BOUND
 
-FOLDER = "/var/lib/ovspane/cluster"
+#: seconds by which a clock is said to differ from the others'
+CLOCK_SHOWN = 0.5
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
         help="this host's member of the database that many hosts share",
         description="Make, run and look after this host's member of the database cluster. See ovspane(8).",
     )
-    parser.add_argument("--dir", type=Path, default=Path(FOLDER), help=f"where the member lives ({FOLDER})")
+    parser.add_argument("--dir", type=Path, default=FOLDER, help=f"where the member lives ({FOLDER})")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, help="one of those below")
 
     def action(name: str, text: str, work: Any) -> argparse.ArgumentParser:
@@ -35,15 +38,7 @@ def add_parser(subparsers: Any) -> None:
     create = action("create", "make a new cluster with this host as its first member", _create)
     join = action("join", "make this host a member of a cluster that there is", _join)
     for one in (create, join):
-        one.add_argument(
-            "local", metavar="ADDRESS", help=f"tcp:IP[:{RAFT_PORT}] or ssl:…, where this member hears the others"
-        )
-        one.add_argument(
-            "--listen", metavar="ADDRESS", help=f"where it hears daemons; default: the same IP, port {PORT}"
-        )
-        one.add_argument("--certificate", default="", metavar="FILE", help="of this member, for ssl: (PEM)")
-        one.add_argument("--key", default="", metavar="FILE", help="of the certificate (PEM)")
-        one.add_argument("--authority", default="", metavar="FILE", help="that signs the others' certificates (PEM)")
+        _add_addresses(one)
     timer = f"silence after which a leader is replaced ({ELECTION_MS})"
     create.add_argument("--election-timer", type=int, default=ELECTION_MS, metavar="MS", help=timer)
     create.add_argument(
@@ -52,6 +47,11 @@ def add_parser(subparsers: Any) -> None:
     join.add_argument("remotes", nargs="+", metavar="MEMBER", help="where members of the cluster hear each other")
     action("run", "run the member's ovsdb-server in the foreground (what ovspane-db.service does)", _serve)
     action("status", "what the member says of the cluster, and which daemons use it", _status)
+    action("check", "whether the running member could start again; mend its log", _check)
+    again = action("rejoin", "make a member that cannot start any more a new one, with a copy from the others", _rejoin)
+    again.add_argument(
+        "remotes", nargs="*", metavar="MEMBER", help="where others hear each other; else as the old log says"
+    )
     action("leave", "leave the cluster for good", _leave)
     kick = action("kick", "remove another member, which will not come back", _kick)
     kick.add_argument("server", metavar="SERVER", help="its id as `status` has it, or its address")
@@ -63,6 +63,16 @@ def add_parser(subparsers: Any) -> None:
     ):
         action(name, text, work).add_argument("file", type=Path, metavar="FILE")
     action("upgrade", "bring the database to this version's schema, once on one member", _upgrade)
+
+
+def _add_addresses(parser: argparse.ArgumentParser) -> None:
+    local = f"tcp:IP[:{RAFT_PORT}] or ssl:…, where this member hears the others"
+    parser.add_argument("local", metavar="ADDRESS", help=local)
+    listen = f"where it hears daemons; default: the same IP, port {PORT}"
+    parser.add_argument("--listen", metavar="ADDRESS", help=listen)
+    parser.add_argument("--certificate", default="", metavar="FILE", help="of this member, for ssl: (PEM)")
+    parser.add_argument("--key", default="", metavar="FILE", help="of the certificate (PEM)")
+    parser.add_argument("--authority", default="", metavar="FILE", help="that signs the others' certificates (PEM)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,9 +124,41 @@ def _status(member: Member, args: argparse.Namespace) -> int:
     text = member.status()
     print(text)
     print("Daemons:")
+    skews = member.skews()
     for host, name, heard in member.daemons():
-        print(f"    {host} ({name}), {'not heard of' if heard is None else f'heard of {heard:.0f} s ago'}")
-    return 0 if "Status: cluster member" in text and "Leader: unknown" not in text else 1
+        told = "not heard of" if heard is None else f"heard of {heard:.0f} s ago"
+        print(f"    {host} ({name}), {told}{_clock(skews.get(name, 0.0))}")
+    problems = [one for one in (space_problem(member.database), log_problem(member.database)) if one]
+    for problem in problems:
+        print(f"Problem: {problem}")
+    well = "Status: cluster member" in text and "Leader: unknown" not in text and not problems
+    return 0 if well else 1
+
+
+def _check(member: Member, args: argparse.Namespace) -> int:
+    if space := space_problem(member.database):
+        print(space)
+    problem = log_problem(member.database)
+    if problem:
+        print(f"it could not start again: {problem}")
+        if problem := mend(member):
+            raise StoreError(problem)
+        print("its log was written anew; now it could")
+    return 1 if space else 0
+
+
+def _rejoin(member: Member, args: argparse.Namespace) -> int:
+    kept = rejoin(member, [_with_port(remote, RAFT_PORT) for remote in args.remotes])
+    print(f"joined again, and the old member is removed; its log is {kept}; now run it: systemctl start ovspane-db")
+    return 0
+
+
+def _clock(ahead: float) -> str:
+    """What a daemon told of its clock, if that is worth a word."""
+    if abs(ahead) < CLOCK_SHOWN:
+        return ""
+    note = "; it admits nothing until they agree" if abs(ahead) * 1000 > BOUND else ""
+    return f", clock {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the others'{note}"
 
 
 def _leave(member: Member, args: argparse.Namespace) -> int:

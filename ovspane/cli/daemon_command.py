@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal ends it. Returns the exit status."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     from ovspane.daemon.parts import PartFailed
     from ovspane.daemon.wiring import serve  # slow to import, and only needed here
     from ovspane.server.accepting import ListenError
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"ovspane: {problem}", file=sys.stderr)
         return 2
     try:
-        asyncio.run(serve(settings))
+        asyncio.run(serve(settings, lambda: settings_of(args, "socket", "state_dir", "db")))
     except (StoreError, ListenError, PartFailed, OSError) as problem:
         print(f"ovspane: {problem}", file=sys.stderr)
         return 1

@@ -21,6 +21,8 @@ COMMANDS: dict[str, str] = {
     "probe": "ovspane.cli.probe_command",
     "verify": "ovspane.cli.verify_command",
     "cleanup": "ovspane.cli.cleanup_command",
+    "restart-switch": "ovspane.cli.restart_switch_command",
+    "restore": "ovspane.cli.restore_command",
     "cluster": "ovspane.cli.cluster_command",
 }
 

@@ -7,16 +7,17 @@ from ovspane.daemon.settings_parts import scope_of
 from ovspane.discovery.packet_session import remove_discovery_flows
 from ovspane.network.topology import Network
 from ovspane.ovsdb.switch_db import SwitchDb
+from ovspane.switch.cleaning import Cleaned
 from ovspane.switch.cleaning import clean as clean_bridges
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.flood_control import FloodControl
 
 
-async def clean(settings: Settings) -> tuple[int, int]:
-    """Remove every flow, meter and queue of ours from the bridges, and nothing else: (flows, queue rows) removed. Ports
-    that did not flood by our word do again.
+async def clean(settings: Settings) -> Cleaned:
+    """Remove every flow, meter and queue of ours from the bridges, and nothing else. Ports that did not flood by our
+    word do again.
 
-    Raises OvsdbError, SessionError, ConnectionError (no database).
+    Raises SessionError (a daemon drives a bridge), ConnectionError (no database), TimeoutError.
     """
     switch, scope = SwitchDb(settings.ovsdb), scope_of(settings)
 

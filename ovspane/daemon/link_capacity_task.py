@@ -65,6 +65,7 @@ class LinkCapacityTask:
 
     async def run(self, service: Service, reconciler: Reconciler) -> None:
         """Look until cancelled."""
+        self._due.set()
         while True:
             await self._due.wait()
             self._due.clear()

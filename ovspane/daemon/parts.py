@@ -1,18 +1,25 @@
-"""The tasks of the daemon: each runs beside the others, and the failure of one ends all."""
+"""The tasks of the daemon: each runs beside the others, and none takes the others with it.
+
+What fails by a defect is logged and begun again (`loop.kept_going`). Only one thing ends the daemon: another daemon
+that took its state over (TakenOver), since going on would be wrong and trying again does not help.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+from ovspane.loop import LogOnce, kept_going
+from ovspane.store.records import TakenOver
 
 log = logging.getLogger(__name__)
 
 
 class PartFailed(Exception):
-    """A task of the daemon ended by a defect, so the daemon ended; systemd starts it again."""
+    """The daemon must not go on; the text says why. systemd starts it again."""
 
 
 class DaemonParts:
@@ -23,10 +30,13 @@ class DaemonParts:
         self._stack = stack
         self._ending = ending
         self._failure: BaseException | None = None
+        self._once = LogOnce(log)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it beside the others until the stack unwinds."""
-        task: asyncio.Task[None] = asyncio.create_task(work)
+    def start(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run it beside the others until the stack unwinds; it has to bear being begun again after an exception."""
+        task: asyncio.Task[None] = asyncio.create_task(
+            kept_going(name, work, self._once, fatal=(TakenOver,)), name=name
+        )
         task.add_done_callback(self._ended)
         self._stack.push_async_callback(self._stop, task)
 
@@ -37,11 +47,11 @@ class DaemonParts:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
-            log.critical("a part of the daemon failed", exc_info=task.exception())
+            log.critical("the daemon has to end: %s", task.exception())
             self._failure = task.exception()
             self._ending.set()
 
     def raise_failure(self) -> None:
-        """Raises PartFailed if one of them failed."""
+        """Raises PartFailed if one of them ended the daemon."""
         if self._failure is not None:
             raise PartFailed(str(self._failure)) from self._failure

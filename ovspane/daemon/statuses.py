@@ -7,23 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ovspane.lang.replies import Notice
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.state.state import State
-from ovspane.policy.state.status import ACTIVE, Condition, Status
+from ovspane.policy.state.status import ACTIVE, Condition, Remark, Status
 
 
 class RequestStatuses:
     """`state` gives the policy at work; `hiders(request id)` the requests below which one lies that has no flow of its
-    own (policy.compiler.hiding); `notify` takes notices."""
+    own (policy.compiler.hiding); `notify` takes notices; `remarks(flowgroup)`: what is to be said of a request of
+    it."""
 
     def __init__(
         self,
         state: Callable[[], State],
         hiders: Callable[[int], list[int]],
         notify: Callable[[Sequence[Notice]], None],
+        remarks: Callable[[Flowgroup], tuple[Remark, ...]] = lambda group: (),
     ) -> None:
         self._state = state
         self._hiders = hiders
         self._notify = notify
+        self._remarks = remarks
 
     def set(self, number: int, status: Status) -> None:
         """That became of a request."""
@@ -31,6 +35,8 @@ class RequestStatuses:
         if hiders := self._hiders(number):  # whatever became of the flow that it had
             status = Status(Condition.HIDDEN, hiders=tuple(hiders))
         request = state.requests.get(number)
+        if request is not None and status.condition is Condition.INSTALLED:
+            status = replace(status, remarks=self._remarks(request.flowgroup))
         if request is None or state.status.get(number) == status:
             return
         before = state.status.get(number, ACTIVE)

@@ -88,3 +88,22 @@ def difference_of_unions(regions: Iterable[Region], taken: Iterable[Region]) -> 
     for one in taken:
         left = [piece for region in left for piece in difference(region, one)]
     return left
+
+
+def product(region: Region, dimensions: list[list[Match]]) -> tuple[list[Region], list[Region]]:
+    """(what is in a match of each dimension, what is not), disjoint."""
+    complete, incomplete = [region], []
+    for matches in dimensions:
+        within: list[Region] = []
+        for piece in complete:
+            rest: Region | None = piece
+            for match in matches:
+                if rest is None:
+                    break
+                if (hit := restrict(rest, match)) is not None:
+                    within.append(hit)
+                rest = exclude(rest, match)
+            if rest is not None:
+                incomplete.append(rest)
+        complete = within
+    return complete, incomplete

@@ -6,6 +6,9 @@ conjunctions above it, from the highest priority down; for the first of them the
 conj_id and without clauses, and if that finds anything at all it is the answer. Where conjunctions of one priority
 overlap, any may be meant; here it is the lowest number.
 
+Fragments are walked by themselves, as `Pieces`: the headers in a set are those of the datagram, and a flow's match is
+what it is for such a piece (dataplane.fragments).
+
 The registers, the conj_id and the port that a packet came in by are known numbers at each step, so only headers are in
 the sets. A flow that matches anything else is a doubt, not an answer.
 """
@@ -16,8 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from ovspane.dataplane.regions import Region, exclude, restrict
-from ovspane.packets.match import LAYOUT, Match
+from ovspane.dataplane.fragments import Pieces, seen
+from ovspane.dataplane.regions import Region, exclude, product, restrict
+from ovspane.packets.match import ANY, LAYOUT, Match
 from ovspane.packets.overlap import MatchIndex
 
 #: OpenFlow's reserved ports in their 16-bit form (OpenFlow 1.0, 5.2.1)
@@ -60,6 +64,18 @@ class Resubmit:
 
 
 @dataclass(frozen=True, slots=True)
+class Track:
+    """Look the packet up in a table as connection tracking gives it back; nothing of that comes back to this flow."""
+
+    table: int
+
+
+@dataclass(frozen=True, slots=True)
+class Untrack:
+    """Forget what connection tracking found."""
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyMeter:
     """Drop what exceeds the meter's rate; the rest goes on."""
 
@@ -87,13 +103,15 @@ class Unknown:
     what: str
 
 
-Action = Output | SetQueue | SetRegister | Resubmit | ApplyMeter | Clause | Punt | Unknown
+Action = Output | SetQueue | SetRegister | Resubmit | Track | Untrack | ApplyMeter | Clause | Punt | Unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
     """A flow as the switch has it. `match` is of headers; `in_port`, `registers` (number, value, mask) and `conj_id`
-    are beside it. `beyond`: what else it matches, that is not understood here."""
+    are beside it, and so is `state`: what it says of fragments and tracked packets (packets.match). `datagram`:
+    protocol and ports in the match are those that connection tracking found. `beyond`: what else it matches, that is
+    not understood here."""
 
     table: int
     priority: int
@@ -105,6 +123,8 @@ class Flow:
     registers: tuple[tuple[int, int, int], ...] = ()
     conj_id: int | None = None
     beyond: str = ""
+    state: Match = ANY
+    datagram: bool = False
 
     @property
     def clauses(self) -> tuple[Clause, ...]:
@@ -153,30 +173,51 @@ class _State:
     queue: int | None = None
     depth: int = 0
     visits: int = 0
+    pieces: Pieces = Pieces.WHOLE
+    tracked: bool = False
 
 
 _Step = tuple[_State, Part]
 
 
 class BridgeTables:
-    """One bridge. `learnt`: (VLAN, MAC) -> port, of its learning table."""
+    """One bridge. `learnt`: (VLAN, MAC) -> port, of its learning table. `left_out`: flows that it has besides, in
+    text; `gathers`: connection tracking gives a datagram back in one piece."""
 
     def __init__(
-        self, flows: Iterable[Flow], ports: Iterable[PortState], learnt: Mapping[tuple[int, int], int]
+        self,
+        flows: Iterable[Flow],
+        ports: Iterable[PortState],
+        learnt: Mapping[tuple[int, int], int],
+        left_out: Iterable[str] = (),
+        gathers: bool = False,
     ) -> None:
+        self.left_out = tuple(left_out)
         by_table: dict[int, list[Flow]] = {}
         for flow in flows:
             by_table.setdefault(flow.table, []).append(flow)
-        self._tables = {number: _Table(of_it) for number, of_it in by_table.items()}
         self.flows = by_table
+        self.gathers = gathers
+        self._views: dict[tuple[Pieces, bool], dict[int, _Table]] = {}
         self.ports = {port.number: port for port in ports}
         self._learnt = [(_address(*who), port) for who, port in sorted(learnt.items())]
 
-    def forward(self, into: int, packets: Region) -> Iterator[Part]:
-        """What becomes of packets that come in by a port. The parts are disjoint and together all of them. Raises
-        BudgetSpent."""
-        for _, part in self._table(0, _State(into), Part(packets, why="no flow matches")):
+    def forward(self, into: int, packets: Region, pieces: Pieces = Pieces.WHOLE) -> Iterator[Part]:
+        """What becomes of packets, or of such pieces of them, that come in by a port. The parts are disjoint and
+        together all of them. Raises BudgetSpent."""
+        for _, part in self._table(0, _State(into, pieces=pieces), Part(packets, why="no flow matches")):
             yield part
+
+    def _seen(self, number: int, state: _State) -> _Table | None:
+        """A table as such packets see it; None: it is empty."""
+        view = self._views.setdefault((state.pieces, state.tracked), {})
+        if number not in view and number in self.flows:
+            matches = (
+                (flow, seen(flow.match, flow.state, flow.datagram, state.pieces, state.tracked))
+                for flow in self.flows[number]
+            )
+            view[number] = _Table([replace(flow, match=match) for flow, match in matches if match is not None])
+        return view.get(number)
 
     # --- tables and actions
 
@@ -185,7 +226,7 @@ class BridgeTables:
             yield state, replace(_doubted(part, "goes round in the tables"), why="too many resubmits")
             return
         state = replace(state, visits=state.visits + 1)
-        table = self._tables.get(number)
+        table = self._seen(number, state)
         if table is None:
             yield state, replace(part, why=f"table {number} is empty")
             return
@@ -214,6 +255,8 @@ class BridgeTables:
                     state = replace(state, registers={**state.registers, register: kept | value & mask})
                 case ApplyMeter(meter):
                     part = replace(part, meters=(*part.meters, meter))
+                case Untrack():
+                    state = replace(state, tracked=False)
                 case Punt():
                     part = replace(part, why=None)
                 case Clause():
@@ -227,6 +270,12 @@ class BridgeTables:
                 case Resubmit(table):
                     for after, done in self._table(table, replace(state, depth=state.depth + 1), part):
                         yield from self._act(flow, at, replace(after, depth=state.depth), done)
+                    return
+                case Track(table):
+                    pieces = Pieces.WHOLE if self.gathers else state.pieces
+                    seen_so = replace(state, depth=state.depth + 1, pieces=pieces, tracked=True)
+                    for _, done in self._table(table, seen_so, part):
+                        yield from self._act(flow, at, state, done)
                     return
         yield state, part
 
@@ -326,7 +375,7 @@ class _Table:
                     left = [rest for region in left if (rest := exclude(region, flow.match)) is not None]
             for (number, n), dimensions in sorted(soft.items()):
                 if len(dimensions) == n:
-                    split = [_product(region, list(dimensions.values())) for region in left]
+                    split = [product(region, list(dimensions.values())) for region in left]
                     left = [rest for _, incomplete in split for rest in incomplete]
                     for complete in (region for found, _ in split for region in found):
                         for hit, flow_found, doubted in self._first(complete, near, number, doubts):
@@ -344,22 +393,3 @@ def _agrees(flow: Flow, into: int, registers: Mapping[int, int]) -> bool:
     if flow.in_port is not None and flow.in_port != into:
         return False
     return all(registers.get(number, 0) & mask == value for number, value, mask in flow.registers)
-
-
-def _product(region: Region, dimensions: list[list[Match]]) -> tuple[list[Region], list[Region]]:
-    """(what is in a match of each dimension, what is not), disjoint."""
-    complete, incomplete = [region], []
-    for matches in dimensions:
-        within: list[Region] = []
-        for piece in complete:
-            rest: Region | None = piece
-            for match in matches:
-                if rest is None:
-                    break
-                if (hit := restrict(rest, match)) is not None:
-                    within.append(hit)
-                rest = exclude(rest, match)
-            if rest is not None:
-                incomplete.append(rest)
-        complete = within
-    return complete, incomplete

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ovspane.dataplane.fragments import Pieces
 from ovspane.dataplane.regions import Region, difference, intersection
 from ovspane.dataplane.tables import BridgeTables, Flow, Part
 
@@ -112,9 +113,9 @@ class _Copy:
     flooded: bool = False
 
 
-def walk(fabric: Fabric, entry: Spot, packets: Region) -> Trace:
-    """What becomes of these packets when they come in by that port. Raises BudgetSpent, KeyError for a bridge that
-    is not there."""
+def walk(fabric: Fabric, entry: Spot, packets: Region, pieces: Pieces = Pieces.WHOLE) -> Trace:
+    """What becomes of these packets, or of such pieces of them, when they come in by that port. Raises BudgetSpent,
+    KeyError for a bridge that is not there."""
     trace = Trace()
     waiting = deque([_Copy(packets, *entry)])
     seen: dict[str, list[Region]] = {}
@@ -123,7 +124,7 @@ def walk(fabric: Fabric, entry: Spot, packets: Region) -> Trace:
         for fresh in _fresh(copy, seen.setdefault(copy.bridge, []), trace):
             seen[copy.bridge].append(fresh)
             here = fabric.bridges[copy.bridge]
-            for part in here.forward(copy.into, fresh):
+            for part in here.forward(copy.into, fresh, pieces):
                 waiting.extend(_leave(fabric, copy, part, trace))
     return trace
 

@@ -17,6 +17,7 @@ from ovspane.lang.units import Ms
 from ovspane.policy.concurrency import bridge_of
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.records import Record
+from ovspane.store.skew import ROW
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,6 @@ class OtherDaemons:
         gone = [key for key, one in records.items() if key[0] in (BRIDGE, ATTACHMENT) and one.columns["daemon"] == name]
         bridges = {bridge for table, bridge in gone if table == BRIDGE}
         gone += [key for key in records if key[0] == VERSION and bridge_of(key[1]) in bridges]
-        gone += [(VERSION, f"turn:{name}"), (DAEMON, name)]
+        gone += [(VERSION, f"turn:{name}"), ("Setting", ROW + name), (DAEMON, name)]
         for first in range(0, len(gone), MOST):
             await self._store.publish([], gone[first : first + MOST])

@@ -24,7 +24,7 @@ from ovspane.discovery.settling import SETTLE, PortSettling
 from ovspane.discovery.snoop import Sighting, read
 from ovspane.host.unixctl import ControlUnavailable
 from ovspane.lang.units import Ms
-from ovspane.loop import in_slices
+from ovspane.loop import LogOnce, in_slices, kept_going
 from ovspane.network.model import Bridge, Conflict, Link, NetworkDelta, Origin, PortId
 from ovspane.network.topology import Network
 from ovspane.openflow.packet_in import PacketIn
@@ -65,6 +65,8 @@ class Discovery:
         self._kernel_due = asyncio.Event()
         self._conflicts_logged: list[float] = []
         self._early: list[tuple[PortId, Sighting, Ms]] = []
+        self._log = LogOnce(log)
+        self._listening = False
         network.listen(self._on_deltas)
 
     def now(self) -> Ms:
@@ -78,12 +80,15 @@ class Discovery:
     async def run(self) -> None:
         """Observe until cancelled; then our flows are removed from the bridges."""
         self._configure()
-        self._switch.listen(self._on_event)
+        if not self._listening:  # else it was begun again
+            self._listening = True
+            self._switch.listen(self._on_event)
         self._read_rows()
+        parts = {"kernel": self._follow_kernel, "learning tables": self._follow_tables, "age": self._age}
         try:
             async with asyncio.TaskGroup() as tasks:
-                for work in (self._follow_kernel(), self._follow_tables(), self._age()):
-                    tasks.create_task(work)
+                for name, work in parts.items():
+                    tasks.create_task(kept_going(f"discovery, {name}", work, self._log))
         finally:
             await self._sessions.close()
 
@@ -222,7 +227,7 @@ class Discovery:
         if port is None:
             return
         now = self.now()
-        if packet.frame[12:14] == lldp.ETHERTYPE.to_bytes(2, "big"):
+        if lldp.is_probe(packet.frame):
             self._probes.receive(port, packet.frame, self._rows, now)
         elif (seen := read(packet.frame)) is not None:
             if self._settling.is_settled(port, now):

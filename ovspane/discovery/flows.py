@@ -1,6 +1,6 @@
 """The OpenFlow of discovery: flows that send us our probes, and copies of what hosts report of themselves.
 
-    first access table   our LLDP (our group address): to us, and no further
+    first access table   our probes (to our group address): to us, and no further
     exit table           at ports that lead to another bridge: as without us
                          ARP, neighbour discovery to groups, DHCP to everybody: a copy to us, then as without us
 
@@ -57,7 +57,7 @@ def _eth_type(number: int) -> bytes:
 
 _NO_TOKEN = oxm_register(_TOKEN_REGISTER, 0)
 _GROUPS = oxm_field(OXM_ETH_DST, bytes.fromhex("333300000000"), bytes.fromhex("ffff00000000"))  # RFC 2464 section 7
-_OUR_LLDP = _NO_TOKEN + oxm_field(OXM_ETH_DST, lldp.DESTINATION) + _eth_type(lldp.ETHERTYPE)
+_PROBES = [_NO_TOKEN + oxm_field(OXM_ETH_DST, lldp.DESTINATION) + _eth_type(kind) for kind in lldp.ETHERTYPES]
 _ARP = _eth_type(0x0806)
 _DHCP = (
     oxm_field(OXM_ETH_DST, b"\xff" * 6)
@@ -84,10 +84,11 @@ def _flow(command: int, table: int, priority: int, oxm: bytes, actions: bytes = 
     return raw_flow_mod(command, table, priority, oxm, instructions, cookie=DISCOVERY_TAG, hard_timeout=LIFETIME)
 
 
-def add_probe_flow(pipeline: Pipeline, controller: int) -> Request:
+def add_probe_flows(pipeline: Pipeline, controller: int) -> Iterator[Request]:
     """Our probes come to us, and go no further."""
     to_us = metered_controller(controller, meters(pipeline)[1])
-    return _flow(ADD, pipeline.first, _HIGHEST, _OUR_LLDP, to_us)
+    for oxm in _PROBES:
+        yield _flow(ADD, pipeline.first, _HIGHEST, oxm, to_us)
 
 
 def add_copy_flows(pipeline: Pipeline, controller: int) -> Iterator[Request]:

@@ -1,12 +1,14 @@
-"""Our probes on links: LLDP frames that name the port and bridge that sent them, and prove that it was us. Bytes; no
-I/O.
+"""Our probes on links: frames built like LLDP's that name the port and bridge that sent them, and prove that it was us.
+Bytes; no I/O.
 
 Source: IEEE 802.1AB-2016, clause 8 (frame), 9 (TLVs).
 
 The frame goes to a group address of our own instead of LLDP's: that one is not forwarded by switches between two hosts,
-and frames to it are of other systems. The last TLV has the time and a keyed digest (HMAC-SHA-256, cut to 16 bytes:
-RFC 2104 section 5) of all TLVs before it; without the key a host cannot make up a link. It can carry our frames
-from one of its ports to another, as any cable can.
+and frames to it are of other systems. Its EtherType is not LLDP's either (the first one for local experiments, IEEE
+802-2014 clause 9.2.3): a port of Open vSwitch with lldp:enable=true takes all of LLDP's for itself, whatever their
+address. The last TLV has the time and a keyed digest (HMAC-SHA-256, cut to 16 bytes: RFC 2104 section 5) of all TLVs
+before it; without the key a host cannot make up a link. It can carry our frames from one of its ports to another, as
+any cable can.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from typing import NamedTuple
 
 from ovspane.lang.units import Ms
 
-ETHERTYPE = 0x88CC
+ETHERTYPE = 0x88B5
+#: those that we take in: earlier daemons send the other one
+ETHERTYPES = (ETHERTYPE, 0x88CC)
+_TYPES = frozenset(number.to_bytes(2, "big") for number in ETHERTYPES)
 #: a locally administered group address
 DESTINATION = bytes.fromhex("03 70 61 6e 65 01".replace(" ", ""))
 #: a frame that is older or newer than this is refused (ms): hosts' clocks may differ a little
@@ -71,10 +76,15 @@ def _digest(key: bytes, text: bytes) -> bytes:
     return hmac.new(key, text, hashlib.sha256).digest()[:_DIGEST]
 
 
+def is_probe(frame: bytes) -> bool:
+    """True iff it may be one by its EtherType; which it has to prove."""
+    return frame[12:14] in _TYPES
+
+
 def decode(frame: bytes, key: bytes, now: Ms) -> Probe:
     """The contents of a frame of ours, at `now` (ms). Raises NotOurs for every other frame, whatever its bytes."""
-    if frame[12:14] != struct.pack("!H", ETHERTYPE):
-        raise NotOurs("it is no LLDP")
+    if not is_probe(frame):
+        raise NotOurs("it is no probe")
     values: dict[int, bytes] = {}
     at = 14
     while True:

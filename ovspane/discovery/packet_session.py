@@ -81,7 +81,7 @@ class PacketSession(OpenFlowSession):
             wanted += [flows.delete_uplink_flow(self._pipeline, port) for port in sorted(self._uplinks - uplinks)]
             wanted += flows.add_copy_flows(self._pipeline, self._controller)
         if lldp:
-            wanted.append(flows.add_probe_flow(self._pipeline, self._controller))
+            wanted += flows.add_probe_flows(self._pipeline, self._controller)
         await self._do(wanted)
         self._uplinks = set(uplinks)
 

@@ -28,6 +28,7 @@ from ovspane.network.topology import Network
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.guards import LostRace
 from ovspane.store.records import Key, Record, StoreError
+from ovspane.store.skew import ROW
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ SWEEP = 3600.0
 COMPLAINTS: Final = 100
 
 _SECRET: Final = ("Setting", "probe-secret")
+#: ms by which the difference of the clocks changes before the others are told again
+SKEW_TOLD: Final = 200
 
 
 class SharedTopology:
@@ -71,8 +74,8 @@ class SharedTopology:
         self._owner: dict[str, str] = {}  # bridge of another -> its daemon
         self._due = asyncio.Event()
         self._warned: set[str] = set()
-        self._loaded = False
-        self._synced = False
+        self._tokens: dict[str, str] = {}  # of other daemons, which change when they begin
+        self._listening = self._loaded = self._synced = False
         self._beat = self._started = 0.0
         self._sweep = SWEEP * random.random()
         #: transactions, and rows written in them
@@ -83,7 +86,10 @@ class SharedTopology:
         loop = asyncio.get_running_loop()
         self._started = loop.time()
         self._daemons.begin_listening()
-        self._network.listen(self._on_deltas)
+        if not self._listening:  # else it was begun again
+            self._listening = True
+            self._network.listen(self._on_deltas)
+        self._loaded = False
         self._store.on_topology_change = self._due.set
         self._due.set()
         backoff, retry = Backoff(*RETRY), 0.0
@@ -134,7 +140,7 @@ class SharedTopology:
             return
         changes = self._own.changes(loop.time() - self._started > GRACE)
         if changes or loop.time() - self._beat > BEAT:
-            await self._store.publish(changes.puts, changes.deletes)
+            await self._store.publish([*changes.puts, *self._skew_row()], changes.deletes)
             self._beat = loop.time()
             self.posts += 1
             self.rows += len(changes)
@@ -145,6 +151,14 @@ class SharedTopology:
             self._sweep += SWEEP
             await self._daemons.remove_retired()
             await self._delete_unused_versions()
+
+    def _skew_row(self) -> list[Record]:
+        """How our clock differs from the others', for `ovspane cluster status`, where that changed."""
+        key, worst = ("Setting", ROW + self._store.name), self._store.skew.worst
+        known = self._store.replica.records.get(key)
+        if known is not None and abs(int(str(known.columns["value"])) - worst) < SKEW_TOLD:
+            return []
+        return [Record(*key, {"value": str(worst)})]
 
     async def _delete_unused_versions(self) -> None:
         if gone := self._own.unused_versions():
@@ -174,6 +188,9 @@ class SharedTopology:
         """A row changed. `news`: after all rows were read once."""
         table, name = key
         if table == DAEMON:
+            if record is not None and self._tokens.get(name) != (token := str(record.columns["token"])):
+                self._tokens[name] = token
+                self._beat = -BEAT  # it has just come, and wants to compare its clock
             self._daemons.receive(name, record)
             return
         if self._own.receive(key, record) or record is None:

@@ -62,19 +62,34 @@ def read_tc(device: str) -> dict[int, tuple[int, int]]:
         return found
 
 
-def differences(rows: Mapping[int, tuple[int, int]], kernel: Mapping[int, tuple[int, int]]) -> dict[int, str]:
-    """In what the kernel's classes differ from the rows of a port, both queue id -> (rate, ceil) in bit/s: queue id
-    -> what is wrong. The kernel counts bytes a second, so up to 7 bit/s are lost in rounding."""
+#: the rows of a port: queue id -> (rate, ceil) in bit/s, None: a row of somebody else, whatever it says
+Rows = Mapping[int, tuple[int, int] | None]
+
+
+def differences(rows: Rows, kernel: Mapping[int, tuple[int, int]]) -> dict[int, str]:
+    """In what the kernel's classes (queue id -> (rate, ceil) in bit/s) differ from the rows of a port: queue id -> what
+    is wrong. A class that is nobody's takes from all, so it is queue 0's trouble. The kernel counts bytes a second, so
+    up to 7 bit/s are lost in rounding."""
     found = {}
-    for number, (rate, ceiling) in rows.items():
-        has = kernel.get(number)
+    for number, wanted in rows.items():
+        if wanted is None:
+            continue
+        (rate, ceiling), has = wanted, kernel.get(number)
         if has is None:
             found[number] = f"queue {number} is not in the kernel"
         elif has[0] // 8 != rate // 8:
             found[number] = f"queue {number} has {rate_text(has[0])} of {rate_text(rate)}"
         elif has[1] // 8 != ceiling // 8:
             found[number] = f"queue {number} may use {rate_text(has[1])} of {rate_text(ceiling)}"
+    if (alien := next(iter(sorted(kernel.keys() - rows.keys())), None)) is not None:
+        found.setdefault(0, f"somebody else's class 1:{alien + 1:x} has {rate_text(kernel[alien][0])}")
     return found
+
+
+def remade(rows: Rows, kernel: Mapping[int, tuple[int, int]]) -> bool:
+    """True iff it does not help to set our classes again: the root qdisc is not ours any more (a QoS row that stays is
+    not applied to another one), or there are classes of somebody else in it."""
+    return not kernel.keys() & rows.keys() or bool(kernel.keys() - rows.keys())
 
 
 class TcWatch:
@@ -84,7 +99,7 @@ class TcWatch:
 
     def __init__(
         self,
-        rows: Callable[[str], Mapping[int, tuple[int, int]] | None],
+        rows: Callable[[str], Rows | None],
         on_compared: Callable[[str, frozenset[int]], None],
     ) -> None:
         self._rows = rows
@@ -93,6 +108,8 @@ class TcWatch:
         self._wake = asyncio.Event()
         #: port -> queue id -> how the kernel's queue differs from our row
         self.trouble: dict[str, dict[int, str]] = {}
+        #: those whose queues have to be made anew
+        self.remade: set[str] = set()
 
     def check_soon(self, ports: Iterable[str]) -> None:
         """Compare these ports soon."""
@@ -134,7 +151,9 @@ class TcWatch:
             return False
         if self._rows(port) != before:
             return False
-        self._found(port, differences(before, kernel))
+        found = differences(before, kernel)
+        (self.remade.add if found and remade(before, kernel) else self.remade.discard)(port)
+        self._found(port, found)
         return True
 
     def _found(self, port: str, found: dict[int, str]) -> None:

@@ -51,6 +51,8 @@ class ControlSocket:
                 if not chunk:
                     raise ControlUnavailable("ovs-vswitchd closed its control socket")
                 text += chunk
+                if not chunk.rstrip().endswith(b"}"):
+                    continue  # not complete; parsing a long reply anew at each chunk would cost its square
                 try:
                     reply, _ = self._decoder.raw_decode(text.decode())
                 except ValueError:  # not complete yet, perhaps cut inside a character

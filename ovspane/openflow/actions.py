@@ -21,6 +21,8 @@ from ovspane.openflow.constants import (
     NXAST_CONJUNCTION,
     NXAST_CONTROLLER,
     NXAST_CONTROLLER2,
+    NXAST_CT,
+    NXAST_CT_CLEAR,
     NXAST_REG_LOAD,
     NXAST_RESUBMIT_TABLE,
     OUTPUT,
@@ -67,6 +69,17 @@ def load_register(register: int, value: int, first_bit: int = 0, bits: int = 32)
 def resubmit(table: int) -> bytes:
     """Look the packet up in a table, and then go on behind this action: resubmit(,TABLE)."""
     return _nicira(NXAST_RESUBMIT_TABLE, "!HB3x", IN_PORT, in_range("table", table, 0, 254))
+
+
+def track(table: int, zone: int) -> bytes:
+    """Let connection tracking see the packet, which reassembles fragments, and go on in a table with what it found;
+    nothing is committed: ct(table=TABLE,zone=ZONE)."""
+    return _nicira(NXAST_CT, "!HIHB3xH", 0, 0, in_range("zone", zone, 0, 0xFFFF), in_range("table", table, 0, 254), 0)
+
+
+def untrack() -> bytes:
+    """Forget what connection tracking found: ct_clear."""
+    return _nicira(NXAST_CT_CLEAR, "!6x")
 
 
 def conjunction(number: int, dimension: int, dimensions: int) -> bytes:

@@ -30,6 +30,7 @@ class BridgeReader(OpenFlowSession):
     """A session that reads: `async with BridgeReader("RUNDIR/BRIDGE.mgmt") as session` (see OpenFlowSession)."""
 
     _on_updates: Callable[[list[FlowUpdate]], None] | None = None
+    _least: Mapping[int, int] = {}
 
     # --- flows
 
@@ -66,15 +67,17 @@ class BridgeReader(OpenFlowSession):
                 await asyncio.sleep(0)
             return table
 
-    async def flows_in(self, table: int, match: Match = ANY) -> list[FlowRule]:
-        """Every flow of the table, whoever made it, whose match is inside `match`. Raises SessionError."""
-        return [stats.rule for stats in await self.stats_in(table, match)]
+    async def flows_in(self, table: int, match: Match = ANY, *, least: int = 0) -> list[FlowRule]:
+        """Every flow of the table, whoever made it, whose match is inside `match`, and whose priority is not below
+        `least`. Raises SessionError."""
+        return [stats.rule for stats in await self.stats_in(table, match, least=least)]
 
-    async def stats_in(self, table: int, match: Match = ANY) -> list[FlowStats]:
+    async def stats_in(self, table: int, match: Match = ANY, *, least: int = 0) -> list[FlowStats]:
         """As `flows_in`, with counters. Raises SessionError."""
+        parse = partial(flow_stats.parse_flow_stats, least=least)
         async with self._operation():
             parts = await self._ask(*flow_stats.flow_stats_request(0, 0, table, match))
-            return [stats for part in parts for stats in self._parsed(flow_stats.parse_flow_stats, part)]
+            return [stats for part in parts for stats in self._parsed(parse, part)]
 
     async def table_counts(self) -> dict[int, int]:
         """How many flows each table has, whoever made them; empty tables are left out. Raises SessionError."""
@@ -82,21 +85,26 @@ class BridgeReader(OpenFlowSession):
             parts = await self._ask(*flow_stats.table_counts_request())
             return {t: n for part in parts for t, n in self._parsed(flow_stats.parse_table_counts, part).items()}
 
-    async def watch(self, spots: Iterable[tuple[int, Match]], on_updates: Callable[[list[FlowUpdate]], None]) -> None:
+    async def watch(
+        self,
+        spots: Iterable[tuple[int, Match]],
+        on_updates: Callable[[list[FlowUpdate]], None],
+        least: Mapping[int, int] | None = None,
+    ) -> None:
         """Have `on_updates` called, from now on, with changes that others make to flows of these tables inside these
-        matches; our own changes are not reported.
+        matches; our own changes are not reported, and of a table in `least` only flows of that priority or more.
 
         Raises RequestRefused (Open vSwitch before 2.16 has no flow monitor in OpenFlow 1.4), SessionError.
         """
         async with self._operation():
-            self._on_updates = on_updates
+            self._on_updates, self._least = on_updates, least or {}
             await self._ask(*flow_monitor.monitor_request(spots))
 
     def _received_unsolicited(self, frame: Frame) -> None:
         if frame.kind == MULTIPART_REPLY and self._on_updates is not None:
             kind, _, part = parse_multipart(frame.body)
             if kind == FLOW_MONITOR:
-                if updates := flow_monitor.parse_updates(part):
+                if updates := flow_monitor.parse_updates(part, self._least):
                     self._on_updates(updates)
                 return
         super()._received_unsolicited(frame)

@@ -9,7 +9,7 @@ Invariant: what cannot be read raises OpenFlowError and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from struct import Struct
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ _WHAT = 2 | 4 | 8 | 16  # OFPFMF_ADD, REMOVED, MODIFY, INSTRUCTIONS
 _MONITOR = Struct("!IIIHBB")
 _UPDATE = Struct("!HH")
 _FULL = Struct("!HHBBHHH4xQ")
+_ALL: Mapping[int, int] = {}
 
 
 def monitor_request(spots: Iterable[tuple[int, Match]]) -> Request:
@@ -48,8 +49,9 @@ class FlowUpdate(NamedTuple):
     rule: FlowRule | None
 
 
-def parse_updates(part: bytes) -> list[FlowUpdate]:
-    """The updates of one message; our own changes (ABBREV) are left out. Raises OpenFlowError."""
+def parse_updates(part: bytes, least: Mapping[int, int] = _ALL) -> list[FlowUpdate]:
+    """The updates of one message; our own changes (ABBREV) are left out, and unread those of flows of a lower priority
+    than `least` says for their table. Raises OpenFlowError."""
     found: list[FlowUpdate] = []
     at, end = 0, len(part)
     while at < end:
@@ -61,7 +63,11 @@ def parse_updates(part: bytes) -> list[FlowUpdate]:
         if event in (PAUSED, RESUMED):
             found.append(FlowUpdate(event, None))
         elif event in (INITIAL, ADDED, REMOVED, MODIFIED):
-            found.append(FlowUpdate(event, _flow(part[at : at + length])))
+            if length < _FULL.size:
+                raise OpenFlowError("flow update is cut short")
+            _, _, table, _, _, _, priority, _ = _FULL.unpack_from(part, at)
+            if priority >= least.get(table, 0):
+                found.append(FlowUpdate(event, _flow(part[at : at + length])))
         elif event != ABBREV:
             raise OpenFlowError(f"flow update of event {event}")
         at += length
@@ -69,8 +75,6 @@ def parse_updates(part: bytes) -> list[FlowUpdate]:
 
 
 def _flow(entry: bytes) -> FlowRule:
-    if len(entry) < _FULL.size:
-        raise OpenFlowError("flow update is cut short")
     _, _, table, _, idle, hard, priority, cookie = _FULL.unpack_from(entry)
     match, after = decode_match(entry, _FULL.size)
     instructions = FOREIGN if idle or hard else decode_instructions(entry[after:])

@@ -63,11 +63,13 @@ def flow_entries(part: bytes) -> Iterator[tuple[tuple[int, ...], bytes]]:
 MATCH_OFFSET = _ENTRY.size
 
 
-def parse_flow_stats(part: bytes) -> list[FlowStats]:
-    """The flows of one part of the reply. Raises OpenFlowError."""
+def parse_flow_stats(part: bytes, least: int = 0) -> list[FlowStats]:
+    """The flows of one part of the reply, but for those of a lower priority than `least`. Raises OpenFlowError."""
     found = []
     for fields, entry in flow_entries(part):
         _, table, seconds, nanoseconds, priority, idle, hard, flags, importance, cookie, packets, octets = fields
+        if priority < least:
+            continue
         match, after = decode_match(entry, MATCH_OFFSET)
         instructions = decode_instructions(entry[after:])
         if idle or hard or flags or importance:  # it would vanish, or report: never ours

@@ -21,6 +21,8 @@ from ovspane.openflow.actions import (
     output,
     resubmit,
     set_queue,
+    track,
+    untrack,
     use_meter,
 )
 from ovspane.openflow.constants import APPLY_ACTIONS, GOTO_TABLE, METER, OUTPUT, SET_QUEUE
@@ -35,6 +37,7 @@ _SET_MARK = load_register(MARK_REGISTER, 1, MARK_BIT, 1)
 # the beginnings of these actions, behind type and length
 _RESUBMIT_HEAD = resubmit(0)[4:12]
 _CONJUNCTION_HEAD = conjunction(0, 1, 2)[4:10]
+_TRACK_HEAD, _UNTRACK = track(0, 0)[4:16], untrack()[4:]
 
 
 @lru_cache(maxsize=1 << 14)
@@ -43,6 +46,8 @@ def encode_instructions(wanted: Instructions) -> bytes:
     for (tables 0..254, meters from 1)."""
     out = b"" if wanted.meter is None else use_meter(wanted.meter)
     actions = b"".join([conjunction(number, k, n) for number, k, n in wanted.conjunctions])
+    if wanted.untrack:
+        actions += untrack()
     if wanted.set_mark:
         actions += _SET_MARK
     if wanted.set_queue is not None:
@@ -51,6 +56,8 @@ def encode_instructions(wanted: Instructions) -> bytes:
         actions += output(in_range("port", wanted.output, 1, 0xFFFE))
     if wanted.resubmit is not None:
         actions += resubmit(wanted.resubmit)
+    if wanted.track is not None:
+        actions += track(*wanted.track)
     if actions:
         out += apply_actions(actions)
     if wanted.goto is not None:
@@ -62,7 +69,8 @@ def encode_instructions(wanted: Instructions) -> bytes:
 def decode_instructions(data: bytes) -> Instructions:
     """The instructions, or FOREIGN if they are not exactly what encode_instructions writes. Raises OpenFlowError."""
     meter = queue = resubmitted = goto = port = None
-    mark = False
+    mark = cleared = False
+    tracked: tuple[int, int] | None = None
     conjunctions: list[tuple[int, int, int]] = []
     for kind, body in tlvs(data, "instruction"):
         if kind == METER:
@@ -82,7 +90,11 @@ def decode_instructions(data: bytes) -> Instructions:
                     conjunctions.append((number, clause + 1, dimensions))
                 elif argument.startswith(_RESUBMIT_HEAD):
                     resubmitted = int.from_bytes(argument[8:9], "big")
-    found = Instructions(meter, queue, mark, resubmitted, goto, tuple(conjunctions), port)
+                elif argument == _UNTRACK:
+                    cleared = True
+                elif argument.startswith(_TRACK_HEAD):
+                    tracked = argument[14], int.from_bytes(argument[12:14], "big")
+    found = Instructions(meter, queue, mark, resubmitted, goto, tuple(conjunctions), port, tracked, cleared)
     try:
         if encode_instructions(found) != data:
             return FOREIGN

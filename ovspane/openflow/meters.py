@@ -38,8 +38,9 @@ _BAND_STATS = 16  # bytes: packets and bytes of one band
 
 
 def as_programmed(meter: Meter) -> Meter:
-    """What the switch reports after this meter was sent: rate and burst rounded up to whole kbit, at least one."""
-    rate, burst = (max(1, -(-bits // 1000)) * 1000 for bits in (meter.rate, meter.burst))
+    """What the switch reports after this meter was sent: the rate rounded down to whole kbit/s, since no more may pass
+    than was said, the burst up to whole kbit; each at least one."""
+    rate, burst = max(1, meter.rate // 1000) * 1000, max(1, -(-meter.burst // 1000)) * 1000
     return Meter(meter.id, rate, burst)
 
 
@@ -84,6 +85,19 @@ def parse_meter_config(part: bytes) -> dict[int, Meter | None]:
             found[number] = Meter(number, rate * 1000, burst * 1000) if kind == DROP_BAND else None
         at += length
     return found
+
+
+def copies(config: bytes) -> list[Request]:
+    """What makes meters just like those of a reply, of whatever kind. Raises OpenFlowError."""
+    made: list[Request] = []
+    at = 0
+    while at < len(config):
+        length, flags, number = unpack(_HEAD, config, at, "meter entry")
+        if length < _HEAD.size or at + length > len(config):
+            raise OpenFlowError(f"meter entry of length {length} in {len(config) - at} bytes")
+        made.append((METER_MOD, _HEAD.pack(METER_ADD, flags, number) + config[at + _HEAD.size : at + length]))
+        at += length
+    return made
 
 
 class MeterStats(NamedTuple):

@@ -41,7 +41,20 @@ from ovspane.openflow.constants import (
     OXM_VLAN_VID,
 )
 from ovspane.openflow.errors import OpenFlowError
-from ovspane.packets.match import ANY, BITS, CONJ_MASK, CONJ_SHIFT, ETH_IPV4, ETH_IPV6, LAYOUT, Match
+from ovspane.openflow.oxm_state import read_state, with_state, without_state
+from ovspane.packets.match import (
+    ANY,
+    BITS,
+    CONJ_MASK,
+    CONJ_SHIFT,
+    ETH_IPV4,
+    ETH_IPV6,
+    FRAGMENT,
+    LATER,
+    LAYOUT,
+    STATE_MASK,
+    Match,
+)
 
 # Our "pipeline passed" mark: this bit of this register. The bits besides are left to other users of the bridge.
 MARK_REGISTER = 15
@@ -223,11 +236,15 @@ def encode_oxm(match: Match) -> bytes:
         raise ValueError(f"value bits outside the mask: {value:#x}/{mask:#x}")
     if not mask:
         return b""
-    if mask >> CONJ_SHIFT:  # the first that nx_put_raw writes
+    if mask & CONJ_MASK:  # the first that nx_put_raw writes
         if mask & CONJ_MASK != CONJ_MASK:
             raise ValueError("conj_id cannot be masked")
         rest = Match(value & ~CONJ_MASK, mask & ~CONJ_MASK)
-        return _CONJ_HEADER_BYTES + (value >> CONJ_SHIFT).to_bytes(4, "big") + encode_oxm(rest)
+        return _CONJ_HEADER_BYTES + ((value & CONJ_MASK) >> CONJ_SHIFT).to_bytes(4, "big") + encode_oxm(rest)
+    if mask & STATE_MASK:
+        if mask & (FRAGMENT | LATER) and mask >> _ETH_TYPE_SHIFT & 0xFFFF != 0xFFFF:
+            raise ValueError("a fragment needs eth_type")
+        return with_state(match, _split(encode_oxm(without_state(match))))
     eth_type = value >> _ETH_TYPE_SHIFT & 0xFFFF if mask >> _ETH_TYPE_SHIFT & 0xFFFF == 0xFFFF else None
     proto = value >> _PROTO_SHIFT & 0xFF if mask >> _PROTO_SHIFT & 0xFF == 0xFF else None
     shape = plan(mask, eth_type, proto, value >> _MARK_SHIFT & 1)
@@ -316,6 +333,9 @@ def decode_oxm(data: bytes) -> Match:
         elif header == CONJ_HEADER:
             value |= int.from_bytes(data[at:after], "big") << CONJ_SHIFT
             mask |= CONJ_MASK
+        elif (state := read_state(data[at - 4 : after])) is not None:
+            value |= state.value
+            mask |= state.mask
         else:
             known = False
         at = after

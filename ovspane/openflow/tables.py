@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from ovspane.dataplane import tables
 from ovspane.dataplane.tables import Action, Flow, PortState
 from ovspane.openflow.constants import (
+    ALL_TABLES,
     APPLY_ACTIONS,
     EXPERIMENTER_ACTION,
     GOTO_TABLE,
@@ -24,6 +25,8 @@ from ovspane.openflow.constants import (
     NXAST_CONJUNCTION,
     NXAST_CONTROLLER,
     NXAST_CONTROLLER2,
+    NXAST_CT,
+    NXAST_CT_CLEAR,
     NXAST_REG_LOAD,
     NXAST_RESUBMIT,
     NXAST_RESUBMIT_TABLE,
@@ -43,7 +46,8 @@ from ovspane.openflow.flow_stats import MATCH_OFFSET, flow_entries
 from ovspane.openflow.framing import tlvs
 from ovspane.openflow.openflow10 import LINK_DOWN, NO_FLOOD, NO_FWD, NO_RECV, PORT_DOWN, STP_BLOCK, STP_LEARN, STP_MASK
 from ovspane.openflow.oxm import MATCH_FIELDS, OpaqueMatch, decode_oxm, narrow_port, split_match
-from ovspane.packets.match import LAYOUT, Match
+from ovspane.openflow.oxm_state import read_state
+from ovspane.packets.match import LAYOUT, STATE_MASK, Match
 
 #: OXM fields of OPENFLOW_BASIC that Open vSwitch keeps where the transport's ports are: the types and codes of ICMP
 #: (lib/flow.h)
@@ -66,12 +70,17 @@ def parse_flows(part: bytes) -> list[Flow]:
 
 def _flow(table: int, priority: int, cookie: int, oxm: bytes, instructions: bytes) -> Flow:
     match, registers, conj_id, beyond = _match(oxm)
+    state = Match(match.value & STATE_MASK, match.mask & STATE_MASK)
     shift, width = LAYOUT["in_port"]
     ones = (1 << width) - 1 << shift
     in_port = match.value >> shift & 0xFFFF if match.mask & ones else None
-    headers = Match(match.value & ~ones, match.mask & ~ones)
+    beside = ones | STATE_MASK
+    headers = Match(match.value & ~beside, match.mask & ~beside)
     actions, goto = _instructions(instructions)
-    return Flow(table, priority, headers, tuple(actions), goto, cookie, in_port, tuple(registers), conj_id, beyond)
+    return Flow(
+        *(table, priority, headers, tuple(actions), goto, cookie, in_port, tuple(registers), conj_id, beyond),
+        *(state, match.of_datagram),
+    )
 
 
 _Matched = tuple[Match, list[tuple[int, int, int]], int | None, str]
@@ -80,7 +89,7 @@ _Matched = tuple[Match, list[tuple[int, int, int]], int | None, str]
 def _match(oxm: bytes) -> _Matched:
     """(headers and in_port, registers, conj_id, fields that are not understood)."""
     plain, registers, beyond = b"", [], []
-    value = mask = 0
+    value = mask = found = 0
     conj_id = None
     for number, field, masked, one in _fields(oxm):
         body = one[4:]
@@ -91,6 +100,8 @@ def _match(oxm: bytes) -> _Matched:
             registers.append((field, given, under))
         elif number == NXM_1 and field == NXM_CONJ_ID and not masked:
             conj_id = given
+        elif (state := read_state(one)) is not None:
+            value, mask, found = value | state.value, mask | state.mask, found | state.mask & ~STATE_MASK
         elif number == OPENFLOW_BASIC and field in _ICMP:
             shift, _ = LAYOUT[_ICMP[field]]
             value, mask = value | given << shift, mask | under << shift
@@ -101,7 +112,10 @@ def _match(oxm: bytes) -> _Matched:
     match = decode_oxm(plain)
     if isinstance(match, OpaqueMatch):
         return Match(0, 0), registers, conj_id, "fields in an order or a form of its own"
-    return Match(match.value | value, match.mask | mask), registers, conj_id, ", ".join(beyond)
+    whole = Match(match.value | value, match.mask | mask)
+    if found & match.mask or (found and not whole.of_datagram):
+        beyond.append("the packet's and its connection's protocol or ports")
+    return whole, registers, conj_id, ", ".join(beyond)
 
 
 def _fields(oxm: bytes) -> Iterator[tuple[int, int, bool, bytes]]:
@@ -156,6 +170,10 @@ def _nicira(kind: int, body: bytes) -> Action:
         port, table = struct.unpack_from("!HB", body)
         if port == tables.IN_PORT:
             return tables.Resubmit(table if kind == NXAST_RESUBMIT_TABLE else 0)
+    elif kind == NXAST_CT and len(body) == 14 and not int.from_bytes(body[:6], "big"):  # no flags, a zone by number
+        return tables.Track(body[8]) if body[8] != ALL_TABLES else tables.Unknown("ct without a table")
+    elif kind == NXAST_CT_CLEAR:
+        return tables.Untrack()
     elif kind == NXAST_CONJUNCTION:
         clause, n, number = struct.unpack_from("!BBI", body)
         return tables.Clause(number, clause + 1, n)

@@ -17,7 +17,10 @@ from ovspane.placement.flow_rules import Queue
 DEFAULT_QUEUE: Final = 0
 DEFAULT_SHARE: Final = 10  # the default queue's least part of the port's speed, in percent
 MIN_RATE: Final = 12_000  # bit/s; Open vSwitch raises lower ones (lib/netdev-linux.c, htb_parse_queue_details__)
-RATE_32: Final = (2**32 - 1) * 8  # bit/s; before 3.2 Open vSwitch counts bytes a second in 32 bits and wraps around
+#: bit/s: what 32 bits of bytes a second hold; beyond it Open vSwitch wraps around (queues before 3.2, policing before
+#: 3.3)
+RATE_32: Final = (2**32 - 1) * 8
+QUEUES_64, POLICING_64 = (3, 2), (3, 3)
 NO_SPEED: Final = "its speed is not known; give the port a rate"
 _NO_HTB: Final = {
     "internal": "queues on an internal port do not limit its traffic",
@@ -145,14 +148,16 @@ def enforceable(interface: InterfaceRow, bridge: BridgeRow) -> str | None:
     return None
 
 
-def unrepresentable(rate: int, ovs_version: str) -> str | None:
-    """Why this Open vSwitch would silently make another rate of it; None when it is kept."""
+def unrepresentable(rate: int, ovs_version: str, since: tuple[int, int] = QUEUES_64) -> str | None:
+    """Why this Open vSwitch would silently make another rate of it; None when it is kept. `since`: the version from
+    which on it has 64 bits for it."""
     if rate <= RATE_32:
         return None
     numbers = tuple(int(part) for part in ovs_version.split(".")[:2] if part.isdigit())
-    if numbers >= (3, 2):
+    if numbers >= since:
         return None
-    return f"Open vSwitch {ovs_version or '?'} cannot represent {rate} bit/s (before 3.2: at most {RATE_32})"
+    before = ".".join(map(str, since))
+    return f"Open vSwitch {ovs_version or '?'} cannot represent {rate} bit/s (before {before}: at most {RATE_32})"
 
 
 def foreign_row(port: str) -> str:

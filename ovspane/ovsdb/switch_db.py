@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
+from ovspane.ovsdb.isolation import can_be_isolated, is_isolated
 from ovspane.ovsdb.replica import Database, OvsdbError, Transaction
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "InterfaceRow",
     "OvsdbError",
     "PortRow",
+    "RemoteRow",
     "SwitchDb",
     "Transaction",
 ]
@@ -46,23 +48,25 @@ def _references(table: str, least: int = 0, most: int | str = "unlimited") -> di
 _SCHEMA: Final[dict[str, Any]] = {
     "Open_vSwitch": {
         "bridges": _references("Bridge"), "cur_cfg": {"type": "integer"}, "next_cfg": {"type": "integer"},
-        "ovs_version": _MAYBE_TEXT, "other_config": _TEXTS,
+        "ovs_version": _MAYBE_TEXT, "other_config": _TEXTS, "manager_options": _references("Manager"),
     },
     "Bridge": {
         "name": _TEXT, "datapath_type": _TEXT, "datapath_id": _MAYBE_TEXT, "fail_mode": _MAYBE_TEXT,
         "protocols": {"type": {"key": "string", "min": 0, "max": "unlimited"}},
         "ports": _references("Port"), "external_ids": _TEXTS, "other_config": _TEXTS,
-        "stp_enable": _FLAG, "rstp_enable": _FLAG,
+        "stp_enable": _FLAG, "rstp_enable": _FLAG, "controller": _references("Controller"),
     },
+    "Controller": {"target": _TEXT, "is_connected": _FLAG, "connection_mode": _MAYBE_TEXT},
+    "Manager": {"target": _TEXT, "connection_mode": _MAYBE_TEXT},
     "Port": {
         "name": _TEXT, "interfaces": _references("Interface", 1), "qos": _references("QoS", 0, 1),
-        "external_ids": _TEXTS, "tag": _MAYBE_INT, "vlan_mode": _MAYBE_TEXT,
+        "external_ids": _TEXTS, "tag": _MAYBE_INT, "vlan_mode": _MAYBE_TEXT, "protected": _FLAG,
         "trunks": {"type": {"key": "integer", "min": 0, "max": 4096}},
     },
     "Interface": {
         "name": _TEXT, "type": _TEXT, "ofport": _MAYBE_INT, "error": _MAYBE_TEXT, "link_speed": _MAYBE_INT,
         "admin_state": _MAYBE_TEXT, "link_state": _MAYBE_TEXT, "ifindex": _MAYBE_INT, "mac_in_use": _MAYBE_TEXT,
-        "options": _TEXTS, "external_ids": _TEXTS,
+        "options": _TEXTS, "external_ids": _TEXTS, "mtu": _MAYBE_INT,
         "ingress_policing_rate": {"type": "integer"}, "ingress_policing_burst": {"type": "integer"},
     },
     "QoS": {
@@ -72,13 +76,14 @@ _SCHEMA: Final[dict[str, Any]] = {
     },
     "Queue": {"other_config": _TEXTS, "external_ids": _TEXTS},
 }  # fmt: skip
+_SEEN: Final = {"Bridge", "Port", "Interface", "Controller", "Manager"}  # what a snapshot is made of
 _ROOTS: Final = {"Open_vSwitch", "QoS", "Queue"}  # rows that live without being referred to
 
 
 @dataclass(frozen=True, slots=True)
 class InterfaceRow:
     """A row of Interface. link_speed in bit/s; ofport None: not there yet; -1: it could not be made. The ingress
-    policing's rate in kbit/s (0: none) and burst in kbit."""
+    policing's rate in kbit/s (0: none) and burst in kbit. `mtu` in bytes; None: not known, or it has none."""
 
     name: str
     type: str
@@ -93,24 +98,46 @@ class InterfaceRow:
     external_ids: Mapping[str, str]
     policing_rate: int = 0
     policing_burst: int = 0
+    mtu: int | None = None
+
+    @property
+    def largest_frame(self) -> int:
+        """Bytes of the largest frame that it carries, with Ethernet header and a VLAN tag; 0: not known."""
+        return self.mtu + 18 if self.mtu else 0
 
 
 @dataclass(frozen=True, slots=True)
 class PortRow:
     """A row of Port: several interfaces are a bond. `qos` names its QoS row. `vlan`: it has a tag, trunks or a VLAN
-    mode."""
+    mode of somebody. `exposed`: the bridge switches by it, and it may be isolated (ovsdb.isolation). `native`: the
+    VLAN that packets are in which come in without a tag, 0: none; with `tunnel`: all that come in, whatever tag they
+    have (ovs-vswitchd.conf.db(5), Port, VLAN Configuration)."""
 
     name: str
     interfaces: tuple[InterfaceRow, ...]
     qos: UUID | None
     external_ids: Mapping[str, str]
     vlan: bool = False
+    exposed: bool = False
+    native: int = 0
+    tunnel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteRow:
+    """A row of Controller, or of Manager, where `connected` is not read. `in_band`: by its connection_mode, whose
+    default that is. ovs-vswitchd writes `connected` every five seconds (Open vSwitch 3.1)."""
+
+    target: str
+    in_band: bool = True
+    connected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeRow:
     """A row of Bridge. datapath_type "" and "system" are the kernel's; protocols empty: Open vSwitch's default.
-    `stp`: it runs STP or RSTP."""
+    datapath_id None: Open vSwitch has not brought it up, or ovsdb-server was restarted just now. `stp`: it runs STP or
+    RSTP. `managers`: those of the whole database, whose in-band flows each bridge gets."""
 
     name: str
     uuid: UUID
@@ -122,6 +149,8 @@ class BridgeRow:
     external_ids: Mapping[str, str]
     other_config: Mapping[str, str]
     stp: bool = False
+    controllers: tuple[RemoteRow, ...] = ()
+    managers: tuple[RemoteRow, ...] = ()
 
     def interface(self, name: str) -> InterfaceRow | None:
         """The interface of that name, on whichever port."""
@@ -253,7 +282,7 @@ class SwitchDb(Database):
         events: list[Event] = []
         if connection:
             events.append(Event(EventKind.CONNECTED if self.connected else EventKind.DISCONNECTED))
-        if self.connected and (connection or tables & {"Bridge", "Port", "Interface"}):
+        if self.connected and (connection or tables & _SEEN):
             old, self._bridges = self._bridges, self._snapshot()
             events += _differences(old, self._bridges)
         for event in events:
@@ -262,22 +291,39 @@ class SwitchDb(Database):
 
     def _snapshot(self) -> dict[str, BridgeRow]:
         root = self._root
-        return {row.name: self._bridge(row) for row in root.bridges} if root else {}
+        if root is None:
+            return {}
+        managers = _remotes(root.manager_options)
+        return {row.name: self._bridge(row, managers) for row in root.bridges}
 
-    def _bridge(self, row: Any) -> BridgeRow:
+    def _bridge(self, row: Any, managers: tuple[RemoteRow, ...]) -> BridgeRow:
         ports = {port.name: self._port(port) for port in row.ports}
         identity = next(iter(row.datapath_id), None)
         return BridgeRow(
             row.name, row.uuid, row.datapath_type, int(identity, 16) if identity else None, frozenset(row.protocols),
             next(iter(row.fail_mode), None), ports, dict(row.external_ids), dict(row.other_config),
-            bool(row.stp_enable or row.rstp_enable),
+            bool(row.stp_enable or row.rstp_enable), _remotes(row.controller), managers,
         )  # fmt: skip
 
     def _port(self, row: Any) -> PortRow:
         interfaces = sorted((self.derived(interface, _interface) for interface in row.interfaces), key=lambda i: i.name)
         qos = next(iter(row.qos), None)
-        vlan = bool(row.tag or row.trunks or row.vlan_mode)  # sets: tag 0 is one too
-        return PortRow(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids), vlan)
+        vlan = bool(row.tag or row.trunks or row.vlan_mode) and not is_isolated(row)  # sets: tag 0 is one too
+        mode = next(iter(row.vlan_mode), None)
+        native = 0 if mode == "trunk" or is_isolated(row) else next(iter(row.tag), 0)
+        return PortRow(
+            *(row.name, tuple(interfaces), qos.uuid if qos is not None else None, dict(row.external_ids)),
+            *(vlan, can_be_isolated(row), native, mode == "dot1q-tunnel"),
+        )
+
+
+def _remotes(rows: Any) -> tuple[RemoteRow, ...]:
+    """Of Controller or Manager."""
+    found = [
+        RemoteRow(row.target, next(iter(row.connection_mode), "") != "out-of-band", getattr(row, "is_connected", False))
+        for row in rows
+    ]
+    return tuple(sorted(found, key=lambda remote: remote.target))
 
 
 def _added(row: Any) -> set[str]:
@@ -304,5 +350,5 @@ def _interface(row: Any) -> InterfaceRow:
     return InterfaceRow(
         row.name, row.type, first("ofport"), first("error"), first("link_speed"), up("admin_state"), up("link_state"),
         first("ifindex"), first("mac_in_use"), dict(row.options), dict(row.external_ids),
-        row.ingress_policing_rate, row.ingress_policing_burst,
+        row.ingress_policing_rate, row.ingress_policing_burst, first("mtu"),
     )  # fmt: skip

@@ -85,7 +85,7 @@ cdef int pack(object group, uint64_t *match) except -1:
     elif free:
         return 0
     else:
-        put(VLAN, 0x1000 | low if low else 0, 0x1FFF, match)
+        put(VLAN, 0x1000 | low if low else 0, 0x1FFF if low else 0x0FFF, match)  # 0: no tag, or a priority only
     if not prefix(group.eth_type.spans, &low, &free):
         return 0
     put(ETH_TYPE, low, 0xFFFF & ~free, match)

@@ -306,10 +306,10 @@ def _product(fields: Mapping[str, list[tuple[int, int]]]) -> Iterator[Match]:
 
 
 def _vlan_matches(vlan: IntervalSet) -> list[tuple[int, int]]:
-    """VLAN_VID matches (OpenFlow 1.4, 7.2.3.7): 0 is untagged, 0x1000|id is tagged."""
+    """VLAN_VID matches (OpenFlow 1.4, 7.2.3.7): 0x1000|id is tagged; 0, with or without the tag's bit, is no VLAN."""
     if vlan == ANY_VLAN:
         return [(0, 0)]
-    out = [(0, 0x1FFF)] if 0 in vlan else []
+    out = [(0, 0x0FFF)] if 0 in vlan else []
     for value, mask in vlan.intersect(IntervalSet.span(1, 4094)).prefixes(12):
         out.append((value | 0x1000, mask | 0x1000))
     return out

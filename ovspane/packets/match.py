@@ -18,6 +18,11 @@ WORDS = 8
 BITS = 64 * WORDS
 #: where a flow's match has the 32 bits of conj_id (ovs-fields(7)): above all that packets have, so never in an index
 CONJ_SHIFT, CONJ_MASK = BITS, 0xFFFFFFFF << BITS
+#: above that, what a flow's match may say of a fragment and of the datagram that it is of (placement.fragments): it is
+#: a fragment, not the first one; connection tracking has seen it, and found it invalid. A match of tracked and valid
+#: packets means by `ip_proto` and the ports those of the whole datagram.
+FRAGMENT, LATER, TRACKED, INVALID = (1 << BITS + 32 + bit for bit in range(4))
+STATE_MASK = FRAGMENT | LATER | TRACKED | INVALID
 
 ETH_IPV4 = 0x0800
 ETH_IPV6 = 0x86DD
@@ -98,8 +103,17 @@ class Match(NamedTuple):
         """True iff the packed packet (`Packet.packed`) is in this match."""
         return packet & self.mask == self.value
 
+    @property
+    def of_datagram(self) -> bool:
+        """True iff protocol and ports are those of the whole datagram, as connection tracking found them."""
+        both = TRACKED | INVALID
+        return self.mask & both == both and self.value & both == TRACKED
+
     def __str__(self) -> str:
-        parts = [f"conj_id={self.value >> CONJ_SHIFT}"] if self.mask >> CONJ_SHIFT else []
+        parts = [f"conj_id={(self.value & CONJ_MASK) >> CONJ_SHIFT}"] if self.mask & CONJ_MASK else []
+        for name, bit in (("fragment", FRAGMENT), ("later", LATER), ("tracked", TRACKED), ("invalid", INVALID)):
+            if self.mask & bit:
+                parts.append(f"{name}={int(self.value & bit > 0)}")
         for name, value, mask in self.fields():
             full = (1 << LAYOUT[name][1]) - 1
             parts.append(f"{name}={value:#x}" if mask == full else f"{name}={value:#x}/{mask:#x}")

@@ -18,8 +18,8 @@ DISCOVERY_TAG = 0x70746F70 << 32
 
 @dataclass(frozen=True, slots=True)
 class Instructions:
-    """What a flow does with a packet. All unset: drop. Order of effect: meter, register, queue, output, resubmit,
-    goto. `output`: an OpenFlow port, by its 16-bit number (Open vSwitch's `ofport`).
+    """What a flow does with a packet. All unset: drop. Order of effect: meter, untrack, register, queue, output,
+    resubmit, track, goto. `output`: an OpenFlow port, by its 16-bit number (Open vSwitch's `ofport`).
 
     `conjunctions`: (id, dimension from 1, how many dimensions), ascending; a flow with any has nothing else
     (ovs-actions(7))."""
@@ -31,6 +31,8 @@ class Instructions:
     goto: int | None = None  # goto_table:TABLE
     conjunctions: tuple[tuple[int, int, int], ...] = ()
     output: int | None = None  # past everything else that the bridge does
+    track: tuple[int, int] | None = None  # ct(table=TABLE,zone=ZONE): reassembles, commits nothing
+    untrack: bool = False  # ct_clear
 
 
 DROP = Instructions()
@@ -54,8 +56,8 @@ class FlowRule:
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """An OpenFlow meter with one drop band. rate in bit/s (programmed as kbit/s, rounded up), burst in bits (as
-    kbit)."""
+    """An OpenFlow meter with one drop band. rate in bit/s (programmed as kbit/s, rounded down), burst in bits (as
+    kbit, rounded up)."""
 
     id: int
     rate: int

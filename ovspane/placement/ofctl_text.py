@@ -12,7 +12,18 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from ovspane.packets.match import CONJ_SHIFT, ETH_IPV4, ETH_IPV6, LAYOUT, Match
+from ovspane.packets.match import (
+    CONJ_MASK,
+    CONJ_SHIFT,
+    ETH_IPV4,
+    ETH_IPV6,
+    FRAGMENT,
+    INVALID,
+    LATER,
+    LAYOUT,
+    TRACKED,
+    Match,
+)
 from ovspane.placement.flow_rules import FlowRule, Instructions, Meter
 
 #: (EtherType, protocol) -> the word of ovs-ofctl that says both (ovs-ofctl(8), "Flow Syntax"); protocol None: any
@@ -43,6 +54,10 @@ _NAMES = {
     "tp_src": ("tp_src", "number"),
     "tp_dst": ("tp_dst", "number"),
 }
+#: (which of the bits FRAGMENT and LATER count, what they are) -> the word (ovs-fields(7), ip_frag)
+_FRAGMENTS = {(1, 1): "yes", (3, 0): "no", (3, 1): "first", (3, 3): "later"}
+#: of a tracked packet: our field, and that of its datagram
+_DATAGRAM = {"ip_proto": "ct_nw_proto", "tp_src": "ct_tp_src", "tp_dst": "ct_tp_dst"}
 #: the register and the mask of the bit that hold the mark (oxm.py has them for the wire)
 _MARK, _MARK_MASK = "reg15", 1
 
@@ -53,14 +68,34 @@ def match_fields(match: Match) -> dict[str, str]:
     The match has to be one that OpenFlow can say (ports with their protocol, and so on), as all of ours are.
     """
     fields = {name: (value, mask) for name, value, mask in match.fields()}
-    out = {"conj_id": str(match.value >> CONJ_SHIFT)} if match.mask >> CONJ_SHIFT else {}
+    out = {"conj_id": str((match.value & CONJ_MASK) >> CONJ_SHIFT)} if match.mask & CONJ_MASK else {}
+    datagram = {}
+    if match.of_datagram:
+        for ours, there in _DATAGRAM.items():
+            if ours in fields:
+                datagram[there] = _masked(*fields.pop(ours), (1 << LAYOUT[ours][1]) - 1, "number")
     out |= _protocol(fields)
+    out |= _state(match)
+    out |= datagram
     for name, (there, form) in _NAMES.items():
         if name in fields:
             out[there] = _masked(*fields[name], (1 << LAYOUT[name][1]) - 1, form)
     if "mark" in fields:
         out[_MARK] = f"{fields['mark'][0]:#x}/{_MARK_MASK:#x}"
     return out
+
+
+def _state(match: Match) -> Iterator[tuple[str, str]]:
+    bits = match.mask & (FRAGMENT | LATER)
+    if bits:
+        yield "ip_frag", _FRAGMENTS[bits // FRAGMENT, match.value // FRAGMENT & 3]
+    flags = [
+        f"{'+' if match.value & bit else '-'}{name}"
+        for name, bit in (("trk", TRACKED), ("inv", INVALID))
+        if match.mask & bit
+    ]
+    if flags:
+        yield "ct_state", "".join(flags)
 
 
 def _protocol(fields: dict[str, tuple[int, int]]) -> Iterator[tuple[str, str]]:
@@ -111,6 +146,8 @@ def actions_text(wanted: Instructions) -> str:
     parts = [f"conjunction({number},{k}/{n})" for number, k, n in wanted.conjunctions]
     if wanted.meter is not None:
         parts.append(f"meter:{wanted.meter}")
+    if wanted.untrack:
+        parts.append("ct_clear")
     if wanted.set_mark:
         parts.append("load:0x1->NXM_NX_REG15[0]")
     if wanted.set_queue is not None:
@@ -119,6 +156,8 @@ def actions_text(wanted: Instructions) -> str:
         parts.append(f"output:{wanted.output}")
     if wanted.resubmit is not None:
         parts.append(f"resubmit(,{wanted.resubmit})")
+    if wanted.track is not None:
+        parts.append(f"ct(table={wanted.track[0]},zone={wanted.track[1]})")
     if wanted.goto is not None:
         parts.append(f"goto_table:{wanted.goto}")
     return ",".join(parts) or "drop"
@@ -131,7 +170,7 @@ def flow_text(rule: FlowRule) -> str:
 
 
 def meter_text(meter: Meter) -> str:
-    """The argument of `ovs-ofctl -O OpenFlow14 add-meter BRIDGE`; rate and burst rounded up to whole kbit, at least
-    one, as `openflow.meters.meter_mod` does."""
-    rate, burst = (max(1, -(-bits // 1000)) for bits in (meter.rate, meter.burst))
+    """The argument of `ovs-ofctl -O OpenFlow14 add-meter BRIDGE`; rate and burst as `openflow.meters.as_programmed`
+    rounds them."""
+    rate, burst = max(1, meter.rate // 1000), max(1, -(-meter.burst // 1000))
     return f"meter={meter.id},kbps,burst,stats,band=type=drop,rate={rate},burst_size={burst}"

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field, replace
 from ovspane.packets.match import ANY, CONJ_MASK, CONJ_SHIFT, Match
 from ovspane.placement.conjunction import Change, Conjunction, Conjunctions, Key
 from ovspane.placement.flow_rules import COOKIE_TAG, FlowRule, Instructions, Meter
+from ovspane.placement.fragments import FragmentFlows, FragmentSupport, whole_only
 from ovspane.policy.model.table import Effect, Rule, Stage, TableDelta
 
 ENTRY_PRIORITY = 0xFFFF
@@ -44,8 +45,10 @@ FlowKey = tuple[int, int, Match]
 #: top later, so after a rest a flow is over its limit by this: over five seconds 10 % with half a second, 20 % with
 #: one. So half a second.
 BURST_SECONDS = 0.5
-#: a burst below two full-sized Ethernet frames (bits) would stop a flow whatever its rate
-LEAST_BURST = 2 * 1518 * 8
+#: a burst below two full-sized frames would stop a flow whatever its rate: what is larger than the bucket never passes
+FRAMES = 2
+#: of Ethernet (bits); where ports carry larger ones the bridge's meters get more (switch.meters)
+LEAST_BURST = FRAMES * 1518 * 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,9 @@ class Pipeline:
             case Effect.QUEUE:
                 steered = rule.output or None
                 instructions = Instructions(set_queue=rule.slot, output=steered, goto=None if steered else self.exit)
-        return FlowRule(table, rule.priority, rule.match, instructions, COOKIE_TAG | rule.request & 0xFFFFFFFF)
+        return FlowRule(
+            table, rule.priority, whole_only(rule.match), instructions, COOKIE_TAG | rule.request & 0xFFFFFFFF
+        )
 
     def conjunction_flow(self, made: Conjunction) -> FlowRule:
         """The flow that acts for all the rules of a conjunction."""
@@ -150,6 +155,8 @@ class FlowPlan:
     enforcers: dict[int, tuple[Stage, int]] = field(default_factory=dict)
     _rules: dict[Key, Rule] = field(default_factory=dict)
     _uses: dict[tuple[Stage, int], int] = field(default_factory=dict)
+    #: the same by request: a delta may give a slot to another one before it takes it from the first
+    _uses_of: dict[tuple[int, Stage, int], int] = field(default_factory=dict)
     #: the ports of the last `skip_limits`
     unlimited_ports: frozenset[int] = frozenset()
     #: the ports of the last `block_ports`
@@ -160,8 +167,10 @@ class FlowPlan:
     _conjunctions: Conjunctions | None = None
     #: of a flow: by id, (dimension, how many, whose)
     _clauses: dict[FlowKey, dict[int, tuple[int, int, int]]] = field(default_factory=dict)
+    _fragments: FragmentFlows = field(init=False)
 
     def __post_init__(self) -> None:
+        self._fragments = FragmentFlows(self.pipeline.first, self.pipeline.limit, self.pipeline.exit)
         if self.conjunction:
             self._conjunctions = Conjunctions(self._rules)
         self._put(self.pipeline.skeleton(0))
@@ -191,7 +200,12 @@ class FlowPlan:
             self._put(new.values())
             self.stages = stages
             touched |= old.keys() | new.keys()
-        return touched
+        return touched | self._fragments.update(self.flows, touched)
+
+    def treat_fragments(self, support: FragmentSupport) -> set[FlowKey]:
+        """The bridge's datapath can do this with fragments (placement.fragments). Returns the keys of the flows that
+        changed."""
+        return self._fragments.treat(self.flows, support)
 
     def skip_limits(self, ports: frozenset[int]) -> set[FlowKey]:
         """What comes in by these ports (OpenFlow numbers) goes past the limits. Returns the keys of the flows that
@@ -247,7 +261,7 @@ class FlowPlan:
     def _show(self, key: Key, rule: Rule | None) -> FlowKey:
         """A rule that is said by a flow of its own, or (None) is not."""
         stage, index, priority, match = key
-        at = self.pipeline.table_of(stage, index), priority, match
+        at = self.pipeline.table_of(stage, index), priority, whole_only(match)
         if rule is not None:
             self.flows[at] = self.pipeline.flow_of(rule)
         else:
@@ -272,7 +286,7 @@ class FlowPlan:
         self.flows[acting.key] = acting
         touched = {acting.key}
         for k, match in made.product.clauses():
-            at = acting.table, acting.priority, match
+            at = acting.table, acting.priority, whole_only(match)
             clause = k + 1, len(made.product.dimensions), made.rule.request
             self._clauses.setdefault(at, {})[made.number] = clause
             self._show_clauses(at)
@@ -284,7 +298,7 @@ class FlowPlan:
         del self.flows[acting.key]
         touched = {acting.key}
         for _, match in gone.product.clauses():
-            at = acting.table, acting.priority, match
+            at = acting.table, acting.priority, whole_only(match)
             del self._clauses[at][gone.number]
             if not self._clauses[at]:
                 del self._clauses[at]
@@ -298,6 +312,8 @@ class FlowPlan:
             return
         use = (rule.stage, rule.slot)
         self._uses[use] = self._uses.get(use, 0) + by
+        own = (rule.request, *use)
+        self._uses_of[own] = self._uses_of.get(own, 0) + by
         if rule.effect is Effect.LIMIT:
             number = self.pipeline.meter_id(rule.slot)
             if by > 0:
@@ -316,5 +332,7 @@ class FlowPlan:
             self.enforcers[rule.request] = (rule.stage, number)
         if not self._uses[use]:
             del self._uses[use]
+        if not self._uses_of[own]:
+            del self._uses_of[own]
             if self.enforcers.get(rule.request) == (rule.stage, number):
                 del self.enforcers[rule.request]

@@ -55,7 +55,7 @@ hints           what drops whole shares and users                    put of a hi
     one.
 * Ids come from leases, blocks that the database gives to one daemon; slots have a table with an index.
 
-Times are those of each host's clock: a token bucket is exact up to the difference of the clocks.
+Times are those of each host's clock (store/skew.py bounds how far these differ): a token bucket is exact up to that.
 """
 
 from __future__ import annotations

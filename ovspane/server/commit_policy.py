@@ -16,8 +16,8 @@ from ovspane.server.pending import PendingStatement
 BATCH = 256
 #: seconds of judging after which what is left of a batch may be left for the next one
 ENOUGH = 0.02
-#: an event that lies further ahead is looked at again then (seconds): clocks are set, machines sleep
-LONGEST_PAUSE = 60.0
+#: an event that lies further ahead is looked at again then (seconds): clocks are set, machines sleep (policy_time.py)
+LONGEST_PAUSE = 1.0
 #: the same while the store is away
 AWAY_PAUSE = 1.0
 

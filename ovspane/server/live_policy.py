@@ -29,6 +29,7 @@ from ovspane.policy.state.shares import Principal, Share
 from ovspane.policy.state.state import State
 from ovspane.server.offload import Offload
 from ovspane.server.pending import Deferred, PendingStatement
+from ovspane.server.policy_time import PolicyTime, begun_again
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class LivePolicy:
     def __init__(
         self,
         *,
-        clock: Callable[[], Ms],
+        time: PolicyTime,
         on_delta: Callable[[TableDelta], None],
         on_reload: Callable[[], None],
         on_notices: Callable[[Sequence[Notice]], None],
@@ -60,9 +61,11 @@ class LivePolicy:
         room: Callable[[], NetworkCapacity | None],
         default_deny: bool,
         offload: Offload,
+        on_begun: Callable[[Ms], None] = lambda now: None,
     ) -> None:
         """See `Service`, which makes it; `on_notices` hears what subscribers are to be told."""
-        self.clock = clock
+        self.time = time
+        self._on_begun = on_begun
         self._on_delta = on_delta
         self._on_reload = on_reload
         self._on_notices = on_notices
@@ -88,22 +91,37 @@ class LivePolicy:
     def pause(self, longest: float) -> float:
         """Seconds until a request starts or ends, `longest` at most."""
         due = self.runtime.next_event()
-        return longest if due is None else min(longest, max(0.0, (due - self.clock()) / 1000))
+        return longest if due is None else min(longest, max(0.0, (due - self.time.now()) / 1000))
 
     async def rebuild(self, values: list[Value]) -> list[Change]:
-        """Go on with a new runtime, made of what is committed; returns what ended meanwhile. The whole table may have
-        changed."""
-        runtime, committed, over = await asyncio.to_thread(self._made, values, self._room())
+        """Go on with a new runtime, made of what is committed; returns what ended meanwhile, and what begins again
+        since the clock was set back. The whole table may have changed."""
+        latest = self.time.latest
+        now = self.time.turn_back() if self.time.set_back() else self.time.now()
+        begun = frozenset(self.runtime.tree.requests)
+        values, back = begun_again(values, now, latest, begun)
+        if back:
+            log.warning("the clock was set back: %d requests and shares that had begun go on", len(back))
+        runtime, committed, over = await asyncio.to_thread(self._made, values, self._room(), now)
         for number, status in self.runtime.state.status.items():
             if number in runtime.state.requests:
                 runtime.state.status[number] = status
         self.runtime, self.committed = runtime, committed
         self.generation += 1
         self._on_reload()
-        return over
+        return [*back, *over]
 
-    def _made(self, values: list[Value], room: NetworkCapacity | None) -> tuple[Runtime, Committed, list[Change]]:
-        now = self.clock()
+    def tell_clock(self) -> None:
+        """Log it and tell everybody when the clock was set."""
+        if step := self.time.look():
+            way = "forward" if step > 0 else "back"
+            text = f"the clock was set {way} by {abs(step):.1f} s" + (", or the machine slept" if step > 0 else "")
+            log.warning("%s", text)
+            self._on_notices([Notice("clock", text, fields={"seconds": round(step)})])
+
+    def _made(
+        self, values: list[Value], room: NetworkCapacity | None, now: Ms
+    ) -> tuple[Runtime, Committed, list[Change]]:
         runtime = Runtime(values, self._default_deny, room)
         over = runtime.overdue(now)
         runtime.apply(over, quiet=True)
@@ -174,7 +192,14 @@ class LivePolicy:
     async def settle(self, now: Ms) -> Settled:
         """Bring the policy tree and the network flow table to `now` (ms since the epoch), as far as one slice goes."""
         runtime = self.runtime
-        return await self.work(runtime.collect_starts(now, SLICE), runtime.settle, now, True)
+        return await self.work(self.collect_starts(now), runtime.settle, now, True)
+
+    def collect_starts(self, now: Ms) -> int:
+        """See `Runtime.collect_starts`; one slice."""
+        weight = self.runtime.collect_starts(now, SLICE)
+        if weight:
+            self._on_begun(now)
+        return weight
 
     def install(self, settled: Sequence[Settled]) -> None:
         """Hand changes of the network flow table on to the switches."""

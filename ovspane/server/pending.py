@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ovspane.lang.replies import Reply
+from ovspane.lang.replies import Code, Reply
 from ovspane.lang.statements import Statement
 from ovspane.server.fair_queue import Account
 from ovspane.server.offload import Offload
@@ -32,6 +32,7 @@ class Deferred:
     work: Callable[[], Reply]
     offload: Offload
     #: as a Reply's that is no refusal
+    code: Code = Code.OK
     reason_code: str = ""
 
 

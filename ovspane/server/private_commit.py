@@ -67,10 +67,15 @@ class PrivateCommit:
 
     async def serve(self, batch: Sequence[PendingStatement]) -> Sequence[PendingStatement]:
         """See CommitPolicy. Raises StoreError."""
-        live, runtime = self._live, self._live.runtime
-        now = live.clock()
-        changes = [*runtime.overdue(now, SLICE), *runtime.strayed(SLICE)]
-        await live.apply(changes)
+        live = self._live
+        live.tell_clock()
+        changes: list[Change] = []
+        if live.time.set_back():
+            changes += await live.rebuild(list(live.committed.values()))
+        runtime, now = live.runtime, live.time.now()
+        due = [*runtime.overdue(now, SLICE), *runtime.strayed(SLICE)]
+        await live.apply(due)
+        changes += due
         settled: list[Settled] = []
         replies: list[Answered] = []
         spent = 0.0
@@ -96,7 +101,7 @@ class PrivateCommit:
     async def _act(self, now: Ms, settled: list[Settled], replies: list[Answered]) -> None:
         """Settle what is durable now; tell the switches, the speakers and those who listen."""
         live, runtime = self._live, self._live.runtime
-        weight = runtime.collect_starts(now, SLICE)
+        weight = live.collect_starts(now)
         if weight > QUICK:
             deliver(replies)
         try:

@@ -33,6 +33,7 @@ from ovspane.server.fair_queue import Account, FairQueue, Turn
 from ovspane.server.live_policy import Gate, LivePolicy
 from ovspane.server.offload import Offload
 from ovspane.server.pending import PendingStatement, deliver
+from ovspane.server.policy_time import PolicyTime
 from ovspane.store.records import StoreError, TakenOver
 
 log = logging.getLogger(__name__)
@@ -60,22 +61,24 @@ class Service:
         self,
         commits: CommitPolicy,
         *,
-        clock: Callable[[], Ms],
+        clock: Callable[[], Ms] | PolicyTime,
         on_delta: Callable[[TableDelta], None] = lambda delta: None,
+        on_begun: Callable[[Ms], None] = lambda now: None,
         on_reload: Callable[[], None] = lambda: None,
         gate: Gate = lambda changes, reply: reply,
         topology: Callable[[], Awaitable[Reply]] | None = None,
         room: Callable[[], NetworkCapacity | None] = lambda: None,
         default_deny: bool = False,
     ) -> None:
-        """`clock` gives ms since the epoch. `on_delta` hears each change of the network flow table, `on_reload` that
-        the whole table (`runtime`) may have changed; `gate` may refuse an admitted statement's changes (the network
-        cannot do it) or add to the reply; `topology` answers what is known of the network; `room` makes an empty one
-        for each runtime."""
+        """`clock` gives ms since the epoch. `on_begun` hears when (ms) something began, `on_delta` each change of the
+        network flow table, `on_reload` that the whole table (`runtime`) may have changed; `gate` may refuse an admitted
+        statement's changes (the network cannot do it) or add to the reply; `topology` answers what is known of the
+        network; `room` makes an empty one for each runtime."""
         #: long work that needs nothing of the policy in force
         self.offload = Offload()
         self._live = LivePolicy(
-            clock=clock,
+            time=clock if isinstance(clock, PolicyTime) else PolicyTime(clock),
+            on_begun=on_begun,
             on_delta=on_delta,
             on_reload=on_reload,
             on_notices=self.notify,
@@ -179,6 +182,8 @@ class Service:
     async def run(self) -> None:
         """Serve until cancelled. Raises TakenOver when another daemon writes to our store."""
         try:
+            if self.store_down:  # we were begun again
+                self._begin_reload()
             while True:
                 turns = await self._next()
                 batch = [turn.thing for turn in turns]
@@ -200,7 +205,11 @@ class Service:
                     await self._fall_back(batch, f"not stored, nothing changed: {failure}")
                 except Exception:  # a defect must not end the service for all
                     log.exception("serving %d statements failed", len(batch))
-                    await self._fall_back(batch, "nothing changed: ovspane has a defect here; its log says more")
+                    reason = "nothing changed: ovspane has a defect here; its log says more"
+                    try:
+                        await self._fall_back(batch, reason)
+                    finally:  # nobody waits for ever
+                        deliver([(pending, no("store", reason)) for pending in batch if not pending.reply.done()])
                 if self._queue:
                     await asyncio.sleep(0)  # a full queue never waits, and the sessions need their turn
         finally:
@@ -245,11 +254,14 @@ class Service:
         load."""
         async with self._live.turn:
             refused = await self._commits.roll_back(batch)
-            now = self._live.clock()
+            now = self._live.time.now()
             for pending in refused:
                 if not pending.reply.done():
                     reply, _ = await self._live.judge(pending, now, store_down=True)
                     deliver([(pending, no("store", reason) if reply.reason_code == "store" else reply)])
+        self._begin_reload()
+
+    def _begin_reload(self) -> None:
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.create_task(self._reload(), name="store-reload")
 

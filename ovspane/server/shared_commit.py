@@ -24,10 +24,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ovspane.lang.replies import no
+from ovspane.lang.replies import Code, Reply, no
 from ovspane.lang.units import Ms
+from ovspane.loop import LogOnce
 from ovspane.policy.concurrency import Footprint, footprint, merged
-from ovspane.policy.state.changes import Change, Value
+from ovspane.policy.state.changes import Change, Put, Value
+from ovspane.policy.state.shares import Hint, Request
 from ovspane.server.commit_policy import AWAY_PAUSE, BATCH, LONGEST_PAUSE
 from ovspane.server.id_lease import IdLease
 from ovspane.server.live_policy import SLICE, LivePolicy
@@ -37,6 +39,7 @@ from ovspane.server.upkeep import Upkeep
 from ovspane.store.guards import InDoubt, LostRace, Unwritable
 from ovspane.store.records import StoreError, TakenOver
 from ovspane.store.shared_keeper import SharedKeeper
+from ovspane.store.skew import Skew, clock_text
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,8 @@ DOUBT_PAUSE: Final = 0.1
 UNLUCKY: Final = 4
 #: races that one statement may lose in a row before it is refused; each is another one's success
 RACES: Final = 500
+#: refusals that no newer copy changes
+_NOT_OF_THE_COPY: Final = ("store", "clock", "internal", "unenforceable")
 
 
 @dataclass(slots=True)
@@ -77,6 +82,8 @@ class SharedCommit:
         self._lost = 0  # races lost in a row
         self._races = 0
         self._woken = False
+        self._current: set[PendingStatement] = set()  # they came before what the copy has
+        self._log = LogOnce(log)
 
     @property
     def races(self) -> int:
@@ -141,6 +148,7 @@ class SharedCommit:
     async def serve(self, batch: Sequence[PendingStatement]) -> Sequence[PendingStatement]:
         """See CommitPolicy. Raises StoreError."""
         self._woken = False
+        self._current.clear()
         self._transactor.check_leader()
         await self._take_in()
         todo = list(batch)
@@ -149,7 +157,7 @@ class SharedCommit:
         self._resolve_doubt(todo)
         self._in_work = list(todo)
         if not self.store_down:
-            await self._upkeep.delete_ended(self._live.state)
+            await self._upkeep.delete_ended(self._live.state, self._live.time.now())
             await self._upkeep.write_moves(self._live)
         while todo:
             next_id = self._live.state.next_id
@@ -169,7 +177,11 @@ class SharedCommit:
     async def _take_in(self) -> None:
         """Take in what others changed, end what is over, and act on it."""
         live = self._live
-        now = live.clock()
+        live.tell_clock()
+        self._say_clock()
+        if live.time.set_back():  # from the copy: what ended here by the clock of before may not have ended
+            self._upkeep.note_ended(await self._rebuild(await self._keeper.read_copy()))
+        now = live.time.now()
         remote = await self._keeper.collect_changes()
         if remote.puts or remote.gone:
             changes = merged(live.state, remote.puts, remote.gone)
@@ -196,7 +208,7 @@ class SharedCommit:
     async def _attempt(self, part: Sequence[PendingStatement]) -> int:
         """Judge, commit, reply; how many of the statements are done with (the others are to be tried again)."""
         live = self._live
-        now = live.clock()
+        now = live.time.now()
         mark = live.runtime.mark()
         judged = await self._judge(part, now)
         if judged.changes:
@@ -220,6 +232,10 @@ class SharedCommit:
         live, judged = self._live, _Judged()
         for pending in part:
             reply, changes = await live.judge(pending, now, self.store_down)
+            if (refusal := self._clock_refusal(changes)) is not None:
+                reply, changes = refusal, ()
+            if isinstance(reply, Reply) and reply.code is Code.NO and await self._was_stale(pending, part, reply):
+                break
             if changes:
                 if live.runtime.needs_settling(changes):
                     break
@@ -234,6 +250,31 @@ class SharedCommit:
                 reply = no("store", f"not stored, nothing changed: {self._keeper.store.reason}")
             judged.replies.append((pending, reply))
         return judged
+
+    async def _was_stale(self, pending: PendingStatement, part: Sequence[PendingStatement], reply: Reply) -> bool:
+        """Whether a refusal has to be judged again: what another daemon was just told is done (a request, a share, a
+        grant, room) may be on its way to our copy. Once for all statements that came before the question."""
+        if pending in self._current or reply.reason_code in _NOT_OF_THE_COPY or self.store_down:
+            return False
+        self._current.update(part)
+        return await self._keeper.store.catch_up()
+
+    def _clock_refusal(self, changes: Sequence[Change]) -> Reply | None:
+        """By a clock that is not that of the others nothing is admitted."""
+        skew = self._keeper.store.skew
+        if (
+            not any(isinstance(one, Put) and isinstance(one.value, Request | Hint) for one in changes)
+            or not skew.astray
+        ):
+            return None
+        return no("clock", f"{clock_text(skew.worst)}: nothing is admitted here until they agree; nothing changed")
+
+    def _say_clock(self) -> None:
+        skew = self._keeper.store.skew
+        if skew.astray:
+            self._log.error("clock", "%s; nothing is admitted here until they agree (NTP)", _whose(skew))
+        elif self._log.forget("clock"):
+            log.info("the clocks of this host and the others agree again")
 
     async def _commit(self, judged: _Judged) -> int | None:
         """Commit. None: done; else nothing is (yet), and how many statements need not be tried again."""
@@ -305,3 +346,8 @@ class SharedCommit:
         else:
             todo[:0] = [pending for pending, _ in doubt.replies]
         self._doubt = None
+
+
+def _whose(skew: Skew) -> str:
+    """Rounded to seconds, so that it is said again only when it changes."""
+    return clock_text(round(skew.worst, -3))

@@ -99,6 +99,10 @@ class TlsListener(TcpAcceptor):
         assert isinstance(channel, TlsSession)
         return Owner(str(channel.peer)) if channel.peer is not None else owner
 
+    def use(self, context: ssl.SSLContext) -> None:
+        """Use this context for new connections."""
+        self._context = context
+
     async def open_session(self, connection: socket.socket) -> Channel:
         """See Acceptor: the session exists once the handshake is done. Raises OSError."""
         session = TlsSession(self._service, self._limits, self.forget)

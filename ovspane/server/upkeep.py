@@ -1,7 +1,8 @@
 """What a daemon writes into a shared database though nobody asked: the ends of requests, and where reservations went.
 
-The end of a request is everybody's own matter; its row is deleted by the daemon that admitted it, or some seconds later
-by whoever comes first. To delete a row twice does no harm.
+The end of a request is everybody's own matter; its row is deleted by the daemon that admitted it, or, some seconds
+later and only by a clock that was compared and found right (store/skew.py), by whoever comes first. To delete a row
+twice does no harm.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 from ovspane.lang.statements import Kind
+from ovspane.lang.units import Ms
 from ovspane.policy.concurrency import Footprint, footprint_of_ends, footprint_of_moves
 from ovspane.policy.state.changes import Change, Drop, Put
 from ovspane.policy.state.shares import Bucket, Hint, Request
@@ -22,11 +24,13 @@ from ovspane.server.transactor import Stalled, Transactor
 from ovspane.store.guards import InDoubt, LostRace
 from ovspane.store.records import StoreError, TakenOver
 from ovspane.store.shared_keeper import SharedKeeper
+from ovspane.store.skew import BOUND
 
 log = logging.getLogger(__name__)
 
-#: seconds after its end at which a request of another daemon is deleted, and the spread over the daemons
-OTHERS_END, SPREAD = 3.0, 3.0
+#: seconds after its end at which a request of another daemon is deleted (later than clocks may differ), and the spread
+#: over the daemons
+OTHERS_END, SPREAD = BOUND / 1000 + 3.0, 3.0
 
 
 class Upkeep:
@@ -53,14 +57,17 @@ class Upkeep:
                 later = 0.0 if self._lease.issued(value.id) else OTHERS_END + SPREAD * random.random()
                 self._ended[value.id] = (loop.time() + later, value)
 
-    async def delete_ended(self, state: State) -> None:
-        """Delete the rows that are due, as far as one slice goes. Raises TakenOver; StoreError when there will never be
-        a leader for us."""
+    async def delete_ended(self, state: State, clock: Ms) -> None:
+        """Delete the rows that are due at `clock` (ms), as far as one slice goes. Raises TakenOver; StoreError when
+        there will never be a leader for us."""
         now = asyncio.get_running_loop().time()
         due: list[Request | Hint] = []
         for number, (at, value) in list(self._ended.items()):
-            if not self._keeper.has(value):
+            set_back = value.end is not None and value.end > clock  # then its end is still to come
+            if set_back or not self._keeper.has(value):
                 del self._ended[number]
+            elif at <= now and not (self._lease.issued(number) or self._keeper.store.clock_trusted):
+                self._ended[number] = (now + OTHERS_END, value)  # its admitter ends it, or whoever knows how late it is
             elif at <= now and len(due) < SLICE:
                 due.append(value)
         if not due:

@@ -22,7 +22,8 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from ovspane.loop import Backoff, LogOnce
@@ -32,6 +33,7 @@ from ovspane.store.guards import Guard, InDoubt, LostRace, check_results, guarde
 from ovspane.store.leader_search import Leader, NoLeader, find_leader, leader_lost
 from ovspane.store.records import DATABASE, TOPOLOGY, Key, Record, StoreError, TakenOver
 from ovspane.store.replica import NO_TRANSACTION, Replica
+from ovspane.store.skew import Skew
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +41,38 @@ BACKOFF: Final = (0.05, 0.5)  # seconds between rounds of asking all members: fi
 COPY_LIMIT: Final = 120.0  # seconds for the leader to send everything
 PROBE_IDLE: Final = 1.0  # seconds without a word from the leader after which it is probed,
 PROBE_LIMIT: Final = 1.5  # and without an answer to that, after which it is left
+CATCH_UP: Final = 1.0  # seconds to wait for what others were told is done
+#: a question whose answer is not needed
+_NOTHING: Final = {"op": "select", "table": "Setting", "where": [["name", "==", ""]], "columns": ["name"]}
 UPDATE_LIMIT: Final = 0.2  # seconds to wait for the change that won a race
+
+
+def _wall() -> int:
+    """ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _steady() -> int:
+    """ms since some instant; nobody sets them."""
+    return time.monotonic_ns() // 1_000_000
 
 
 class ClusterStore:
     """The shared database, as one daemon uses it; keep `run` running. `on_change` is called when the copy or the leader
     changed, `on_topology_change` when what daemons tell each other of the network did, or whether there is a leader."""
 
-    def __init__(self, remotes: str, name: str, *, host: str = "", tls: ssl.SSLContext | None = None) -> None:
-        """`remotes` as in --db; `name` of this daemon, one of its kind; `host` is shown to people. Raises ValueError
-        for remotes that are none."""
+    def __init__(
+        self,
+        remotes: str,
+        name: str,
+        *,
+        host: str = "",
+        tls: ssl.SSLContext | None = None,
+        wall: Callable[[], int] = _wall,
+        steady: Callable[[], int] = _steady,
+    ) -> None:
+        """`remotes` as in --db; `name` of this daemon, one of its kind; `host` is shown to people; `wall` gives ms
+        since the epoch, `steady` ms that nobody sets. Raises ValueError for remotes that are none."""
         self._remotes = split_remotes(remotes)
         self._tls = tls
         self._connection: Connection | None = None
@@ -56,7 +80,9 @@ class ClusterStore:
         self._updated = asyncio.Event()
         self._once = LogOnce(log)
         self.replica = Replica()
-        self._row = DaemonRow(self.replica, name, host)
+        self._row = DaemonRow(self.replica, name, host, wall)
+        #: how our clock differs from those of the others
+        self.skew = Skew(wall, steady)
         #: why there is no leader now
         self.reason = "not connected yet"
         #: why there will never be one for us; `run` ended
@@ -90,8 +116,17 @@ class ClusterStore:
         """True while a thread works on the copy: nobody else may."""
         return self._held is not None
 
-    async def until_synced(self, seconds: float) -> None:
-        """Wait for a leader. Raises StoreError with the reason when there is none in that time, or never will be."""
+    async def until_compared(self, seconds: float) -> None:
+        """Wait for the other daemons to say how late it is, but no longer than this."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(self.skew.others()) < len(self.replica.daemons()) - 1:
+                    self._updated.clear()
+                    await self._updated.wait()
+
+    async def until_synced(self, seconds: float | None) -> None:
+        """Wait for a leader. Raises StoreError with the reason when there is none in that time (None: it may take any
+        time), or never will be."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not self.synced and self.failure is None:
@@ -133,6 +168,17 @@ class ClusterStore:
         except (ConnectionError, CallError) as problem:
             raise StoreError(str(problem)) from problem
         check_results(results)
+
+    async def catch_up(self, seconds: float = CATCH_UP) -> bool:
+        """Have the copy include all that anybody was told is done before this was called; whether it changed. A
+        question to the leader does that: it sends what it knows of before the answer. Without an answer in that time
+        the copy stays as it is."""
+        before, connection = self.replica.updates, self._connection
+        if connection is not None and self._connected:
+            with contextlib.suppress(ConnectionError, CallError, TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await connection.call("transact", [DATABASE, _NOTHING])
+        return self.replica.updates != before
 
     # --- the connection
 
@@ -231,6 +277,7 @@ class ClusterStore:
             return
         try:
             self.replica.update(last, updates)
+            self._compare_clocks(updates.get("Daemon", {}))
         except (ValueError, KeyError, TypeError) as problem:
             log.error("database: cannot follow: %r", problem)
             self.replica.last = NO_TRANSACTION
@@ -240,6 +287,19 @@ class ClusterStore:
             self._notify_topology()
         else:
             self._notify()
+
+    def _compare_clocks(self, rows: Mapping[str, Any]) -> None:
+        """Other daemons have just said how late it is."""
+        names = self.replica.daemons() if rows else {}
+        for uuid, change in rows.items():
+            said = change.get("modify", change.get("insert", {})).get("heard_ms")
+            if said and (name := names.get(uuid)) not in (None, self.name):
+                self.skew.hear(str(name), said)
+
+    @property
+    def clock_trusted(self) -> bool:
+        """Whether our clock was compared with others', where there are any, and is right as far as one can know."""
+        return self.skew.trusted(any(name != self.name for name in self.replica.daemons().values()))
 
     def _notify(self) -> None:
         self._notify_topology()

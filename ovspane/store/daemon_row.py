@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ovspane.ovsdb.jsonrpc import CallError, Connection
@@ -29,8 +28,9 @@ log = logging.getLogger(__name__)
 class DaemonRow:
     """Our row, and the transactions that it numbers: one at a time."""
 
-    def __init__(self, replica: Replica, name: str, host: str) -> None:
-        """`name` of this daemon, one of its kind; `host` is shown to people."""
+    def __init__(self, replica: Replica, name: str, host: str, wall: Callable[[], int]) -> None:
+        """`name` of this daemon, one of its kind; `host` is shown to people; `wall` gives ms since the epoch."""
+        self._wall = wall
         self.name = name
         self._replica = replica
         self._host = host
@@ -58,7 +58,7 @@ class DaemonRow:
         row = self._where(connection)
         return [
             require("Daemon", row, [{"token": self._token}]),
-            {"op": "update", "table": "Daemon", "where": row, "row": {"heard_ms": _now()}},
+            {"op": "update", "table": "Daemon", "where": row, "row": {"heard_ms": self._wall()}},
         ]
 
     async def transact(self, connection: Connection, operations: Sequence[Operation]) -> None:
@@ -67,7 +67,7 @@ class DaemonRow:
         sequence = self._sequence + 1
         mine: list[Operation] = [
             require("Daemon", row, [{"token": self._token, "sequence": self._sequence}]),
-            {"op": "update", "table": "Daemon", "where": row, "row": {"sequence": sequence, "heard_ms": _now()}},
+            {"op": "update", "table": "Daemon", "where": row, "row": {"sequence": sequence, "heard_ms": self._wall()}},
         ]
         self._doubt = sequence
         try:
@@ -137,7 +137,7 @@ class DaemonRow:
         self.claimed = True
 
     def _signature(self) -> Operation:
-        return {"host": self._host, "token": self._token, "heard_ms": _now()}
+        return {"host": self._host, "token": self._token, "heard_ms": self._wall()}
 
     async def _plain(self, connection: Connection, *operations: Operation) -> None:
         check_results(await connection.call("transact", [DATABASE, *operations, DURABLE]))
@@ -161,8 +161,3 @@ def own_name(state_dir: Path) -> str:
         fresh.write_text(f"{uuid.uuid4()}\n", encoding="ascii")
         fresh.rename(file)
     return file.read_text(encoding="ascii").strip()
-
-
-def _now() -> int:
-    """ms since the epoch."""
-    return time.time_ns() // 1_000_000

@@ -11,6 +11,8 @@ How a commit stays right, whatever dies:
   insert when a lost answer left us unsure. So a retry after an ambiguous failure changes nothing a second time.
 * A fencing token (Setting `writer:NAME`) is renewed at each connect and verified by every transaction. So a transaction
   of a connection that we gave up on cannot overtake its retry, and a daemon that takes the state over stops the other.
+* Beside the token stands the number of the transaction, which each one increments. What was acknowledged last is also
+  told to `acknowledged` (acknowledged.py), so that a database which lost something is recognised.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ import logging
 import secrets
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
 
-from ovspane.loop import Backoff, off_loop
+from ovspane.loop import Backoff, LogOnce, off_loop
 from ovspane.ovsdb.jsonrpc import LONG, CallError, Connection, connect, split_remotes
 from ovspane.store.operations import DURABLE, Operation, delete, insert, key_is, require, row_is, update
 from ovspane.store.records import (
@@ -75,8 +78,15 @@ class OvsdbStore:
     """The store on an ovsdb-server: `remote` as in `--db`, `limit` the seconds for which a commit or load may retry."""
 
     def __init__(
-        self, remote: str, *, writer: str = "local", limit: float = 10.0, tls: ssl.SSLContext | None = None
+        self,
+        remote: str,
+        *,
+        writer: str = "local",
+        limit: float = 10.0,
+        tls: ssl.SSLContext | None = None,
+        acknowledged: Callable[[int, Mapping[Key, Record | None]], None] = lambda number, changes: None,
     ) -> None:
+        """`acknowledged(number, changes)` is called when a transaction is durable, before anybody hears of it."""
         self._remotes = deque(split_remotes(remote))
         self._writer = WRITER + writer
         self._limit = limit
@@ -84,6 +94,9 @@ class OvsdbStore:
         self._connection: Connection | None = None
         self._tokens: list[str] = []  # ours, the newest last
         self._fence = ""  # UUID of our writer row
+        self._acknowledged = acknowledged
+        self._number = 0  # of the last transaction that was acknowledged
+        self._log = LogOnce(log)
         self._rows: dict[Key, str] = {}  # UUIDs of the rows that we know
         self._unsure: set[Key] = set()  # an answer was lost: the row may be there or not
         self._loaded = False  # before the first load we are unsure of everything
@@ -93,17 +106,27 @@ class OvsdbStore:
         self._closed = False
 
     async def load(self) -> list[Record]:
-        """All records. Raises StoreError after `limit` seconds, or when the database is not ours to read."""
+        """All records but those that cannot be read, which are logged and stay as they are. Raises StoreError after
+        `limit` seconds, or when the database is not ours to read. The first load has no limit: a start goes on for as
+        long as the server works."""
         selects = [{"op": "select", "table": name, "where": []} for name in tables()]
+        first = not self._loaded
         async with self._turn:
-            results = await self._retried(lambda: [selects], patience=LOAD_LIMIT)
+            patience, limit = (None, inf) if first else (LOAD_LIMIT, self._limit)
+            results = await self._retried(lambda: [selects], patience=patience, limit=limit)
             found: list[Record] = []
             self._rows.clear()
             for name, result in zip(tables(), results, strict=True):
                 for row in result["rows"]:
                     if name == "Setting" and row["name"].startswith(WRITER):
                         continue
-                    record = decoded(name, row)
+                    try:
+                        record = decoded(name, row)
+                    except (ValueError, KeyError, TypeError) as problem:
+                        self._log.error(
+                            str(row), "a row of %s cannot be read, and is left out: %s: %s", name, row, problem
+                        )
+                        continue
                     self._rows[name, record.key] = row["_uuid"][1]
                     found.append(record)
             self._unsure.clear()
@@ -156,6 +179,10 @@ class OvsdbStore:
             _finish(group, StoreError(f"the database refused the change: {refused}"))
         except StoreError as error:
             _finish(group, error)
+        except Exception as error:  # a defect: of these commits only
+            log.exception("a commit failed")
+            self._unsure.update(changes)
+            _finish(group, StoreError(f"the commit was given up: {error!r}"))
         except BaseException as error:
             _finish(group, StoreError(f"the commit was given up: {error!r}"))
             raise
@@ -175,6 +202,14 @@ class OvsdbStore:
             return [operations, [DURABLE]] if operations else []
 
         results = await self._retried(build, changes, ANSWER_LIMIT + ROW_LIMIT * len(changes))
+        if results:
+            try:
+                self._acknowledged(self._number, changes)
+                self._log.forget("acknowledged")
+            except OSError as problem:
+                self._log.error(
+                    "acknowledged", "what was acknowledged cannot be noted beside the database: %s", problem
+                )
         for index, key in inserts.items():
             self._rows[key] = results[index]["uuid"][1]
         for key, record in changes.items():
@@ -198,14 +233,19 @@ class OvsdbStore:
         return [require(table, where, [{column: key_of(table, name)}]), update(record, where)]
 
     async def _retried(
-        self, build: Any, changes: Sequence[Key] | dict[Key, Record | None] = (), patience: float = ANSWER_LIMIT
+        self,
+        build: Any,
+        changes: Sequence[Key] | dict[Key, Record | None] = (),
+        patience: float | None = ANSWER_LIMIT,
+        limit: float | None = None,
     ) -> list[Any]:
-        """Sends what `build` makes until it is answered, which may take `patience` seconds.
+        """Sends what `build` makes until it is answered, which may take `patience` seconds, for `limit` seconds (else
+        those of the store).
 
         Raises StoreError (time is up, or fenced) and _Refused (the server will never take it).
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._limit
+        deadline = loop.time() + (self._limit if limit is None else limit)
         backoff = Backoff(*BACKOFF)
         conflicts = 0
         while True:
@@ -227,14 +267,22 @@ class OvsdbStore:
             self._unsure.update(changes)
             if loop.time() + backoff.pause > deadline:
                 raise StoreError(f"not durable within {self._limit:g} s: {reason}")
-            log.debug("database: %s; again in %.2f s", reason, backoff.pause)
+            level = logging.WARNING if limit == inf else logging.DEBUG
+            self._log.log(level, "again", "database: %s; trying again", reason)
             await backoff.sleep()
 
-    async def _transact(self, connection: Connection, operations: list[Operation], patience: float) -> list[Any]:
-        """The results of our operations, run only while we hold the fence."""
-        guard = require("Setting", row_is(self._fence), [{"value": self._tokens[-1]}])
+    async def _transact(self, connection: Connection, operations: list[Operation], patience: float | None) -> list[Any]:
+        """The results of our operations, run only while we hold the fence; what is to be durable gets a number."""
+        row = row_is(self._fence)
+        guard = require("Setting", row, [{"value": self._mark(self._number)}])
+        writes = operations[-1] is DURABLE
+        if writes:
+            mark = {"op": "update", "table": "Setting", "where": row, "row": {"value": self._mark(self._number + 1)}}
+            operations = [*operations[:-1], mark, DURABLE]
         try:
-            return (await _call(connection, [guard, *operations], patience))[1:]
+            results = (await _call(connection, [guard, *operations], patience))[1:]
+            self._number += writes
+            return results
         except _Refused as refused:
             if refused.index == 0:
                 raise TakenOver("another ovspane daemon took this state over") from None
@@ -258,19 +306,28 @@ class OvsdbStore:
         """Takes the writer row. The first time from anybody; later only from ourselves. Raises StoreError, _Refused."""
         where = [["name", "==", self._writer]]
         rows = (await _call(connection, [{"op": "select", "table": "Setting", "where": where}]))[0]["rows"]
-        if self._tokens and not (rows and rows[0]["value"] in self._tokens):
+        token, _, number = rows[0]["value"].partition("/") if rows else ("", "", "")
+        if self._tokens and token not in self._tokens:
             raise TakenOver("another ovspane daemon took this state over, or the database was replaced")
-        token = secrets.token_hex(8)
-        self._tokens.append(token)
+        if int(number or 0) < self._number:
+            raise StoreError(
+                f"the database lost transactions: it has {number or 0} of {self._number} acknowledged ones"
+            )
+        self._tokens.append(secrets.token_hex(8))
         if not rows:
-            fresh = {"op": "insert", "table": "Setting", "row": {"name": self._writer, "value": token}}
+            fresh = {"op": "insert", "table": "Setting", "row": {"name": self._writer, "value": self._mark(0)}}
             self._fence = (await _call(connection, [fresh, DURABLE]))[0]["uuid"][1]
             return
         self._fence = rows[0]["_uuid"][1]
         row = row_is(self._fence)
         seen = require("Setting", row, [{"value": rows[0]["value"]}])
-        ours = {"op": "update", "table": "Setting", "where": row, "row": {"value": token}}
+        self._number = int(number or 0)
+        ours = {"op": "update", "table": "Setting", "where": row, "row": {"value": self._mark(self._number)}}
         await _call(connection, [seen, ours, DURABLE])
+
+    def _mark(self, number: int) -> str:
+        """What the writer row has after this transaction (`log_file` reads it)."""
+        return f"{self._tokens[-1]}/{number}"
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -297,7 +354,9 @@ def _finish(group: list[_Commit], error: StoreError | None) -> None:
             commit.done.set_exception(error)
 
 
-async def _call(connection: Connection, operations: list[Operation], patience: float = ANSWER_LIMIT) -> list[Any]:
+async def _call(
+    connection: Connection, operations: list[Operation], patience: float | None = ANSWER_LIMIT
+) -> list[Any]:
     """One transaction, answered within `patience` seconds. Raises _Refused, CallError, ConnectionError,
     TimeoutError."""
     async with asyncio.timeout(patience):

@@ -7,8 +7,10 @@ and the next request id are rows of Setting. Invariant: `values(records(v)) == v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from ovspane.lang import render
 from ovspane.lang.parser import parse, parse_flowgroup
@@ -22,8 +24,13 @@ from ovspane.policy.state.changes import Change, Counter, Drop, Put, Value
 from ovspane.policy.state.quotas import ALL as QUOTAS
 from ovspane.policy.state.quotas import Quotas
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Privileges, Request, Share
+from ovspane.policy.state.state import SLOTS
 from ovspane.store.migration import migrated
 from ovspane.store.records import Key, Record, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+V = TypeVar("V")
 
 #: changes that are made into records in a thread, beside the event loop
 LONG: Final = 1_000
@@ -36,22 +43,24 @@ _PLACES: Final = ("waypoint", "avoid")
 
 
 class StoreKeeper:
-    """Keeps changes of the state in a `Store`. Raises StoreError as that does; a record that cannot be read back is
-    one too."""
+    """Keeps changes of the state in a `Store`. Raises StoreError as that does."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, least_id: int = 1) -> None:
+        """`least_id`: ids below it were given, whatever the database says."""
         self._store = store
+        self._least_id = least_id
 
     async def load(self) -> Sequence[Value]:
         """Everything that was kept, in an order in which a new state can apply it. What an older version kept in
-        another form is kept anew."""
+        another form is kept anew. A record that cannot be read is logged by its name and left out; its row stays, and
+        its id is given to nobody else. Raises StoreError when it cannot be told what an older version meant."""
         try:
             records, puts, drops = migrated(await self._store.load())
-            if puts or drops:
-                await self._store.commit(puts, drops)
-            return list(values_of(records))
         except (ValueError, KeyError, TypeError) as problem:
             raise unreadable(problem) from problem
+        if puts or drops:
+            await self._store.commit(puts, drops)
+        return [Counter(self._least_id), *values_of(records)]
 
     async def keep(self, changes: Sequence[Change]) -> None:
         """Make changes durable, all or nothing."""
@@ -190,22 +199,49 @@ def values_of(records: Sequence[Record], part: bool = False) -> Iterator[Value]:
         tables.setdefault(record.table, {})[record.key] = record.columns
     settings = tables.get("Setting", {})
     if NEXT_ID in settings:
-        yield Counter(int(settings[NEXT_ID]["value"]))
+        yield from _read("Setting", NEXT_ID, lambda: Counter(int(settings[NEXT_ID]["value"])))
     for name, columns in tables.get("Principal", {}).items():
-        yield Principal(
-            name, frozenset(_binding(text) for text in columns["bindings"]), AddressSet.parse(*columns["locations"])
-        )
+        yield from _read("Principal", name, partial(_principal, name, columns))
+    shares = tables.get("Share", {})
+    known: set[str] | None = None
     if part:
-        yield from (_share(name, columns) for name, columns in tables.get("Share", {}).items())
-        yield from (_bucket(name.removeprefix(BUCKET), settings) for name in settings if name.startswith(BUCKET))
+        for name, columns in shares.items():
+            yield from _read("Share", name, partial(_share, name, columns))
+        for name in settings:
+            if name.startswith(BUCKET):
+                yield from _read("Setting", name, partial(_bucket, name.removeprefix(BUCKET), settings))
     else:
-        yield from _ordered_shares(tables.get("Share", {}), settings)
-    for columns in tables.get("Grant", {}).values():
-        yield Grant(columns["share"], columns["principal"], columns["granter"], Right(columns["by"]))
-    for number, columns in sorted(tables.get("Request", {}).items(), key=lambda row: int(row[0])):
-        yield _request(int(number), columns)
-    for number, columns in sorted(tables.get("Hint", {}).items(), key=lambda row: int(row[0])):
-        yield _hint(int(number), columns)
+        known = {ROOT}
+        for value in _ordered_shares(shares, settings):
+            known.add(value.name if isinstance(value, Share) else value.share)
+            yield value
+    for key, columns in tables.get("Grant", {}).items():
+        yield from _read("Grant", key, partial(_grant, columns, known))
+    readers: tuple[tuple[str, Callable[..., Value]], ...] = (("Request", _request), ("Hint", _hint))
+    for table, read in readers:
+        for key, columns in sorted(tables.get(table, {}).items(), key=lambda row: int(row[0])):
+            found = list(_read(table, key, partial(read, int(key), columns, known)))
+            yield from found or [Counter(int(key) + 1)]
+
+
+def _read(table: str, key: str, read: Callable[[], V]) -> Iterator[V]:
+    """What a row says; nothing, and a line in the log, where that cannot be understood. One bad row stops no other."""
+    try:
+        yield read()
+    except Exception as problem:  # noqa: BLE001  whatever a reader of texts meets: it is said, with the row's name
+        log.error("%s %s in the database is left out: %s", table, key, problem or repr(problem))
+
+
+def _principal(name: str, columns: Mapping[str, Any]) -> Principal:
+    bindings = frozenset(_binding(text) for text in columns["bindings"])
+    return Principal(name, bindings, AddressSet.parse(*columns["locations"]))
+
+
+def _grant(columns: Mapping[str, Any], known: set[str] | None) -> Grant:
+    grant = Grant(columns["share"], columns["principal"], columns["granter"], Right(columns["by"]))
+    if known is not None and grant.share not in known:
+        raise ValueError(f"there is no share {grant.share}")
+    return grant
 
 
 def _binding(text: str) -> Binding:
@@ -215,23 +251,23 @@ def _binding(text: str) -> Binding:
 
 def _ordered_shares(
     rows: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Value]:
+) -> Iterator[Share | Bucket]:
     below: dict[str, list[str]] = {}
     for name, columns in sorted(rows.items()):
         below.setdefault(columns["parent"], []).append(name)
     pending = below.pop(ROOT, [])  # the root share itself is always there, and not kept
-    seen = 0
     while pending:
         name = pending.pop()
-        seen += 1
-        yield _share(name, rows[name])
+        found = list(_read("Share", name, partial(_share, name, rows[name])))
+        if not found:
+            continue  # what lies below it has no parent
+        yield from found
         if BUCKET + name in settings:
-            yield _bucket(name, settings)
+            yield from _read("Setting", BUCKET + name, partial(_bucket, name, settings))
         pending += below.pop(name, [])
-    if seen != len(rows):
-        raise ValueError(
-            f"shares without a parent: {', '.join(sorted(name for names in below.values() for name in names))}"
-        )
+    for parent, names in sorted(below.items()):
+        for name in names:
+            log.error("Share %s in the database is left out: there is no share %s above it", name, parent)
 
 
 def _bucket(share: str, settings: Mapping[str, Mapping[str, Any]]) -> Bucket:
@@ -258,7 +294,12 @@ def _share(name: str, columns: Mapping[str, Any]) -> Share:
     )
 
 
-def _request(number: int, columns: Mapping[str, Any]) -> Request:
+def _request(number: int, columns: Mapping[str, Any], shares: Collection[str] | None) -> Request:
+    _check(columns, shares)
+    if not 0 <= columns["slot"] < SLOTS:
+        raise ValueError(f"its slot {columns['slot']} is none")
+    if (columns["kind"] in (Kind.RESERVE.value, Kind.RATELIMIT.value)) != bool((columns.get("rate") or 0) > 0):
+        raise ValueError(f"a {columns['kind']} at the rate {columns.get('rate')}")
     return Request(
         number,
         columns["share"],
@@ -274,7 +315,16 @@ def _request(number: int, columns: Mapping[str, Any]) -> Request:
     )
 
 
-def _hint(number: int, columns: Mapping[str, Any]) -> Hint:
+def _check(columns: Mapping[str, Any], shares: Collection[str] | None) -> None:
+    """Raises ValueError for what a state could not hold. `shares`: those that there are, None: not known."""
+    if shares is not None and columns["share"] not in shares:
+        raise ValueError(f"there is no share {columns['share']}")
+    if (end := columns.get("end_ms")) is not None and end <= columns["start_ms"]:
+        raise ValueError(f"it ends at {end}, and starts at {columns['start_ms']}")
+
+
+def _hint(number: int, columns: Mapping[str, Any], shares: Collection[str] | None) -> Hint:
+    _check(columns, shares)
     statement = parse(columns["text"])
     assert isinstance(statement, GiveHint)
     return Hint(

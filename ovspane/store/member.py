@@ -16,12 +16,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ovspane.policy.concurrency import bridge_of
 from ovspane.store.records import DATABASE, StoreError, schema_text
 from ovspane.store.server import database_holder
+from ovspane.store.skew import ROW
 
+#: where a host's member lives
+FOLDER: Final = Path("/var/lib/ovspane/cluster")
 ELECTION_MS: Final = 1000  # a follower stands for election after this long without a word from the leader
 RAFT_PORT, PORT = 6644, 6645
 ANSWER_LIMIT: Final = 10.0
@@ -75,14 +78,16 @@ class Member:
         split_address(local)
         self._prepare(serving)
         source = self._source(contents)
-        _run("ovsdb-tool", f"--election-timer={election_ms}", "create-cluster", str(self.database), str(source), local)
+        run_tool(
+            "ovsdb-tool", f"--election-timer={election_ms}", "create-cluster", str(self.database), str(source), local
+        )
 
     def join(self, local: str, remotes: Sequence[str], serving: Serving) -> None:
         """One more member of the cluster of which `remotes` are members; it joins when it runs."""
         for address in (local, *remotes):
             split_address(address)
         self._prepare(serving)
-        _run("ovsdb-tool", "join-cluster", str(self.database), DATABASE, local, *remotes)
+        run_tool("ovsdb-tool", "join-cluster", str(self.database), DATABASE, local, *remotes)
 
     def _prepare(self, serving: Serving) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -101,11 +106,11 @@ class Member:
             return schema
         if (holder := database_holder(contents)) is not None:
             raise StoreError(f"{contents} is in use by process {holder}: stop the daemon first")
-        _check_version(_run("ovsdb-tool", "db-version", str(contents)), str(contents))
+        _check_version(run_tool("ovsdb-tool", "db-version", str(contents)), str(contents))
         fresh = self.folder / "contents.db"
         fresh.unlink(missing_ok=True)
-        if _run("ovsdb-tool", "needs-conversion", str(contents), str(schema)) == "yes":
-            _run("ovsdb-tool", "convert", str(contents), str(schema), str(fresh))
+        if run_tool("ovsdb-tool", "needs-conversion", str(contents), str(schema)) == "yes":
+            run_tool("ovsdb-tool", "convert", str(contents), str(schema), str(fresh))
         else:
             shutil.copyfile(contents, fresh)
         return fresh
@@ -133,22 +138,33 @@ class Member:
 
     def status(self) -> str:
         """What ovs-appctl(8) cluster/status says."""
-        return _run("ovs-appctl", "-T", "5", "-t", str(self._control), "cluster/status", DATABASE)
+        return run_tool("ovs-appctl", "-T", "5", "-t", str(self._control), "cluster/status", DATABASE)
 
     def daemons(self) -> list[tuple[str, str, float | None]]:
-        """Host and name of each daemon that uses the database, and how long ago (seconds) it was heard of; None:
-        never since the database has that."""
-        select = json.dumps(
-            [DATABASE, {"op": "select", "table": "Daemon", "where": [], "columns": ["host", "name", "heard_ms"]}]
-        )
-        rows = json.loads(_run("ovsdb-client", "--timeout=5", "--no-leader-only", "query", self._here, select))[0][
-            "rows"
-        ]
+        """Host and name of each daemon that uses the database, and how long ago (seconds, by its clock and ours) it was
+        heard of; None: never since the database has that."""
+        [daemons, _] = self._daemon_rows()
         now = time.time()
         return sorted(
             (row["host"], row["name"], max(0.0, now - row["heard_ms"] / 1000) if row["heard_ms"] else None)
-            for row in rows
+            for row in daemons
         )
+
+    def skews(self) -> dict[str, float]:
+        """How far (seconds) the clock of each daemon is ahead of those of most others, as it told itself."""
+        [_, settings] = self._daemon_rows()
+        return {
+            row["name"].removeprefix(ROW): int(row["value"]) / 1000 for row in settings if row["name"].startswith(ROW)
+        }
+
+    def _daemon_rows(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        selects = [
+            {"op": "select", "table": "Daemon", "where": [], "columns": ["host", "name", "heard_ms"]},
+            {"op": "select", "table": "Setting", "where": [], "columns": ["name", "value"]},
+        ]
+        query = ("ovsdb-client", "--timeout=5", "--no-leader-only", "query", self._here)
+        daemons, settings = json.loads(run_tool(*query, json.dumps([DATABASE, *selects])))
+        return daemons["rows"], settings["rows"]
 
     def forget(self, daemon: str) -> tuple[str, int]:
         """Remove what a daemon that is gone told of its bridges and hosts, and itself; `daemon`: its name or its
@@ -175,15 +191,16 @@ class Member:
             self._here,
             json.dumps([DATABASE, *selects]),
         )
-        bridges, versions = ({row["name"] for row in result["rows"]} for result in json.loads(_run(*query)))
+        bridges, versions = ({row["name"] for row in result["rows"]} for result in json.loads(run_tool(*query)))
         unused = [f"turn:{name}", *sorted(one for one in versions if bridge_of(one) in bridges)]
         deletes += [{"op": "delete", "table": "Version", "where": [["name", "==", one]]} for one in unused]
-        answer = _run("ovsdb-client", "--timeout=10", "transact", self._here, json.dumps([DATABASE, *deletes]))
+        deletes.append({"op": "delete", "table": "Setting", "where": [["name", "==", ROW + name]]})
+        answer = run_tool("ovsdb-client", "--timeout=10", "transact", self._here, json.dumps([DATABASE, *deletes]))
         return name, sum(result["count"] for result in json.loads(answer))
 
     def leave(self, seconds: float = 60.0) -> None:
         """Leave the cluster for good; the others go on with one member less."""
-        _run("ovs-appctl", "-T", "5", "-t", str(self._control), "cluster/leave", DATABASE)
+        run_tool("ovs-appctl", "-T", "5", "-t", str(self._control), "cluster/leave", DATABASE)
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -200,14 +217,18 @@ class Member:
 
     def kick(self, server: str) -> None:
         """Remove another member (its id as in `status`, or its address) that will not come back."""
-        _run("ovs-appctl", "-T", "5", "-t", str(self._control), "cluster/kick", DATABASE, server)
+        run_tool("ovs-appctl", "-T", "5", "-t", str(self._control), "cluster/kick", DATABASE, server)
+
+    def compact(self) -> None:
+        """Have the running server write its log anew from its memory."""
+        run_tool("ovs-appctl", "-T", "60", "-t", str(self._control), "ovsdb-server/compact", DATABASE)
 
     def backup(self, target: Path) -> None:
         """Write all that the database has to a file, from this member's copy."""
         fresh = target.with_name(target.name + ".new")
         with fresh.open("wb") as file:
             os.fchmod(file.fileno(), 0o600)
-            _run(
+            run_tool(
                 "ovsdb-client", "--timeout=60", "--no-leader-only", "backup", self._here, DATABASE, output=file.fileno()
             )
             os.fsync(file.fileno())
@@ -215,21 +236,23 @@ class Member:
 
     def restore(self, source: Path) -> None:
         """Make the database what a backup has; daemons follow. What was admitted since is gone."""
-        _check_version(_run("ovsdb-tool", "db-version", str(source)), str(source), exactly=True)
+        _check_version(run_tool("ovsdb-tool", "db-version", str(source)), str(source), exactly=True)
         with source.open("rb") as file:
-            _run("ovsdb-client", "--timeout=60", "restore", self._here, DATABASE, data=file.fileno())
+            run_tool("ovsdb-client", "--timeout=60", "restore", self._here, DATABASE, data=file.fileno())
         older = {"op": "mutate", "table": "Version", "where": [], "mutations": [["number", "+=", _AGES]]}
-        _run("ovsdb-client", "--timeout=10", "transact", self._here, json.dumps([DATABASE, older]))
+        run_tool("ovsdb-client", "--timeout=10", "transact", self._here, json.dumps([DATABASE, older]))
 
     def upgrade(self) -> tuple[str, str]:
         """Bring a running cluster to our schema: (before, after)."""
-        before = _run("ovsdb-client", "--timeout=10", "--no-leader-only", "get-schema-version", self._here, DATABASE)
+        before = run_tool(
+            "ovsdb-client", "--timeout=10", "--no-leader-only", "get-schema-version", self._here, DATABASE
+        )
         _check_version(before, "the cluster")
         schema = self.folder / "ovspane.ovsschema"
         schema.write_text(schema_text(), encoding="utf-8")
         ours = str(json.loads(schema_text())["version"])
         if before != ours:
-            _run("ovsdb-client", "--timeout=60", "convert", self._here, str(schema))
+            run_tool("ovsdb-client", "--timeout=60", "convert", self._here, str(schema))
         return before, ours
 
     @property
@@ -248,7 +271,8 @@ def _check_version(theirs: str, what: str, exactly: bool = False) -> None:
         )
 
 
-def _run(*command: str, data: int | None = None, output: int | None = None) -> str:
+def run_tool(*command: str, data: int | None = None, output: int | None = None) -> str:
+    """What a program of Open vSwitch prints. Raises StoreError with what it said."""
     try:
         done = subprocess.run(
             [command[0], "-vconsole:err", *command[1:]] if command[0] != "ovs-appctl" else list(command),

@@ -65,6 +65,10 @@ class Replica:
         self.last = last
         self.updates += not TOPOLOGY.issuperset(updates)
 
+    def daemons(self) -> dict[str, str]:
+        """The names of the daemons that have a row, by the row's UUID."""
+        return {uuid: str(row["name"]) for uuid, row in self._rows["Daemon"].items()}
+
     def clear_changed(self) -> None:
         """Everything that changed was taken."""
         self.changed = {}

@@ -14,6 +14,7 @@ from typing import Any
 from ovspane.flowpush import SessionError
 from ovspane.loop import Backoff
 from ovspane.ovsdb.switch_db import OvsdbError
+from ovspane.policy.state.status import Cause, Reason
 
 #: seconds between attempts to reach a bridge that is away: first, last. vswitchd is back some 30 ms after a restart,
 #: and an attempt on a socket that is not there costs 0.1 ms
@@ -27,29 +28,35 @@ class AwayBridges:
 
     def __init__(self, on_healed: Callable[[], None]) -> None:
         self._on_healed = on_healed
-        self._away: set[str] = set()
+        self._away: dict[str, str] = {}  # with the defect that put it there, if it was one
         self._attempts: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, tuple[Backoff, float]] = {}  # with when the next attempt may be made
 
     def __contains__(self, name: str) -> bool:
         return name in self._away
 
-    def add(self, name: str) -> bool:
-        """It is away; whether that is new."""
+    def add(self, name: str, defect: str = "") -> bool:
+        """It is away; whether that is new. `defect`: it is not the bridge that failed, but we."""
         new = name not in self._away
-        self._away.add(name)
+        self._away[name] = defect
         return new
+
+    def reason(self, name: str) -> Reason:
+        """Why nothing is as it should be on a bridge that is away."""
+        if defect := self._away[name]:
+            return Reason(Cause.DEFECT, name, detail=defect)
+        return Reason(Cause.AWAY, name)
 
     def discard(self, name: str) -> None:
         """It was brought to the plan."""
-        self._away.discard(name)
+        self._away.pop(name, None)
 
     def drop(self, names: Iterable[str]) -> None:
         """These are not there, or not ours, any more."""
         for name in names:
             if (attempt := self._attempts.pop(name, None)) is not None:
                 attempt.cancel()
-            self._away.discard(name)
+            self._away.pop(name, None)
             self._pauses.pop(name, None)
 
     def heal(self, name: str, attempt: Callable[[], Coroutine[Any, Any, None]]) -> bool:

@@ -9,9 +9,10 @@ next `install`. News of the monitor wait in the watch (tampering) until they are
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,21 +27,26 @@ from ovspane.flowpush import (
     difference,
 )
 from ovspane.lang.units import Seconds
-from ovspane.loop import LogOnce, off_loop
+from ovspane.loop import off_loop
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.pipeline import FlowPlan, Pipeline
 from ovspane.policy.state.status import Cause, Reason
+from ovspane.switch.ahead import FlowsAhead
 from ovspane.switch.delta_tracker import DeltaTracker
 from ovspane.switch.desired import LONG
 from ovspane.switch.installed import InstalledFlows
 from ovspane.switch.meters import BridgeMeters
-from ovspane.switch.ownership import ENTRY, NOT_PASSED, Ownership, tagged
+from ovspane.switch.ownership import ENTRY, LEAST, Ownership, tagged
+from ovspane.switch.refusals import Refusals
 from ovspane.switch.tampering import TamperWatch
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
+#: with more refusals than this each flow is pushed for itself: a bundle that fails names one of them
+MANY = 4
+Push = Callable[[Iterable[FlowRule], Iterable[FlowRule]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +76,15 @@ class ManagedBridge:
         self._plan = FlowPlan(pipeline)
         self._ownership = Ownership(pipeline)
         self._watch = TamperWatch(name, self._ownership, on_news)
+        #: what comes before our entry
+        self.ahead = FlowsAhead(name)
         self._flows: DeltaTracker[FlowKey, FlowRule] = DeltaTracker(self._plan.flows)
-        self._meters = BridgeMeters(name, self._ownership, log)
+        #: its books of meters
+        self.meters = BridgeMeters(name, self._ownership, log)
+        #: what was refused, and when it is tried again
+        self.refusals = Refusals(name, self._flows, self.meters)
         #: the last `install` read everything back and found the bridge in another state than we had left it in
         self.read_back = False
-        self._log = LogOnce(log)
         self._seen = False  # all was brought to the plan on this session
 
     @property
@@ -89,10 +99,16 @@ class ManagedBridge:
         assert flows is None or isinstance(flows, InstalledFlows)
         return flows
 
-    def touch(self, keys: Iterable[FlowKey], meters: Iterable[int] = ()) -> None:
-        """Note flows and meters that may differ from the plan now."""
+    def touch(self, keys: Iterable[FlowKey], meters: Iterable[int] = (), everything: bool = False) -> None:
+        """Note flows and meters that may differ from the plan now; `everything`: all may, also from what is in
+        flight."""
         self._flows.touch(keys)
-        self._meters.touch(meters)
+        self.meters.touch(meters)
+        if everything:
+            self._flows.touch_all()
+            self.meters.touch_all()
+        if self._flows.suspects is None or self._flows.suspects:
+            self.ahead.plan_changed()
 
     def forget(self) -> None:
         """Read everything back at the next `install`."""
@@ -102,7 +118,7 @@ class ManagedBridge:
 
     def _forget(self) -> None:
         self._flows.forget()
-        self._meters.forget()
+        self.meters.forget()
 
     def close(self) -> None:
         """End the session; what is installed stays."""
@@ -117,14 +133,14 @@ class ManagedBridge:
             return
         if self._installed is not None:  # else all that is wanted may be in flight already
             self._forget()
-        self._meters.reset()
+        self.meters.reset()
         self._seen = False
         self._watch.reset()
         session = BridgeSession(self._path, timeout=CONNECT_SECONDS, on_closed=self._closed)
         await session.connect()
         self._session = session
         try:
-            await session.watch(self._ownership.watched_matches(), self._watch.queue_updates)
+            await session.watch(self._ownership.watched_matches(), self._watch.queue_updates, LEAST)
         except RequestRefused as refusal:
             log.warning(
                 "bridge %s has no flow monitor (%s): changes by others show only at a read-back", self.name, refusal
@@ -144,6 +160,7 @@ class ManagedBridge:
         watch, installed = self._watch, self._installed
         if installed is not None:
             freed = watch.absorb(installed)
+            self.ahead.foreign(watch.beside)
             for key in freed:
                 self._flows.refused.pop(key, None)
             self._flows.touch(freed)
@@ -167,21 +184,19 @@ class ManagedBridge:
 
     def repair_due(self, now: Seconds) -> float | None:
         """Seconds until damage that waits may be undone; None: there is none."""
-        return self._watch.contest.due(now) if self._watch.needs_repair or self._meters.damaged else None
+        return self._watch.contest.due(now) if self._watch.needs_repair or self.meters.damaged else None
 
     async def check_meters(self, now: Seconds) -> bool:
         """Meters have no monitor: read them. True: one of ours is not as we left it, and `install` will mend it.
         Raises SessionError.
         """
-        if self._session is None or self._installed is None or not self._meters.exist:
+        if self._session is None or self._installed is None or not self.meters.exist:
             return False
-        changed = await self._meters.changed(self._session)
+        changed = await self.meters.changed(self._session)
         if not changed or not self._watch.repair(now):
             return False
-        log.warning(
-            "bridge %s: somebody else changed ovspane's meters (%d of them); repairing", self.name, len(changed)
-        )
-        self._meters.damaged = False
+        self.meters.damaged = False
+        self.meters.retry(changed)
         self.forget()
         return True
 
@@ -189,12 +204,13 @@ class ManagedBridge:
 
     def flows_due(self, plan: FlowPlan) -> int:
         """How many flows `next_target` will look at."""
-        return len(plan.flows) if self._flows.suspects is None else len(self._flows.suspects)
+        return len(plan.flows) if self._flows.suspects is None or self.ahead.due else len(self._flows.suspects)
 
     def next_target(self, plan: FlowPlan, ready: Callable[[int], bool]) -> BridgeTarget:
         """What is to be done now. `ready` says whether a queue id may be named by flows yet; flows that have to wait
         for theirs are noted for the next time."""
         self._plan = plan
+        self.ahead.compare(plan.flows)
         self._flows.wanted = plan.flows
         whole = self._flows.suspects is None
         flows = self._flows.take()
@@ -207,7 +223,7 @@ class ManagedBridge:
         for key in held:
             del flows[key]
         self._flows.touch(held)
-        return BridgeTarget(flows, self._meters.take(plan.meters, whole), whole, held)
+        return BridgeTarget(flows, self.meters.take(plan.meters, whole), whole, held)
 
     def names_queue(self, plan: FlowPlan, queue: int, request: int) -> bool:
         """True iff an installed flow names the queue for that request (its low 32 bits), or nobody knows what is
@@ -223,6 +239,8 @@ class ManagedBridge:
         except (SessionError, TimeoutError):
             self.forget()
             raise
+        finally:
+            self.refusals.follow(asyncio.get_running_loop().time())
 
     async def _install(self, target: BridgeTarget) -> SyncCounts:
         session = self._session
@@ -234,25 +252,26 @@ class ManagedBridge:
             if not target.whole:
                 raise SessionError(f"{self._path}: the session was lost")
             installed = await self._read(session, in_flight=True)
-            self._flows.refused.clear()
-            self._meters.retry_refused()
-        retried = await self._meters.install(session, target.meters)
+            if not self._seen:  # the switch may be another one
+                self._flows.refused.clear()
+                self.meters.retry(tuple(self.meters.refused))
+        retried = await self.meters.install(session, target.meters)
         for key in [key for key, (rule, _) in self._flows.refused.items() if rule.instructions.meter in retried]:
             del self._flows.refused[key]
+        push = session.push
         while True:
             try:
-                counts = await self._push(session, target, installed)
+                counts = await self._push(push, target, installed)
             except PushError as problem:  # one bad flow must not hold up all others
                 if not problem.failed:
                     raise
-                self._log.warning(str(problem), "bridge %s refused flows: %s", self.name, problem)
-                for rule, error in problem.failed:
-                    self._flows.refuse(rule.key, rule, str(error))
+                if self.refusals.add(problem) > MANY:
+                    push = session.push_each
                 if problem.committed:  # which of several bundles are in
                     installed = await self._read(session)
             else:
                 self.read_back = fresh and self._seen and counts[:3] != (0, 0, 0)
-                self._meters.touch(self._meters.stale(target.meters, target.whole))  # deleted now or in a later pass
+                self.meters.touch(self.meters.stale(target.meters, target.whole))  # deleted now or in a later pass
                 self._seen = True
                 return counts
 
@@ -260,29 +279,30 @@ class ManagedBridge:
         """Read back what is ours: the flows; and what of others lies where only ours should be. `in_flight`: as of
         `DeltaTracker.read_back`."""
         self._watch.begin(self._installed)
-        await self._meters.read(session)
+        await self.meters.read(session)
         flows = await session.dump(self._plan.flows)
         self._ownership.learn(flows.values())
         installed = InstalledFlows(rule for key, rule in flows.items() if self._ownership.place(key))
         self._flows.read_back(installed, in_flight=in_flight)
         named = (meter for rule in installed.values() if (meter := rule.instructions.meter) is not None)
-        self._meters.claim(named, in_flight=in_flight)
+        self.meters.claim(named, in_flight=in_flight)
         held = Counter(key[0] for key in installed)
         counts = await session.table_counts()
-        others = (
-            [] if ENTRY in installed else [rule for rule in await session.flows_in(0, NOT_PASSED) if rule.key == ENTRY]
-        )
+        others: list[FlowRule] = []
+        if counts.get(0, 0) != (ENTRY in installed):
+            others = await session.flows_in(0, least=LEAST[0])
         for table in self._ownership.tables:
             if counts.get(table, 0) != held[table]:
                 others += await session.flows_in(table)
-        self._watch.found(rule for rule in others if not tagged(rule))
+        self._watch.found(rule for rule in others if not (tagged(rule) and self._ownership.place(rule.key)))
+        self.ahead.foreign(self._watch.beside)
         return installed
 
-    async def _push(self, session: BridgeSession, target: BridgeTarget, installed: InstalledFlows) -> SyncCounts:
+    async def _push(self, push: Push, target: BridgeTarget, installed: InstalledFlows) -> SyncCounts:
         """Raises PushError for flows that the switch refuses."""
         adds, deletes, changed = await off_loop(len(target.flows), LONG, self._difference, target, installed)
         if adds or deletes:
-            await session.push(adds, deletes)
+            await push(adds, deletes)
         for rule in adds:
             self._flows.note(rule.key, rule)
         for rule in deletes:
@@ -303,16 +323,16 @@ class ManagedBridge:
         if key in self._watch.foreign:
             self._flows.refuse(key, rule, "somebody else's flow has its place")
             return False
-        if (meter := rule.instructions.meter) is not None and meter in self._meters.refused:
-            self._flows.refuse(key, rule, self._meters.refused[meter][1])
+        if (meter := rule.instructions.meter) is not None and meter in self.meters.refused:
+            self._flows.refuse(key, rule, self.meters.refused[meter][1])
             return False
         return True
 
     async def delete_stale_meters(self, target: BridgeTarget) -> None:
         """Delete meters of ours that the target has no more; no flow names them now. Raises SessionError."""
-        stale = self._meters.stale(target.meters, target.whole)
+        stale = self.meters.stale(target.meters, target.whole)
         if stale and self._session is not None:
-            await self._meters.delete(self._session, stale)
+            await self.meters.delete(self._session, stale)
 
     async def clean(self) -> int:
         """Remove every flow and meter of ours; returns how many flows there were. Raises SessionError."""
@@ -322,7 +342,7 @@ class ManagedBridge:
         # first nobody comes to our tables any more
         await self._session.push((), [flows[ENTRY]] if ENTRY in flows else [])
         await self._session.cleanup(sorted(self._ownership.tables))
-        await self._meters.delete_all(self._session)
+        await self.meters.delete_all(self._session)
         return len(flows)
 
     def troubles(self) -> dict[int, Reason]:
@@ -334,7 +354,7 @@ class ManagedBridge:
         if self.contested:
             contested = Reason(Cause.CONTESTED, self.name)
             found |= dict.fromkeys(_requests(self._plan, self._watch.damage), contested)
-            if self._watch.lost or self._meters.damaged:
+            if self._watch.lost or self.meters.damaged:
                 found[0] = contested
         pipeline, stages = self._plan.pipeline, self._plan.stages
         reachable = (
@@ -346,12 +366,13 @@ class ManagedBridge:
         )
         if (foreign := self._watch.foreign_flow_reason(reachable)) is not None:
             found[0] = foreign
-        return found
+        self.ahead.compare(self._plan.flows)
+        return found | self.ahead.troubles()
 
     @property
     def contested(self) -> bool:
         """True while damage stays because its repair would be undone."""
-        return (self._watch.needs_repair or self._meters.damaged) and self._watch.contest.fighting
+        return (self._watch.needs_repair or self.meters.damaged) and self._watch.contest.fighting
 
 
 def _requests(plan: FlowPlan, keys: Iterable[FlowKey]) -> set[int]:
@@ -363,7 +384,7 @@ def _clauses_of(held: frozenset[FlowKey], flows: Mapping[FlowKey, FlowRule | Non
     """The clauses of conjunctive matches whose acting flow is held. Without it a packet that satisfies them would be
     looked up with their id and in vain, and the conjunctive matches of lower priority would not be tried any more
     (lib/classifier.c)."""
-    numbers = {match.value >> CONJ_SHIFT for _, _, match in held if match.mask & CONJ_MASK}
+    numbers = {(match.value & CONJ_MASK) >> CONJ_SHIFT for _, _, match in held if match.mask & CONJ_MASK}
     if not numbers:
         return set()
     return {

@@ -1,12 +1,20 @@
-"""Take everything of ours off the bridges of a host: flows, meters, queues, and the protocols that we added."""
+"""Take everything of ours off the bridges of a host: flows, meters, queues, and the protocols that we added.
+
+One thing that cannot be done keeps nothing else from being done: it is told, and whether something of ours may be left
+for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from ovspane.flowpush import SessionError
-from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
+from ovspane.host.unixctl import ControlSocket, ControlUnavailable
+from ovspane.ovsdb.switch_db import BridgeRow, OvsdbError, SwitchDb
 from ovspane.policy.state.status import Cause, Reason
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.host_queues import HostQueues
@@ -16,23 +24,43 @@ from ovspane.switch.scope import BridgeScope
 LOCK_SECONDS = 5.0
 
 
-async def clean(
-    switch: SwitchDb, scope: BridgeScope, first: Callable[[BridgeFleet], Awaitable[None]]
-) -> tuple[int, int]:
-    """Remove all that is ours from the managed bridges: (flows, queue rows). `first`: what is to be done before, when
-    they are known to be ours. Raises SessionError (also where a daemon drives one of them), OvsdbError, TimeoutError
-    (the database does not answer), and what `first` raises."""
+@dataclass(slots=True)
+class Cleaned:
+    """What was removed: flows, queue rows. `notes`: what was not there to be cleaned; `failures`: what could not be
+    done, so that something of ours may be left."""
+
+    flows: int = 0
+    rows: int = 0
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+async def clean(switch: SwitchDb, scope: BridgeScope, first: Callable[[BridgeFleet], Awaitable[None]]) -> Cleaned:
+    """Remove all that is ours from the managed bridges. `first`: what is to be done before, when they are known to be
+    ours. Raises SessionError where a daemon drives one of them, TimeoutError (the database does not answer)."""
     changed = asyncio.Event()
     fleet = BridgeFleet(switch, scope, on_lock=changed.set, on_lost=lambda name, why: None, on_news=lambda: None)
     locks = asyncio.create_task(fleet.keep_locks())
     try:
         bridges = await _own(fleet, changed)
-        await first(fleet)
-        return await _clean(switch, scope, fleet, bridges)
+        found = Cleaned()
+        with _told(found, "ports that did not flood"):
+            await first(fleet)
+        await _clean(switch, scope, fleet, bridges, found)
+        return found
     finally:
         fleet.close()
         locks.cancel()
         await asyncio.gather(locks, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _told(found: Cleaned, what: str) -> Iterator[None]:
+    """What goes wrong is noted."""
+    try:
+        yield
+    except (SessionError, OvsdbError, OSError) as problem:  # TimeoutError is an OSError
+        found.failures.append(f"{what}: {problem or 'no answer in time'}")
 
 
 async def _own(fleet: BridgeFleet, changed: asyncio.Event) -> Mapping[str, BridgeRow]:
@@ -49,18 +77,33 @@ async def _own(fleet: BridgeFleet, changed: asyncio.Event) -> Mapping[str, Bridg
 
 
 async def _clean(
-    switch: SwitchDb, scope: BridgeScope, fleet: BridgeFleet, bridges: Mapping[str, BridgeRow]
-) -> tuple[int, int]:
+    switch: SwitchDb, scope: BridgeScope, fleet: BridgeFleet, bridges: Mapping[str, BridgeRow], found: Cleaned
+) -> None:
     fleet.follow(bridges)
-    flows = 0
+    runs = await asyncio.to_thread(_runs, scope.rundir)
     for bridge in fleet:
-        await fleet.connect(bridge)
-        flows += await bridge.clean()
+        if runs and not (scope.rundir / f"{bridge.name}.mgmt").exists():
+            found.notes.append(f"bridge {bridge.name} is not up, so it has no flows")
+            continue
+        with _told(found, f"bridge {bridge.name}"):
+            await fleet.connect(bridge)
+            found.flows += await bridge.clean()
     queues = HostQueues(
         switch, fleet.has_queues, scope.speeds, lambda: None, lambda queue, request: False, adopt=scope.adopt,
         police=scope.police,
     )  # fmt: skip
-    rows = await queues.clean()
+    with _told(found, "queues and policing"):
+        found.rows = await queues.clean()
     fleet.close()  # taking the protocol back ends the sessions
-    await fleet.withdraw_protocols(bridges)
-    return flows, rows
+    for name in bridges:
+        with _told(found, f"the protocols of bridge {name}"):
+            await fleet.withdraw_protocols(name)
+
+
+def _runs(rundir: Path) -> bool:
+    """True iff ovs-vswitchd answers: then a bridge without a socket is none. It blocks."""
+    try:
+        with contextlib.closing(ControlSocket(rundir)) as control:
+            return bool(control.call("version"))
+    except ControlUnavailable:
+        return False

@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 from ovspane.loop import off_loop
 from ovspane.network.model import NetworkDelta
+from ovspane.placement.fragments import FragmentSupport
 from ovspane.placement.pipeline import FlowKey, FlowPlan, Pipeline
 from ovspane.placement.routes import Routes
 from ovspane.placement.rule_placement import RulePlacement
@@ -39,6 +41,8 @@ class Affected:
     guarantees: set[int] = field(default_factory=set)
     #: where each bridge has its own plan: flows and meters of each; else None
     bridges: dict[str, tuple[set[FlowKey], set[int]]] | None = None
+    #: all plans are new: anything may differ, also from what is being installed
+    everything: bool = False
 
     def on(self, bridge: str) -> tuple[set[FlowKey], set[int]]:
         """The flows and meters of a bridge that may have changed."""
@@ -60,12 +64,20 @@ class Affected:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """Everything is planned anew, with this placement, which knows nothing yet."""
+
+    placement: RulePlacement | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Waiting:
     delta: TableDelta
     stages: int
     anew: bool
     moves: tuple[NetworkDelta, ...] = ()  # of the network; the table stays
     routes: Mapping[int, Routes] | None = None  # of reservations, by slot; the table stays
+    restart: Restart | None = None
 
 
 class DesiredState:
@@ -85,11 +97,16 @@ class DesiredState:
         self._pipeline = pipeline
         self._conjunction = conjunction
         self._hide = hide
+        self._fragments: FragmentSupport | None = None
         self._waiting: deque[_Waiting] = deque()
+        self._routes: dict[int, Routes] = {}  # as they were told last
         self.plan, self._hiding = self._anew()
 
     def _anew(self) -> tuple[FlowPlan, Hiding | None]:
-        return FlowPlan(self._pipeline, conjunction=self._conjunction), Hiding() if self._hide else None
+        plan = FlowPlan(self._pipeline, conjunction=self._conjunction)
+        if self._fragments is not None:
+            plan.treat_fragments(self._fragments)
+        return plan, Hiding() if self._hide else None
 
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
@@ -98,7 +115,8 @@ class DesiredState:
     def reset(self, rules: Sequence[Rule], stages: int, routes: Mapping[int, Routes] | None = None) -> None:
         """The whole table may have changed, and so may the routes of reservations; what the network told before stays
         true."""
-        self._waiting = deque(change for change in self._waiting if change.moves)
+        self._routes = dict(routes or {})
+        self._waiting = deque(change for change in self._waiting if change.moves or change.restart)
         self._waiting.append(_Waiting(TableDelta(tuple(rules)), stages, anew=True, routes=routes or {}))
 
     def move(self, deltas: Sequence[NetworkDelta]) -> None:
@@ -109,11 +127,26 @@ class DesiredState:
     def steer(self, routes: Mapping[int, Routes]) -> None:
         """The routes of these reservations changed, by slot."""
         if self._placement is not None and routes:
+            self._routes |= routes
             self._waiting.append(_Waiting(TableDelta(), 0, anew=False, routes=routes))
+
+    def begin_anew(
+        self, placement: RulePlacement | None, deltas: Sequence[NetworkDelta], rules: Sequence[Rule], stages: int
+    ) -> None:
+        """Nothing that was made of changes before can be relied on: an empty placement, the whole network and the
+        whole table. Of the routes of reservations what was told stays true."""
+        self._waiting.clear()  # what may be at work just now is of no account: this comes after it
+        delta = TableDelta(tuple(rules))
+        self._waiting.append(_Waiting(delta, stages, True, tuple(deltas), dict(self._routes), Restart(placement)))
 
     def plan_of(self, bridge: str) -> FlowPlan:
         """What a bridge must have."""
         return self._plans.get(bridge, self.plan)
+
+    @property
+    def placed(self) -> bool:
+        """True iff each bridge has a plan of its own."""
+        return self._placement is not None
 
     def ports(self, bridge: str, queue: int) -> frozenset[str] | None:
         """The ports of a bridge by which the flows of a queue may leave; None: by any."""
@@ -136,6 +169,18 @@ class DesiredState:
         plan = self._plans.get(bridge)
         return plan.block_ports(ports) if plan is not None else set()
 
+    def treat_fragments(self, supports: Mapping[str, FragmentSupport]) -> dict[str, set[FlowKey]]:
+        """What the datapath of each bridge can do with fragments; gives the flows that changed. Where all have one plan
+        it is for what all of them can do."""
+        if self._placement is not None:
+            return {
+                name: plan.treat_fragments(supports[name]) for name, plan in self._plans.items() if name in supports
+            }
+        if not supports:
+            return {}
+        self._fragments = reduce(FragmentSupport.joined, supports.values())
+        return dict.fromkeys(supports, self.plan.treat_fragments(self._fragments))
+
     def _plans_for(self, bridges: Sequence[str], placement: RulePlacement) -> dict[str, FlowPlan]:
         plans = {}
         for name, rules in placement.tables(bridges).items():
@@ -154,14 +199,15 @@ class DesiredState:
         affected = Affected()
         while self._waiting:
             change = self._waiting.popleft()
-            moved = change.moves or (change.routes is not None and not change.anew)
+            moved = not change.anew and (change.moves or change.routes is not None)
             work = self._moved if moved else self._rebuild if change.anew else self._apply
+            affected.everything |= change.restart is not None
             affected.join(await off_loop(self._weight(change), LONG, work, change))
         return affected
 
     def _weight(self, change: _Waiting) -> int:
         """How many rules are looked at for a change, at most."""
-        if change.moves and self._placement is not None:
+        if change.moves and not change.anew and self._placement is not None:
             return self._placement.estimate_work(change.moves)
         return len(change.delta.added) + len(change.delta.removed) + len(change.routes or ())
 
@@ -202,6 +248,10 @@ class DesiredState:
 
     def _rebuild(self, change: _Waiting) -> Affected:
         old = self.plan
+        if change.restart is not None:
+            self._placement, self._plans = change.restart.placement, {}
+            if self._placement is not None:
+                self._placement.apply_network(change.moves)
         plan, hiding = self._anew()
         affected, delta = _brought(plan, hiding, change)
         self.plan, self._hiding = plan, hiding

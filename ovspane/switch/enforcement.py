@@ -37,6 +37,7 @@ class Enforcement:
         self._queues = queues
         self._plan: FlowPlan | None = None
         self._wanted: list[tuple[str, str]] = []
+        self._able: dict[tuple[str, str], str | None] = {}  # port -> why not
 
     def _ports(self, bridge: BridgeRow) -> list[tuple[str, str]]:
         """The ports that get queues, each with its bridge."""
@@ -114,6 +115,16 @@ class Enforcement:
         ports = self._ports_of(bridge, queue)
         return ports is None or port in ports
 
+    def changed(self, bridges: Iterable[BridgeRow]) -> bool:
+        """True iff other ports than at the last call can enforce queues, or some for other reasons."""
+        ports = {
+            (bridge.name, name): self._cannot(port, bridge, 0) or self._queues.trouble.get(name) or _not_up(port)
+            for bridge in bridges
+            for name, port in bridge.ports.items()
+        }
+        before, self._able = self._able, ports
+        return before != ports
+
     def statuses(self, plan: FlowPlan, bridges: Iterable[BridgeRow]) -> Callable[[int], Status]:
         """What to say of a queue, by its id: where it enforces its guarantee, and where it does not."""
         by_name = sorted(bridges, key=_name)
@@ -122,7 +133,7 @@ class Enforcement:
         def places(rate: int, allowed: tuple[frozenset[str] | None, ...]) -> tuple[tuple[str, ...], tuple[Reason, ...]]:
             """The ports that can, and why the others cannot. `allowed`: the ports that count, of each bridge."""
             details = {
-                (bridge.name, name): self._cannot(port, bridge, rate) or self._queues.trouble.get(name)
+                (bridge.name, name): self._cannot(port, bridge, rate) or self._queues.trouble.get(name) or _not_up(port)
                 for bridge, ports in zip(by_name, allowed, strict=True)
                 for name, port in sorted(bridge.ports.items())
                 if (name != bridge.name if ports is None else name in ports and not _is_patch(port))
@@ -138,12 +149,22 @@ class Enforcement:
                 return degraded(*(bad or (self.unenforced(by_name) or NOT_HERE,)))
             if bad and None not in allowed:
                 return Status(Condition.DEGRADED, Means.QUEUE, queue, good, bad)
-            trouble = self._queues.kernel_trouble(queue) or self._queues.kernel_trouble(DEFAULT_QUEUE)
+            trouble = self._queues.kernel_trouble(queue, good) or self._queues.kernel_trouble(DEFAULT_QUEUE, good)
             if trouble is not None:
                 return degraded(trouble)
             return Status(Condition.INSTALLED, Means.QUEUE, queue, good, bad)
 
         return status
+
+
+def _not_up(port: PortRow) -> str | None:
+    """Why nothing leaves by a port now. In the userspace datapath Open vSwitch keeps one whose device was deleted (with
+    ifindex 0, as it has for devices that are none of the kernel's) or renamed, and says that it is down; in the
+    kernel's it says that it has not attached it (`enforceable`)."""
+    if not all(interface.admin_up is False or interface.link_up is False for interface in port.interfaces):
+        return None
+    gone = all(interface.ifindex == 0 for interface in port.interfaces)
+    return "its device is gone" if gone else "it is down"
 
 
 def _is_patch(port: PortRow) -> bool:

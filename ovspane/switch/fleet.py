@@ -6,12 +6,14 @@ A bridge is changed only while we hold its lock (ovsdb.locks), so two daemons ne
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from ovspane.flowpush import VersionError
+from ovspane.loop import LogOnce
 from ovspane.ovsdb.locks import BridgeLocks
 from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
+from ovspane.policy.state.status import Cause, Reason
 from ovspane.switch.bridge import ManagedBridge
 from ovspane.switch.scope import BridgeScope
 
@@ -39,6 +41,7 @@ class BridgeFleet:
         self._locks = BridgeLocks(switch.remote, self._locks_changed)
         self._bridges: dict[str, ManagedBridge] = {}
         self._missing: set[str] = set()
+        self._log = LogOnce(log)
 
     def __iter__(self) -> Iterator[ManagedBridge]:
         return iter(list(self._bridges.values()))
@@ -53,8 +56,25 @@ class BridgeFleet:
         return {name: row for name, row in self._switch.bridges().items() if self._scope.manages(name)}
 
     def driven_rows(self) -> dict[str, BridgeRow]:
-        """Those of them that are ours to change now."""
-        return {name: row for name, row in self.rows().items() if self.drives(name)}
+        """Those of them that are up and ours to change now."""
+        return {name: row for name, row in self.rows().items() if self.is_up(row) and self.drives(name)}
+
+    def is_up(self, row: BridgeRow) -> bool:
+        """False for a bridge that Open vSwitch could not make. One that is up may lack its datapath_id for a second
+        after a restart of ovsdb-server, which does not keep it, but not its socket."""
+        return row.datapath_id is not None or (self._scope.rundir / f"{row.name}.mgmt").exists()
+
+    def missing(self) -> Reason | None:
+        """What is not there of what there should be: a bridge that the settings name; any bridge; any that is up. A
+        bridge beside others that Open vSwitch could not bring up is no matter: no packet passes it."""
+        there = self._switch.bridges()
+        if (name := next((name for name in sorted(self._scope.names) if name not in there), None)) is not None:
+            return Reason(Cause.NO_BRIDGE, name)
+        rows = self.rows()
+        if not rows:
+            return Reason(Cause.NO_BRIDGE)
+        down = sorted(name for name, row in rows.items() if not self.is_up(row))
+        return Reason(Cause.NOT_UP, down[0]) if len(down) == len(rows) else None
 
     def drives(self, name: str) -> bool:
         """True iff the bridge is ours to change now."""
@@ -82,6 +102,12 @@ class BridgeFleet:
     def driven_by_others(self) -> str | None:
         """A bridge that another daemon drives."""
         return next((name for name in sorted(self.rows()) if self._locks.state(name) is False), None)
+
+    def trouble(self) -> Reason | None:
+        """Why no request at all is as it should be."""
+        if (driven := self.driven_by_others()) is not None:
+            return Reason(Cause.DRIVEN, driven)
+        return self.missing()
 
     def ask_locks(self) -> None:
         """Hold the locks of all that are there, and no others."""
@@ -113,6 +139,11 @@ class BridgeFleet:
             self._bridges[name] = ManagedBridge(
                 name, self._scope.rundir, self._scope.pipeline, partial(self._on_lost, name), self._on_news
             )
+        for name, row in self.rows().items():
+            if not self.is_up(row):
+                self._log.warning(name, "bridge %s: Open vSwitch has not brought it up (yet); nothing passes it", name)
+            else:
+                self._log.forget(name)
         missing = set(self._scope.names) - set(self._switch.bridges())
         for name in missing - self._missing:
             log.warning("bridge %s is not there (yet)", name)
@@ -146,8 +177,7 @@ class BridgeFleet:
             bridge.close()
         self._bridges = {}
 
-    async def withdraw_protocols(self, rows: Mapping[str, BridgeRow]) -> None:
-        """Take back the protocols that we added. Raises OvsdbError."""
-        for name in rows:
-            if taken := await self._switch.withdraw_protocols(name):
-                log.info("bridge %s: %s taken out of its protocols again", name, ", ".join(sorted(taken)))
+    async def withdraw_protocols(self, name: str) -> None:
+        """Take back the protocols that we added to a bridge. Raises OvsdbError."""
+        if taken := await self._switch.withdraw_protocols(name):
+            log.info("bridge %s: %s taken out of its protocols again", name, ", ".join(sorted(taken)))

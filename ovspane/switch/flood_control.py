@@ -34,7 +34,7 @@ from ovspane.network.topology import Network
 from ovspane.openflow.openflow10 import NO_FLOOD, NO_FWD, NO_RECV, PortBits
 from ovspane.openflow.session import SessionError
 from ovspane.ovsdb.switch_db import BridgeRow, Event, OvsdbError, SwitchDb
-from ovspane.switch.flood_marks import BLOCKED, KEPT, NO, marked_ports, write_mark
+from ovspane.switch.flood_marks import BLOCKED, KEPT, NO, exposed_ports, marked_ports, write_mark
 from ovspane.switch.flood_ports import HOLD, FloodDecision, FloodPorts
 from ovspane.switch.port_sessions import QUIET, RETRY, PortSessions, Rows
 from ovspane.switch.scope import BridgeScope
@@ -122,16 +122,14 @@ class FloodControl:
 
     def _on_network(self, deltas: Sequence[NetworkDelta]) -> None:
         for before, after in deltas:
-            ours = self._switch.bridges().keys()
-            if (
-                self._keep
-                and isinstance(before, Link)
-                and after is None
-                and all(end.bridge in ours for end in before.ends)
-            ):
+            if self._keep and isinstance(before, Link) and after is None and all(map(self._is_ours, before.ends)):
                 self._decisions.link_lost(before.ends)
         if any(isinstance(delta.thing, Link | Bridge | NetworkPort) for delta in deltas):
             self._wake.set()
+
+    def _is_ours(self, port: PortId) -> bool:
+        """Of a bridge that we manage, which may have gone: made anew it closes the loop that it was part of."""
+        return "/" not in port.bridge and self._scope.manages(port.bridge)
 
     def _on_event(self, event: Event) -> None:
         self._wake.set()
@@ -166,6 +164,8 @@ class FloodControl:
         stop = {port for port in decision.stopped if self._sessions.floods(rows, port)}
         contested = self._contested(stop, now)
         await self._bring(rows, marked, decision, stop - contested)
+        if self._keep:
+            await self._isolate()
         if self._managed().keys() - rows.keys():  # nobody tells when a bridge becomes ours
             return SOON
         return min(self._decisions.due(now, LOOK), CONTESTED_LOOK if contested else LOOK)
@@ -200,12 +200,18 @@ class FloodControl:
         await self._flush()
         await self._configure(rows, blocked, UNBLOCK)
         await write_mark(self._switch, blocked - go, KEPT)
-        await write_mark(self._switch, go, NO)
+        await write_mark(self._switch, go, NO)  # last: what has no mark is not looked at again
         await write_mark(self._switch, stop - up - marked.keys(), KEPT)
         await self._configure(rows, stop - up, QUIET)
         for ports, what in ((up, "does not flood now"), (go, "floods now")):
             for port in sorted(ports):
                 log.info("flood tree: port %s %s", port, what)
+
+    async def _isolate(self) -> None:
+        """Those with a mark of an earlier daemon, and those that somebody had VLAN settings on."""
+        exposed = exposed_ports(self._driven())
+        for mark in set(exposed.values()):
+            await write_mark(self._switch, {port for port, has in exposed.items() if has == mark}, mark)
 
     async def _block(self, rows: Rows, ports: set[PortId], blocked: set[PortId]) -> set[PortId]:
         """Stop these; gives those that are blocked now: what somebody else blocked stays so."""

@@ -2,14 +2,18 @@
 
 The mark is written before the bit is set and removed after it was cleared. So whose a bit is can be told after a crash
 of ours, and after one of ovs-vswitchd, which loses the bits. A bit without a mark is somebody else's.
+
+A port with a mark is isolated besides (ovsdb.isolation), in the same transaction, where it has no VLAN settings of
+somebody's: so it does not flood either when ovs-vswitchd has lost its bit, and we are not there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from ovspane.network.model import PortId
+from ovspane.ovsdb.isolation import COLUMNS, can_be_isolated, isolate, release
 from ovspane.ovsdb.switch_db import BridgeRow, PortRow, SwitchDb, Transaction
 
 MARK: Final = "ovspane-no-flood"
@@ -37,9 +41,14 @@ def not_flooding(bridge: BridgeRow) -> frozenset[int]:
     )
 
 
+def exposed_ports(rows: Mapping[str, BridgeRow]) -> dict[PortId, str]:
+    """The ports with a mark that are not isolated, and can be -> what the mark says."""
+    return {port: mark for port, mark in marked_ports(rows).items() if rows[port.bridge].ports[port.port].exposed}
+
+
 async def write_mark(switch: SwitchDb, ports: Iterable[PortId], mark: str | None) -> None:
-    """Have the mark of these ports say so (None: take it away); returns when the rows that we see have it. Raises
-    OvsdbError."""
+    """Have the mark of these ports say so (None: take it away), and isolate them or not; returns when the rows that we
+    see have it. Raises OvsdbError."""
     marked = set(ports)
     if not marked:
         return
@@ -47,12 +56,16 @@ async def write_mark(switch: SwitchDb, ports: Iterable[PortId], mark: str | None
 
     def build(_: Transaction) -> None:
         for row in switch.rows("Port").values():
-            if row.name in names and row.external_ids.get(MARK) != mark:
-                row.verify("external_ids")
-                if mark is None:
-                    row.delkey("external_ids", MARK)
-                else:
-                    row.setkey("external_ids", MARK, mark)
+            if row.name not in names or not _differs(row, mark):
+                continue
+            for column in COLUMNS:
+                row.verify(column)
+            if mark is None:
+                row.delkey("external_ids", MARK)
+                release(row)
+            else:
+                row.setkey("external_ids", MARK, mark)
+                isolate(row)
 
     await switch.transact(build)
 
@@ -60,6 +73,10 @@ async def write_mark(switch: SwitchDb, ports: Iterable[PortId], mark: str | None
         return all(port.external_ids.get(MARK) == mark for name in marked if (port := _row(switch, name)) is not None)
 
     await switch.wait_until(seen, SEEN_SECONDS)
+
+
+def _differs(row: Any, mark: str | None) -> bool:
+    return row.external_ids.get(MARK) != mark or (mark is not None and can_be_isolated(row))
 
 
 def _row(switch: SwitchDb, port: PortId) -> PortRow | None:

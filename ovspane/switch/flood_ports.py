@@ -61,6 +61,9 @@ class FloodPorts:
             self._former |= {port: None for port in marked if port.bridge not in self._driven}
         if (self._driven - set(driven)) & set(managed):
             self.hold(now + SETTLE)
+        if gone := self._driven - set(managed):  # before the network tells of it; it may come back as it was
+            links = [key for key in self._network.links if any(end.bridge in gone for end in key)]
+            self.link_lost(end for key in links for end in key if end.bridge not in gone)
         self._driven = set(driven)
 
     def decide(

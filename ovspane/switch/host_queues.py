@@ -10,8 +10,9 @@ wanted next gathers. So the first of many changes goes at once, the others toget
 port anew at each transaction, and answers no OpenFlow meanwhile. A change of a few queues is planned and written at the
 cost of these few (queue_ledger, QueueSync.change); all rows are compared when somebody may have changed them.
 
-What the kernel made of the rows is read back after each change and at each comparison of all. A port that differs is
-repaired (queue_repair); while that does not help it is said in the status of the requests (`kernel_trouble`).
+What the kernel made of the rows is read back after each change, when the kernel tells of one (host.tc_events), and at
+each comparison of all. A port that differs is repaired (queue_repair); while that does not help it is said in the
+status of the requests (`kernel_trouble`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
-from ovspane.host.tc import TcWatch
-from ovspane.loop import Backoff, LogOnce
+from ovspane.host.tc import Rows, TcWatch
+from ovspane.host.tc_events import TcEvents
+from ovspane.lang.units import Seconds
+from ovspane.loop import Backoff, LogOnce, kept_going
 from ovspane.ovsdb.policing import PolicingSync
 from ovspane.ovsdb.queue_plan import DEFAULT_QUEUE, PortQos
 from ovspane.ovsdb.switch_db import OvsdbError, PortRow, SwitchDb
@@ -56,18 +59,22 @@ class HostQueues:
         adopt: Collection[str] = (),
         police: Mapping[str, int] | None = None,
         on_kernel: Callable[[frozenset[int]], None] = lambda numbers: None,
+        on_defect: Callable[[str, Exception], None] = lambda part, problem: None,
     ) -> None:
         """`named` says whether a flow that is installed may name a queue for a request (True also where that is not
         known). `adopt`: ports whose QoS of another owner ours may stand in for; `police`: what interfaces may send
-        in at most, bit/s; `on_kernel` hears of queue ids whose `kernel_trouble` changed."""
+        in at most, bit/s; `on_kernel` hears of queue ids whose `kernel_trouble` changed; `on_defect` of a part that
+        failed, and was begun again."""
         self._switch = switch
         self._speeds = speeds
         self._on_ready = on_ready
         self._on_kernel = on_kernel
+        self._on_defect = on_defect
         self._sync = QueueSync(switch, manages, adopt)
         self._policing = PolicingSync(switch, manages, police or {})
         self._unpoliced: dict[str, str] = {}  # interface -> why
         self._tc = TcWatch(self._rows, self._kernel_compared)
+        self._tc_events = TcEvents(self._kernel_changed)
         self._repair = QueueRepair()
         self._ledger = QueueLedger(named)
         self._unsure = True
@@ -116,27 +123,38 @@ class HostQueues:
 
     # --- what the kernel has
 
-    def kernel_trouble(self, number: int) -> Reason | None:
-        """How the kernel's queue differs from the row, on the first port where it does; None if nowhere."""
+    def kernel_trouble(self, number: int, ports: Collection[str]) -> Reason | None:
+        """How the kernel's queue differs from the row, on the first of these ports where it does; None if nowhere."""
         for port, found in sorted(self._tc.trouble.items()):
-            if number in found:
+            if number in found and port in ports:
                 return Reason(Cause.KERNEL, port=port, detail=found[number])
         return None
 
-    def _rows(self, port: str) -> Mapping[int, tuple[int, int]] | None:
+    def _rows(self, port: str) -> Rows | None:
         """What the kernel should have, None while it is about to change, empty where there is no HTB."""
         return self._sync.classes(port) if self._task is None and not self._repair.is_due(port) else None
 
     def _kernel_compared(self, port: str, numbers: frozenset[int]) -> None:
-        if self._repair.compared(port, differs=port in self._tc.trouble):
+        now = Seconds(asyncio.get_running_loop().time())
+        if self._repair.compared(port, now, differs=port in self._tc.trouble):
             self._wake.set()
         if numbers:
             self._on_kernel(numbers)
 
+    def _kernel_changed(self, devices: frozenset[int] | None) -> None:
+        """Somebody changed qdiscs or classes of these; perhaps ovs-vswitchd, as our rows say."""
+        self._tc.check_soon(
+            port.name
+            for bridge in self._switch.bridges().values()
+            for port in bridge.ports.values()
+            if self._ledger.has(port.name)
+            and (devices is None or any(interface.ifindex in devices for interface in port.interfaces))
+        )
+
     async def _reapply(self) -> None:
         """Raises OvsdbError."""
         for port in self._repair.due:
-            anew = self._repair.begin(port)
+            anew = self._repair.begin(port) or port in self._tc.remade
             log.info("port %s: %s", port, "making its queues anew" if anew else "setting its queues again")
             await self._sync.reapply(port, anew=anew, seconds=APPLY_SECONDS)
             self._repair.done(port)
@@ -156,8 +174,18 @@ class HostQueues:
     async def run(self) -> None:
         """Keep the queues until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._tc.run(), name="tc")
-            tasks.create_task(self._run(), name="queues")
+            parts = {
+                "the watch on the kernel's queues": self._tc.run,
+                "the kernel's news of queues": self._tc_events.run,
+                "keeping queues": self._run,
+            }
+            for name, work in parts.items():
+                tasks.create_task(kept_going(name, work, self._log, self._defect), name=name)
+
+    def _defect(self, part: str, problem: Exception) -> None:
+        """What was under way may be half done: all rows are compared again, and all queues of the kernel."""
+        self.compare_all(orphans=True)
+        self._on_defect(part, problem)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

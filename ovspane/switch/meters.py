@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from ovspane.flowpush import BridgeSession, MeterError, RequestRefused
 from ovspane.loop import LogOnce
 from ovspane.openflow.errors import SwitchError
 from ovspane.openflow.meters import as_programmed, parse_meter_config
+from ovspane.ovsdb.switch_db import BridgeRow
 from ovspane.placement.flow_rules import Meter
+from ovspane.placement.pipeline import FRAMES
 from ovspane.switch.delta_tracker import DeltaTracker
 from ovspane.switch.ownership import Ownership, of_our_form
 
+log = logging.getLogger(__name__)
+
 #: stands for a meter that is not there, or not of a kind that we could have made
 ABSENT = Meter(0, 0, 0)
+
+
+def largest_frame(bridge: BridgeRow) -> int:
+    """Bytes of the largest frame that a port of the bridge carries, as far as it is known; 0: nothing is."""
+    return max((one.largest_frame for port in bridge.ports.values() for one in port.interfaces), default=0)
 
 
 class BridgeMeters:
@@ -29,7 +39,10 @@ class BridgeMeters:
         self._bridge = bridge
         self._ownership = ownership
         self._log = LogOnce(log)
-        self._tracker: DeltaTracker[int, Meter] = DeltaTracker({}, lambda wanted, has: as_programmed(wanted) == has)
+        self._tracker: DeltaTracker[int, Meter] = DeltaTracker(
+            {}, lambda wanted, has: as_programmed(self._fit(wanted)) == has
+        )
+        self._least_burst = 0
         #: all that are on the switch, as they were read or made; None: of a kind that we cannot have made
         self._there: dict[int, Meter | None] = {}
         self._raw = b""
@@ -52,6 +65,19 @@ class BridgeMeters:
         """These may differ from the plan now."""
         self._tracker.touch(ids)
 
+    def pass_frames(self, size: int) -> None:
+        """A frame of so many bytes must not be too large for any bucket, however low the limit."""
+        if size * 8 * FRAMES != self._least_burst:
+            self._least_burst = size * 8 * FRAMES
+            self._tracker.touch(self._tracker.wanted)
+
+    def _fit(self, meter: Meter) -> Meter:
+        return meter if meter.burst >= self._least_burst else replace(meter, burst=self._least_burst)
+
+    def touch_all(self) -> None:
+        """All may differ from the plan now."""
+        self._tracker.touch_all()
+
     def forget(self) -> None:
         """Read everything back before the next change."""
         self._tracker.forget()
@@ -65,7 +91,13 @@ class BridgeMeters:
     async def read(self, session: BridgeSession) -> None:
         """Read all that are there; `claim` says then which of them are ours."""
         self.damaged, self._raw = False, b""
+        before = {number: self._there.get(number) for number in self._ours}
         self._there = await session.meter_table()
+        changed = sum(self._there.get(number) != meter for number, meter in before.items())
+        if changed:
+            log.warning(
+                "bridge %s: somebody else changed ovspane's meters (%d of them); repairing", self._bridge, changed
+            )
 
     def claim(self, named: Iterable[int], *, in_flight: bool) -> None:
         """Flows of ours name these. `in_flight`: as of `DeltaTracker.read_back`."""
@@ -73,9 +105,11 @@ class BridgeMeters:
         actual = {number: self._there[number] or ABSENT for number in self._ours}
         self._tracker.read_back(actual, in_flight=in_flight)
 
-    def retry_refused(self) -> None:
-        """What was refused may be tried again."""
-        self._tracker.refused.clear()
+    def retry(self, ids: Iterable[int]) -> None:
+        """Of these, what was refused may be tried again."""
+        for number in ids:
+            if self._tracker.refused.pop(number, None) is not None:
+                self._tracker.touch([number])
 
     async def changed(self, session: BridgeSession) -> set[int]:
         """Read them: those that are not as we left them. `damaged` says then whether there are any."""
@@ -101,7 +135,7 @@ class BridgeMeters:
         self._tracker.wanted = wanted
         if whole:
             self._tracker.touch_all()
-        return self._tracker.take()
+        return {number: meter and self._fit(meter) for number, meter in self._tracker.take().items()}
 
     async def install(self, session: BridgeSession, work: Mapping[int, Meter | None]) -> set[int]:
         """Set the meters that the work has and the bridge lacks; gives those that are tried again after they

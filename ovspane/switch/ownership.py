@@ -16,12 +16,24 @@ from collections.abc import Iterable
 from ovspane.openflow.meters import as_programmed
 from ovspane.packets.match import ANY, Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
-from ovspane.placement.pipeline import ACCESS_TABLES, ENTRY_PRIORITY, LEAST_BURST, FlowKey, Pipeline
+from ovspane.placement.pipeline import (
+    ACCESS_TABLES,
+    BURST_SECONDS,
+    ENTRY_PRIORITY,
+    FRAMES,
+    LEAST_BURST,
+    FlowKey,
+    Pipeline,
+)
 from ovspane.policy.state.state import SLOTS
 
 TABLES = ACCESS_TABLES + 4
+#: bytes: of an MTU of 16 bits, the largest that there is
+LARGEST_FRAME = 65535 + 18
 NOT_PASSED = Match.of(mark=0)
 ENTRY: FlowKey = (0, ENTRY_PRIORITY, NOT_PASSED)
+#: table -> flows of a lower priority there are no concern of ours
+LEAST = {0: ENTRY_PRIORITY}
 
 
 def tagged(rule: FlowRule) -> bool:
@@ -57,8 +69,16 @@ class Ownership:
         return key[0] in self._tables or key == ENTRY
 
     def watched_matches(self) -> list[tuple[int, Match]]:
-        """What the flow monitor watches: the tables and matches where changes by others matter."""
-        return [(0, NOT_PASSED), *((table, ANY) for table in self._range(self._first))]
+        """What the flow monitor watches: the tables and matches where changes by others matter; of table 0 see
+        `LEAST`."""
+        return [(0, ANY), *((table, ANY) for table in self._range(self._first))]
+
+    @staticmethod
+    def beside_entry(rule: FlowRule) -> bool:
+        """True iff a flow of others may take packets that should enter our tables: in table 0, with the priority of
+        our entry (there is no higher one)."""
+        table, priority, match = rule.key
+        return table == 0 and priority >= ENTRY_PRIORITY and rule.key != ENTRY and match.overlaps(NOT_PASSED)
 
     def meters(self, ids: Iterable[int]) -> set[int]:
         """Those ids that lie in the range that the configuration gives us."""
@@ -66,7 +86,8 @@ class Ownership:
 
 
 def of_our_form(meter: Meter | None) -> bool:
-    """True iff placement could have made it: the burst is one second's rate, or the least."""
+    """True iff we could have made it: the burst is that of its rate, or one for larger frames."""
     if meter is None:
         return False
-    return as_programmed(Meter(meter.id, meter.rate, max(meter.rate, LEAST_BURST))) == meter
+    usual = as_programmed(Meter(meter.id, meter.rate, max(int(meter.rate * BURST_SECONDS), LEAST_BURST)))
+    return usual.burst <= meter.burst <= max(usual.burst, FRAMES * LARGEST_FRAME * 8)

@@ -18,25 +18,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import traceback
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from ovspane.flowpush import SessionError
 from ovspane.lang.units import Seconds
 from ovspane.loop import LogOnce, off_loop
+from ovspane.ovsdb.controllers import in_band
 from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
 from ovspane.placement.flow_rules import COOKIE_MASK
-from ovspane.policy.state.status import Cause, Reason
+from ovspane.policy.state.status import Reason
 from ovspane.switch.away import EXPECTED, AwayBridges, raise_unexpected
 from ovspane.switch.bridge import BridgeTarget, ManagedBridge
+from ovspane.switch.datapaths import DatapathSupport
 from ovspane.switch.desired import LONG, DesiredState
 from ovspane.switch.enforcement import Enforcement
+from ovspane.switch.fail_open import FailOpenWatch
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.flood_marks import not_flooding
 from ovspane.switch.host_queues import HostQueues
+from ovspane.switch.meters import largest_frame
+from ovspane.switch.remarks import port_vlans
 from ovspane.switch.status_report import StatusReport, requests_of
 
 log = logging.getLogger(__name__)
+
+
+#: the database may be away for so long (seconds), as in a restart, before requests hear of it
+BLINK = 1.0
 
 
 class BridgePass:
@@ -51,6 +61,8 @@ class BridgePass:
         enforcement: Enforcement,
         away: AwayBridges,
         report: StatusReport,
+        failing: FailOpenWatch,
+        datapaths: DatapathSupport,
     ) -> None:
         self._switch = switch
         self._fleet = fleet
@@ -59,19 +71,28 @@ class BridgePass:
         self._enforcement = enforcement
         self._away = away
         self._report = report
+        self._failing = failing
+        self._datapaths = datapaths
         self._log = LogOnce(log)
+        self._away_since: float | None = None  # the database
+        self._ports_changed = True
+        self._trouble: Mapping[str, str] = {}  # of the queues of ports, as it was
+        self._noted: object = None  # what notes on requests were made of
         self._guarantees: set[int] = set()  # queue ids whose guarantee or ports changed, and are not wanted so yet
 
     async def run(self) -> bool:
         """One pass. True iff it went through everywhere."""
         await self._take_in()
         self._fleet.ask_locks()
-        if not self._switch.connected or self._fleet.undecided:
+        if self._unreachable():
+            return False
+        if self._fleet.undecided:
             return False
         bridges = self._fleet.driven_rows()
         await self._follow(bridges)
         changed, self._guarantees = self._guarantees, set()
         self._enforcement.want_queues(self._desired.plan, bridges.values(), changed)
+        self._ask_ports(bridges)
         self._absorb_news()
         requests = self._report.take_due()
         present = [bridge for bridge in self._fleet if not self._heal(bridge)]
@@ -86,21 +107,57 @@ class BridgePass:
             self._report.add(requests)
         return done and not away
 
+    def _unreachable(self) -> bool:
+        """True while the database is away; requests hear of it when that has lasted."""
+        remote = self._switch.remote
+        if self._switch.connected:
+            self._away_since = None
+            self._log.forget(remote)
+            return False
+        now = asyncio.get_running_loop().time()
+        if self._away_since is None:
+            self._away_since = now
+        if now - self._away_since >= BLINK:
+            self._log.warning(remote, "%s cannot be reached; what is new waits for it", remote)
+            self._report.unreachable(remote)
+        return True
+
     async def _take_in(self) -> None:
         """Bring the plan to what the policy wants now."""
         affected = await self._desired.apply_changes()
         for bridge in self._fleet:
-            bridge.touch(*affected.on(bridge.name))
+            bridge.touch(*affected.on(bridge.name), affected.everything)
         self._guarantees |= affected.guarantees
         await self._report.mark_all_pending(affected.requests)
         await self._report.recheck_hidden(affected.hidden)
 
     async def _follow(self, bridges: Mapping[str, BridgeRow]) -> None:
-        """These are there and ours, and some of their ports do not flood."""
+        """These are there and ours, some of their ports do not flood, and carry frames of some size."""
         self._away.drop(self._fleet.follow(bridges))
         await self._desired.follow(bridges)
         for bridge in self._fleet:
             bridge.touch(self._desired.block_ports(bridge.name, not_flooding(bridges[bridge.name])))
+            bridge.meters.pass_frames(largest_frame(bridges[bridge.name]))
+            bridge.ahead.in_band(in_band(bridges[bridge.name]))
+            bridge.ahead.failing_open = bridge.name in self._failing.failing
+        treated = self._desired.treat_fragments(await self._datapaths.of(bridges))
+        for bridge in self._fleet:
+            bridge.touch(treated.get(bridge.name, ()))
+        noted = port_vlans(bridges.values()), tuple(sorted(self._datapaths.last.items(), key=lambda one: one[0]))
+        if noted != self._noted:
+            self._noted = noted
+            self._report.add(requests_of(self._desired.plan))
+
+    def ports_changed(self) -> None:
+        """Rows of bridges, ports or interfaces did, or of their queues."""
+        self._ports_changed = True
+
+    def _ask_ports(self, bridges: Mapping[str, BridgeRow]) -> None:
+        """Who has a guarantee hears when other ports can enforce it."""
+        if self._ports_changed or self._trouble != self._queues.trouble:
+            self._ports_changed, self._trouble = False, self._queues.trouble
+            if self._enforcement.changed(bridges.values()):
+                self._report.add(entry.request for entry in list(self._desired.plan.guarantees.values()))
 
     def _absorb_news(self) -> None:
         """Take in what others did to the bridges."""
@@ -143,10 +200,18 @@ class BridgePass:
         try:
             await self._fleet.connect(bridge)
             counts = await bridge.install(target)
+            if not bridge.connected:  # lost after the last answer: what was said of that must stand
+                raise SessionError(f"the session with bridge {bridge.name} was lost")
         except EXPECTED as problem:
             if self._away.add(bridge.name):
                 log.warning("bridge %s: %s", bridge.name, problem)
             raise
+        except Exception as problem:  # a defect of ours: this bridge is read back on a new session, the others go on
+            self._log.error(bridge.name, "bridge %s: a defect: %s", bridge.name, _traced(problem))
+            bridge.close()
+            self._away.add(bridge.name, repr(problem))
+            raise SessionError(f"a defect: {problem!r}") from problem
+        self._log.forget(bridge.name)
         if bridge.name in self._away or bridge.read_back or counts.added + counts.deleted > 100:
             log.info("bridge %s: %d flows added, %d changed, %d deleted, %d kept", bridge.name, *counts)
         self._away.discard(bridge.name)
@@ -170,14 +235,15 @@ class BridgePass:
         late = {rule.cookie & ~COOKIE_MASK for rule in held if rule is not None}
         troubles: dict[int, Reason] = {}
         for bridge in self._fleet:
-            troubles |= bridge.troubles()
-        general = self._general_trouble(bridges, troubles.get(0))
+            away = {0: self._away.reason(bridge.name)} if bridge.name in self._away else {}
+            found = bridge.troubles() | away
+            if self._desired.placed and (reason := found.pop(0, None)) is not None:  # only what stands there
+                troubles |= dict.fromkeys(requests_of(self._desired.plan_of(bridge.name)), reason)
+            troubles |= found
+        general = self._fleet.trouble() or troubles.get(0)
         await self._report.report(requests, late, self._desired.plan, bridges.values(), troubles, general)
         self._report.add(late)
 
-    def _general_trouble(self, bridges: Mapping[str, BridgeRow], trouble: Reason | None) -> Reason | None:
-        """Why no request at all is as it should be; `trouble`: what bridges say of that."""
-        if (driven := self._fleet.driven_by_others()) is not None:
-            return Reason(Cause.DRIVEN, driven)
-        away = next((Reason(Cause.AWAY, name) for name in sorted(bridges) if name in self._away), None)
-        return away or (trouble if bridges else Reason(Cause.NO_BRIDGE))
+
+def _traced(problem: BaseException) -> str:
+    return "".join(traceback.format_exception(problem)).rstrip()

@@ -87,6 +87,8 @@ class PortSessions:
                 await self._allow_openflow10(name)
             except (SessionError, OvsdbError, OSError) as problem:
                 log.debug("bridge %s: %s", name, problem)
+            except Exception as problem:  # noqa: BLE001  a defect must not leave the bridge without its session
+                self._log.error((name, "defect"), "bridge %s: ports that flood: a defect: %r", name, problem)
             finally:
                 self._sessions.pop(name, None)
                 self.stopped = {port for port in self.stopped if port.bridge != name}

@@ -1,15 +1,13 @@
 """What is done where the kernel has other queues on a port than its rows say: the rows are set once more, then made
-anew, and then it is left, until the kernel was right again. No I/O.
+anew. Who changes them again and again is let win for longer and longer (`Contest`); it is never given up. No I/O.
 
 Invariant: a port that is due differed when it was last looked at. A repair that failed stays due.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
-#: repairs of one port: the first sets its rows again, the second makes them anew
-ATTEMPTS: Final = 2
+from ovspane.lang.units import Seconds
+from ovspane.switch.tampering import Contest
 
 
 class QueueRepair:
@@ -17,6 +15,7 @@ class QueueRepair:
 
     def __init__(self) -> None:
         self._attempts: dict[str, int] = {}  # since the kernel last had what the rows say
+        self._contests: dict[str, Contest] = {}  # how soon each may be repaired again
         self._due: set[str] = set()
 
     @property
@@ -28,12 +27,13 @@ class QueueRepair:
         """True iff the port is to be repaired: what the kernel has is about to change."""
         return port in self._due
 
-    def compared(self, port: str, *, differs: bool) -> bool:
-        """The kernel was looked at; `differs`: it has other queues than the rows say. True iff a repair is due."""
+    def compared(self, port: str, now: Seconds, *, differs: bool) -> bool:
+        """The kernel was looked at, at `now` (seconds); `differs`: it has other queues than the rows say. True iff a
+        repair is due."""
         if not differs:
             self._attempts.pop(port, None)
             self._due.discard(port)
-        elif self._attempts.get(port, 0) < ATTEMPTS:
+        elif port not in self._due and self._contests.setdefault(port, Contest()).permit_repair(now):
             self._due.add(port)
         return port in self._due
 

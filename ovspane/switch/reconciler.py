@@ -16,21 +16,25 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ovspane.flowpush import SessionError
 from ovspane.lang.units import Seconds
-from ovspane.loop import Backoff
+from ovspane.loop import Backoff, Every, LogOnce, kept_going
 from ovspane.network.model import NetworkDelta
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.placement.pipeline import FlowPlan
 from ovspane.placement.routes import Routes
 from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Rules, TableDelta
-from ovspane.policy.state.status import Reason, Status
+from ovspane.policy.state.status import Cause, Reason, Remark, Status
 from ovspane.switch.away import RETRY, AwayBridges
+from ovspane.switch.datapaths import DatapathSupport
 from ovspane.switch.desired import DesiredState
 from ovspane.switch.enforcement import Enforcement
+from ovspane.switch.fail_open import FailOpenWatch
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.host_queues import HostQueues
 from ovspane.switch.passes import BridgePass
+from ovspane.switch.remarks import port_vlans, remarks
 from ovspane.switch.scope import BridgeScope
 from ovspane.switch.status_report import SLICE, StatusReport, requests_of
 
@@ -52,9 +56,14 @@ class Reconciler:
         scope: BridgeScope,
         on_status: Callable[[int, Status], None],
         on_hidden: Callable[[int], None] = lambda request: None,
+        on_defect: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_hidden(request id)`: what `hider` says of it may have changed."""
+        """`on_hidden(request id)`: what `hider` says of it may have changed. `on_defect()`: a part failed; whoever
+        hears of it calls `begin_anew`."""
+        self._switch = switch
         self._scope = scope
+        self._on_defect = on_defect
+        self._log = LogOnce(log)
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._fleet = BridgeFleet(
@@ -69,16 +78,26 @@ class Reconciler:
             adopt=scope.adopt,
             police=scope.police,
             on_kernel=self._kernel_changed,
+            on_defect=self._part_failed,
         )
-        placement = RulePlacement(Routing(scope.manages, scope.routes)) if scope.paths else None
         self._desired = DesiredState(
-            scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding, placement=placement
+            scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding, placement=_no_rules(self._scope)
         )
         self._enforcement = Enforcement(switch, scope, self._queues, self._desired.ports)
         self._away = AwayBridges(on_healed=self._poke)
         self._report = StatusReport(on_status, on_hidden, self._enforcement)
+        self._failing = FailOpenWatch(scope.rundir, self._fleet.driven_rows, self._poke)
+        self._datapaths = DatapathSupport(scope.rundir)
         self._passes = BridgePass(
-            switch, self._fleet, self._desired, self._queues, self._enforcement, self._away, self._report
+            switch,
+            self._fleet,
+            self._desired,
+            self._queues,
+            self._enforcement,
+            self._away,
+            self._report,
+            self._failing,
+            self._datapaths,
         )
         switch.listen(self._on_event)
 
@@ -102,6 +121,17 @@ class Reconciler:
         """Why no port of any managed bridge can enforce a guarantee of `rate` (bit/s); None if one can."""
         return self._enforcement.unenforced(self._fleet.rows().values(), rate)
 
+    def unreachable(self) -> Reason | None:
+        """Why what is accepted now cannot be installed at once: what is not there, or cannot be reached."""
+        if not self._switch.connected:
+            return Reason(Cause.NO_SWITCH, detail=self._switch.remote)
+        away = next((Reason(Cause.AWAY, name) for name in sorted(self._fleet.rows()) if name in self._away), None)
+        return self._fleet.missing() or away
+
+    def remarks(self, group: Flowgroup) -> tuple[Remark, ...]:
+        """What is to be said of requests of that flowgroup, of the bridges as they are."""
+        return remarks(group, port_vlans(self._fleet.rows().values()), self._datapaths.last)
+
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""
         self._desired.change(delta, stages)
@@ -112,6 +142,11 @@ class Reconciler:
         """The whole table may have changed, and the routes of all reservations."""
         self._desired.reset(tuple(table.rules.values()), stages, routes)
         self._poke()
+
+    def begin_anew(self, table: Rules, stages: int, network: Sequence[NetworkDelta]) -> None:
+        """The whole table and the whole network: nothing that was made of their changes is relied on."""
+        self._desired.begin_anew(_no_rules(self._scope), network, tuple(table.rules.values()), stages)
+        self.read_back()
 
     def steer(self, routes: Mapping[int, Routes]) -> None:
         """The routes of these reservations changed, by slot."""
@@ -152,6 +187,7 @@ class Reconciler:
         self._wake.set()
 
     def _on_event(self, event: Event) -> None:
+        self._passes.ports_changed()
         if event.change is EventKind.DISCONNECTED:
             self._queues.disconnected()
         elif not self._fleet.undecided:
@@ -178,7 +214,7 @@ class Reconciler:
         if name in self._fleet.rows():
             log.warning("bridge %s: OpenFlow connection lost (%s); repairing when it is back", name, reason)
             self._away.add(name)
-        self._report.bridge_lost(name, self.plan)
+        self._report.bridge_lost(name, self._desired.plan_of(name))
         self._poke()
 
     def _may_name(self, queue: int, request: int) -> bool:
@@ -189,21 +225,32 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
-        parts = {"queueing": self._queues.run(), "bridges": self._run_passes(), "locks": self._fleet.keep_locks()}
-        tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
+        parts = {
+            "programming": self._run_passes,
+            "the locks of bridges": self._fleet.keep_locks,
+            "the watch on controllers": self._failing.run,
+        }
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()  # only a defect ends one of them
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._queues.run(), name="queueing")
+                for name, part in parts.items():
+                    tasks.create_task(kept_going(name, part, self._log, self._part_failed), name=name)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, self._away.stop(), return_exceptions=True)
+            await self._away.stop()
+
+    def _part_failed(self, part: str, problem: Exception) -> None:
+        """Nobody knows how far it came: everything is planned anew and read back."""
+        self._report.defect(f"{part}: {problem!r}", self.plan)
+        self._queues.compare_all(orphans=True)
+        self._fleet.forget()
+        self._on_defect()
+        self._poke()
 
     async def _run_passes(self) -> None:
         retry = Backoff(*RETRY)
+        read_back, meters = Every(READ_BACK), Every(METER_CHECK)
         while True:
-            await self._idle()
+            await self._idle(read_back, meters)
             self._wake.clear()
             if await self._passes.run():
                 retry.reset()
@@ -214,23 +261,31 @@ class Reconciler:
                 await retry.wait(self._wake)
                 self._wake.set()
 
-    async def _idle(self) -> None:
-        """Wait until there is something to do; see to what tells nothing by itself."""
+    async def _idle(self, read_back: Every, meters: Every) -> None:
+        """Wait until there is something to do; see to what tells nothing by itself, in its time also where there is
+        always something to do."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + READ_BACK
-        while not self._wake.is_set():
+        while True:
             now = Seconds(loop.time())
-            if now >= until:
+            if read_back.take(now):
                 self.read_back()
+            dues = [bridge.repair_due(now) for bridge in self._fleet]
+            if 0 in dues:
+                self._wake.set()
+            if meters.take(now) or 0 in dues:
+                await self._check_meters(now)
+            for bridge in self._fleet:
+                if bridge.refusals.retry(now):
+                    self._wake.set()
+            if self._wake.is_set():
                 return
-            due = [due for bridge in self._fleet if (due := bridge.repair_due(now)) is not None]
+            dues += [bridge.refusals.left(now) for bridge in self._fleet]
+            pause = min(read_back.left(now), meters.left(now), *(due for due in dues if due is not None))
             try:
-                async with asyncio.timeout(max(0.001, min((until - now, METER_CHECK, *due)))):
+                async with asyncio.timeout(max(0.001, pause)):
                     await self._wake.wait()
             except TimeoutError:
-                if any(bridge.repair_due(Seconds(loop.time())) == 0 for bridge in self._fleet):
-                    self._wake.set()
-                await self._check_meters(Seconds(loop.time()))
+                continue
 
     async def _check_meters(self, now: Seconds) -> None:
         for bridge in self._fleet:
@@ -245,3 +300,7 @@ class Reconciler:
     def close(self) -> None:
         """End the sessions; flows, meters and queues stay where they are."""
         self._fleet.close()
+
+
+def _no_rules(scope: BridgeScope) -> RulePlacement | None:
+    return RulePlacement(Routing(scope.manages, scope.routes)) if scope.paths else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from ovspane.loop import in_slices
+from ovspane.loop import LogOnce, in_slices
 from ovspane.ovsdb.switch_db import BridgeRow
 from ovspane.placement.flow_rules import COOKIE_MASK
 from ovspane.placement.pipeline import FlowPlan
@@ -19,7 +19,9 @@ from ovspane.switch.enforcement import Enforcement
 
 log = logging.getLogger(__name__)
 
-#: requests whose status is reported before the loop gets a turn
+#: these have been said where they were found
+SAID = {Cause.AWAY, Cause.FAIL_OPEN}
+#: requests whose status is told before the loop gets a turn
 SLICE = 500
 
 
@@ -37,6 +39,7 @@ class StatusReport:
         self._general: Reason | None = None
         self._troubles: Mapping[int, Reason] = {}
         self._unsatisfied: Mapping[int, str] = {}
+        self._log = LogOnce(log)
 
     def add(self, requests: Iterable[int]) -> None:
         """Their status may have changed: the next report has it."""
@@ -71,9 +74,23 @@ class StatusReport:
             for request in some:
                 self._on_hidden(request)
 
+    def unreachable(self, remote: str) -> None:
+        """The host's database cannot be reached: what is due waits for that. What was installed is still so."""
+        status = degraded(Reason(Cause.NO_SWITCH, detail=remote))
+        for request in self._due:
+            self._on_status(request, status)
+
     def bridge_lost(self, name: str, plan: FlowPlan) -> None:
-        """Nothing is as it should be while a bridge is away."""
+        """Nothing of its plan is as it should be while a bridge is away."""
         requests, status = requests_of(plan), degraded(Reason(Cause.AWAY, name))
+        for request in requests:
+            self._on_status(request, status)
+        self.add(requests)
+
+    def defect(self, detail: str, plan: FlowPlan) -> None:
+        """A part of ours that brings the switches to the plan failed, and is begun again: until a pass went through
+        nothing is sure."""
+        requests, status = requests_of(plan), degraded(Reason(Cause.DEFECT, detail=detail))
         for request in requests:
             self._on_status(request, status)
         self.add(requests)
@@ -95,12 +112,18 @@ class StatusReport:
         if general != self._general:
             self._general = general
             requests |= requests_of(plan)
-            if general is not None and general.cause is not Cause.AWAY:  # that has been said
+            if general is not None and general.cause not in SAID:
                 log.warning("%s", general.text())
         status = self._judge(plan, bridges)
         async for some in in_slices(requests - late, SLICE):
             for request in some:
-                self._on_status(request, status(request))
+                try:
+                    became = status(request)
+                    self._log.forget(request)
+                except Exception as problem:  # noqa: BLE001  a defect in this one is not the others'
+                    self._log.error(request, "the status of request %d cannot be told: %r", request, problem)
+                    became = degraded(Reason(Cause.DEFECT, detail=repr(problem)))
+                self._on_status(request, became)
 
     def _judge(self, plan: FlowPlan, bridges: Iterable[BridgeRow]) -> Callable[[int], Status]:
         queue_status = self._enforcement.statuses(plan, bridges)

@@ -77,6 +77,8 @@ class TamperWatch:
         self.news: list[FlowUpdate] = []
         #: flows of others where only ours should be
         self.foreign: dict[FlowKey, FlowRule] = {}
+        #: flows of others beside our entry
+        self.beside: dict[FlowKey, FlowRule] = {}
         #: where flows of ours are not as we left them, not yet repaired
         self.damage: set[FlowKey] = set()
         #: updates are missing: all has to be read back
@@ -85,8 +87,12 @@ class TamperWatch:
         self._said_fight = False
 
     def queue_updates(self, updates: list[FlowUpdate]) -> None:
-        """Take updates of the monitor; they are looked at later, in one go."""
-        self.news += updates
+        """Take updates of the monitor; they are looked at later, in one go. What discovery does to its own flows, again
+        and again, is no news."""
+        news = [update for update in updates if update.rule is None or not _of_discovery(update.rule)]
+        if not news:
+            return
+        self.news += news
         if len(self.news) > NEWS_LIMIT:
             self.news.clear()
             self.lost = True
@@ -104,16 +110,21 @@ class TamperWatch:
     def reset(self) -> None:
         """The session is new, and the bridge may be."""
         self.begin({})
-        self.foreign = {}
+        self.foreign, self.beside = {}, {}
 
     def found(self, flows: Iterable[FlowRule]) -> None:
         """These flows of others were read back. Where one of ours was, somebody has overwritten it: that place is
         ours."""
         known, self.foreign = self.foreign, {}
+        self.beside = {}
         for rule in flows:
-            if rule.cookie & COOKIE_MASK == DISCOVERY_TAG:
+            if _of_discovery(rule):
                 continue
-            if rule.key in known:
+            if self._ours.beside_entry(rule):
+                self.beside[rule.key] = rule
+            elif not self._ours.place(rule.key):
+                continue
+            elif rule.key in known:
                 self.foreign[rule.key] = rule
             elif rule.key not in self._before:
                 self._note(rule)
@@ -126,7 +137,12 @@ class TamperWatch:
         for event, rule in news:
             if rule is None:
                 self.lost |= event == ofwatch.RESUMED
-            elif not self._ours.place(rule.key) or rule.cookie & COOKIE_MASK == DISCOVERY_TAG:
+            elif self._ours.beside_entry(rule):
+                if event == ofwatch.REMOVED:
+                    self.beside.pop(rule.key, None)
+                else:
+                    self.beside[rule.key] = rule
+            elif not self._ours.place(rule.key):
                 continue
             elif tagged(rule):
                 self._of_ours(event, rule, installed)
@@ -186,3 +202,7 @@ class TamperWatch:
             else "in the place of ovspane's entry to its tables"
         )
         return f"somebody else's flow lies {where} (cookie={rule.cookie:#x},priority={rule.priority},{rule.match})"
+
+
+def _of_discovery(rule: FlowRule) -> bool:
+    return rule.cookie & COOKIE_MASK == DISCOVERY_TAG

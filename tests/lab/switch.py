@@ -7,8 +7,9 @@ could not make it (Interface.error, ofport -1).
 import os
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
-from tests.support.patience import PATIENCE
+from tests.support.patience import PATIENCE, wait_for
 
 DATAPATH = os.environ.get("OVSPANE_DATAPATH", "")
 """`netdev` (userspace) or `system` (kernel), as lab/sandbox or lab/kernel set it; empty outside of them."""
@@ -47,6 +48,17 @@ def add_port(bridge: str, device: str, number: int) -> None:
     """Attaches a device as OpenFlow port `number`."""
     vsctl("add-port", bridge, device, "--", "set", "interface", device, f"ofport_request={number}")
     _check_interface(device)
+
+
+def restart_vswitchd() -> None:
+    """End ovs-vswitchd and start it as the sandbox did: flows, meters and bits of ports are gone."""
+    pid = Path("/run/openvswitch/ovs-vswitchd.pid")
+    process = Path("/proc", pid.read_text().strip())
+    appctl("-t", "ovs-vswitchd", "exit")
+    wait_for(lambda: not process.exists(), "the end of ovs-vswitchd")
+    run(
+        "ovs-vswitchd", "-vconsole:off", "--pidfile", "--detach", "--no-chdir", "--log-file=/run/ovs-vswitchd.log"
+    )  # fmt: skip
 
 
 def delete_bridge(name: str) -> None:

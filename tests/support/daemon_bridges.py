@@ -6,6 +6,8 @@ effort.
 
 from __future__ import annotations
 
+import re
+
 from tests.support.daemon_process import DaemonProcess
 from tests.support.ovs_dummy import PROTOCOLS, DummyOvs
 from tests.support.patience import PATIENCE, wait_for
@@ -53,9 +55,10 @@ def daemon_on(ovs: DummyOvs, settings: str = "", *arguments: str) -> DaemonProce
 
 
 def flows(ovs: DummyOvs, name: str = "br0", ours: bool = True) -> list[str]:
-    """Flows without counters and ages, sorted; ours (under our cookie, in our tables) or those of others."""
+    """Flows without counters and ages, sorted; ours (under our cookie, in our tables) or those of others. Those for
+    fragments, which stand beside flows of ours (placement.fragments), are left out."""
     lines = [line.strip() for line in ovs.ofctl("dump-flows", "--no-stats", name).splitlines() if "actions=" in line]
-    lines = [line for line in lines if DISCOVERY not in line]
+    lines = [line for line in lines if DISCOVERY not in line and not re.search(r"ct_state=|nw_frag=[^n]", line)]
     return sorted(line for line in lines if _ours(line) == ours)
 
 

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
-from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT, ETH_IPV4, ETH_IPV6, LAYOUT, Match
+from ovspane.packets.match import (
+    CONJ_MASK,
+    CONJ_SHIFT,
+    ETH_IPV4,
+    ETH_IPV6,
+    FRAGMENT,
+    INVALID,
+    LATER,
+    LAYOUT,
+    TRACKED,
+    Match,
+)
 from ovspane.placement.flow_rules import COOKIE_TAG, FlowRule, Instructions
 
+#: what a match says of fragments and tracked packets; the first two of packets of any kind
+_STATES = (
+    Match(TRACKED, TRACKED),
+    Match(0, TRACKED),
+    Match(FRAGMENT, FRAGMENT | TRACKED),
+    Match(0, FRAGMENT | LATER),
+    Match(FRAGMENT | TRACKED, FRAGMENT | LATER | TRACKED | INVALID),
+    Match(FRAGMENT | LATER | TRACKED, FRAGMENT | LATER | TRACKED | INVALID),
+    Match(FRAGMENT | TRACKED | INVALID, FRAGMENT | TRACKED | INVALID),
+)
 #: Masked field by field; the switch keeps any bit pattern in these.
 _MASKABLE = ("eth_src", "eth_dst", "vlan")
 
@@ -49,7 +72,11 @@ def matches(draw: st.DrawFn) -> Match:
         if proto in (6, 17, 132):
             maybe("tp_src")
             maybe("tp_dst")
-    return Match.of(**fields)
+    match = Match.of(**fields)
+    if draw(st.sampled_from((False, False, True))):
+        state = draw(st.sampled_from(_STATES if eth_type in (ETH_IPV4, ETH_IPV6) else _STATES[:2]))
+        match = Match(match.value | state.value, match.mask | state.mask)
+    return match
 
 
 @st.composite
@@ -61,8 +88,12 @@ def rules(draw: st.DrawFn) -> FlowRule:
         set_mark=draw(st.booleans()),
         resubmit=draw(st.none() | st.integers(0, 253)),
         goto=draw(st.none() | st.integers(table + 1, 253)),
+        track=draw(st.none() | st.tuples(st.integers(0, 253), st.integers(0, 0xFFFF))),
+        untrack=draw(st.booleans()),
     )
     match, numbers = draw(matches()), st.integers(1, 0xFFFFFFFF)
+    if match.field("eth_type") not in ((ETH_IPV4, 0xFFFF), (ETH_IPV6, 0xFFFF)):
+        instructions = replace(instructions, track=None)  # only IP can be tracked
     match draw(st.sampled_from(("plain", "plain", "clause", "acting"))):
         case "clause":
             ids = draw(st.lists(numbers, min_size=1, max_size=100, unique=True))

@@ -73,25 +73,50 @@ KINDS = (
     ),
     Kind(
         _only(100),
-        rf"{TOPOLOGY}.*dl_type=0x88cc",
-        "**Our LLDP probes** (sent to a group address of our own, so no other LLDP is touched) come to discovery "
-        "and go no further. Its meter bounds how many we get.",
+        rf"{TOPOLOGY}.*dl_type=0x88(b5|cc)",
+        "**Our probes** of links (sent to a group address of our own, so nobody's LLDP is touched) come to discovery "
+        "and go no further; the second EtherType is that of earlier daemons. A meter bounds how many we get.",
+    ),
+    Kind(
+        _only(100),
+        rf"{OURS}00000000.*priority=65535,ct_state=-trk,.*nw_frag=yes actions=ct",
+        "**Fragments are gathered.** Only the first fragment of a datagram has ports. So where a request names any, "
+        "connection tracking sees fragments before the policy does; it lets them go when all of a datagram are there, "
+        "and nothing is committed. The kernel gives them back as one packet.",
+    ),
+    Kind(
+        _only(100),
+        rf"{OURS}00000000.*priority=65534,.*nw_frag=yes actions=drop",
+        "**Fragments that nobody can know the ports of** (userspace datapath): connection tracking finds the datagram "
+        "invalid, or does not read the ports of its protocol.",
     ),
     Kind(
         ACCESS,
-        rf"{OURS}(?!0{{8}})(?!.*conj_id).* actions=drop",
+        rf"{OURS}(?!0{{8}}).*ct_state=-inv\+trk.*nw_frag=later",
+        "**Later fragments** (userspace datapath) have no ports. They pass where their datagram may, which is decided "
+        "by its first fragment, without which nobody can put it together.",
+    ),
+    Kind(
+        ACCESS,
+        rf"{OURS}(?!0{{8}}).*ct_state=-inv\+trk.*nw_frag=first",
+        "**First fragments** (userspace datapath): the same as the flow of whole packets, by the ports that connection "
+        "tracking read.",
+    ),
+    Kind(
+        ACCESS,
+        rf"{OURS}(?!0{{8}})(?!.*conj_id)(?!.*nw_frag=).* actions=drop",
         "**Denies.** The low half of the cookie is the request. The priority is 2·depth+1, depth being that of the "
         "share in the tree: what stands deeper decides.",
     ),
     Kind(
         ACCESS,
-        rf"{OURS}(?!0{{8}}).*(conj_id|actions=conjunction)",
+        rf"{OURS}(?!0{{8}})(?!.*nw_frag=).*(conj_id|actions=conjunction)",
         "**Clauses of a conjunction.** A deny for 3 hosts × 3 ports is 9 matches; as `conjunction()` it is 3 + 3 "
         "clauses and one flow that acts, the one with `conj_id`. A clause decides nothing by itself.",
     ),
     Kind(
         ACCESS,
-        rf"{OURS}(?!0{{8}}).*actions=goto_table",
+        rf"{OURS}(?!0{{8}})(?!.*nw_frag=).*actions=goto_table",
         "**Exceptions.** An allow that stands below a deny which it overlaps goes on to the next table, at priority "
         "2·level+2: just above that deny. It stands only in the stages where there is such a deny, so the deny of "
         "the share beside, in the next stage, still drops its packets.",
@@ -104,16 +129,27 @@ KINDS = (
     ),
     Kind(
         LIMIT,
-        rf"{OURS}(?!0{{8}}).*actions=meter",
+        rf"{OURS}(?!0{{8}})(?!.*nw_frag=).*actions=meter",
         "**Limits.** The lowest rate has the highest priority, since a packet's limit is the minimum of all that "
         "match it. The meter's number is `meter_base` and the request's slot.",
+    ),
+    Kind(
+        LIMIT,
+        rf"{OURS}(?!0{{8}}).*nw_frag=(first|later)",
+        "**Fragments that are limited** (userspace datapath): the first by its ports, and all later ones between these "
+        "addresses, so that no datagram goes past its meter in part. Later ones of other ports share it.",
     ),
     Kind(LIMIT, rf"{OURS}00000000.*priority=0 actions=goto_table:141", "**Default**: no limit."),
     Kind(
         QUEUE,
-        rf"{OURS}(?!0{{8}}).*actions=set_queue:\d+,goto_table",
+        rf"{OURS}(?!0{{8}})(?!.*nw_frag=).*actions=set_queue:\d+,goto_table",
         "**Guarantees.** The highest rate has the highest priority, since a packet's guarantee is the maximum of "
         "all that match it. The queue's number is the request's slot, the same on every port.",
+    ),
+    Kind(
+        QUEUE,
+        rf"{OURS}(?!0{{8}}).*nw_frag=(first|later)",
+        "**Fragments that are guaranteed** (userspace datapath, which has no queues).",
     ),
     Kind(QUEUE, rf"{OURS}00000000.*priority=0 actions=goto_table:143", "**Default**: the port's default class."),
     Kind(
@@ -122,6 +158,11 @@ KINDS = (
         "**Copies for discovery** of what hosts say of themselves: ARP, DHCP requests, IPv6 neighbour discovery to "
         "groups. The copy passes a meter of its own (inside `controller`), so when there are too many, copies are "
         "lost and never packets; the packet goes on as by the flow below.",
+    ),
+    Kind(
+        EXIT,
+        rf"{OURS}00000000.*priority=4,ct_state=\+trk actions=ct_clear",
+        "**Exit of what was tracked.** The bridge's own flows see it as if it had not been.",
     ),
     Kind(
         EXIT,
@@ -138,7 +179,7 @@ KINDS = (
     ),
     Kind(
         QUEUE,
-        rf"{OURS}(?!0{{8}}).*actions=set_queue:\d+,output",
+        rf"{OURS}(?!0{{8}})(?!.*nw_frag=).*actions=set_queue:\d+,output",
         "**A steered reservation.** Queue and path are one decision: the packet leaves by the port of the path on "
         "which room was booked, past everything else that the bridge does.",
         TWO,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from ovspane.flowpush import BridgeSession
 from ovspane.openflow.meters import as_programmed
@@ -32,11 +33,11 @@ SPEEDS = {"br0p1": 20 * M, "br0p2": 20 * M}
 class Running:
     """A reconciler at work and what it said of each request."""
 
-    def __init__(self, ovs: DummyOvs, pipeline: Pipeline) -> None:
+    def __init__(self, ovs: DummyOvs, pipeline: Pipeline, **more: Any) -> None:
         self.status: dict[int, str] = {}
         self.said: dict[int, list[str]] = {}
         self.switch = SwitchDb(f"unix:{ovs.database}")
-        scope = BridgeScope(ovs.rundir, pipeline=pipeline, speeds=SPEEDS, best_effort=True)
+        scope = BridgeScope(ovs.rundir, pipeline=pipeline, speeds=SPEEDS, best_effort=True, **more)
         self.reconciler = Reconciler(self.switch, scope, self._on_status)
 
     def _on_status(self, request: int, status: Status) -> None:
@@ -51,8 +52,9 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(ovs: DummyOvs, pipeline: Pipeline = PIPELINE) -> AsyncIterator[Running]:
-    made = Running(ovs, pipeline)
+async def running(ovs: DummyOvs, pipeline: Pipeline = PIPELINE, **more: Any) -> AsyncIterator[Running]:
+    """`more`: fields of the scope."""
+    made = Running(ovs, pipeline, **more)
     made.switch.start()
     task = asyncio.create_task(made.reconciler.run())
     try:

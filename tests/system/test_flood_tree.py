@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from ovspane.config import TopologySettings
 from ovspane.switch.flood_ports import HOLD
 from tests.lab import mininet_net
 from tests.lab.packets import listener, received
-from tests.lab.switch import appctl, ofctl, run, vsctl
+from tests.lab.switch import appctl, ofctl, restart_vswitchd, run, vsctl
 from tests.lab.topology import Lan, settle
 from tests.lab.watcher import RING, Watcher
 from tests.support.patience import PATIENCE, too_slow_to_tell, wait_for
@@ -160,7 +161,42 @@ def test_a_ring_and_its_failures() -> None:
         assert silent() == marked() == set()
 
 
-def test_a_daemon_that_starts_finds_the_tree_and_changes_nothing() -> None:
+SHOUTS = 60
+
+
+def storm(lan: Lan, happens: Callable[[], object]) -> int:
+    """SHOUTS broadcasts of h1 while something happens: how many packets of them came to the host that got most."""
+    links = {host.name: listener(host) for host in lan.hosts}
+    frame = Ether(src=lan.host("h1").mac, dst="ff:ff:ff:ff:ff:ff", type=0x88B5) / Raw(TOKEN)
+    found: Counter[str] = Counter()
+    event = threading.Thread(target=happens)
+    try:
+        for number in range(SHOUTS):
+            if number == SHOUTS // 4:
+                event.start()
+            links["h1"].send(frame)
+            found.update(name for name, one in received(links, time.monotonic() + 0.02) if TOKEN in one)
+        event.join()
+        found.update(name for name, one in received(links, time.monotonic() + 0.5) if TOKEN in one)
+    finally:
+        for link in links.values():
+            link.close()
+    print(f"{SHOUTS} broadcasts came as", *(f"{found[host.name]} to {host.name}" for host in lan.hosts))
+    return max(found.values())
+
+
+def make_anew(bridge: str) -> None:
+    """Delete a bridge, and make it again with its ports."""
+    ports = vsctl("list-ports", bridge).split()
+    kind = vsctl("get", "bridge", bridge, "datapath_type").strip()
+    vsctl("del-br", bridge)
+    vsctl("add-br", bridge, "--", "set", "bridge", bridge, f"datapath_type={kind}", "fail_mode=standalone",
+          *(word for port in ports for word in ("--", "add-port", bridge, port)))  # fmt: skip
+
+
+def test_starts_change_nothing_and_let_no_packet_go_round() -> None:
+    """Of the daemon; of ovs-vswitchd, which has lost bits and flows then and begins with NORMAL, with the daemon and
+    without it; and a bridge that is made anew."""
     with kept() as (lan, daemon):
         before = silent()
         daemon.kill()
@@ -169,6 +205,19 @@ def test_a_daemon_that_starts_finds_the_tree_and_changes_nothing() -> None:
         while time.monotonic() < end:
             assert silent() == before and copies(lan, 0.2) == once(lan)
         assert not daemon.logged("floods now")
+
+        for number in range(1, 5):
+            vsctl("set", "bridge", f"s{number}", "fail_mode=standalone")  # which flushes the flows
+        assert storm(lan, restart_vswitchd) <= SHOUTS
+        wait_for(lambda: silent() == marked() == before, "the same tree")
+        assert storm(lan, lambda: make_anew("s2")) <= SHOUTS
+        others = [host for host in lan.hosts if host.name != "h1"]
+        wait_for(lambda: all(lan.host("h1").reaches(host, 0.5) for host in others), "a tree that joins all")
+        wait_for(lambda: silent() == marked() and len(silent()) == 2, "one link out of it")
+        daemon.kill()
+        assert storm(lan, restart_vswitchd) <= SHOUTS
+        assert silent() == set()
+        assert copies(lan) == once(lan)
 
 
 def test_what_somebody_else_set_stays_and_the_tree_goes_around_it() -> None:

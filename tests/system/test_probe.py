@@ -242,7 +242,19 @@ def no_exit() -> str:
     return "the policy says pass"
 
 
+def first_fragments_are_missing() -> str:
+    ofctl("--strict", "del-flows", "br0", strict(one_flow("table=100", "ct_tp_dst=100,", "actions=drop")))
+    return "in fragments it passes, the policy says drop"
+
+
+def fragments_are_not_gathered() -> str:
+    ofctl("--strict", "del-flows", "br0", strict(one_flow("table=100", ",ip,", "actions=ct")))
+    return "in fragments it passes, the policy says drop"
+
+
 FAULTS = (
+    first_fragments_are_missing,
+    fragments_are_not_gathered,
     drop_becomes_pass,
     block_of_a_range_is_missing,
     missing_exception,

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from ovspane.loop import REMEMBERED, Backoff, LogOnce, RateLimitedLog, in_slices, off_loop
+from ovspane.loop import REMEMBERED, Backoff, Every, LogOnce, RateLimitedLog, in_slices, kept_going, off_loop
 
 log = logging.getLogger("tests.loop")
 
@@ -19,6 +19,13 @@ def test_pauses_double_up_to_the_last_and_start_over() -> None:
     backoff.reset()
     assert backoff.pause == 0.5
     assert [backoff.take() for _ in range(2)] == [0.5, 1.0]
+
+
+def test_what_is_due_each_period_is_so_whoever_asks_and_however_often() -> None:
+    every = Every(30.0)
+    done = [now for now in range(200) if every.take(now)]  # asked each second, as by one who always has something to do
+    assert done == [30, 60, 90, 120, 150, 180]
+    assert every.left(200.0) == 10.0 and every.left(500.0) == 0.0
 
 
 def test_a_wait_ends_with_its_event_or_its_pause() -> None:
@@ -131,5 +138,50 @@ def test_heavy_work_goes_to_a_thread_with_its_arguments_and_its_error() -> None:
         for weight in (0, 11):
             with pytest.raises(ValueError, match="3"):
                 await off_loop(weight, 10, work, 3, fail=True)
+
+    asyncio.run(run())
+
+
+def test_a_defect_is_said_once_and_the_work_begun_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ovspane.loop.DEFECT_PAUSES", (0.001, 0.001))
+    begun, ordered = [], []
+
+    async def work() -> None:
+        begun.append(1)
+        if len(begun) < 4:
+            raise KeyError("slot")
+        if len(begun) == 4:
+            cancelled = asyncio.get_running_loop().create_future()
+            cancelled.cancel()
+            await cancelled  # not we were cancelled
+
+    def bring_to_order(name: str, problem: Exception) -> None:
+        ordered.append((name, type(problem)))
+        raise ValueError("and this is broken, too")
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(kept_going("a part", work, LogOnce(log), bring_to_order))
+    assert len(begun) == 5
+    assert ordered == [("a part", KeyError)] * 3 + [("a part", RuntimeError)]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len([text for text in messages if "KeyError: 'slot'" in text]) == 1, "the same one is said once"
+    assert len([text for text in messages if "CancelledError" in text]) == 1
+    assert len([text for text in messages if "and this is broken, too" in text]) == 1
+
+
+def test_what_is_fatal_ends_it_and_so_does_a_cancel() -> None:
+    async def fail() -> None:
+        raise ValueError("taken over")
+
+    async def run() -> None:
+        with pytest.raises(ValueError, match="taken over"):
+            await kept_going("a part", fail, LogOnce(log), fatal=(ValueError,))
+        task = asyncio.create_task(kept_going("a part", asyncio.Event().wait, LogOnce(log)))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     asyncio.run(run())

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ovspane.audit.oracle import ExpectedVerdict
+from ovspane.audit.probe.fragments import FragmentProbe, with_ports
 from ovspane.audit.probe.frames import flow, frame
 from ovspane.audit.probe.injection import ProbeSession
 from ovspane.audit.probe.places import RulePlaces
@@ -28,6 +29,7 @@ from ovspane.audit.probe.tracing import PacketTrace, Step, trace
 from ovspane.host.unixctl import ControlSocket
 from ovspane.openflow.flow_stats import FlowStats
 from ovspane.openflow.meters import MeterStats, as_programmed
+from ovspane.packets.fields import TCP, UDP
 from ovspane.packets.match import Packet
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, DISCOVERY_TAG, Meter
 from ovspane.placement.pipeline import ENTRY_PRIORITY, Pipeline
@@ -104,6 +106,7 @@ class BridgeProbe:
         after = await self._counts()
         meters = await self.session.meter_table()
         miscounted = _miscounted(ways, sent, before, after)
+        pieces = await self._in_fragments(places, {number: packets[number] for number in sent})
         rows = []
         for number, packet in enumerate(packets):
             expected = places.expected(packet, self.bridge, packet.in_port)
@@ -112,8 +115,15 @@ class BridgeProbe:
                 row = _perhaps_limited(row, ways[number], before, after)
             more = [*self._rates(row, meters), *self._rows_of_queue(row, places)]
             more += [miscounted[step] for step in map(_id, ways[number].steps) if step in miscounted]
+            more += [pieces[number]] if number in pieces else []
             rows.append(replace(row, differences=(*row.differences, *more)))
         return rows
+
+    async def _in_fragments(self, places: RulePlaces, packets: Mapping[int, Packet]) -> dict[int, str]:
+        """What is wrong with datagrams of the same headers; see audit.probe.fragments."""
+        packets = {number: with_ports(packet) for number, packet in packets.items() if packet.proto in (TCP, UDP)}
+        expected = {n: places.expected(packet, self.bridge, packet.in_port) for n, packet in packets.items()}
+        return await FragmentProbe(self.session, self.pipeline, self.rate).run(packets, expected)
 
     async def foreign_flows(self) -> list[str]:
         """The flows in our tables that are not ours: what they do is nobody's policy. Raises SessionError."""

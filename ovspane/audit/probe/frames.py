@@ -14,7 +14,7 @@ from scapy.layers.inet import ICMP as ICMP_HEADER
 from scapy.layers.inet import IP as IPV4_HEADER
 from scapy.layers.inet import TCP as TCP_HEADER
 from scapy.layers.inet import UDP as UDP_HEADER
-from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.layers.sctp import SCTP as SCTP_HEADER
 from scapy.packet import Packet as Layer
@@ -24,6 +24,8 @@ from ovspane.packets.fields import ICMP, ICMPV6, SCTP, TCP, TRANSPORTS, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Packet
 
 PAYLOAD = b"ovspane probe"
+#: bytes of what the first of two fragments carries
+FRAGMENTED = 1240
 LEAST = 60  # bytes of an Ethernet frame without its checksum
 ARP_TYPES = (0x0806, 0x8035)
 
@@ -61,6 +63,36 @@ def frame(packet: Packet) -> bytes:
         layers /= Raw(bytes(16) + PAYLOAD)
     made = bytes(layers)
     return made + bytes(max(0, LEAST - len(made)))
+
+
+def fragments(packet: Packet, identification: int) -> tuple[bytes, bytes]:
+    """A datagram of TCP or UDP with these fields in two fragments. The first is long enough for the userspace datapath
+    to take it for one (ovs-vswitchd(8), dpctl/ipf-set-min-frag)."""
+    layers = Ether(src=_mac(packet.eth_src), dst=_mac(packet.eth_dst), type=0x8100 if packet.vlan else packet.eth_type)
+    if packet.vlan:
+        layers /= Dot1Q(vlan=packet.vlan, type=packet.eth_type)
+    v6 = packet.eth_type == ETH_IPV6
+    ends = [str(IPv6Address(end) if v6 else IPv4Address(end)) for end in (packet.src, packet.dst)]
+    header = IPv6(src=ends[0], dst=ends[1]) if v6 else IPV4_HEADER(src=ends[0], dst=ends[1], proto=packet.proto)
+    whole = bytes(header / _transport(packet) / Raw(bytes(FRAGMENTED - len(PAYLOAD))))[40 if v6 else 20 :]
+    made = []
+    for at, part in ((0, whole[:FRAGMENTED]), (FRAGMENTED, whole[FRAGMENTED:])):
+        if v6:
+            more = IPv6ExtHdrFragment(nh=packet.proto, offset=at // 8, m=int(not at), id=identification)
+            ip = IPv6(tc=packet.dscp << 2, src=ends[0], dst=ends[1]) / more
+        else:
+            ip = IPV4_HEADER(
+                tos=packet.dscp << 2,
+                proto=packet.proto,
+                id=identification,
+                flags="MF" if not at else 0,
+                frag=at // 8,
+                src=ends[0],
+                dst=ends[1],
+            )
+        made.append(bytes(layers / ip / Raw(part)))
+    first, later = made
+    return first, later + bytes(max(0, LEAST - len(later)))
 
 
 def _transport(packet: Packet) -> Layer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,6 +35,7 @@ class ProbeSession(BridgeSession):
     def __init__(self, mgmt_path: str | Path, *, deliver: bool = False, timeout: float = 10.0) -> None:
         super().__init__(mgmt_path, timeout=timeout)
         self.caught: dict[int, PacketIn] = {}
+        self.frames: dict[int, list[bytes]] = {}  # all that was caught of a number, in order
         self._deliver = deliver
         self._token = secrets.randbelow(0xFFFFFFFF) + 1
         self._controller = secrets.randbelow(0xFFFF) + 1
@@ -65,7 +67,9 @@ class ProbeSession(BridgeSession):
             return
         packet = parse_packet_in(frame.body)
         if packet.registers.get(messages.TOKEN_HEADER) == self._token:
-            self.caught[packet.registers.get(messages.NUMBER_HEADER, 0)] = packet
+            number = packet.registers.get(messages.NUMBER_HEADER, 0)
+            self.caught[number] = packet
+            self.frames.setdefault(number, []).append(packet.frame)
 
     async def _do(self, request: Request) -> None:
         """Send, and wait until the switch has done it. Raises RequestRefused, SessionError."""
@@ -85,10 +89,18 @@ class ProbeSession(BridgeSession):
         await self._catch()
         for number in probes:
             self.caught.pop(number, None)
+            self.frames.pop(number, None)
         async with self._operation():
             await self._complete(
                 messages.send_probe(frame, port, self._token, number) for number, (frame, port) in probes.items()
             )
+
+    async def send_in_order(self, number: int, frames: Sequence[bytes], port: int) -> None:
+        """Send frames that belong together, with one number, by a port. Raises RequestRefused, SessionError."""
+        await self._catch()
+        self.frames.pop(number, None)
+        async with self._operation():
+            await self._complete(messages.send_probe(frame, port, self._token, number) for frame in frames)
 
     async def wait_for(self, numbers: set[int], seconds: float) -> None:
         """Wait until these probes are caught, at most that long."""

@@ -18,6 +18,10 @@ queue        in each bridge it leaves in the queue of the highest reservation th
 meter        it passes the meter of the lowest limit that matches, once (on each bridge where `everywhere`), and no
              other
 
+Where a request names what fragments may hide, that is said of the fragments of datagrams, too, the first and the later
+ones, in the words of the datagram (but for SCTP): who gets no first fragment gets no datagram, so a later one may pass
+what is denied where its datagram is not gathered (placement.fragments), and it may share a lower limit's meter.
+
 The evaluator knows single packets only. What it says of one depends on which requests match it, so each set is split by
 the requests' flowgroups until that is the same for all of a part, and one packet of each part is asked about.
 
@@ -32,15 +36,26 @@ from ipaddress import ip_address
 from typing import TypeVar
 
 from ovspane.audit.oracle import ExpectedVerdict, PolicyOracle
+from ovspane.dataplane.fragments import Pieces
 from ovspane.dataplane.regions import Region, difference_of_unions, exclude, intersection, restrict, witness
+from ovspane.dataplane.tables import Flow
 from ovspane.dataplane.walk import BridgeVisit, Doubt, End, Fabric, Loss, Return, Spot, Trace, walk
 from ovspane.lang.statements import Kind
-from ovspane.packets.fields import SCTP, TCP, UDP
-from ovspane.packets.match import ETH_IPV4, ETH_IPV6, LAYOUT, Match, Packet
+from ovspane.packets.fields import ANY_PORT, ANY_TRANSPORT, SCTP, TCP, UDP
+from ovspane.packets.match import ETH_IPV4, ETH_IPV6, FRAGMENT, LAYOUT, Match, Packet
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
 from ovspane.policy.state.status import ACTIVE, Cause
 
 T = TypeVar("T", End, Loss, Return, Doubt)
+
+#: what a proof of fragments does not speak of: the userspace datapath drops them
+_OF_SCTP = tuple(Match.of(eth_type=eth_type, ip_proto=SCTP) for eth_type in (ETH_IPV4, ETH_IPV6))
+_PIECE_WORDS = {
+    Pieces.WHOLE: "",
+    Pieces.FIRST: " (first fragments)",
+    Pieces.LATER: " (later fragments)",
+}
+_FRAG_WORDS = {Pieces.WHOLE: "", Pieces.FIRST: ",nw_frag=first", Pieces.LATER: ",nw_frag=later"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +98,37 @@ class Proof:
     best_effort: bool = False
     findings: dict[tuple[str, str], Finding] = field(default_factory=dict)
     asked: int = 0
+    _pieces: Pieces = Pieces.WHOLE
     _joined: dict[str, int] = field(default_factory=dict)
     _matches: dict[int, list[Match]] = field(default_factory=dict)
 
     def run(self) -> list[Finding]:
         """Everything that is wrong, one finding for each kind and place. Raises BudgetSpent."""
         self._joined = self._parts()
-        for station in self.stations:
-            if not self._present(station):
-                continue
-            for start in _with_tags(Region(Match.of(eth_src=station.mac))):
-                trace = walk(self.fabric, station.spot, start)
-                self._returns(station, trace, own=False)
-                for some_own, v4, v6 in _own(station):
-                    if (own := intersection(start, some_own)) is not None:
-                        self._host(station, own, _of(trace, own), v4, v6)
+        for pieces in Pieces if self._fragments_matter() else (Pieces.WHOLE,):
+            self._pieces = pieces
+            for station in filter(self._present, self.stations):
+                self._station(station)
         return list(self.findings.values())
+
+    def _station(self, station: Station) -> None:
+        """The packets that a host sends, or such pieces of them."""
+        whole = self._pieces is Pieces.WHOLE
+        for start in _with_tags(Region(Match.of(eth_src=station.mac), () if whole else _OF_SCTP)):
+            trace = walk(self.fabric, station.spot, start, self._pieces)
+            self._returns(station, trace, own=False)
+            for some_own, v4, v6 in _own(station):
+                if (own := intersection(start, some_own)) is not None and (whole or v4 or v6):
+                    self._host(station, own, _of(trace, own), v4, v6)
+
+    def _fragments_matter(self) -> bool:
+        """A request names ports, or a transport."""
+        groups = (request.flowgroup for request in self.oracle.tree.requests.values())
+        return any((one.transport, one.sport, one.dport) != (ANY_TRANSPORT, ANY_PORT, ANY_PORT) for one in groups)
+
+    def _gathered(self) -> bool:
+        """What is looked at are packets that have all that the datagram has, on every bridge."""
+        return self._pieces is not Pieces.LATER or all(bridge.gathers for bridge in self.fabric.bridges.values())
 
     def _present(self, station: Station) -> bool:
         """Its port is there and open."""
@@ -156,12 +186,12 @@ class Proof:
     def _access(self, station: Station, trace: Trace) -> None:
         here = _place(station.spot)
         for loss in trace.losses:
-            if loss.flow is not None and _denies(loss):
+            if loss.flow is not None and _denies(loss) and not _unknown(loss.flow):
                 for region, expected in self._cells(loss.packets):
                     if expected.passes:
                         flow = f"the flow of request {loss.flow.cookie & ~COOKIE_MASK} at {loss.bridge}"
                         self._say("dropped", f"{flow} drops packets of {here} that are not denied", region, expected)
-        for end in trace.ends:
+        for end in trace.ends if self._gathered() else ():
             for region, expected in self._cells(end.packets):
                 if not expected.passes:
                     self._say("passed", f"{_place(end.spot)} gets packets of {here} that are denied", region, expected)
@@ -182,7 +212,8 @@ class Proof:
             arrived.append(here)
             self._held(pair, end, here)
         joined = self._joined[source.spot[0]] == self._joined[sink.spot[0]]
-        for missing in difference_of_unions([going], arrived) if joined else ():
+        unknown = [loss.packets for loss in trace.losses if loss.flow is not None and _unknown(loss.flow)]
+        for missing in difference_of_unions([going], [*arrived, *unknown]) if joined else ():
             for region, expected in self._cells(missing):
                 if expected.passes:
                     self._say("lost", f"{pair} do not arrive{_why(trace, region)}", region, expected)
@@ -192,17 +223,25 @@ class Proof:
         for region, expected in self._cells(packets):
             if not expected.passes:
                 continue
-            for hop in end.hops:
+            for hop in end.hops if self._gathered() else ():
                 self._queue(pair, hop, region, expected)
             passed = [hop.meters for hop in end.hops if hop.meters or self.everywhere]
             wanted = {self.meter_base + slot for slot in expected.limits}
             groups = passed if self.everywhere else [tuple(meter for meters in passed for meter in meters)]
             for meters in groups:
                 if len(meters) != bool(wanted) or not wanted.issuperset(meters):
+                    if not self._gathered() and self._limits_more(meters, expected):
+                        continue
                     named = (
                         f"meters {sorted(meters)} instead of {'one of ' if wanted else ''}{sorted(wanted) or 'none'}"
                     )
                     self._say("meter", f"{pair} pass {named}", region, expected)
+
+    def _limits_more(self, meters: tuple[int, ...], expected: ExpectedVerdict) -> bool:
+        """The packets go through one meter, of a limit that is no higher than is asked for them."""
+        slots = {request.slot: request.rate for request in self.oracle.tree.requests.values() if request.slot}
+        rates = [slots.get(meter - self.meter_base, 0) for meter in meters]
+        return len(rates) == 1 and all(rates[0] <= rate for rate in expected.limits.values())
 
     def _queue(self, pair: str, hop: BridgeVisit, region: Region, expected: ExpectedVerdict) -> None:
         wanted: set[int | None] = set(expected.queues) or {None}
@@ -265,10 +304,15 @@ class Proof:
         return self._matches[number]
 
     def _say(self, kind: str, text: str, region: Region, expected: ExpectedVerdict | None = None) -> None:
+        text += _PIECE_WORDS[self._pieces]
         if (kind, text) not in self.findings and (one := witness(region)) is not None:
-            self.findings[kind, text] = Finding(
-                kind, text, packet_text(packet_of(one)), expected.by if expected else ()
-            )
+            packet = packet_text(packet_of(one)) + _FRAG_WORDS[self._pieces]
+            self.findings[kind, text] = Finding(kind, text, packet, expected.by if expected else ())
+
+
+def _unknown(flow: Flow) -> bool:
+    """It drops fragments whose ports cannot be known: a datapath without connection tracking (placement.fragments)."""
+    return flow.state == Match(FRAGMENT, FRAGMENT) and not flow.cookie & ~COOKIE_MASK
 
 
 def _own(station: Station) -> Iterator[tuple[Region, bool, bool]]:

@@ -1,4 +1,5 @@
-"""Reads what decides on packets, from the switches themselves: all flows of all tables, the ports, the learning tables.
+"""Reads what decides on packets, from the switches themselves: all flows of all tables, hidden ones, too, the ports,
+the learning tables.
 
 It changes nothing.
 
@@ -13,6 +14,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ovspane.audit.verify.hidden import read_hidden
 from ovspane.dataplane.tables import LOCAL, BridgeTables, Flow, PortState
 from ovspane.flowpush import BridgeSession
 from ovspane.host.unixctl import ControlSocket, ControlUnavailable
@@ -39,6 +41,7 @@ async def read(rundir: Path, names: Iterable[str]) -> dict[str, BridgeTables]:
     control = ControlSocket(rundir)
     with contextlib.closing(control):
         found = {}
+        kernel = kernel_bridges(await asyncio.to_thread(control.call, "dpif/show"))
         for name in names:
             if not (rundir / f"{name}.mgmt").exists():
                 continue
@@ -47,12 +50,26 @@ async def read(rundir: Path, names: Iterable[str]) -> dict[str, BridgeTables]:
             ports = await _ports(rundir / f"{name}.mgmt")
             try:
                 learnt = learning_table(await asyncio.to_thread(control.call, "fdb/show", name))
+                hidden, left_out = read_hidden(await asyncio.to_thread(control.call, "bridge/dump-flows", name))
             except ControlUnavailable as problem:
-                if not str(problem).startswith("fdb/show"):
+                if not str(problem).startswith(("fdb/show", "bridge/dump-flows")):
                     raise
                 continue  # it has just gone
-            found[name] = BridgeTables(flows, ports, learnt)
+            found[name] = BridgeTables([*flows, *hidden], ports, learnt, left_out, name in kernel)
         return found
+
+
+def kernel_bridges(text: str) -> frozenset[str]:
+    """The bridges in the kernel's datapath, of the text of dpif/show (ovs-vswitchd(8)): TYPE@NAME at the margin, the
+    bridges of that below it, their ports below these."""
+    found, kernel = set(), False
+    for line in text.splitlines():
+        depth = len(line) - len(line.lstrip())
+        if not depth:
+            kernel = line.startswith("system@")
+        elif depth == 2 and kernel:
+            found.add(line.strip().removesuffix(":"))
+    return frozenset(found)
 
 
 def learning_table(text: str) -> Mapping[tuple[int, int], int]:

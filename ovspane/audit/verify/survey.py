@@ -113,6 +113,9 @@ def network(items: Iterable[Item], bridges: dict[str, BridgeTables]) -> tuple[Fa
 
 
 def _notes(items: Iterable[Item], bridges: dict[str, BridgeTables]) -> Iterable[str]:
+    for name, bridge in bridges.items():
+        for flow in bridge.left_out:
+            yield f"{name}: what its hidden flow {flow} takes is left out"
     for item in items:
         if item["kind"] == "port" and item["vlan"] and item["bridge"] in bridges:
             yield f"{item['name']} has VLAN settings or is a bond: NORMAL is taken to treat it as any other port"

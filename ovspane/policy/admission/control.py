@@ -24,6 +24,8 @@ GRACE = Ms(1000)
 SECOND = Ms(1000)
 #: the largest rate that may be asked for (bit/s)
 LARGEST_RATE = BitsPerSecond(10**15)
+#: the limits that a meter can keep (bit/s): it counts whole kbit/s, in 32 bits (OpenFlow 1.4.1 section 7.3.4.4)
+LEAST_LIMIT, LARGEST_LIMIT = BitsPerSecond(1000), BitsPerSecond((2**32 - 1) * 1000)
 #: what a schedule can count (_schedule.LATEST and RATES: its products of rates and times have 128 bits)
 BOUNDS = "all reservations of a share together are at most 2**60 b, and end before 2**55 ms"
 
@@ -77,6 +79,9 @@ def privilege(share: Share, ask: Ask) -> Refusal | None:
                 floor = granted.ratelimit_min
                 if floor is None:
                     return Refusal("no-privilege", f"share {share.name} has no ratelimit >= privilege")
+                if not LEAST_LIMIT <= ask.rate <= LARGEST_LIMIT:
+                    span = f"from {rate_text(LEAST_LIMIT)} to {rate_text(LARGEST_LIMIT)}"
+                    return Refusal("bad-rate", f"no meter can keep a limit of {rate_text(ask.rate)}: only {span}")
                 if ask.rate < floor:
                     return Refusal("below-floor", f"share {share.name} has no rate limits below {rate_text(floor)}")
         case Kind.WAYPOINT | Kind.AVOID:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ovspane.lang.replies import Reply, Value, listing, no
+from ovspane.lang.replies import Item, Reply, Value, listing, no
 from ovspane.lang.statements import Kind
 from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup, overlap
@@ -116,7 +116,7 @@ def _explain(
     if lost:
         fields["not-located"] = ",".join(lost)
     lines: list[str] = []
-    items: list[dict[str, Value]] = []
+    items: list[Item] = []
     for request in active:
         here = request.flowgroup.intersect(group) or request.flowgroup
         over = strictness.overriding(state, replace(request, flowgroup=here, start=now, end=Ms(now + 1)), effort)
@@ -131,7 +131,7 @@ def _told(
 ) -> tuple[str, dict[str, Value]]:
     """One request, for people and for programs."""
     covers = "all" if request.flowgroup.covers(group) else "part"
-    item: dict[str, Value] = {
+    item: Item = {
         "id": request.id,
         "kind": request.kind.value,
         "share": request.share,

@@ -141,7 +141,7 @@ def _choices(spans: tuple[tuple[int, int], ...], width: int, shift: int) -> Choi
 
 
 def _vlan_choices(vlan: IntervalSet) -> Choices:
-    """VLAN_VID matches (OpenFlow 1.4, 7.2.3.7): 0 is untagged, 0x1000|id is tagged."""
-    untagged = [(0, 0x1FFF << _VLAN)] if 0 in vlan else []
+    """VLAN_VID matches (OpenFlow 1.4, 7.2.3.7): 0x1000|id is tagged; 0, with or without the tag's bit, is no VLAN."""
+    untagged = [(0, 0x0FFF << _VLAN)] if 0 in vlan else []
     tagged = vlan.intersect(IntervalSet.span(1, 4094)).prefixes(12)
     return [*untagged, *(((value | 0x1000) << _VLAN, (mask | 0x1000) << _VLAN) for value, mask in tagged)]

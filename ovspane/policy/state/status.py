@@ -43,11 +43,35 @@ class Cause(Enum):
     REFUSED = "refused"  # the switch refused a flow or a meter
     CONTESTED = "contested"  # somebody else keeps undoing what we do
     FOREIGN_FLOW = "foreign-flow"  # somebody else's flow lies where only ours should, so verdicts may differ
+    FAIL_OPEN = "fail-open"  # no controller answers, so Open vSwitch lets every packet pass our flows by
+    IN_BAND = "in-band"  # Open vSwitch's in-band control takes packets of it before our flows do
     AWAY = "away"  # a bridge cannot be reached
     DRIVEN = "driven"  # another daemon drives a bridge
-    NO_BRIDGE = "no-bridge"
+    NO_BRIDGE = "no-bridge"  # there is none, or not one that the settings name
+    NOT_UP = "not-up"  # Open vSwitch has brought up no bridge
+    NO_SWITCH = "no-switch"  # the database of Open vSwitch cannot be reached
     NETWORK = "network"  # links cannot hold it: no path, or no room on one
+    DEFECT = "defect"  # a part of ovspane itself failed, and is begun again
     NOT_COMPILED = "not-compiled"  # it cannot be compiled beside the others (a user moved to too many addresses)
+
+
+class Note(Enum):
+    """What holds otherwise than the request's words may make one think; ovspane(7), section 8."""
+
+    PORT_VLAN = "port-vlan"  # it names VLANs, and packets of these ports are in one without a tag that says so
+    FRAGMENTS_DROPPED = "fragments-dropped"  # it names what fragments hide, and a datapath cannot put them together
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A note on a request, and the ports that it is about; none: all of a bridge."""
+
+    note: Note
+    ports: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """For people."""
+        return self.note.value + (f" on {_few(self.ports)}" if self.ports else "")
 
 
 #: what is said of a contest
@@ -57,9 +81,14 @@ _TEXTS: Final[Mapping[Cause, str]] = {
     Cause.REFUSED: "bridge {bridge} refused its flow: {detail}",
     Cause.CONTESTED: f"bridge {{bridge}}: {CONTESTED}",
     Cause.FOREIGN_FLOW: "bridge {bridge}: {detail}",
+    Cause.FAIL_OPEN: "bridge {bridge} fails open: no controller of it answers, and its fail_mode is not secure",
+    Cause.IN_BAND: "bridge {bridge}: in-band control takes {detail}",
     Cause.AWAY: "bridge {bridge} is away",
     Cause.DRIVEN: "bridge {bridge} is driven by another ovspane daemon",
-    Cause.NO_BRIDGE: "there is no bridge",
+    Cause.NO_BRIDGE: "there is no bridge {bridge}",
+    Cause.NOT_UP: "bridge {bridge} is not up",
+    Cause.NO_SWITCH: "Open vSwitch cannot be reached at {detail}",
+    Cause.DEFECT: "ovspane has a defect here ({detail}); its log says more",
 }
 
 
@@ -75,7 +104,7 @@ class Reason:
     def text(self) -> str:
         """For people."""
         if self.cause in _TEXTS:
-            return _TEXTS[self.cause].format(bridge=self.bridge, port=self.port, detail=self.detail)
+            return _TEXTS[self.cause].format(bridge=self.bridge, port=self.port, detail=self.detail).rstrip()
         return f"{self.port}: {self.detail}" if self.port else self.detail
 
 
@@ -83,7 +112,8 @@ class Reason:
 class Status:
     """`means` and `number` (the id of the meter or the queue): what puts it into effect. `ports`: those on which a
     guarantee is enforced. `reasons`: why it is degraded; of an installed guarantee, the ports that do not enforce it,
-    and why. `hiders`: the requests that decide in place of a hidden one, as far as the reader may know of them."""
+    and why. `hiders`: the requests that decide in place of a hidden one, as far as the reader may know of them.
+    `remarks`: of one that is in effect."""
 
     condition: Condition
     means: Means | None = None
@@ -91,6 +121,7 @@ class Status:
     ports: tuple[str, ...] = ()
     reasons: tuple[Reason, ...] = ()
     hiders: tuple[int, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def degraded(self) -> bool:
@@ -104,6 +135,10 @@ class Status:
 
     def text(self) -> str:
         """For people; ovspane(7), ListRequests."""
+        remarks = "; ".join(remark.text() for remark in self.remarks)
+        return self._standing() + (f", note {remarks}" if remarks else "")
+
+    def _standing(self) -> str:
         match self.condition:
             case Condition.INSTALLED if self.number:
                 return f"installed {self._by()}" + (f", not on {self._why()}" if self.reasons else "")
@@ -139,6 +174,10 @@ class Status:
                 found["not_on"] = lacking
         if self.hiders:
             found["hidden_by"] = ",".join(map(str, self.hiders))
+        if self.remarks:
+            found["note"] = ",".join(remark.note.value for remark in self.remarks)
+            if about := ",".join(port for remark in self.remarks for port in remark.ports):
+                found["note_on"] = about
         return found
 
 
@@ -165,6 +204,7 @@ def read_fields(item: Mapping[str, object]) -> Status:
         _split(item.get("ports")),
         tuple(Reason(cause, port=port) for port in ports or ("",)) if cause is not None else (),
         tuple(map(int, _split(item.get("hidden_by")))),
+        tuple(Remark(Note(note)) for note in _split(item.get("note"))),
     )
 
 

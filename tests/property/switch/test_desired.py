@@ -44,7 +44,7 @@ async def walk(seed: int) -> None:
     known: dict[str, dict] = {}  # type: ignore[type-arg]
     whole = FlowTable()
     for _ in range(12):
-        match rng.randrange(5):
+        match rng.randrange(6):
             case 0:
                 change_network(rng, paper)
                 desired.move(paper.take())
@@ -56,11 +56,17 @@ async def walk(seed: int) -> None:
                     compiler = Compiler(history.tree)
                     whole.apply(compiler.update(history.step(), history.where))
                 desired.reset(tuple(whole.rules.values()), compiler.stages)
+            case 3 if rng.random() < 0.5:  # a defect: nothing that was planned is relied on
+                paper.take()
+                spread = RulePlacement(Routing())
+                desired.begin_anew(spread, snapshot(paper.network), tuple(whole.rules.values()), compiler.stages)
             case _:
                 delta = compiler.update(history.step(), history.where)
                 whole.apply(delta)
                 desired.change(delta, compiler.stages)
         taken = await desired.apply_changes()
+        if taken.everything:
+            known = {}
         for bridge, flows in known.items():  # what is said to be touched is enough to follow
             plan = desired.plan_of(bridge)
             for key in taken.on(bridge)[0]:

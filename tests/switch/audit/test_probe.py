@@ -13,7 +13,8 @@ import pytest
 from ovspane.audit.oracle import OracleUnavailable, PolicyOracle, flowgroup, read_oracle
 from ovspane.audit.probe import messages
 from ovspane.audit.probe.choice import choose, extreme_packet, of_flows
-from ovspane.audit.probe.frames import flow, frame, makeable, text
+from ovspane.audit.probe.fragments import may_meet, with_ports
+from ovspane.audit.probe.frames import flow, fragments, frame, makeable, text
 from ovspane.audit.probe.injection import ProbeSession
 from ovspane.audit.probe.places import RulePlaces, read_routing
 from ovspane.audit.probe.tracing import TraceUnavailable, read_trace
@@ -92,6 +93,21 @@ def test_open_vswitch_reads_from_a_frame_what_the_flow_says(ovs: DummyOvs) -> No
             for arguments in (("in_port=1", frame(packet).hex()), (f"in_port=1,{flow(packet)}",))
         )
         assert of_frame == of_flow, packet
+
+
+def test_open_vswitch_reads_two_fragments_of_a_datagram(ovs: DummyOvs) -> None:
+    for packet in (Packet(src=1, dst=2, proto=17, sport=3, dport=4, dscp=5), Packet(0x86DD, 1, 2, 6, 3, 4, vlan=7)):
+        for data, kind in zip(fragments(packet, 99), ("first", "later"), strict=True):
+            flow_of_it = ovs.appctl("ofproto/trace", "br0", "in_port=1", data.hex()).splitlines()[0]
+            assert f"nw_frag={kind}" in flow_of_it
+            assert ("dl_vlan=7" in flow_of_it) == (packet.vlan == 7)
+
+
+def test_a_fragment_is_not_sent_where_it_might_be_steered() -> None:
+    steered = Match.of(eth_type=0x800, ip_proto=17, ipv4_dst=5, tp_dst=80)
+    assert may_meet(steered, Packet(dst=5, proto=6, dport=9))
+    assert not may_meet(steered, Packet(dst=6, proto=17, dport=80))
+    assert with_ports(Packet(proto=6, dport=80)) == Packet(proto=6, sport=40000, dport=80)
 
 
 def test_a_packet_is_in_the_flow_of_its_fields(ovs: DummyOvs) -> None:

@@ -100,8 +100,13 @@ def test_every_bridge_or_those_named_also_later_ones(switch: DummyOvs) -> None:
         daemon.wait_for_log("bridge nowhere is not there (yet)")
         wait_for(lambda: not drops(switch, packet, "br1"), "another daemon's plan on br1")
         assert drops(switch, packet, "br2")  # not ours to touch
+        assert daemon.ask("deny(dstPort=99) on rootShare to +1h.") == "OK id=1 note=no-bridge"
+        wait_for(lambda: daemon.requests()[1].startswith("degraded: there is no bridge nowhere"), "the reason")
+        daemon.do("Cancel 1.")
         bridge(switch, "nowhere")
         wait_for(lambda: flows(switch, "nowhere") == flows(switch, "br1"), "pipeline on the bridge that came")
+        assert daemon.ask("deny(dstPort=99) on rootShare to +1h.") == "OK id=2"
+        wait_for(lambda: daemon.requests()[2].startswith("installed"), "status")
 
 
 def test_strict_enforcement_refuses_with_the_reason(switch: DummyOvs) -> None:

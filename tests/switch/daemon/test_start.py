@@ -34,12 +34,12 @@ def test_two_daemons(switch: DummyOvs) -> None:
             second.state_dir = daemon.state_dir
             second.launch()
             assert second.process is not None
-            assert second.process.wait(10) == 1
+            assert second.process.wait(PATIENCE) == 1
             assert f"{daemon.state_dir} is in use by another ovspane daemon (pid {daemon.pid})" in second.log
             second.log_file.unlink()
             second.state_dir, second.socket = second.folder / "other", daemon.socket
             second.launch()
-            assert second.process.wait(10) == 1
+            assert second.process.wait(PATIENCE) == 1
             assert f"{daemon.socket} belongs to another ovspane daemon that is running" in second.log
         finally:
             second.close()
@@ -115,7 +115,11 @@ def test_a_daemon_without_a_switch_serves_and_waits_for_it(switch: DummyOvs) -> 
     switch.stop_server()
     with daemon_on(switch) as daemon:
         daemon.do(*TREE)
-        number = daemon.request("deny(user=Alice) on aAC to +1h.")
+        assert daemon.ask("deny(user=Alice) on aAC to +1h.") == "OK id=1 note=no-switch"
+        number = 1
+        why = f"degraded: Open vSwitch cannot be reached at unix:{switch.database}"
+        wait_for(lambda: daemon.requests()[number].startswith(why), "the reason")
+        daemon.wait_for_log(f"unix:{switch.database} cannot be reached; what is new waits for it")
         switch.start_server()
         switch.start_vswitchd()
         # A bridge without flows drops everything: that it drops is not yet the daemon's doing.

@@ -22,6 +22,7 @@ from tests.support.patience import until
 
 PIPELINE = Pipeline()
 PROBE = lldp.DESTINATION + bytes.fromhex("020000000001") + lldp.ETHERTYPE.to_bytes(2, "big") + bytes(46)
+OLD_PROBE = PROBE[:12] + b"\x88\xcc" + PROBE[14:]  # of an earlier daemon
 ARP = bytes.fromhex("ffffffffffff 020000000009 0806 0001080006040001 020000000009 0a000001 000000000000 0a000002")
 TABLE_0 = f"priority=65535,reg15=0/1,actions=goto_table:{PIPELINE.first}"
 
@@ -59,9 +60,9 @@ def test_flows_come_are_renewed_and_go(ovs: DummyOvs) -> None:
         async with session(ovs, []) as packets:
             await packets.install(True, True, frozenset({1}))
             found = ours(ovs)
-            assert len(found) == 6
+            assert len(found) == 7
             assert sum("in_port=1" in one or "in_port=p1" in one for one in found) == 1
-            assert sum(f"controller(id=77,meter_id={meters(PIPELINE)[1]})" in one for one in found) == 1
+            assert sum(f"controller(id=77,meter_id={meters(PIPELINE)[1]})" in one for one in found) == 2
             assert sum(f"controller(id=77,meter_id={meters(PIPELINE)[0]})" in one for one in found) == 4
             await packets.install(True, True, frozenset({2}))
             assert [one for one in ours(ovs) if "in_port" not in one] == [one for one in found if "in_port" not in one]
@@ -85,9 +86,17 @@ def test_probes_and_copies_arrive_and_the_copied_packet_goes_on(ovs: DummyOvs) -
             await packets.install(True, True, frozenset({2}))
             await packets.send([(PROBE, 1), (PROBE, 999)])
             assert PROBE in ovs.transmitted("p1")
-            ovs.receive("p1", PROBE)
-            await until(lambda: got, "the probe")
-            assert (got[0].frame, got[0].in_port, got[0].marked) == (PROBE, 1, False)
+            for probe in (PROBE, OLD_PROBE):
+                ovs.receive("p1", probe)
+                await until(lambda: got, "the probe")
+                assert (got[0].frame, got[0].in_port, got[0].marked) == (probe, 1, False)
+                got.clear()
+            # a port with LLDP takes what has LLDP's EtherType, and not our probes
+            ovs.vsctl("set", "interface", "p1", "lldp:enable=true")
+            for probe in (OLD_PROBE, PROBE):
+                ovs.receive("p1", probe)
+            await until(lambda: got, "the probe at a port with LLDP")
+            assert [one.frame for one in got] == [PROBE]
             ovs.ofctl("add-flow", "br0", "table=0,priority=1,actions=output:1")  # after the pipeline
             ovs.receive("p2", ARP)  # an uplink: no copy
             ovs.ofctl("add-flow", "br0", "table=0,priority=1,actions=output:2")
@@ -134,7 +143,7 @@ def test_sessions_survive_a_restart_and_end_clean(ovs: DummyOvs) -> None:
             user.rounds.clear()
             user.got.clear()
             await until(lambda: "br0" in user.rounds, "a round after the restart")
-            assert len(ours(ovs)) == 5
+            assert len(ours(ovs)) == 6
             sessions.set_bridges([])
             await until(lambda: ours(ovs) == [], "the end of its flows")
         finally:

@@ -18,9 +18,9 @@ M = 1_000_000
 KERNEL = BridgeRow("br0", UUID(int=1), "system", 1, frozenset(), None, {}, {}, {})
 
 
-def interface(rate: int = 0, burst: int = 0, mark: str | None = None, kind: str = "") -> InterfaceRow:
+def interface(rate: int = 0, burst: int = 0, mark: str | None = None, kind: str = "", mtu: int = 1500) -> InterfaceRow:
     ids = {} if mark is None else {MARK: mark}
-    return InterfaceRow("p1", kind, 1, None, M, True, True, 3, None, {}, ids, rate, burst)
+    return InterfaceRow("p1", kind, 1, None, M, True, True, 3, None, {}, ids, rate, burst, mtu)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,13 @@ def interface(rate: int = 0, burst: int = 0, mark: str | None = None, kind: str 
         (10 * M, interface(10_000, 5_000, "10000"), None, None),
         (20 * M, interface(10_000, 5_000, "10000"), PolicingChange("p1", 20_000, 10_000, True), None),
         (1, interface(), PolicingChange("p1", 1, 25, True), None),
+        # never more than was said, and never a bucket that no frame fits
+        (1999, interface(), PolicingChange("p1", 1, 25, True), None),
+        (100_000, interface(mtu=9000), PolicingChange("p1", 100, 145, True), None),
+        (34_359_738_360, interface(), PolicingChange("p1", 34_359_738, 17_179_869, True), None),
+        # 40 Gb/s would be 5.64 in 32 bits of bytes a second
+        (40_000 * M, interface(), None, "Open vSwitch 3.2.1 cannot represent 40000000000 bit/s (before 3.3: at most"),
+        (40_000 * M, interface(10_000, 5_000, "10000"), PolicingChange("p1", 0, 0, False), "cannot represent"),
         (None, interface(10_000, 5_000, "10000"), PolicingChange("p1", 0, 0, False), None),
         # somebody took it away: it is asked for
         (10 * M, interface(0, 0, "10000"), PolicingChange("p1", 10_000, 5_000, True), None),
@@ -44,16 +51,24 @@ def interface(rate: int = 0, burst: int = 0, mark: str | None = None, kind: str 
     ],
 )
 def test_what_is_set(wanted: int | None, there: InterfaceRow, step: PolicingChange | None, reason: str | None) -> None:
-    steps, refused = policing({} if wanted is None else {"p1": wanted, "p2": M}, [(there, KERNEL)])
+    steps, refused = policing({} if wanted is None else {"p1": wanted, "p2": M}, [(there, KERNEL)], "3.2.1")
     assert steps == ([] if step is None else [step])
     assert list(refused) == ([] if reason is None else ["p1"])
     assert reason is None or reason in refused["p1"]
 
 
 def test_the_userspace_datapath_does_not_police() -> None:
-    steps, refused = policing({"p1": M}, [(interface(), dataclasses.replace(KERNEL, datapath_type="netdev"))])
+    steps, refused = policing({"p1": M}, [(interface(), dataclasses.replace(KERNEL, datapath_type="netdev"))], "3.1.0")
     assert steps == []
     assert "datapath" in refused["p1"]
+
+
+def test_what_open_vswitch_can_count_is_asked_of_it() -> None:
+    steps, refused = policing({"p1": 40_000 * M}, [(interface(), KERNEL)], "3.3.0")
+    assert (steps, refused) == ([PolicingChange("p1", 40_000_000, 20_000_000, True)], {})
+    steps, refused = policing({"p1": 2**32 * 1000}, [(interface(), KERNEL)], "3.3.0")
+    assert not steps
+    assert "at most 4294967.295Mb" in refused["p1"]
 
 
 @pytest.fixture

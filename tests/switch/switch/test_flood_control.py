@@ -70,17 +70,40 @@ def marks(ovs: DummyOvs) -> dict[str, str]:
     }
 
 
+def isolated(ovs: DummyOvs) -> set[str]:
+    """The ports that NORMAL leaves out by our word."""
+    text = ovs.vsctl("--bare", "--columns=name", "find", "port", "vlan_mode=trunk", "external_ids:ovspane-isolated!=0")
+    return set(text.split())
+
+
+def vlans(ovs: DummyOvs) -> list[str]:
+    """What the rows of the ports say of VLANs, and whose word it is."""
+    text = ovs.vsctl("--format=csv", "--columns=name,tag,trunks,vlan_mode,protected,external_ids", "list", "port")
+    return sorted(text.splitlines())
+
+
+def broadcast(ovs: DummyOvs) -> list[str]:
+    """The datapath's ports by which a broadcast of host ha leaves; each as often as it does."""
+    packet = "in_port=1,eth_src=02:00:00:00:00:0a,eth_dst=ff:ff:ff:ff:ff:ff,dl_type=0x88b6"
+    return sorted(re.findall(r"\b\d+\b", ovs.actions("a", packet)))
+
+
 def mod_port(ovs: DummyOvs, bridge: str, port: str, what: str) -> None:
     ovs.run("ovs-ofctl", "-O", "OpenFlow10", "mod-port", bridge, port, what)
 
 
 def wait(ovs: DummyOvs, ports: set[str], what: str) -> None:
     """Until these ports are silent by our word and at rest."""
+
+    def at_rest() -> bool:
+        blocked = any(bits & {"NO_FWD", "NO_RECV"} for bits in config(ovs).values())
+        return silent(ovs) == ports and marks(ovs) == dict.fromkeys(ports, "true") and not blocked
+
     try:
-        wait_for(lambda: silent(ovs) == ports and marks(ovs) == dict.fromkeys(ports, "true"), what)
+        wait_for(at_rest, what)
     except TimeoutError as late:
         raise AssertionError(f"{late}; {config(ovs)}, {marks(ovs)}") from late
-    assert not any(bits & {"NO_FWD", "NO_RECV"} for bits in config(ovs).values())
+    assert isolated(ovs) == ports
 
 
 def test_a_triangle_a_failure_and_its_end(ovs: DummyOvs) -> None:
@@ -132,6 +155,44 @@ def test_ovs_vswitchd_restarts(ovs: DummyOvs) -> None:
             ovs.restart_vswitchd(kill)
             wait(ovs, OUT, "the same tree")
         assert not daemon.logged("floods now") and not daemon.logged("somebody else")
+
+
+def test_nothing_goes_round_where_bits_and_flows_are_lost_and_no_daemon_is_there(ovs: DummyOvs) -> None:
+    """What stands first after a restart is NORMAL with the rows alone."""
+    for name in BRIDGES:
+        ovs.vsctl("set", "bridge", name, "fail_mode=standalone")
+    before = vlans(ovs)
+    with daemon_on(ovs, SETTINGS) as daemon:
+        wait(ovs, OUT, "tree")
+        daemon.kill()
+        for kill in (False, True):
+            ovs.restart_vswitchd(kill)
+            assert silent(ovs) == set()
+            assert isolated(ovs) == OUT
+            leaves = broadcast(ovs)
+            assert len(leaves) == len(set(leaves)) == 5, leaves  # hb, hc and the bridges' own ports
+        ovs.vsctl("del-port", "ab", "--", "del-port", "ba")  # the rest is no ring
+        assert len(broadcast(ovs)) == 3
+        assert daemon.run("cleanup").returncode == 0
+        wait_for(lambda: len(broadcast(ovs)) == 5, "the link that was out, as soon as its ports are released")
+    ovs.add_patch("a", "ab", ord("b"), "ba")
+    ovs.add_patch("b", "ba", ord("a"), "ab")
+    assert vlans(ovs) == before
+
+
+def test_vlan_settings_of_somebody_stay(ovs: DummyOvs) -> None:
+    ovs.vsctl("set", "port", "bc", "trunks=7,8")
+    before = vlans(ovs)
+    with daemon_on(ovs, SETTINGS) as daemon:
+        wait_for(lambda: marks(ovs) == dict.fromkeys(OUT, "true"), "a tree")
+        wait_for(lambda: isolated(ovs) == {"cb"}, "the other end isolated")
+        ovs.vsctl("clear", "port", "bc", "trunks")
+        wait(ovs, OUT, "isolation, as nobody has settings there any more")
+        ovs.vsctl("set", "port", "bc", "trunks=7,8", "protected=false", "--", "clear", "port", "bc", "vlan_mode")
+        assert daemon.run("cleanup").returncode != 0  # it runs
+        assert daemon.stop() == 0
+        assert daemon.run("cleanup").returncode == 0
+    assert vlans(ovs) == before
 
 
 def test_who_lets_a_port_of_ours_flood_loses(ovs: DummyOvs) -> None:

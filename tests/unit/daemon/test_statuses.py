@@ -72,6 +72,16 @@ def test_a_notice_does_not_say_below_whose_request_one_is_hidden() -> None:
     assert made.notices[-1].event == "restored" and made.notices[-1].text.endswith(": hidden")
 
 
+def test_the_reply_says_when_a_request_waits_for_a_switch() -> None:
+    made, why = Listening(), Reason(Cause.NO_BRIDGE, "br9")
+    gate = ReservationGate(lambda rate: Reason(Cause.UNENFORCED), lambda: why, best_effort=True)
+    deny, large = made.changes("deny(dstPort=3) on rootShare."), made.changes("reserve(dstPort=4) = 6Mb on rootShare.")
+    assert gate.judge(deny, ok(id=3)) == ok(id=3, note="no-bridge")
+    assert gate.judge(large, ok(id=3)) == ok(id=3, note="no-bridge,unenforced")
+    share = made.changes("NewShare s for (*) [deny = True] on rootShare.")
+    assert share and gate.judge(share, ok()) == ok()  # it is nothing to be installed
+
+
 @pytest.mark.parametrize("best_effort", [True, False])
 def test_the_gate_is_for_reservations_beyond_what_ports_can(best_effort: bool) -> None:
     def unenforced(rate: int) -> Reason | None:

@@ -81,7 +81,7 @@ def _programs(text: str) -> Iterator[str]:
         for module in re.findall(r"python3? -m ([\w.]+)", piece):
             if find_spec(module) is None:
                 yield f"no module {module}"
-        for name, rest in re.findall(r"(?:^|[\s/])ovspane ([a-z]+)\b([^|;&]*)", piece):
+        for name, rest in re.findall(r"(?:^|[\s/])ovspane ([a-z]+(?:-[a-z]+)*)\b([^|;&]*)", piece):
             known = (
                 {option for one in options(commands[name]) for option in one.option_strings} if name in commands else ()
             )

@@ -204,10 +204,11 @@ def test_encoding_is_fast() -> None:
 # --- meters, errors, hello
 
 
-def test_a_meter_is_rounded_up_to_whole_kbit() -> None:
-    assert as_programmed(Meter(1, 1001, 0)) == Meter(1, 2000, 1000)
+def test_a_meter_has_whole_kbit_and_no_more_than_was_said() -> None:
+    assert as_programmed(Meter(1, 1999, 1001)) == Meter(1, 1000, 2000)
+    assert as_programmed(Meter(1, 999, 0)) == Meter(1, 1000, 1000)  # none is no meter
     _, body = meter_mod(METER_ADD, Meter(7, 2_000_001, 64_000))
-    assert body == struct.pack("!HHIHHII4x", 0, 13, 7, 1, 16, 2001, 64)
+    assert body == struct.pack("!HHIHHII4x", 0, 13, 7, 1, 16, 2000, 64)
     for meter in (
         Meter(0, 1000, 1000),
         Meter(1, 1 << 43, 1000),

@@ -26,17 +26,17 @@ MOVED = Pipeline(10, 5000)
 COPIES = list(flows.add_copy_flows(MOVED, 0x1234))
 WRITTEN: list[tuple[Callable[[], Request], int, str]] = [
     (
-        lambda: flows.add_probe_flow(Pipeline(), 0x1234),
+        lambda: next(flows.add_probe_flows(Pipeline(), 0x1234)),
         14,
         "70746f7000000000000000000000000064000000003cffffffffffffffffffffffffffff000000000001001c00011c04"
-        "00000000800006060370616e650180000a0288cc000000000004002800000000ffff0020000023200025000000000000"
+        "00000000800006060370616e650180000a0288b5000000000004002800000000ffff0020000023200025000000000000"
         "00010008123400000005000800103232",
     ),
     (
-        lambda: flows.add_probe_flow(MOVED, 0x1234),
+        lambda: next(flows.add_probe_flows(MOVED, 0x1234)),
         14,
         "70746f700000000000000000000000000a000000003cffffffffffffffffffffffffffff000000000001001c00011c04"
-        "00000000800006060370616e650180000a0288cc000000000004002800000000ffff0020000023200025000000000000"
+        "00000000800006060370616e650180000a0288b5000000000004002800000000ffff0020000023200025000000000000"
         "0001000812340000000500080001037a",
     ),
     (
@@ -190,7 +190,7 @@ def test_an_action_with_an_impossible_number_is_refused(build: Callable[[], byte
 
 #: modules outside ovspane/openflow that pack or parse bytes, which are no OpenFlow
 PACKERS = {
-    "ovspane.discovery.lldp": "LLDP frames",
+    "ovspane.discovery.lldp": "probes",
     "ovspane.discovery.snoop": "ARP, neighbour discovery, DHCP",
     "ovspane.server.peers": "SO_PEERCRED",
     "ovspane.store.server": "struct flock of fcntl(2)",

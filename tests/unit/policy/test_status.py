@@ -19,7 +19,9 @@ from ovspane.policy.state.status import (
     Cause,
     Condition,
     Means,
+    Note,
     Reason,
+    Remark,
     Status,
     degraded,
     read_fields,
@@ -54,12 +56,30 @@ TEXTS = {
         "degraded: bridge br0: somebody else keeps changing ovspane's flows or meters"
     ),
     degraded(Reason(Cause.FOREIGN_FLOW, "br0", detail="a flow")): "degraded: bridge br0: a flow",
+    degraded(Reason(Cause.FAIL_OPEN, "br0")): (
+        "degraded: bridge br0 fails open: no controller of it answers, and its fail_mode is not secure"
+    ),
+    degraded(Reason(Cause.IN_BAND, "br0", detail="ARP")): "degraded: bridge br0: in-band control takes ARP",
     degraded(Reason(Cause.AWAY, "br0")): "degraded: bridge br0 is away",
     degraded(Reason(Cause.DRIVEN, "br0")): "degraded: bridge br0 is driven by another ovspane daemon",
     degraded(Reason(Cause.NO_BRIDGE)): "degraded: there is no bridge",
+    degraded(Reason(Cause.NO_BRIDGE, "br9")): "degraded: there is no bridge br9",
+    degraded(Reason(Cause.NOT_UP, "br0")): "degraded: bridge br0 is not up",
+    degraded(Reason(Cause.NO_SWITCH, detail="unix:db.sock")): (
+        "degraded: Open vSwitch cannot be reached at unix:db.sock"
+    ),
+    degraded(Reason(Cause.DEFECT, detail="KeyError(7)")): (
+        "degraded: ovspane has a defect here (KeyError(7)); its log says more"
+    ),
     degraded(Reason(Cause.NETWORK, detail="no path")): "degraded: no path",
     degraded(Reason(Cause.NOT_COMPILED, detail="too many")): "degraded: too many",
     Status(Condition.HIDDEN, hiders=(3, 8)): "hidden by 3,8",
+    Status(Condition.INSTALLED, Means.FLOWS, remarks=(Remark(Note.PORT_VLAN, ("p1", "p2")),)): (
+        "installed, note port-vlan on p1,p2"
+    ),
+    Status(
+        Condition.INSTALLED, Means.METER, 7, remarks=(Remark(Note.PORT_VLAN, ("p1",)), Remark(Note.FRAGMENTS_DROPPED))
+    ): ("installed by meter 7, note port-vlan on p1; fragments-dropped"),
 }
 
 
@@ -71,6 +91,7 @@ def test_people_read_this(status: Status, text: str) -> None:
 def test_every_cause_has_words() -> None:
     assert {reason.cause for status in TEXTS for reason in status.reasons} == set(Cause)
     assert {status.condition for status in TEXTS} == set(Condition)
+    assert {remark.note for status in TEXTS for remark in status.remarks} == set(Note)
 
 
 @pytest.mark.parametrize("status", TEXTS, ids=lambda status: status.text())
@@ -80,6 +101,8 @@ def test_programs_read_back_what_was_told(status: Status) -> None:
     assert (read.condition, read.means, read.number, read.ports, read.hiders, read.cause, read.degraded) == (
         status.condition, status.means, status.number, status.ports, status.hiders, status.cause, status.degraded
     )  # fmt: skip
+    assert [remark.note for remark in read.remarks] == [remark.note for remark in status.remarks]
+    assert status.fields().get("note_on", "") == ",".join(port for remark in status.remarks for port in remark.ports)
     assert [reason.port for reason in read.reasons if reason.port] == [
         reason.port for reason in status.reasons if reason.port
     ]

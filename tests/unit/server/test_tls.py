@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ovspane.config import Settings, TlsSettings
+from ovspane.daemon.reloading import reload
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Code
 from ovspane.server.accepting import DEFAULT_CAPS, ConnectionCaps, ListenError
@@ -186,3 +188,32 @@ def test_common_name() -> None:
     assert common_name({"subject": ((("organizationName", "x"),), (("commonName", "a"),))}) == "a"
     assert common_name({"subject": ((("commonName", "a"),), (("commonName", "b"),))}) is None
     assert common_name({}) is None
+
+
+def test_certificates_are_taken_in_while_it_runs(tmp_path: Path, keys: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As SIGHUP does: bad ones leave those of before, new ones are for new connections."""
+
+    async def play() -> None:
+        context = server_context(keys / "server.pem", keys / "server.key", keys / "theirs.pem")
+        async with running(FileKeeper(tmp_path / "kept")) as service:
+            listener = TlsListener(service, "127.0.0.1", 0, context)
+            await listener.start()
+            with pytest.raises((OSError, asyncio.IncompleteReadError)):
+                early = await connect(listener, keys, "alice")
+                early.send("Whoami.\n")
+                await asyncio.wait_for(early.reader.readuntil(b"\n"), PATIENCE)
+            missing = Settings(tls=TlsSettings("127.0.0.1:1", str(keys / "server.pem"), str(keys / "none.key"), "none"))
+            reload(missing, lambda: missing, [listener])
+            assert "the certificates of before stay" in caplog.text
+            mallory = await connect(listener, keys, "mallory")
+            assert (await mallory.ask("Whoami.")).startswith("OK")
+            files = (str(keys / name) for name in ("server.pem", "server.key", "ours.pem"))
+            new = Settings(tls=TlsSettings("127.0.0.1:1", *files))
+            reload(new, lambda: new, [listener])
+            alice = await connect(listener, keys, "alice")
+            assert (await alice.ask("Whoami.")).startswith("OK")
+            await mallory.close()
+            await alice.close()
+            await listener.close()
+
+    asyncio.run(play())

@@ -1,0 +1,58 @@
+"""What is said of requests that hold otherwise than they sound."""
+
+from __future__ import annotations
+
+import pytest
+
+from ovspane.audit.oracle import flowgroup
+from ovspane.daemon.gate import ReservationGate
+from ovspane.lang.parser import parse
+from ovspane.lang.replies import no, ok
+from ovspane.placement.fragments import FragmentSupport
+from ovspane.policy.runtime import Runtime
+from ovspane.policy.state.status import Note, Remark
+from ovspane.switch.datapaths import parse_features
+from ovspane.switch.remarks import PortVlan, remarks
+
+ACCESS: PortVlan = ("access", 10, False)
+TUNNEL: PortVlan = ("tunnel", 20, True)
+TRACKS, TRACKS_NOT = FragmentSupport(True, False), FragmentSupport(False, False)
+
+
+@pytest.mark.parametrize(
+    ("group", "ports"),
+    [
+        ("(*)", ()),
+        ("(dstPort=80)", ()),
+        ("(vlan=10)", ("access", "tunnel")),  # what comes in by it is in VLAN 10, and has no tag
+        ("(vlan=0)", ("access", "tunnel")),  # what comes in by it has no tag, and is in VLAN 10
+        ("(vlan=11)", ("tunnel",)),
+    ],
+)
+def test_of_which_ports_a_request_for_vlans_means_other_packets(group: str, ports: tuple[str, ...]) -> None:
+    wanted = (Remark(Note.PORT_VLAN, ports),) if ports else ()
+    assert remarks(flowgroup(group), {ACCESS, TUNNEL}, {"br0": TRACKS}) == wanted
+    assert remarks(flowgroup(group), set(), {}) == ()
+
+
+@pytest.mark.parametrize(("group", "named"), [("(dstPort=80)", True), ("(transport=TCP)", True), ("(vlan=0)", False)])
+def test_where_no_datagram_can_be_put_together(group: str, named: bool) -> None:
+    both = {"br0": TRACKS, "br1": TRACKS_NOT}
+    assert remarks(flowgroup(group), (), both) == ((Remark(Note.FRAGMENTS_DROPPED),) if named else ())
+    assert remarks(flowgroup(group), (), {"br0": TRACKS}) == ()
+
+
+def test_the_reply_has_the_note() -> None:
+    runtime = Runtime()
+    judgement = runtime.execute("root", parse("deny(vlan=10) on rootShare."), 1_000)
+    gate = ReservationGate(
+        lambda rate: None, lambda group: remarks(group, {ACCESS}, {"br0": TRACKS_NOT}), best_effort=False
+    )
+    assert gate.judge(judgement.changes, ok(id=1)).fields == {"id": 1, "note": "port-vlan"}
+    assert gate.judge(judgement.changes, ok(id=1, note="user-unknown")).fields["note"] == "user-unknown,port-vlan"
+    assert gate.judge(judgement.changes, no("full", "no")).fields.get("note") is None
+
+
+def test_the_features_of_a_datapath_are_read() -> None:
+    text = "Recirc: Yes\nCT state: Yes\nCT zone: No\nMax VLAN headers: 2\n\nMax dp_hash algorithm: 1\n"
+    assert parse_features(text) == {"Recirc", "CT state"}
