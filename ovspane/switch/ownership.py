@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from ovspane.openflow.meters import as_programmed
 from ovspane.packets.match import ANY, Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
-from ovspane.placement.pipeline import ACCESS_TABLES, ENTRY_PRIORITY, LEAST_BURST, FlowKey, Pipeline
+from ovspane.placement.pipeline import ENTRY_PRIORITY, LEAST_BURST, FlowKey, Pipeline
 from ovspane.policy.state.state import SLOTS
 
-TABLES = ACCESS_TABLES + 4
+TABLES = len(Pipeline().tables)
 NOT_PASSED = Match.of(mark=0)
 ENTRY: FlowKey = (0, ENTRY_PRIORITY, NOT_PASSED)
 

@@ -61,7 +61,7 @@ def flows(ovs: DummyOvs, name: str = "br0", ours: bool = True) -> list[str]:
 
 def _ours(line: str) -> bool:
     table = int(line.split("table=", 1)[1].split(",", 1)[0]) if " table=" in line else 0
-    return COOKIE in line and (1 <= table <= 98 or 100 <= table <= 143 or "priority=65535" in line)
+    return COOKIE in line and (1 <= table <= 98 or 100 <= table <= 174 or "priority=65535" in line)
 
 
 def drops(ovs: DummyOvs, packet: str, name: str = "br0") -> bool:

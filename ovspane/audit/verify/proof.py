@@ -15,8 +15,8 @@ lost         what goes to another known host that links which are up lead to, an
              exactly once
 astray       it comes to no other port, but for copies that a bridge floods
 queue        in each bridge it leaves in the queue of the highest reservation that matches, or in none
-meter        it passes the meter of the lowest limit that matches, once (on each bridge where `everywhere`), and no
-             other
+meter        it passes the meter of each limit that matches, once (on each bridge where `everywhere`), and no other;
+             of limits on the same packets that of the lowest
 
 The evaluator knows single packets only. What it says of one depends on which requests match it, so each set is split by
 the requests' flowgroups until that is the same for all of a part, and one packet of each part is asked about.
@@ -195,10 +195,8 @@ class Proof:
             wanted = {self.meter_base + slot for slot in expected.limits}
             groups = passed if self.everywhere else [tuple(meter for meters in passed for meter in meters)]
             for meters in groups:
-                if len(meters) != bool(wanted) or not wanted.issuperset(meters):
-                    named = (
-                        f"meters {sorted(meters)} instead of {'one of ' if wanted else ''}{sorted(wanted) or 'none'}"
-                    )
+                if sorted(meters) != sorted(wanted):
+                    named = f"meters {sorted(meters)} instead of {sorted(wanted) or 'none'}"
                     self._say("meter", f"{pair} pass {named}", region, expected)
 
     def _queue(self, pair: str, hop: BridgeVisit, region: Region, expected: ExpectedVerdict) -> None:

@@ -52,10 +52,12 @@ def _explain(state: State, group: Flowgroup, active: list[Request], now: Ms, eff
     fields: dict[str, Value] = {"access": _access(state, group, active, denied, effort)}
     guarantees = [request for request in active if request.kind is Kind.RESERVE]
     limits = [request for request in active if request.kind is Kind.RATELIMIT]
+    implied = _implied(state, limits)
     if guarantees:
         fields["guarantee"] = rate_text(max(request.rate for request in guarantees))
     if limits:
         fields["limit"] = rate_text(min(request.rate for request in limits))
+        fields["limits"] = ",".join(str(request.id) for request in limits if request.id not in implied)
     lost = sorted(user for user in group.users() if user not in state.locations)
     if lost:
         fields["not-located"] = ",".join(lost)
@@ -65,6 +67,8 @@ def _explain(state: State, group: Flowgroup, active: list[Request], now: Ms, eff
         here = request.flowgroup.intersect(group) or request.flowgroup
         over = strictness.overriding(state, replace(request, flowgroup=here, start=now, end=Ms(now + 1)), effort)
         effect = _effect(request, deciders, over)
+        if (lower := implied.get(request.id)) is not None:
+            effect = f"kept by {lower}, a lower limit on the same packets"
         whole = request.flowgroup.covers(group)
         unlocated = sorted(user for user in request.flowgroup.users() if user not in state.locations)
         items.append(
@@ -87,6 +91,18 @@ def _explain(state: State, group: Flowgroup, active: list[Request], now: Ms, eff
             f" until {time_text(request.end)}: {effect}, {'all' if whole else 'part'} of it{missing}{hidden}"
         )
     return listing(lines, items, **fields)
+
+
+def _implied(state: State, limits: list[Request]) -> dict[int, int]:
+    """The limits that need no meter, and the one on the same packets that keeps each of them (semantics.metered)."""
+    lowest: dict[Flowgroup, int] = {}
+    implied = {}
+    for request in sorted(limits, key=lambda limit: (limit.rate, limit.id)):
+        packets = request.flowgroup.resolve(state.locations) or request.flowgroup
+        first = lowest.setdefault(packets, request.id)
+        if first != request.id:
+            implied[request.id] = first
+    return implied
 
 
 def _access(

@@ -18,8 +18,8 @@ class Core:
         Raises what `policy.compiler.compile.Compiler.update` says, and OverflowError for a rate or slot beyond 64 bits;
         then nothing has changed.
         """
-    def check(self, delta: Any, locations: Mapping[str, Any]) -> None:
-        """Raise what `update` would, and change nothing."""
+    def check(self, delta: Any, locations: Mapping[str, Any], limit_stages: int) -> None:
+        """Raise what `update` would, or what says that limits need more than so many stages; change nothing."""
     def rules(self) -> list[Any]:
         """All rules, in no particular order."""
     def rule_at(self, key: object) -> Any:
