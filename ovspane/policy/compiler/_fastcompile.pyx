@@ -225,6 +225,10 @@ cdef class Core:
         return 1 + max(self.deny_stages.values(), default=-1)
 
     @property
+    def limit_spread(self):
+        return self.limits.spread
+
+    @property
     def deny_stages(self):
         cdef DenyNode node
         return {node.name: node.at for node in self.access.nodes if node is not None and node.at >= 0}

@@ -67,6 +67,11 @@ class Compiler:
         """The access stage of each node that has denies now."""
         return self._core.deny_stages
 
+    @property
+    def limit_spread(self) -> int:
+        """How many flows may move, beside a few, when a limit comes or goes (`LimitStages.spread`)."""
+        return self._core.limit_spread
+
     def check(self, delta: TreeDelta, locations: Locations, limit_stages: int = bounds.LIMIT_STAGES) -> None:
         """Raise what `update` would raise, and change nothing; also where limits would need more than so many stages.
         The tree need not have the delta, but must have its nodes.

@@ -37,6 +37,8 @@ Order = tuple[int, int, int, Matches]
 
 #: the stage of a group that stands nowhere
 NOWHERE = -1
+#: matches of a limit beyond which moving it is more than what one request costs
+FEW = 16
 
 
 def _fields() -> tuple[int, ...]:
@@ -101,6 +103,8 @@ class LimitStages:
         self._by_number: dict[int, _Group] = {}
         self._free: list[int] = []  # numbers of groups that are gone
         self._indexes: list[MatchIndex] = []
+        #: matches of all limits that have more than FEW: what a change of one may move beside some small ones
+        self.spread = 0
         self._next = 0
         self._moves: list[tuple[_Group, int]] = []  # of the last change: who, from which stage
         self._members: list[tuple[_Group, int, int | None]] = []  # request, its rate before
@@ -147,6 +151,7 @@ class LimitStages:
         """Take the last change back."""
         for group in reversed(self._forgotten):
             self._groups[group.matches] = self._by_number[self._free.pop()] = group
+            self._count(group.matches, 1)
         for group, stage in reversed(self._moves):
             self._move(group, stage)
         for group, request, before in reversed(self._members):
@@ -168,7 +173,12 @@ class LimitStages:
                 number, matches, self._next, order, priority
             )
             self._next += len(matches)
+            self._count(matches, 1)
         return found
+
+    def _count(self, matches: Matches, by: int) -> None:
+        if len(matches) > FEW:
+            self.spread += by * len(matches)
 
     def _set(self, group: _Group, request: int, rate: int | None) -> None:
         self._owners.setdefault(group, group.owner)
@@ -192,6 +202,7 @@ class LimitStages:
             if not group.members and self._groups.get(group.matches) is group:
                 del self._groups[group.matches], self._by_number[group.number]
                 self._free.append(group.number)
+                self._count(group.matches, -1)
                 self._forgotten.append(group)
 
     # --- stages

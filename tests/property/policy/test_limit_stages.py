@@ -177,3 +177,17 @@ def _matches(tree: PolicyTree, number: int, where: dict[str, AddressSet]) -> Mat
     resolved = request.flowgroup.resolve(where)
     assert resolved is not None
     return tuple(sorted(resolved.matches()))
+
+
+def test_the_work_of_moving_wide_products_is_told() -> None:
+    """The event loop hands it to a thread (policy.runtime), though few requests are concerned."""
+    stages = LimitStages()
+    assert limit(stages, 1, src=AddressSet.parse("10.0.0.0/24")) == 0
+    assert stages.spread == 0
+    many = AddressSet.parse(*(f"10.0.0.{2 * host}" for host in range(100)))
+    assert limit(stages, 2, src=many) == 0
+    assert stages.spread == 100
+    stages.change((2,), ())
+    assert stages.spread == 0
+    stages.undo()
+    assert stages.spread == 100
