@@ -94,7 +94,7 @@ def add_foreign(ovs: DummyOvs) -> None:
         "table=7,cookie=0x70616e64,priority=3,actions=drop",
         "table=99,cookie=0x70616e6500000000,priority=0,actions=goto_table:100",
         "table=120,cookie=0x5,priority=9,tcp,actions=output:1",
-        "table=144,cookie=0x70616e6500000001,priority=9,tcp,actions=meter:1000999,output:1",
+        "table=175,cookie=0x70616e6500000001,priority=9,tcp,actions=meter:1000999,output:1",
         "table=200,actions=resubmit(,201)",
     ):
         if "1000999" in line:
