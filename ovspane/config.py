@@ -15,7 +15,7 @@ force is worse than a daemon that does not start.
     conjunction = true                     # say products of sets with conjunctive matches where those are fewer flows
     hiding = false                         # keep flows off the bridges that another one covers
     enforcement = "strict"                 # or "best-effort": accept reservations that no port can enforce
-    first_table = 100                      # our OpenFlow tables: first_table .. first_table + 43
+    first_table = 100                      # our OpenFlow tables: first_table .. first_table + 74
     meter_base = 1000000                   # our meters: from meter_base + 1 on
     adopt = ["eth1"]                       # ports whose QoS row of another owner ours may stand in for meanwhile
     [ports]
@@ -299,7 +299,7 @@ def _check(settings: Settings) -> None:
     given = settings.db_tls
     if "ssl:" in settings.db and not (given.certificate and given.key and given.authority):
         raise ConfigError("db with ssl: needs db_tls.certificate, db_tls.key and db_tls.authority")
-    if not 1 <= settings.first_table <= 210:
-        raise ConfigError("first_table must be from 1 to 210: 44 tables must fit below 254")
+    if not 1 <= settings.first_table <= 179:
+        raise ConfigError("first_table must be from 1 to 179: 75 tables must fit below 254")
     if not 0 <= settings.meter_base <= 0xFFFF0000 - 0xF000:
         raise ConfigError("meter_base must leave room for 61 440 meters")

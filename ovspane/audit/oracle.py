@@ -18,7 +18,7 @@ from ovspane.packets.match import BITS, Packet
 from ovspane.packets.overlap import MatchIndex
 from ovspane.policy.model.actions import Access
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
-from ovspane.policy.semantics import evaluate, passes
+from ovspane.policy.semantics import evaluate, metered, passes
 from ovspane.policy.state.request_index import hull, located
 from ovspane.policy.state.status import Condition, Status, read_fields
 
@@ -33,10 +33,10 @@ class OracleUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ExpectedVerdict:
-    """What shall become of a packet. `queues`, `limits`: the slots of the requests any of which may give it its
-    queue and its meter, with the rate (bit/s); empty: none. `by`: the requests that speak of it; `elsewhere`: those
-    that do so on other bridges only, or before it comes here. `outputs`: of those queues, the OpenFlow port by which
-    the packet is sent; else the bridge chooses."""
+    """What shall become of a packet. `queues`: the slots of the requests any of which may give it its queue, `limits`:
+    of those whose meters it passes, each once; with the rate (bit/s); empty: none. `by`: the requests that speak of
+    it; `elsewhere`: those that do so on other bridges only, or before it comes here. `outputs`: of those queues, the
+    OpenFlow port by which the packet is sent; else the bridge chooses."""
 
     passes: bool
     queues: Mapping[int, BitsPerSecond]
@@ -71,11 +71,12 @@ class PolicyOracle:
 
     def judged(self, packet: Packet, matching: Sequence[ActiveRequest]) -> ExpectedVerdict:
         """The oracle's word on a packet if there were only these requests, which all speak of it."""
-        verdict = evaluate(self._only(matching), packet, self.locations)
+        tree = self._only(matching)
+        verdict = evaluate(tree, packet, self.locations)
         if not passes(verdict, self.default_deny):
             return ExpectedVerdict(False, {}, {}, tuple(r.id for r in matching if r.verdict.access is Access.DENY))
         queues = {r.slot: r.rate for r in matching if r.kind is Kind.RESERVE and r.rate == verdict.guarantee}
-        limits = {r.slot: r.rate for r in matching if r.kind is Kind.RATELIMIT and r.rate == verdict.limit}
+        limits = {tree.requests[limit.request].slot: limit.rate for limit in metered(tree, verdict, self.locations)}
         return ExpectedVerdict(True, queues, limits, tuple(r.id for r in matching))
 
     def _only(self, requests: Iterable[ActiveRequest]) -> PolicyTree:

@@ -233,7 +233,9 @@ class Compiled:
         """Which of STAGES a flow belongs to."""
         if not rule.cookie & ~COOKIE_MASK:
             return "pipeline"
-        return {self._pipeline.limit: "limit", self._pipeline.queue: "queue"}.get(rule.table, "access")
+        if rule.table in self._pipeline.limits:
+            return "limit"
+        return "queue" if rule.table == self._pipeline.queue else "access"
 
     def flows(self, stage: str | None) -> list[FlowRule]:
         """The flows of a stage (None: all) in the order of the pipeline, highest priority first, the entry flow

@@ -26,12 +26,13 @@ connection tracking: never weaker than what was asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, replace
+from math import log2
 from typing import Final
 
 from ovspane.packets.fields import SCTP, TCP, UDP
-from ovspane.packets.match import ETH_IPV4, ETH_IPV6, FRAGMENT, INVALID, LATER, LAYOUT, TRACKED, Match
+from ovspane.packets.match import CONJ_MASK, ETH_IPV4, ETH_IPV6, FRAGMENT, INVALID, LATER, LAYOUT, TRACKED, Match
 from ovspane.placement.flow_rules import DROP, FlowRule, Instructions
 
 FlowKey = tuple[int, int, Match]
@@ -41,6 +42,10 @@ FlowKey = tuple[int, int, Match]
 ZONE: Final = 0x7061
 #: in the exit table: above what discovery puts there, below what is blocked
 _UNTRACK_PRIORITY = 4
+
+#: priorities by rate: the highest, and how many for each doubling
+_HIGHEST: Final = 60_000
+_STEPS: Final = 1_000
 
 _PORTS = sum((1 << LAYOUT[name][1]) - 1 << LAYOUT[name][0] for name in ("tp_src", "tp_dst"))
 _PROTO = 0xFF << LAYOUT["ip_proto"][0]
@@ -85,9 +90,10 @@ def _with(match: Match, state: Match, ports: bool = True) -> Match:
 class FragmentFlows:
     """Keeps those flows beside the others in the flows of a plan, flow by flow."""
 
-    def __init__(self, first: int, limit: int, exit_table: int) -> None:
-        """`first` to `limit` - 1: the access tables."""
+    def __init__(self, first: int, limit: int, exit_table: int, rate_of: Callable[[int], int]) -> None:
+        """`first` to `limit` - 1: the access tables. `rate_of`: the rate (bit/s) of a meter that a flow names."""
         self._first, self._limit, self._exit = first, limit, exit_table
+        self._rate_of = rate_of
         self.support: FragmentSupport | None = None
         self._hiding: set[FlowKey] = set()
         self._counterparts_of: dict[FlowKey, tuple[FlowKey, ...]] = {}
@@ -129,7 +135,7 @@ class FragmentFlows:
             del self._sources[counterpart][key]
         if rule is not None:
             self._hiding.add(key)
-            counterparts = tuple((key[0], key[1], match) for match in self._matches(rule))
+            counterparts = tuple((key[0], self._priority(rule, match), match) for match in self._matches(rule))
             if counterparts:
                 self._counterparts_of[key] = counterparts
             for counterpart in counterparts:
@@ -145,6 +151,14 @@ class FragmentFlows:
         if not self._drops(rule):
             yield _with(rule.match, _LATER, ports=False)
 
+    def _priority(self, rule: FlowRule, counterpart: Match) -> int:
+        """Limits of one table share no packets, but without ports they do. The lowest has the later fragments: no limit
+        is weaker for them. (A clause of a conjunction keeps the priority that all of its clauses have.)"""
+        meter = rule.instructions.meter
+        if meter is None or rule.match.mask & CONJ_MASK or not counterpart.value & LATER:
+            return rule.priority
+        return _HIGHEST - int(_STEPS * log2(max(1, self._rate_of(meter))))
+
     def _drops(self, rule: FlowRule) -> bool:
         """It drops, or is a clause of a conjunction that does: in the access tables these have odd priorities."""
         if rule.instructions.conjunctions:
@@ -159,7 +173,7 @@ class FragmentFlows:
             flows.pop(counterpart, None)
             return
         rules = sorted(sources.values(), key=lambda rule: (bool(rule.instructions.conjunctions), rule.cookie))
-        found = replace(rules[0], match=counterpart[2])
+        found = replace(rules[0], priority=counterpart[1], match=counterpart[2])
         if found.instructions.conjunctions:
             clauses = tuple(sorted({clause for rule in rules for clause in rule.instructions.conjunctions}))
             found = replace(found, instructions=replace(found.instructions, conjunctions=clauses))

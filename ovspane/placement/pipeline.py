@@ -5,15 +5,16 @@ The pipeline on a bridge (docs/pipeline.md has the flows; table numbers from `Pi
     0      entry   packets without our mark go to the first access table
     +0..   access  drop, or go to the next; the table after the last stage in use has only its default, which goes to
            limit
-    +40    limit   through a meter or not
-    +41    queue   into a queue or not
-    +42    path    (reserved for waypoint and avoid)
-    +43    exit    set the mark and resubmit to table 0, where the bridge's own flows apply
+    +40..  limit   through a meter or not, and on to the next
+    +72    queue   into a queue or not
+    +73    path    (reserved for waypoint and avoid)
+    +74    exit    set the mark and resubmit to table 0, where the bridge's own flows apply
 
 Each rule of access stage k goes on to table k+1, whether that stage is in use or not, so a stage that comes or goes
-changes only its own flows. A FlowPlan is of one bridge, or of all that get the same; which rules a bridge gets is
-the business of placement.rule_placement. What comes from another bridge of ours was limited there and goes past the
-limits (`skip_limits`).
+changes only its own flows. The tables of all limit stages have a default always, so that no packet is lost between
+two bundles; behind the last stage in use it leads past the others. A FlowPlan is of one bridge, or of all that get
+the same; which rules a bridge gets is the business of placement.rule_placement. What comes from another bridge of
+ours was limited there and goes past the limits (`skip_limits`).
 
 Meters and queues exist exactly while a rule names them. A meter's id is its request's slot plus `meter_base`, so that
 the low numbers, which people choose by hand, stay free for others.
@@ -25,6 +26,7 @@ clause, it has the flow: it decides for the packets of the clause just what the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -35,7 +37,7 @@ from ovspane.placement.fragments import FragmentFlows, FragmentSupport, whole_on
 from ovspane.policy.model.table import Effect, Rule, Stage, TableDelta
 
 ENTRY_PRIORITY = 0xFFFF
-ACCESS_TABLES = 40
+ACCESS_TABLES, LIMIT_TABLES = 40, 32
 FlowKey = tuple[int, int, Match]
 
 #: the burst of a limit's meter, in seconds of its rate. Measured with iperf3 on the kernel and the userspace datapath,
@@ -60,18 +62,23 @@ class Pipeline:
 
     @property
     def limit(self) -> int:
-        """The table of the limit stage."""
+        """The table of the first limit stage."""
         return self.first + ACCESS_TABLES
+
+    @property
+    def limits(self) -> range:
+        """The tables of the limit stages."""
+        return range(self.limit, self.queue)
 
     @property
     def queue(self) -> int:
         """The table of the queue stage."""
-        return self.first + ACCESS_TABLES + 1
+        return self.first + ACCESS_TABLES + LIMIT_TABLES
 
     @property
     def exit(self) -> int:
         """The table by which packets go back to the bridge's own flows."""
-        return self.first + ACCESS_TABLES + 3
+        return self.first + ACCESS_TABLES + LIMIT_TABLES + 2
 
     @property
     def tables(self) -> range:
@@ -79,22 +86,23 @@ class Pipeline:
         return range(self.first, self.exit + 1)
 
     def table_of(self, stage: Stage, index: int) -> int:
-        """The table of a stage; `index`: which of the access stages, from 0."""
+        """The table of a stage; `index`: which of the access or limit stages, from 0."""
         match stage:
             case Stage.ACCESS:
                 return self.first + index
             case Stage.LIMIT:
-                return self.limit
+                return self.limit + index
             case Stage.QUEUE:
                 return self.queue
 
-    def skeleton(self, stages: int) -> Iterator[FlowRule]:
-        """The flows of the pipeline itself, with `stages` access stages in use."""
+    def skeleton(self, stages: int, limit_stages: int = 0) -> Iterator[FlowRule]:
+        """The flows of the pipeline itself, with `stages` access stages and so many limit stages in use."""
         yield FlowRule(0, ENTRY_PRIORITY, Match.of(mark=0), Instructions(goto=self.first))
         for index in range(stages):
             yield self._default(self.first + index, self.first + index + 1)
         yield self._default(self.first + stages, self.limit)
-        yield self._default(self.limit, self.queue)
+        for index, table in enumerate(self.limits):
+            yield self._default(table, table + 1 if index < limit_stages else self.queue)
         yield self._default(self.queue, self.exit)
         yield FlowRule(self.exit, 0, ANY, Instructions(set_mark=True, resubmit=0))
 
@@ -110,7 +118,7 @@ class Pipeline:
             case Effect.CONTINUE:
                 instructions = Instructions(goto=table + 1)
             case Effect.LIMIT:
-                instructions = Instructions(meter=self.meter_id(rule.slot), goto=self.queue)
+                instructions = Instructions(meter=self.meter_id(rule.slot), goto=table + 1)
             case Effect.QUEUE:
                 steered = rule.output or None
                 instructions = Instructions(set_queue=rule.slot, output=steered, goto=None if steered else self.exit)
@@ -162,7 +170,10 @@ class FlowPlan:
     #: the ports of the last `block_ports`
     blocked_ports: frozenset[int] = frozenset()
     _passing: set[FlowKey] = field(default_factory=set)
+    #: how many access stages, and limit stages, are in use
     stages: int = 0
+    limit_stages: int = 0
+    _limited: Counter[int] = field(default_factory=Counter)  # limit stage -> how many rules
     conjunction: bool = False
     _conjunctions: Conjunctions | None = None
     #: of a flow: by id, (dimension, how many, whose)
@@ -170,7 +181,9 @@ class FlowPlan:
     _fragments: FragmentFlows = field(init=False)
 
     def __post_init__(self) -> None:
-        self._fragments = FragmentFlows(self.pipeline.first, self.pipeline.limit, self.pipeline.exit)
+        self._fragments = FragmentFlows(
+            self.pipeline.first, self.pipeline.limit, self.pipeline.exit, lambda meter: self.meters[meter].rate
+        )
         if self.conjunction:
             self._conjunctions = Conjunctions(self._rules)
         self._put(self.pipeline.skeleton(0))
@@ -192,14 +205,15 @@ class FlowPlan:
                 touched.add(self._show(key, rule))
             for made in change.made:
                 touched |= self._say(made)
-        if stages != self.stages:
-            old = {rule.key: rule for rule in self.pipeline.skeleton(self.stages)}
-            new = {rule.key: rule for rule in self.pipeline.skeleton(stages)}
+        limit_stages = 1 + max(self._limited, default=-1)
+        if (stages, limit_stages) != (self.stages, self.limit_stages):
+            old = {rule.key: rule for rule in self.pipeline.skeleton(self.stages, self.limit_stages)}
+            new = {rule.key: rule for rule in self.pipeline.skeleton(stages, limit_stages)}
             for at in old.keys() - new.keys():
                 del self.flows[at]
             self._put(new.values())
-            self.stages = stages
-            touched |= old.keys() | new.keys()
+            self.stages, self.limit_stages = stages, limit_stages
+            touched |= {at for at in old.keys() | new.keys() if old.get(at) != new.get(at)}
         return touched | self._fragments.update(self.flows, touched)
 
     def treat_fragments(self, support: FragmentSupport) -> set[FlowKey]:
@@ -315,6 +329,9 @@ class FlowPlan:
         own = (rule.request, *use)
         self._uses_of[own] = self._uses_of.get(own, 0) + by
         if rule.effect is Effect.LIMIT:
+            self._limited[rule.index] += by
+            if not self._limited[rule.index]:
+                del self._limited[rule.index]
             number = self.pipeline.meter_id(rule.slot)
             if by > 0:
                 self.meters[number] = self.pipeline.meter_of(rule)

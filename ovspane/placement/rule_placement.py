@@ -10,8 +10,8 @@ access  A drop stands where its packets may enter (everywhere but on the bridges
         exception that decides in the table overlaps the drop, hence is there too, and decides.
 limit   Where packets may enter, like drops; and what comes in from another bridge of ours was limited there, so it goes
         past the stage (`fabric_ports`, FlowPlan.skip_limits). At the bridge where a packet enters, all limits that
-        match it stand, and the lowest decides, as in the table; past it, none. So each packet passes one meter. (A
-        limit whose packets enter at several bridges is one meter on each.)
+        match it stand, each in its stage, as in the table; past it, none. So each packet passes each of its limits
+        once. (A limit whose packets enter at several bridges is one meter on each.)
 queue   On the bridges that packets leave on their way (`Routing.egress`), and the queue on those ports
         (placement.queue_placement). On each bridge that a packet crosses all guarantees that match it stand, so the
         highest decides, as in the table. Of a reservation that was given a route (`set_routes`, from

@@ -1,27 +1,32 @@
 """Whether a request can be compiled beside those in effect, and beside all that were accepted for later. Pure.
 
 What is in effect now is asked of the compiler that serves it. What starts later needs a second compiler over everything
-that is accepted, without regard to time: what fits there fits at every instant. Only access stages can run out by what
-starts later, so that compiler is made when there are more shares with denies than stages, and not kept longer.
+that is accepted, without regard to time: what fits there fits at every instant. Only stages can run out by what starts
+later. For access that compiler is made when there are more shares with denies than stages, and not kept longer. Limits
+have stages of their own, so for them it is their part of a compiler alone, which is there while something is to start;
+where a limit does not fit it, only those that are in effect together with it are looked at.
 
 Access stages are finite, and of the whole table: who makes many shares that deny and open the same packets, be they
 those of one address, uses them up for everybody who has anything to say of these packets. So not all are for all
-(`_stages`): the last are the administrator's, those before them for shares whose part is small. Flows are counted here,
-against the quotas of shares.
+(`_stages`): the last are the administrator's, those before them for shares whose part is small. The last limit stages
+are the administrator's, too. Flows are counted here, against the quotas of shares.
 
 Invariant: `_denying` counts the accepted denies of each share that has some, `_beside` such shares below each that lies
-right below the root; `_everything`, if there is one, has all accepted requests.
+right below the root; `_everything` and `_limits`, if there, have all accepted requests, and all accepted limits.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from ovspane.lang.statements import Kind
 from ovspane.policy.admission import strictness
 from ovspane.policy.admission.quota import exceeded
-from ovspane.policy.compiler.compile import STAGE_LIMIT, Compiler
-from ovspane.policy.compiler.expand import CannotCompile, count_matches
+from ovspane.policy.compiler.bounds import ADMINISTRATORS_LIMITS, LIMIT_STAGES, STAGE_LIMIT, TooManyLimits
+from ovspane.policy.compiler.compile import Compiler
+from ovspane.policy.compiler.expand import CannotCompile, count_matches, located_matches
+from ovspane.policy.compiler.limit_stages import LimitStages, NewLimit
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.state.shares import ADMINISTRATOR, Request
 from ovspane.policy.state.state import State
@@ -62,6 +67,7 @@ class CompileCheck:
         self._beside: Counter[str] = Counter()
         self._everything: Compiler | None = None
         self._flows: dict[int, int] = {}  # as many as each had when it was accepted
+        self._limits: LimitStages | None = None
 
     def check(self, request: Request) -> None:
         """Raises CannotCompile if a new request does not fit beside those in effect, or beside all accepted ones."""
@@ -69,8 +75,13 @@ class CompileCheck:
         delta = TreeDelta(added=(as_active(self._state, request),))
         fresh = request.kind is Kind.DENY and request.share not in self._denying
         stages = self._stages(request, fresh)
-        self._compiler.check(delta, self._state.locations, stages)
+        limit_stages = LIMIT_STAGES - (0 if request.speaker == ADMINISTRATOR else ADMINISTRATORS_LIMITS)
+        self._compiler.check(delta, self._state.locations, stages, limit_stages)
         later = len(self._state.requests) > len(self._tree.requests)
+        if not later:
+            self._limits = None
+        elif request.kind is Kind.RATELIMIT:
+            self._check_limit(request, limit_stages)
         # no more stages than shares that deny; what is in effect was just checked
         if len(self._denying) + fresh + self._default_deny <= stages or not later:
             self._everything = None
@@ -107,6 +118,31 @@ class CompileCheck:
     def _flows_of(self, request: Request) -> int:
         return count_matches(request.flowgroup, self._state.locations)
 
+    def _check_limit(self, request: Request, stages: int) -> None:
+        """Raises TooManyLimits if it would not fit beside the accepted ones of its interval."""
+        new = self._new_limit(request)
+        if self._limits is None:
+            self._limits = self._stages_of(self._state.requests.values())
+        if self._limits.change((), (new,), stages) is not None:
+            self._limits.undo()
+            return
+        span = request.start, request.end
+        together = self._stages_of(other for other in self._state.requests.values() if other.during(*span))
+        if together.change((), (new,), stages) is None:
+            raise TooManyLimits(stages)
+
+    def _stages_of(self, requests: Iterable[Request]) -> LimitStages:
+        found = LimitStages()
+        found.change((), [self._new_limit(request) for request in requests if request.kind is Kind.RATELIMIT])
+        return found
+
+    def _new_limit(self, request: Request) -> NewLimit:
+        try:
+            matches = tuple(located_matches(request.flowgroup, self._state.locations))
+        except CannotCompile:  # of a user at too many addresses: it has no flows
+            matches = ()
+        return NewLimit(request.id, request.rate, matches)
+
     def add(self, request: Request) -> None:
         """A request was accepted; to be called before the state changes."""
         self._flows[request.id] = flows = self._flows_of(request)
@@ -114,6 +150,8 @@ class CompileCheck:
         if request.kind is Kind.DENY:
             self._beside[self._top(request.share)] += request.share not in self._denying
             self._denying[request.share] += 1
+        if self._limits is not None and request.kind is Kind.RATELIMIT:
+            self._limits.change((), (self._new_limit(request),))
         if self._everything is not None:
             self._update(self._everything, TreeDelta(added=(as_active(self._state, request),)))
 
@@ -125,12 +163,14 @@ class CompileCheck:
             if not self._denying[request.share]:
                 del self._denying[request.share]
                 self._beside[self._top(request.share)] -= 1
+        if self._limits is not None and request.kind is Kind.RATELIMIT:
+            self._limits.change((request.id,), ())
         if self._everything is not None:
             self._update(self._everything, TreeDelta(removed=(as_active(self._state, request),)))
 
     def forget(self) -> None:
         """Users moved: what all accepted requests compile to has to be found anew."""
-        self._everything = None
+        self._everything = self._limits = None
 
     def _update(self, everything: Compiler, delta: TreeDelta) -> None:
         try:

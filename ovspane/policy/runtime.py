@@ -107,7 +107,9 @@ class Runtime:
                 return self.judging_weight(inner)
             case said.Ask() if statement.kind is Kind.RESERVE:
                 return self._near(statement.flowgroup) + self._scheduling(statement.share)
-            case said.Ask() | said.Explain():
+            case said.Ask():
+                return self._near(statement.flowgroup) + self._moving(statement.kind)
+            case said.Explain():
                 return self._near(statement.flowgroup)
             case _ if isinstance(statement, _LISTINGS):  # they only gather what is listed
                 return (len(self.state.requests) + len(self.state.shares)) // 32
@@ -122,7 +124,7 @@ class Runtime:
         requests = [value for change in changes if isinstance(value := change.value, Request)]
         grants = (len(changes) - len(requests)) // 8  # a revoke may drop thousands, each counted in all shares above
         scheduling = sum(self._scheduling(request.share) for request in requests if request.kind is Kind.RESERVE)
-        return grants + scheduling + self._total(request.flowgroup for request in requests)
+        return grants + scheduling + self._total(requests)
 
     def _scheduling(self, share: str) -> int:
         """What a reservation may cost in the schedules of a share and those above it: a little for each, and at
@@ -130,10 +132,15 @@ class Runtime:
         depth = sum(1 for _ in self.state.chain(share)) if share in self.state.shares else 0
         return depth // 2 + depth * len(self.state.requests) // 2048
 
-    def _total(self, groups: Iterable[Flowgroup]) -> int:
+    def _moving(self, kind: Kind) -> int:
+        """What a request of this kind may move in the table, though few requests are near it: limits of many matches,
+        some 4 us each."""
+        return self.compiler.limit_spread // 2 if kind is Kind.RATELIMIT else 0
+
+    def _total(self, requests: Iterable[Request | ActiveRequest]) -> int:
         total = 0
-        for group in groups:
-            total += self._near(group)
+        for request in requests:
+            total += self._near(request.flowgroup) + self._moving(request.kind)
             if total > MANY:
                 break
         return total
@@ -272,10 +279,9 @@ class Runtime:
         while self._starts and self._starts[0][0] <= now and len(self._starting) != most:
             self._starting.append(heapq.heappop(self._starts)[1])
         requests = self.state.requests
-        due = (requests[number].flowgroup for number in self._starting if number in requests)
-        gone = (active.flowgroup for active in self._gone.values())
+        due = (requests[number] for number in self._starting if number in requests)
         moving = sum(len(self.state.index.of_user(user)) for user in self._moved)
-        return moving + self._total(due) + self._total(gone)
+        return moving + self._total(due) + self._total(self._gone.values())
 
     def settle(self, now: Ms, collected: bool = False, quiet: bool = False) -> Settled:
         """Bring the tree and the network flow table to `now`; `collected`: only with the starts that `collect_starts`

@@ -6,8 +6,9 @@ It follows the text of ovspane(7), section 6, word by word and knows no trick; n
 from __future__ import annotations
 
 from ovspane.packets.fields import Locations
+from ovspane.packets.flowgroup import Flowgroup
 from ovspane.packets.match import Packet
-from ovspane.policy.model.actions import NEUTRAL, Access, Verdict
+from ovspane.policy.model.actions import NEUTRAL, Access, Limit, Verdict
 from ovspane.policy.model.tree import ROOT, PolicyTree
 
 
@@ -21,6 +22,15 @@ def evaluate(tree: PolicyTree, packet: Packet, locations: Locations, node: str =
     for child in tree.nodes[node].children:
         below = below.s(evaluate(tree, packet, locations, child))
     return here.p(below)
+
+
+def metered(tree: PolicyTree, verdict: Verdict, locations: Locations) -> frozenset[Limit]:
+    """The limits of a verdict that need a meter: of those on exactly the same packets only the lowest (of equal ones:
+    the first request's), since what stays below it stays below the others."""
+    lowest: dict[Flowgroup | None, Limit] = {}
+    for limit in sorted(verdict.limits, key=lambda limit: (limit.rate, limit.request)):
+        lowest.setdefault(tree.requests[limit.request].flowgroup.resolve(locations), limit)
+    return frozenset(lowest.values())
 
 
 def passes(verdict: Verdict, default_deny: bool = False) -> bool:

@@ -24,7 +24,7 @@ from ovspane.policy.model.actions import Access, Verdict
 from ovspane.policy.model.table import PacketOutcome
 from ovspane.policy.model.tree import TreeDelta
 from ovspane.policy.runtime import Runtime
-from ovspane.policy.semantics import evaluate, passes
+from ovspane.policy.semantics import evaluate, metered, passes
 from ovspane.policy.state.shares import ADMINISTRATOR
 from ovspane.policy.state.state import Change, State
 from ovspane.replay.trace import Entry, ExpectedNotice, ExpectedOutcome, ExpectedReply, glob_matches, read_trace
@@ -109,6 +109,14 @@ class Replay:
         verdict = evaluate(self.runtime.tree, packet, self.runtime.state.locations)
         return verdict, self.runtime.compiler.table.evaluate(packet.packed)
 
+    def agrees(self, verdict: Verdict, outcome: PacketOutcome) -> bool:
+        """True iff the table's outcome is what the verdict says. The rates of a packet that is dropped do not
+        matter."""
+        if outcome.dropped or not passes(verdict, self.default_deny):
+            return outcome.dropped and not passes(verdict, self.default_deny)
+        limits = metered(self.runtime.tree, verdict, self.runtime.state.locations)
+        return sorted(outcome.limits) == sorted(limits) and outcome.guarantee == verdict.guarantee
+
     def _verify(self) -> None:
         """Raises Disagreement where table, policy and what a store would give back are not the same."""
         runtime = self.runtime
@@ -127,7 +135,7 @@ class Replay:
             verdict = evaluate(runtime.tree, packet, runtime.state.locations)
             self.checks += 1
             for name, table in tables.items():
-                if not agrees(verdict, table.evaluate(packet.packed), self.default_deny):
+                if not self.agrees(verdict, table.evaluate(packet.packed)):
                     raise Disagreement(f"the table ({name}) does not do {verdict} to {packet}")
 
 
@@ -146,13 +154,6 @@ def _now(work: Coroutine[object, None, T]) -> T:
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     raise RuntimeError("the store in memory waits for something")
-
-
-def agrees(verdict: Verdict, outcome: PacketOutcome, default_deny: bool = False) -> bool:
-    """True iff the table's outcome is what the verdict says. The rates of a packet that is dropped do not matter."""
-    if outcome.dropped or not passes(verdict, default_deny):
-        return outcome.dropped and not passes(verdict, default_deny)
-    return outcome.limit == verdict.limit and outcome.guarantee == verdict.guarantee
 
 
 def play(text: str, default_deny: bool = False, check_table: bool = False) -> tuple[int, list[Mismatch]]:
@@ -206,7 +207,7 @@ def _looked(entry: ExpectedOutcome, replay: Replay) -> Mismatch | None:
         return Mismatch(entry.line, entry.access, "no such packet: a user has no location", entry.text)
     verdict, outcome = replay.evaluate(packet)
     rates = (verdict.guarantee, verdict.limit) == (entry.guarantee, entry.limit) or entry.access == "DENY"
-    if verdict.access is _ACCESS[entry.access] and rates and agrees(verdict, outcome, replay.default_deny):
+    if verdict.access is _ACCESS[entry.access] and rates and replay.agrees(verdict, outcome):
         return None
     got = f"policy {_verdict_text(verdict)}, table {_outcome_text(outcome)}"
     return Mismatch(entry.line, "that", got, entry.text)

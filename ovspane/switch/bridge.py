@@ -360,7 +360,7 @@ class ManagedBridge:
         reachable = (
             0,
             *range(pipeline.first, pipeline.first + stages + 1),
-            pipeline.limit,
+            *pipeline.limits[: self._plan.limit_stages + 1],
             pipeline.queue,
             pipeline.exit,
         )

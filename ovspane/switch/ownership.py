@@ -17,7 +17,6 @@ from ovspane.openflow.meters import as_programmed
 from ovspane.packets.match import ANY, Match
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG, FlowRule, Meter
 from ovspane.placement.pipeline import (
-    ACCESS_TABLES,
     BURST_SECONDS,
     ENTRY_PRIORITY,
     FRAMES,
@@ -27,7 +26,7 @@ from ovspane.placement.pipeline import (
 )
 from ovspane.policy.state.state import SLOTS
 
-TABLES = ACCESS_TABLES + 4
+TABLES = len(Pipeline().tables)
 #: bytes: of an MTU of 16 bits, the largest that there is
 LARGEST_FRAME = 65535 + 18
 NOT_PASSED = Match.of(mark=0)

@@ -190,6 +190,31 @@ def limits_of_all_sizes(scene: Scene) -> Iterator[Figure]:
         scene.daemon.do(f"Cancel {number}.")
 
 
+def nested_limits(scene: Scene) -> Iterator[Figure]:
+    """A limit of 1 Mb/s within one of 2 within one of 10: each is kept by all of its packets together."""
+    for ports, rate in (("5201-5216", "10Mb"), ("5201", "1Mb"), ("5201-5208", "2Mb")):
+        scene.say("ratelimit", ports, rate)
+    for name, udp in (("TCP", None), ("UDP", 16 * MBIT)):
+        flows = [scene.flow(1, 5201, udp), scene.flow(2, 5202, udp), scene.flow(2, 5210, udp)]
+        (alone,) = scene.mbit(flows[0])
+        yield Figure(f"limits of 1 in 2 in 10, {name}, what is in all three", alone, "Mb/s", 0.9, 1.1)
+        two = scene.mbit(*flows[:2])
+        yield Figure("… with what is in 2 and 10", sum(two), "Mb/s", 1.8, 2.2)
+        three = scene.mbit(*flows)
+        yield Figure("… and with what is in 10 only", sum(three), "Mb/s", 9, 11)
+        yield Figure("… of which in 2", sum(three[:2]), "Mb/s", most=2.2)
+        yield Figure("… of which in 1", three[0], "Mb/s", most=1.1)
+
+
+def limits_of_a_tenant(scene: Scene) -> Iterator[Figure]:
+    """Six limits, each just below the one around them, do not take its place."""
+    scene.say("ratelimit", "5201-5206", "2Mb")
+    for port in range(5201, 5207):
+        scene.say("ratelimit", str(port), "1999kb")
+    rates = scene.mbit(*(scene.flow(1 + port % 2, port, 3 * MBIT) for port in range(5201, 5207)))
+    yield Figure("limit 2 around six of 1.999, six UDP flows together", sum(rates), "Mb/s", 1.8, 2.2)
+
+
 def two_reservations_and_a_limit(scene: Scene) -> Iterator[Figure]:
     scene = scene.large()
     scene.say("reserve", "5201", "8Mb")
@@ -263,18 +288,29 @@ SCENARIOS: dict[str, Scenario] = {
         limit_udp,
         limit_of_four,
         limits_of_all_sizes,
+        nested_limits,
+        limits_of_a_tenant,
         two_reservations_and_a_limit,
         reservation_starts_and_ends_mid_transfer,
         deny_stops_at_once,
     )
 }
 #: those that hold on every datapath: meters and drops are the bridge's own, queues are the kernel's
-EVERYWHERE = (limit_tcp, limit_udp, limit_of_four, limits_of_all_sizes, deny_stops_at_once)
+EVERYWHERE = (
+    limit_tcp,
+    limit_udp,
+    limit_of_four,
+    limits_of_all_sizes,
+    nested_limits,
+    limits_of_a_tenant,
+    deny_stops_at_once,
+)
 #: the short form of the proof (`make check-kernel-short`)
 SHORT = (
     reserved_tcp_against_udp,
     limit_tcp,
     limit_of_four,
+    limits_of_a_tenant,
     two_reservations_and_a_limit,
     reservation_starts_and_ends_mid_transfer,
     deny_stops_at_once,

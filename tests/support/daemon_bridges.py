@@ -64,7 +64,7 @@ def flows(ovs: DummyOvs, name: str = "br0", ours: bool = True) -> list[str]:
 
 def _ours(line: str) -> bool:
     table = int(line.split("table=", 1)[1].split(",", 1)[0]) if " table=" in line else 0
-    return COOKIE in line and (1 <= table <= 98 or 100 <= table <= 143 or "priority=65535" in line)
+    return COOKIE in line and (1 <= table <= 98 or 100 <= table <= 174 or "priority=65535" in line)
 
 
 def drops(ovs: DummyOvs, packet: str, name: str = "br0") -> bool:
@@ -97,7 +97,7 @@ def add_foreign(ovs: DummyOvs) -> None:
         "table=7,cookie=0x70616e64,priority=3,actions=drop",
         "table=99,cookie=0x70616e6500000000,priority=0,actions=goto_table:100",
         "table=120,cookie=0x5,priority=9,tcp,actions=output:1",
-        "table=144,cookie=0x70616e6500000001,priority=9,tcp,actions=meter:1000999,output:1",
+        "table=175,cookie=0x70616e6500000001,priority=9,tcp,actions=meter:1000999,output:1",
         "table=200,actions=resubmit(,201)",
     ):
         if "1000999" in line:

@@ -15,7 +15,8 @@ from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelt
 def covers(one: Rule, other: Rule) -> bool:
     """One hides the other, by the definition."""
     return (
-        one.key != other.key
+        one.stage is not Stage.LIMIT
+        and one.key != other.key
         and one[:2] == other[:2]
         and one.priority >= other.priority
         and one.match.covers(other.match)
@@ -29,8 +30,8 @@ def least(rules: Iterable[Rule]) -> dict[object, Rule]:
 
 
 def decisions(table: FlowTable, packet: int) -> dict[tuple[Stage, int], tuple[int, Effect, int]]:
-    """(priority, effect, rate) of what decides in each stage. Among equals any is right: they have the same
-    (table.py)."""
+    """(priority, effect, rate) of what decides in each stage. Among equals any is right: they have the same, or are
+    limits that all stand (table.py)."""
     found: dict[tuple[Stage, int], tuple[int, Effect, int]] = {}
     for rule in table.rules.values():
         if rule.match.contains(packet):

@@ -49,7 +49,7 @@ def _only(number: int) -> range:
     return range(number, number + 1)
 
 
-ACCESS, LIMIT, QUEUE, EXIT = range(100, 140), _only(140), _only(141), _only(143)
+ACCESS, LIMIT, QUEUE, EXIT = range(100, 140), range(140, 172), _only(172), _only(174)
 
 KINDS = (
     Kind(
@@ -130,16 +130,19 @@ KINDS = (
     Kind(
         LIMIT,
         rf"{OURS}(?!0{{8}})(?!.*nw_frag=).*actions=meter",
-        "**Limits.** The lowest rate has the highest priority, since a packet's limit is the minimum of all that "
-        "match it. The meter's number is `meter_base` and the request's slot.",
+        "**Limits.** A packet passes each limit that matches it, so limits that share packets stand in different "
+        "tables, the narrower first: what it drops does not count in the wider one. Flows of one table share no "
+        "packets; the priority, higher for the narrower, matters only while flows move. The meter's number is "
+        "`meter_base` and the request's slot.",
     ),
     Kind(
         LIMIT,
         rf"{OURS}(?!0{{8}}).*nw_frag=(first|later)",
         "**Fragments that are limited** (userspace datapath): the first by its ports, and all later ones between these "
-        "addresses, so that no datagram goes past its meter in part. Later ones of other ports share it.",
+        "addresses, so that no datagram goes past its meter in part. Later ones of other ports share it; of several "
+        "limits of one table they meet the lowest.",
     ),
-    Kind(LIMIT, rf"{OURS}00000000.*priority=0 actions=goto_table:141", "**Default**: no limit."),
+    Kind(LIMIT, rf"{OURS}00000000.*priority=0 actions=goto_table", "**Defaults**: no limit of this stage."),
     Kind(
         QUEUE,
         rf"{OURS}(?!0{{8}})(?!.*nw_frag=).*actions=set_queue:\d+,goto_table",
@@ -151,7 +154,7 @@ KINDS = (
         rf"{OURS}(?!0{{8}}).*nw_frag=(first|later)",
         "**Fragments that are guaranteed** (userspace datapath, which has no queues).",
     ),
-    Kind(QUEUE, rf"{OURS}00000000.*priority=0 actions=goto_table:143", "**Default**: the port's default class."),
+    Kind(QUEUE, rf"{OURS}00000000.*priority=0 actions=goto_table:174", "**Default**: the port's default class."),
     Kind(
         EXIT,
         rf"{TOPOLOGY}.*priority=2,",
@@ -219,10 +222,10 @@ from what is not: docs/design/switch.md.
 | 0 | entry | packets without our mark (`reg15[0]`) go to the first access table | 65535 |
 | 100 … 139 | access | drop, or go on to the next table; one stage where siblings are disjoint, else as many as are \
 needed | deny 2·depth+1, exception 2·level+2 |
-| 140 | limit | through `meter:N` or not | lowest rate highest |
-| 141 | queue | `set_queue:N` or not; a steered reservation leaves by its port | highest rate highest |
-| 142 | path | empty: kept for `waypoint` and `avoid` | |
-| 143 | exit | set the mark and go back to table 0; or drop, off the flood tree | |
+| 140 … 171 | limit | through `meter:N` or not, and on to the next table | narrowest highest |
+| 172 | queue | `set_queue:N` or not; a steered reservation leaves by its port | highest rate highest |
+| 173 | path | empty: kept for `waypoint` and `avoid` | |
+| 174 | exit | set the mark and go back to table 0; or drop, off the flood tree | |
 
 The numbers are those of `first_table = 100` and `meter_base = 1000000`, the defaults.
 """
@@ -287,9 +290,9 @@ def _tables(scene: Scene) -> Iterator[str]:
     for title, tables in (
         ("Table 0: entry", _only(0)),
         ("Tables 100 to 139: access", ACCESS),
-        ("Table 140: limit", LIMIT),
-        ("Table 141: queue", QUEUE),
-        ("Table 143: exit", EXIT),
+        ("Tables 140 to 171: limit", LIMIT),
+        ("Table 172: queue", QUEUE),
+        ("Table 174: exit", EXIT),
     ):
         yield f"\n### {title}\n"
         lines = [line for line in scene.flows["br0"] if table(line) in tables]

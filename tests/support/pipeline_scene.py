@@ -201,4 +201,4 @@ def two_bridges() -> Scene:
 
 
 def _shut(line: str) -> bool:
-    return "table=143, priority=65535" in line
+    return "table=174, priority=65535" in line

@@ -17,6 +17,7 @@ from ovspane.network.topology import Network
 from ovspane.packets.match import Packet
 from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
+from ovspane.policy.model.actions import Limit
 from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelta
 
 M = 1_000_000
@@ -130,15 +131,15 @@ class Bridges:
     def fault(self, packet: Packet, way: list[tuple[str, str | None, str]], whole: FlowTable) -> str | None:
         """In what the packet fares otherwise on its way than in the whole table, or None."""
         wanted = whole.evaluate(packet.packed)
-        limits: list[int] = []
+        limits: list[Limit] = []
         for bridge, into, out in way:
             table = self.tables[bridge]
             found = table.evaluate(packet.packed)
             if found.dropped:
                 return None if wanted.dropped else f"dropped at {bridge}"
             number = self.paper.network.ports[PortId(bridge, into)].number if into else None
-            if found.limit is not None and number not in self.placement.fabric_ports(bridge):
-                limits.append(found.limit)
+            if number not in self.placement.fabric_ports(bridge):
+                limits += found.limits
             if not wanted.dropped:
                 if found.guarantee != wanted.guarantee:
                     return f"guarantee {found.guarantee} instead of {wanted.guarantee} at {bridge}"
@@ -147,8 +148,8 @@ class Bridges:
                     return f"queue {found.queue} stands on {sorted(ports)} of {bridge}, but the packet leaves by {out}"
         if wanted.dropped:
             return "not dropped"
-        if limits != ([] if wanted.limit is None else [wanted.limit]):
-            return f"limits {limits} instead of {wanted.limit}"
+        if limits != list(wanted.limits):
+            return f"limits {limits} instead of {wanted.limits}"
         return None
 
 

@@ -178,23 +178,23 @@ def missing_exception() -> str:
 
 
 def wrong_queue() -> str:
-    change(one_flow("table=141", "tcp", "tp_dst=86 "), "set_queue:777,goto_table:143")
+    change(one_flow("table=172", "tcp", "tp_dst=86 "), "set_queue:777,goto_table:174")
     return "queue 777, the policy says"
 
 
 def no_queue() -> str:
-    ofctl("--strict", "del-flows", "br0", strict(one_flow("table=141", "sctp", "tp_dst=85 ")))
+    ofctl("--strict", "del-flows", "br0", strict(one_flow("table=172", "sctp", "tp_dst=85 ")))
     return "queue none, the policy says"
 
 
 def wrong_meter() -> str:
     ofctl("add-meter", "br0", "meter=5,kbps,burst,band=type=drop,rate=1000,burst_size=1000")
     change(one_flow("table=140", "tp_dst=53 "), "meter:5,goto_table:141")
-    return "meter 5, the policy says"
+    return "meter 5, 1"
 
 
 def unlimited() -> str:
-    ofctl("--strict", "del-flows", "br0", strict(one_flow("table=140", "udp,nw_dst=10.0.0.2 ")))
+    ofctl("--strict", "del-flows", "br0", strict(one_flow("table=141", "udp,nw_dst=10.0.0.2 ")))
     return "meter none, the policy says"
 
 
@@ -206,10 +206,10 @@ def meter_of_another_rate() -> str:
 
 
 def additional_drop() -> str:
-    ofctl("add-flow", "br0", "table=142,priority=60000,tcp,nw_src=172.16.3.4,tp_dst=12345,actions=drop")
-    ofctl("add-flow", "br0", "table=141,priority=60000,tcp,nw_src=172.16.3.4,tp_dst=12345,actions=goto_table:142")
-    ofctl("add-flow", "br0", "table=142,actions=goto_table:143")
-    return "by table=142,priority=60000,cookie=0x0 actions=drop"
+    ofctl("add-flow", "br0", "table=173,priority=60000,tcp,nw_src=172.16.3.4,tp_dst=12345,actions=drop")
+    ofctl("add-flow", "br0", "table=172,priority=60000,tcp,nw_src=172.16.3.4,tp_dst=12345,actions=goto_table:173")
+    ofctl("add-flow", "br0", "table=173,actions=goto_table:174")
+    return "by table=173,priority=60000,cookie=0x0 actions=drop"
 
 
 def additional_drop_with_our_cookie() -> str:
@@ -238,7 +238,7 @@ def no_entry() -> str:
 
 
 def no_exit() -> str:
-    ofctl("--strict", "del-flows", "br0", "table=143,priority=0")
+    ofctl("--strict", "del-flows", "br0", "table=174,priority=0")
     return "the policy says pass"
 
 

@@ -194,7 +194,7 @@ def no_exception_at_the_entrance() -> str:
 
 
 def another_queue_on_the_second_bridge() -> str:
-    copy(one_flow("s2", "tcp,", RESERVED), "s2", "set_queue:777,goto_table:143")
+    copy(one_flow("s2", "tcp,", RESERVED), "s2", "set_queue:777,goto_table:174")
     return "queue 777, the policy says"
 
 
@@ -328,7 +328,7 @@ def steered_elsewhere() -> str:
 
 def not_steered_any_more() -> str:
     flow = one_flow("s2", TWICE, "output")
-    copy(flow, "s2", re.sub(r"output:\S+", "goto_table:143", flow.split("actions=")[1]))
+    copy(flow, "s2", re.sub(r"output:\S+", "goto_table:174", flow.split("actions=")[1]))
     return "it goes where the bridge sends it, the policy says s2-eth2"
 
 

@@ -136,13 +136,13 @@ def test_a_ring_that_steers_loses_each_of_its_links() -> None:
             )
         daemon.settle()
         prover.holds()
-        assert any("output:" in one for bridge in lan.bridges for one in flows(bridge) if "table=141" in one)
+        assert any("output:" in one for bridge in lan.bridges for one in flows(bridge) if "table=172" in one)
         steered = 0
         for link in sorted(RING, key=sorted):
             end = sorted(link)[0].split(":")[1]
             run("ip", "link", "set", end, "down")
             prover.holds()
-            steered += sum("output:" in one for bridge in lan.bridges for one in flows(bridge) if "table=141" in one)
+            steered += sum("output:" in one for bridge in lan.bridges for one in flows(bridge) if "table=172" in one)
             run("ip", "link", "set", end, "up")
             daemon.wait(lambda view: view.links == RING, "return of the link")
             prover.holds()
@@ -241,32 +241,32 @@ def test_the_proof_finds_what_is_wrong() -> None:
             ("a drop of others, behind us", added("s2", f"table=0,priority=9,reg15=1/1,{far},actions=drop"), {"lost"}),
             (
                 "back to where it came from",
-                added("s2", f"table=143,priority=9,{far},actions=IN_PORT"),
+                added("s2", f"table=174,priority=9,{far},actions=IN_PORT"),
                 {"loop", "lost"},
             ),
             (
                 "to another host",
-                added("s2", f"table=143,priority=9,{far},actions=output:{h2.port}"),
+                added("s2", f"table=174,priority=9,{far},actions=output:{h2.port}"),
                 {"astray", "lost"},
             ),
             (
                 "two copies",
-                added("s3", f"table=143,priority=9,{far},actions=output:{h3.port},output:{h3.port}"),
+                added("s3", f"table=174,priority=9,{far},actions=output:{h3.port},output:{h3.port}"),
                 {"twice"},
             ),
             ("learnt at the wrong port", learnt("s2", h2.device, h3.mac), {"astray", "lost"}),
             ("not learnt, not flooded", unlearnt("s2", "s2-eth3"), {"lost"}),
-            ("nothing in the table", gone("s2", "table=141", "priority=0"), {"lost"}),
+            ("nothing in the table", gone("s2", "table=172", "priority=0"), {"lost"}),
             (
                 "a wrong queue",
-                added("s2", f"table=141,priority=60000,{far},actions=set_queue:777,goto_table:143"),
+                added("s2", f"table=172,priority=60000,{far},actions=set_queue:777,goto_table:174"),
                 {"queue"},
             ),
-            ("the lower of two guarantees", gone("s2", "table=141", f"{ours['more']:#x}"), {"queue"}),
+            ("the lower of two guarantees", gone("s2", "table=172", f"{ours['more']:#x}"), {"queue"}),
             ("a port without its queues", unqueued("s2-eth3"), {"queue"}),
             ("limited twice", gone("s2", "table=140", "priority=65535"), {"meter"}),
-            ("not limited", gone("s3", "table=140", f"{ours['limit']:#x}"), {"meter"}),
-            ("who knows what", added("s2", f"table=143,priority=9,{far},tun_id=5,actions=drop"), {"doubt"}),
+            ("not limited", gone("s3", "meter:", f"{ours['limit']:#x}"), {"meter"}),
+            ("who knows what", added("s2", f"table=174,priority=9,{far},tun_id=5,actions=drop"), {"doubt"}),
         )
         for name, fault, kinds in faults:
             with fault:

@@ -29,8 +29,6 @@ NOT_IN_TRACES = {
     "out-of-bounds": "more than 1 152 of the largest reservations at once: "
     "tests/property/policy/test_schedule_twins.py",
     "too-many": "more than 1 000 active requests that meet a flowgroup: tests/unit/policy/test_effort.py",
-    "cannot-compile": "more stages or matches than a switch has tables and memory: "
-    "tests/property/policy/test_compile.py",
 }
 
 

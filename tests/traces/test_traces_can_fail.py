@@ -12,8 +12,8 @@ import pytest
 
 from ovspane.lang.statements import Kind
 from ovspane.packets.flowgroup import Flowgroup
+from ovspane.policy import compile_check, semantics
 from ovspane.policy import runtime as runtime_module
-from ovspane.policy import semantics
 from ovspane.policy.admission import control as admission
 from ovspane.policy.admission import interpreter, strictness
 from ovspane.policy.compiler.access import AccessStages
@@ -26,7 +26,7 @@ from ovspane.policy.state.authority import Fallen, Grants
 from ovspane.policy.state.changes import Registry
 from ovspane.policy.state.shares import Privileges, Request, Share
 from ovspane.policy.state.state import State
-from ovspane.replay import TraceError, play
+from ovspane.replay import TraceError, play, runner
 
 TRACES = sorted(Path(__file__).parent.glob("*.trace"))
 Patch = pytest.MonkeyPatch
@@ -255,8 +255,35 @@ def parents_beat_children(patch: Patch) -> None:
 
 @mutation
 def the_higher_limit_counts(patch: Patch) -> None:
-    wrong = lambda one, other: max((rate for rate in (one, other) if rate is not None), default=None)  # noqa: E731
-    patch.setattr(actions, "LIMIT", Operators(None, wrong, wrong, wrong))
+    wrong = lambda one, other: frozenset({max(one | other, key=lambda limit: limit.rate)}) if one | other else one  # noqa: E731
+    patch.setattr(actions, "LIMITS", Operators(frozenset(), wrong, wrong, wrong))
+
+
+@mutation
+def the_lowest_limit_takes_the_place_of_others(patch: Patch) -> None:
+    wrong = lambda one, other: frozenset({min(one | other, key=lambda limit: limit.rate)}) if one | other else one  # noqa: E731
+    patch.setattr(actions, "LIMITS", Operators(frozenset(), wrong, wrong, wrong))
+
+
+@mutation
+def a_limit_below_takes_the_place_of_those_above(patch: Patch) -> None:
+    union = actions.LIMITS.d
+    patch.setattr(actions, "LIMITS", Operators(frozenset(), union, union, lambda node, children: children or node))
+
+
+@mutation
+def limits_on_the_same_packets_are_metered_each(patch: Patch) -> None:
+    patch.setattr(runner, "metered", lambda tree, verdict, where: verdict.limits)
+
+
+@mutation
+def anybody_may_take_all_limit_stages(patch: Patch) -> None:
+    patch.setattr(compile_check, "ADMINISTRATORS_LIMITS", 0)
+
+
+@mutation
+def limits_of_later_are_not_looked_at(patch: Patch) -> None:
+    patch.setattr(compile_check.CompileCheck, "_check_limit", lambda self, request, stages: None)
 
 
 @mutation

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ovspane.audit.oracle import ExpectedVerdict
@@ -211,8 +211,8 @@ class BridgeProbe:
             wrong.append(f"queue {_number(way.queue)}, the policy says {_numbers(expected.queues)}")
         wrong += self._output(expected, way)
         meters = {self.pipeline.meter_id(slot) for slot in expected.limits}
-        if not (len(way.meters) == 1 and way.meters[0] in meters if meters else not way.meters):
-            wrong.append(f"meter {_numbers(way.meters)}, the policy says {_numbers(meters)}{_but(expected)}")
+        if sorted(way.meters) != sorted(meters):
+            wrong.append(f"meter {_list(way.meters)}, the policy says {_list(meters)}{_but(expected)}")
         return wrong
 
     def _output(self, expected: ExpectedVerdict, way: PacketTrace) -> list[str]:
@@ -280,6 +280,10 @@ def _numbers(numbers: Mapping[int, int] | Sequence[int] | set[int]) -> str:
     return " or ".join(map(str, sorted(numbers))) or "none"
 
 
+def _list(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers))) or "none"
+
+
 def _id(step: Step) -> FlowId:
     return step.table, step.priority, step.cookie
 
@@ -302,11 +306,15 @@ def _miscounted(
     ways: Mapping[int, PacketTrace], sent: Counter[int], before: _Counts, after: _Counts
 ) -> dict[FlowId, str]:
     """Flows of ours that counted fewer packets than there were probes for them; other traffic may only add. Flows
-    and meters that were made or remade meanwhile are left out."""
+    and meters that were made or remade meanwhile are left out. What a meter dropped (a probe, for the traffic of
+    others) does not come to the next one, though flows have counted it."""
     hits: Counter[FlowId] = Counter()
     through: Counter[int] = Counter()
+    earlier: dict[int, set[int]] = {}
     users: dict[int, FlowId] = {}
     for number, times in sent.items():
+        for at, meter in enumerate(ways[number].meters):
+            earlier.setdefault(meter, set()).update(ways[number].meters[:at])
         for step in ways[number].steps:
             hits[_id(step)] += times
             for action in step.actions:
@@ -324,18 +332,21 @@ def _miscounted(
     for meter, expected in through.items():
         if meter in before.meters and meter in after.meters:
             counted = after.meters[meter].packets - before.meters[meter].packets
-            if 0 <= counted < expected:
+            if 0 <= counted < expected - sum(_dropped(one, before, after) for one in earlier[meter]):
                 wrong.setdefault(users[meter], f"meter {meter} counted {counted} of {expected} probes")
     return wrong
+
+
+def _dropped(meter: int, before: _Counts, after: _Counts) -> int:
+    """How many packets a meter dropped meanwhile."""
+    none = MeterStats(0, 0, 0)
+    return max(0, after.meters.get(meter, none).dropped - before.meters.get(meter, none).dropped)
 
 
 def _perhaps_limited(row: ProbeResult, way: PacketTrace, before: _Counts, after: _Counts) -> ProbeResult:
     """A probe that its meter dropped for the traffic of others is as it should be."""
     for meter in way.meters:
-        if (
-            meter in after.meters
-            and after.meters[meter].dropped > before.meters.get(meter, MeterStats(0, 0, 0)).dropped
-        ):
+        if _dropped(meter, before, after):
             kept = tuple(text for text in row.differences if not text.startswith(("the packet is", "is dropped")))
             return replace(row, note=f"meter {meter} is over its limit", differences=kept)
     return row

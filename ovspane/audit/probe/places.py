@@ -11,7 +11,7 @@ reserve has its queue where packets of that match leave on their way, or on the 
 allow   is everywhere: where it lifts nothing nobody can tell.
 
 So the verdict of a bridge is the oracle's on the requests that stand there: the closed form (ovspane(7), section 6)
-drops a packet if one deny does, whatever the others are, and of limits and guarantees the lowest and the highest count.
+drops a packet if one deny does, whatever the others are, each limit counts, and of the guarantees the highest.
 Where a packet is known to enter, and where it is known to leave, every request that speaks of it counts, whatever its
 own match leaves open.
 """

@@ -15,8 +15,8 @@ lost         what goes to another known host that links which are up lead to, an
              exactly once
 astray       it comes to no other port, but for copies that a bridge floods
 queue        in each bridge it leaves in the queue of the highest reservation that matches, or in none
-meter        it passes the meter of the lowest limit that matches, once (on each bridge where `everywhere`), and no
-             other
+meter        it passes the meter of each limit that matches, once (on each bridge where `everywhere`), and no other;
+             of limits on the same packets that of the lowest
 
 Where a request names what fragments may hide, that is said of the fragments of datagrams, too, the first and the later
 ones, in the words of the datagram (but for SCTP): who gets no first fragment gets no datagram, so a later one may pass
@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from operator import le
 from typing import TypeVar
 
 from ovspane.audit.oracle import ExpectedVerdict, PolicyOracle
@@ -229,19 +230,18 @@ class Proof:
             wanted = {self.meter_base + slot for slot in expected.limits}
             groups = passed if self.everywhere else [tuple(meter for meters in passed for meter in meters)]
             for meters in groups:
-                if len(meters) != bool(wanted) or not wanted.issuperset(meters):
+                if sorted(meters) != sorted(wanted):
                     if not self._gathered() and self._limits_more(meters, expected):
                         continue
-                    named = (
-                        f"meters {sorted(meters)} instead of {'one of ' if wanted else ''}{sorted(wanted) or 'none'}"
-                    )
+                    named = f"meters {sorted(meters)} instead of {sorted(wanted) or 'none'}"
                     self._say("meter", f"{pair} pass {named}", region, expected)
 
     def _limits_more(self, meters: tuple[int, ...], expected: ExpectedVerdict) -> bool:
-        """The packets go through one meter, of a limit that is no higher than is asked for them."""
-        slots = {request.slot: request.rate for request in self.oracle.tree.requests.values() if request.slot}
-        rates = [slots.get(meter - self.meter_base, 0) for meter in meters]
-        return len(rates) == 1 and all(rates[0] <= rate for rate in expected.limits.values())
+        """The packets go through a meter for each limit that they should, none of a higher rate, and maybe others."""
+        rate_of = {request.slot: request.rate for request in self.oracle.tree.requests.values() if request.slot}
+        passed = sorted(rate_of.get(meter - self.meter_base, 0) for meter in meters)
+        wanted = sorted(expected.limits.values())
+        return len(passed) >= len(wanted) and all(map(le, passed, wanted))
 
     def _queue(self, pair: str, hop: BridgeVisit, region: Region, expected: ExpectedVerdict) -> None:
         wanted: set[int | None] = set(expected.queues) or {None}

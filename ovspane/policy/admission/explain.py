@@ -108,10 +108,12 @@ def _explain(
     active = [request for request in active if request.id in reader.requests]
     guarantees = [request for request in active if request.kind is Kind.RESERVE]
     limits = [request for request in active if request.kind is Kind.RATELIMIT]
+    implied = _implied(state, limits)
     if guarantees:
         fields["guarantee"] = rate_text(max(request.rate for request in guarantees))
     if limits:
         fields["limit"] = rate_text(min(request.rate for request in limits))
+        fields["limits"] = ",".join(str(request.id) for request in limits if request.id not in implied)
     lost = sorted(user for user in group.users() if not _is_located(state, reader, user))
     if lost:
         fields["not-located"] = ",".join(lost)
@@ -120,7 +122,10 @@ def _explain(
     for request in active:
         here = request.flowgroup.intersect(group) or request.flowgroup
         over = strictness.overriding(state, replace(request, flowgroup=here, start=now, end=Ms(now + 1)), effort)
-        line, item = _told(state, reader, request, group, _effect(request, deciders, reader.numbers(over)))
+        effect = _effect(request, deciders, reader.numbers(over))
+        if (lower := implied.get(request.id)) is not None:
+            effect = f"kept by {lower}, a lower limit on the same packets"
+        line, item = _told(state, reader, request, group, effect)
         lines.append(line)
         items.append(item)
     return listing(lines, items, **fields)
@@ -151,6 +156,18 @@ def _told(
         f" until {time_text(request.end)}: {effect}, {covers} of it{missing}{hidden}"
     )
     return line, item
+
+
+def _implied(state: State, limits: list[Request]) -> dict[int, int]:
+    """The limits that need no meter, and the one on the same packets that keeps each of them (semantics.metered)."""
+    lowest: dict[Flowgroup, int] = {}
+    implied = {}
+    for request in sorted(limits, key=lambda limit: (limit.rate, limit.id)):
+        packets = request.flowgroup.resolve(state.locations) or request.flowgroup
+        first = lowest.setdefault(packets, request.id)
+        if first != request.id:
+            implied[request.id] = first
+    return implied
 
 
 def _access(

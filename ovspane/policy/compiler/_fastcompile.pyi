@@ -18,8 +18,9 @@ class Core:
         Raises what `policy.compiler.compile.Compiler.update` says, and OverflowError for a rate or slot beyond 64 bits;
         then nothing has changed.
         """
-    def check(self, delta: Any, locations: Mapping[str, Any], stages: int) -> None:
-        """Raise what `update` would, and change nothing."""
+    def check(self, delta: Any, locations: Mapping[str, Any], stages: int, limit_stages: int) -> None:
+        """Raise what `update` would, or what says that access or limits need more than so many stages; change
+        nothing."""
     def rules(self) -> list[Any]:
         """All rules, in no particular order."""
     def rule_at(self, key: object) -> Any:
@@ -28,5 +29,7 @@ class Core:
         """How many rules there are."""
     @property
     def stages(self) -> int: ...
+    @property
+    def limit_spread(self) -> int: ...
     @property
     def deny_stages(self) -> dict[str, int]: ...

@@ -9,7 +9,7 @@ never looks at. Rules are made for the delta that is returned, and are hidden fr
 are in no cycle).
 
 A call has three phases. Staging reads the delta and asks for the matches; what goes wrong there is undone by forgetting
-what was staged. Then the access stages change; if there are too few, what was done is done backwards. The last phase,
+what was staged. Then the limit and the access stages change; if there are too few, what was done is done backwards. The last phase,
 ranks and claims, can fail only for want of memory: then the core is `broken` and refuses all further work.
 
 Other threads may run while a call does (see _fastaccess for how soon); they find the core `busy` and get RuntimeError.
@@ -92,8 +92,11 @@ cdef class Core:
     cdef list names
     cdef Rank *ranks
     cdef uint32_t ranks_made, ranks_room, ranks_free
-    cdef list rank_of  # LIMIT, QUEUE: a dict from rate to number in `ranks`
-    cdef list order  # policy.compiler.ranks.Ranks of either
+    cdef dict rank_of  # from rate to number in `ranks`
+    cdef object order  # policy.compiler.ranks.Ranks of the guarantees
+    cdef object limits  # policy.compiler.limit_stages.LimitStages
+    cdef list gone_limits, new_limits  # what was staged of limits
+    cdef object moved_limits  # the requests whose limits may stand elsewhere; None: no limit was staged
     cdef object hooks, policy, locate, deny, reserve, ratelimit, rule, match
     cdef list effects, stage_names
     cdef uint32_t virtual, above_root
@@ -125,7 +128,8 @@ cdef class Core:
         self.policy, self.hooks, self.stage_limit = policy, hooks, stage_limit
         self.locate, self.rule, self.match = hooks.locate, hooks.rule, hooks.match
         self.deny, self.reserve, self.ratelimit = hooks.kinds
-        self.order, self.rank_of = [hooks.ranks(), hooks.ranks()], [{}, {}]
+        self.order, self.rank_of = hooks.ranks(), {}
+        self.limits, self.gone_limits, self.new_limits = hooks.limits(), [], []
         self.stage_names, self.effects = list(hooks.stages), list(hooks.effects)
         self.places, self.names = {}, []
         self.access = AccessStages(hooks.recoloured, hooks.many_nodes, self.names)
@@ -162,18 +166,18 @@ cdef class Core:
     def update(self, delta, locations):
         self.begin()
         try:
-            self.apply(delta, locations)
+            self.apply(delta, locations, self.hooks.limit_stages)
             self.commit()
             return self.changes()
         finally:
             self.busy = False
 
-    def check(self, delta, locations, int stages):
+    def check(self, delta, locations, int stages, int limit_stages):
         cdef int limit = self.stage_limit
         self.begin()
         self.stage_limit = min(limit, stages)
         try:
-            self.apply(delta, locations)
+            self.apply(delta, locations, limit_stages)
             self.undo()
         finally:
             self.stage_limit = limit
@@ -224,6 +228,10 @@ cdef class Core:
         return 1 + max(self.deny_stages.values(), default=-1)
 
     @property
+    def limit_spread(self):
+        return self.limits.spread
+
+    @property
     def deny_stages(self):
         cdef DenyNode node
         return {node.name: node.at for node in self.access.nodes if node is not None and node.at >= 0}
@@ -242,8 +250,8 @@ cdef class Core:
 
     # --- staging: nothing has changed yet
 
-    cdef int apply(self, object delta, object locations) except -1:
-        """Take a delta into the access stages, or raise and change nothing."""
+    cdef int apply(self, object delta, object locations, int limit_stages) except -1:
+        """Take a delta into the stages, or raise and change nothing."""
         try:
             self.stage_removals(delta.removed)
             self.stage_additions(delta.added, locations)
@@ -252,6 +260,12 @@ cdef class Core:
             self.forget_staged()
             raise
         self.broken = True  # unless all goes well
+        if self.gone_limits or self.new_limits:
+            self.moved_limits = self.limits.change(self.gone_limits, self.new_limits, limit_stages)
+            if self.moved_limits is None:
+                self.forget_staged()
+                self.broken = False
+                raise self.hooks.too_many_limits(limit_stages)
         self.move_entries()
         try:
             stages = self.access.recolour(self.stage_limit)
@@ -284,6 +298,8 @@ cdef class Core:
             self.going[self.going_used].request, self.going[self.going_used].first = number, place.group
             self.going_used += 1
             entry = place.group
+            if entry != NIL and self.entries.at[entry].rated == LIMIT and not twice:
+                self.gone_limits.append(identity)
             while entry != NIL and not twice:
                 if not push(&self.gone, entry):
                     raise MemoryError()
@@ -330,6 +346,7 @@ cdef class Core:
         cdef uint8_t rated = LIMIT if kind is self.ratelimit else QUEUE if kind is self.reserve and rate else 0
         cdef Entry *made
         cdef Staged *staged
+        cdef list limited = []
         if not push(&self.bare_places, place):
             raise MemoryError()
         if not grown(<void **>&self.coming, &self.coming_room, self.coming_used + 1, sizeof(Staged)):
@@ -350,10 +367,14 @@ cdef class Core:
             made = &self.entries.at[entry]
             made.request, made.rate, made.slot, made.says, made.rated = number, rate, slot, says, rated
             made.sibling, first = first, entry
+            if rated == LIMIT:
+                limited.append(self.match(as_int(words), as_int(words + WORDS)) if match is None else match)
             self.access.tick(1)
         staged = &self.coming[self.coming_used]
         staged.request, staged.first = number, first
         self.coming_used += 1
+        if limited:
+            self.new_limits.append(self.hooks.new_limit(number, rate, tuple(limited)))
         return 0
 
     cdef uint32_t stage_entry(self, uint32_t place, const uint64_t *words) except? 0xFFFFFFFE:
@@ -407,18 +428,15 @@ cdef class Core:
     cdef int check_rates(self) except -1:
         cdef uint32_t i
         cdef Entry *entry
-        cdef uint8_t stage
-        for stage in (LIMIT, QUEUE):
-            known = self.rank_of[stage - 1]
-            if len(known) + self.new.used > self.hooks.last_label:
-                wanted = set()
-                for i in range(self.new.used):
-                    entry = &self.entries.at[self.new.at[i]]
-                    if entry.rated == stage and entry.rate not in known:
-                        wanted.add(entry.rate)
-                    self.access.tick(1)
-                if len(known) + len(wanted) > self.hooks.last_label:
-                    raise self.hooks.too_many_rates()
+        if len(self.rank_of) + self.new.used > self.hooks.last_label:
+            wanted = set()
+            for i in range(self.new.used):
+                entry = &self.entries.at[self.new.at[i]]
+                if entry.rated == QUEUE and entry.rate not in self.rank_of:
+                    wanted.add(entry.rate)
+                self.access.tick(1)
+            if len(self.rank_of) + len(wanted) > self.hooks.last_label:
+                raise self.hooks.too_many_rates()
         return 0
 
     cdef int forget_staged(self) except -1:
@@ -454,6 +472,7 @@ cdef class Core:
         emptied(&self.new, KEPT)
         emptied(&self.bare_places, KEPT)
         emptied(&self.access.dirty, KEPT)
+        self.gone_limits, self.new_limits, self.moved_limits = [], [], None
         self.going_used = self.coming_used = 0
         if self.going_room > KEPT:
             free(self.going)
@@ -478,6 +497,8 @@ cdef class Core:
 
     cdef int undo(self) except -1:
         cdef uint32_t i
+        if self.moved_limits is not None:
+            self.limits.undo()
         for i in range(self.new.used):
             self.access.leave(self.new.at[i])
         for i in range(self.gone.used):
@@ -497,7 +518,7 @@ cdef class Core:
         if self.virtual != NIL:
             self.access.mark(self.virtual)
         for i in range(self.new.used):  # before the old ones are dropped: a user that moves keeps its ranks
-            if self.entries.at[self.new.at[i]].rated:
+            if self.entries.at[self.new.at[i]].rated == QUEUE:
                 self.take_rank(self.new.at[i])
         for i in range(self.gone.used):
             self.drop_rank(self.gone.at[i])
@@ -509,6 +530,8 @@ cdef class Core:
             if not room_for_one(&self.requests):
                 raise MemoryError()
             put_place(&self.requests, self.coming[i].request, self.coming[i].first, 0)
+        for request in self.moved_limits or ():
+            self.stand(request)
         for i in range(self.access.dirty.used):
             number = self.access.dirty.at[i]
             if self.entries.at[number].alive and not self.entries.at[number].fresh:
@@ -520,20 +543,41 @@ cdef class Core:
             self.free_entry(self.gone.at[i])
         return self.end()
 
+    cdef int stand(self, object request) except -1:
+        """Note where the limit of a request stands now."""
+        cdef Place *place = place_of(&self.requests, request)
+        cdef uint32_t number
+        cdef Entry *entry
+        cdef bint metered
+        cdef uint16_t stage = 0, priority = 0
+        if place == NULL:
+            return 0
+        number = place.group
+        standing = self.limits.standing(request)
+        metered = standing is not None
+        if metered:
+            stage, priority = standing
+        while number != NIL:
+            entry = &self.entries.at[number]
+            if entry.rated == LIMIT:
+                entry.metered, entry.limit_stage, entry.limit_priority = metered, stage, priority
+                self.access.mark(number)
+            number = entry.sibling
+            self.access.tick(1)
+        return 0
+
     cdef int take_rank(self, uint32_t number) except -1:
         cdef Entry *entry = &self.entries.at[number]
-        cdef int sign = -1 if entry.rated == LIMIT else 1  # the lowest limit decides, and the highest guarantee
-        cdef dict known = self.rank_of[entry.rated - 1]
         cdef uint32_t rank
         cdef Rank *taken
-        cdef object found = known.get(entry.rate), order, key
+        cdef object found = self.rank_of.get(entry.rate), key
         if found is None:
-            order, key = self.order[entry.rated - 1], sign * entry.rate
-            rank = self.new_rank(entry.rate)
-            known[entry.rate] = rank
-            for other in order.hold(key):
-                self.relabel(known[sign * other], order[other])
-            self.ranks[rank].label = order[key]
+            key = entry.rate
+            rank = self.new_rank(key)
+            self.rank_of[key] = rank
+            for other in self.order.hold(key):
+                self.relabel(self.rank_of[other], self.order[other])
+            self.ranks[rank].label = self.order[key]
         else:
             rank = found
         taken = &self.ranks[rank]
@@ -580,8 +624,8 @@ cdef class Core:
         entry.rank = NIL
         self.ranks[rank].used -= 1
         if not self.ranks[rank].used:
-            self.order[entry.rated - 1].drop(-entry.rate if entry.rated == LIMIT else entry.rate)
-            del (<dict>self.rank_of[entry.rated - 1])[entry.rate]
+            self.order.drop(entry.rate)
+            del self.rank_of[entry.rate]
             self.ranks[rank].first, self.ranks_free = self.ranks_free, rank
         return 0
 
@@ -600,8 +644,10 @@ cdef class Core:
         elif entry.says == DENY:
             node = <DenyNode>self.access.nodes[entry.home]
             self.wish(ACCESS, node.at, 2 * node.depth + 1)
+        if entry.metered:
+            self.wish(LIMIT, entry.limit_stage, entry.limit_priority)
         if entry.rank != NIL:
-            self.wish(entry.rated, 0, self.ranks[entry.rank].label)
+            self.wish(QUEUE, 0, self.ranks[entry.rank].label)
         return 0
 
     cdef int wish(self, uint8_t stage, uint16_t index, uint16_t priority) except -1:

@@ -30,12 +30,14 @@ cdef struct Entry:
     uint32_t match, place
     uint32_t home
     uint32_t before, after  # in the list of its home
-    uint32_t rank, rank_before, rank_after  # `rank` is NIL if there is no rate to install
+    uint32_t rank, rank_before, rank_after  # `rank` is NIL if there is no guarantee to install
     uint32_t claims  # the first of its claims
     uint32_t sibling  # the next entry of the same request; of a free entry, the next free one
     uint8_t says
     uint8_t rated  # LIMIT or QUEUE, or 0
     uint8_t alive, dirty, fresh
+    uint8_t metered  # of a limit: it has a rule, in this stage, with this priority
+    uint16_t limit_stage, limit_priority
 
 cdef struct Entries:
     Entry *at

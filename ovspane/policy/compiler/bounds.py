@@ -8,6 +8,13 @@ from ovspane.policy.compiler.ranks import LAST_LABEL
 
 #: access stages that fit before limits, queues and forwarding in Open vSwitch's 254 tables, with room to spare
 STAGE_LIMIT = 40
+#: limit stages, and so the most limits that a packet passes. One that is in use costs each new flow of the datapath a
+#: look-up, one that is not a table of the 254. A packet that matters to an administrator, a tenant, its project and an
+#: application, who each say something of its host, its service, both, and its network, passes sixteen; twice that, as
+#: limits that cross may take more stages than a packet passes limits (a thousand at random in nested shares: 16)
+LIMIT_STAGES = 32
+#: of these the last ones are for the administrator alone, so that nobody can take them all
+ADMINISTRATORS_LIMITS = 8
 #: the deepest node that may have requests: OpenFlow priorities have 16 bits
 DEPTH_LIMIT = 32_000
 #: with more deny nodes than this one index over all denies is asked, instead of one index a node: where there are many
@@ -24,6 +31,13 @@ class TooManyStages(CannotCompile):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"overlapping shares would need more than {limit} access stages")
+
+
+class TooManyLimits(CannotCompile):
+    """Too many limits lie over each other."""
+
+    def __init__(self, stages: int) -> None:
+        super().__init__(f"limits that share packets would stand over each other more than {stages} deep")
 
 
 class TooManyRates(CannotCompile):

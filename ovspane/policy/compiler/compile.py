@@ -7,12 +7,13 @@ returned so far, summed up; `stages` and `deny_stages` say how many access stage
 where.
 
 The three components of a verdict are compiled apart, so that flow counts add instead of multiply: access into the
-stages of `access`, limits into one stage where the lowest rate has the highest priority, guarantees into one where the
-highest has. A request contributes the rules of each of its matches; where several contribute the same (priority,
+stages of `access`, limits into those of `limit_stages`, guarantees into one where the highest rate has the highest
+priority. A request contributes the rules of each of its matches; where several contribute the same (priority,
 match), OpenFlow can hold one: the lowest request id owns it, and when that goes the next is put in.
 
 Invariants, after each call: `table` is the sum of the deltas returned so far and equals what the requests contribute;
-it drops exactly the packets that semantics.evaluate denies; a call either succeeds or raises and changes nothing; both
+it drops exactly the packets that semantics.evaluate denies, and a packet passes exactly the limits that
+semantics.metered says; a call either succeeds or raises and changes nothing; both
 twins have the same table.
 """
 
@@ -21,7 +22,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ovspane.packets.compiled import engine
-from ovspane.policy.compiler.bounds import ABOVE_ROOT, DEPTH_LIMIT, STAGE_LIMIT, VIRTUAL, TooManyRates, TooManyStages
+from ovspane.policy.compiler.bounds import (
+    ABOVE_ROOT,
+    DEPTH_LIMIT,
+    LIMIT_STAGES,
+    STAGE_LIMIT,
+    VIRTUAL,
+    TooManyLimits,
+    TooManyRates,
+    TooManyStages,
+)
 from ovspane.policy.compiler.expand import CannotCompile
 
 if TYPE_CHECKING:
@@ -32,10 +42,12 @@ else:
 __all__ = [
     "ABOVE_ROOT",
     "DEPTH_LIMIT",
+    "LIMIT_STAGES",
     "STAGE_LIMIT",
     "VIRTUAL",
     "CannotCompile",
     "Compiler",
+    "TooManyLimits",
     "TooManyRates",
     "TooManyStages",
 ]

@@ -15,6 +15,7 @@ from ovspane.policy.compiler import bounds
 from ovspane.policy.compiler._fastcompile import Core
 from ovspane.policy.compiler.colouring import recoloured
 from ovspane.policy.compiler.expand import located_matches
+from ovspane.policy.compiler.limit_stages import LimitStages, NewLimit
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
 from ovspane.policy.model.table import Effect, Key, Rule, Rules, Stage, TableDelta
 from ovspane.policy.model.tree import PolicyTree, TreeDelta
@@ -23,7 +24,7 @@ from ovspane.policy.model.tree import PolicyTree, TreeDelta
 class Hooks:
     """What the core needs of the rooms above it."""
 
-    rule, match, ranks = Rule, Match, Ranks
+    rule, match, ranks, limits, new_limit = Rule, Match, Ranks, LimitStages, NewLimit
     kinds = (Kind.DENY, Kind.RESERVE, Kind.RATELIMIT)
     stages, effects = tuple(Stage), tuple(Effect)
     last_label, depth_limit, above_root = LAST_LABEL, bounds.DEPTH_LIMIT, bounds.ABOVE_ROOT
@@ -31,6 +32,7 @@ class Hooks:
     recoloured = staticmethod(recoloured)
     too_deep = staticmethod(bounds.too_deep)
     too_many_stages = bounds.TooManyStages
+    limit_stages, too_many_limits = bounds.LIMIT_STAGES, bounds.TooManyLimits
     too_many_rates = bounds.TooManyRates
 
     def __init__(self, many_nodes: int) -> None:
@@ -65,21 +67,33 @@ class Compiler:
         """The access stage of each node that has denies now."""
         return self._core.deny_stages
 
-    def check(self, delta: TreeDelta, locations: Locations, stages: int = bounds.STAGE_LIMIT) -> None:
-        """Raise what `update` would raise, and change nothing. The tree need not have the delta, but must have its
-        nodes. `stages`: a delta that makes nodes change their access stage may use so many.
+    @property
+    def limit_spread(self) -> int:
+        """How many flows may move, beside a few, when a limit comes or goes (`LimitStages.spread`)."""
+        return self._core.limit_spread
+
+    def check(
+        self,
+        delta: TreeDelta,
+        locations: Locations,
+        stages: int = bounds.STAGE_LIMIT,
+        limit_stages: int = bounds.LIMIT_STAGES,
+    ) -> None:
+        """Raise what `update` would raise, and change nothing; also where limits would need more than `limit_stages`.
+        The tree need not have the delta, but must have its nodes. `stages`: a delta that makes nodes change their
+        access stage may use so many.
 
         To know it for requests that start later, keep a second compiler over everything that has been accepted, without
         regard to time: what fits there fits at every instant.
         """
-        self._core.check(delta, locations, stages)
+        self._core.check(delta, locations, stages, limit_stages)
 
     def update(self, delta: TreeDelta, locations: Locations) -> TableDelta:
         """Take in a delta of the tree; returns what changes in the table. A user that moved: its requests in both
         halves.
 
-        Raises TooManyMatches, TooManyStages or TooManyRates (CannotCompile), or ValueError or KeyError for a request
-        that is there already or not there; then nothing has changed.
+        Raises TooManyMatches, TooManyStages, TooManyLimits or TooManyRates (CannotCompile), or ValueError or KeyError
+        for a request that is there already or not there; then nothing has changed.
         """
         return TableDelta(*self._core.update(delta, locations))
 

@@ -3,12 +3,13 @@
 The interface is explained in compile.
 
 The three components of a verdict are compiled apart, so that flow counts add instead of multiply: access into the
-stages of `access`, limits into one stage where the lowest rate has the highest priority, guarantees into one where
-the highest has. A request contributes the rules of each of its matches (an entry); where several contribute the same
+stages of `access`, limits into those of `limit_stages`, guarantees into one where the highest rate has the highest
+priority. A request contributes the rules of each of its matches (an entry); where several contribute the same
 (priority, match), OpenFlow can hold one: the lowest request id owns it, and when that goes the next is put in.
 
 Invariants, after each call: `table` is the sum of the deltas returned so far and equals what the entries contribute;
-it drops exactly the packets that semantics.evaluate denies; `update` and `check` either succeed or raise and change
+it drops exactly the packets that semantics.evaluate denies, and a packet passes exactly the limits that
+semantics.metered says; `update` and `check` either succeed or raise and change
 nothing.
 """
 
@@ -24,19 +25,23 @@ from ovspane.policy.compiler.access import AccessStages, DenyNode, Place
 from ovspane.policy.compiler.bounds import (
     ABOVE_ROOT,
     DEPTH_LIMIT,
+    LIMIT_STAGES,
     STAGE_LIMIT,
     VIRTUAL,
+    TooManyLimits,
     TooManyRates,
     TooManyStages,
     too_deep,
 )
 from ovspane.policy.compiler.expand import located_matches
+from ovspane.policy.compiler.limit_stages import LimitStages, NewLimit
 from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
 from ovspane.policy.model.actions import Access
 from ovspane.policy.model.table import Effect, FlowTable, Key, Rule, Stage, TableDelta, ordered
 from ovspane.policy.model.tree import ActiveRequest, Node, PolicyTree, TreeDelta
 
 _ACCESS, _CONTINUE, _DROP = Stage.ACCESS, Effect.CONTINUE, Effect.DROP
+_LIMIT, _QUEUE = Stage.LIMIT, Stage.QUEUE
 #: makes a Rule of the tuple of all its fields, without the detour through keyword arguments
 _rule = Rule._make
 
@@ -49,16 +54,6 @@ def drop_priority(depth: int) -> int:
 def exception_priority(level: int) -> int:
     """The priority of an allow that lifts denies down to this depth: just above them, below those of deeper nodes."""
     return 2 * level + 2
-
-
-def limit_key(rate: int) -> int:
-    """Orders limits: the lowest rate (bit/s) decides, so it is the greatest key."""
-    return -rate
-
-
-def queue_key(rate: int) -> int:
-    """Orders guarantees: the highest rate (bit/s) decides."""
-    return rate
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +76,7 @@ class _Step:
     handles: dict[int, range]  # of the new entries, by request id
     dirty: set[int] = field(default_factory=set)
     stages: dict[DenyNode, int] = field(default_factory=dict)
+    limits: set[int] = field(default_factory=set)  # requests whose limits may stand elsewhere now
 
 
 #: what the touched keys had before: see `_claim`
@@ -97,8 +93,9 @@ class Compiler:
         self._default_deny = default_deny
         self._stage_limit = stage_limit
         self._access = AccessStages()
-        self._ranks = {Stage.LIMIT: Ranks(), Stage.QUEUE: Ranks()}
-        self._ranked: dict[tuple[Stage, int], set[int]] = {}  # (stage, key) -> handles
+        self._limits = LimitStages()
+        self._ranks = Ranks()  # of guarantees: the highest decides
+        self._ranked: dict[int, set[int]] = {}  # rate -> handles
         self._entries: dict[int, _Entry] = {}  # by handle
         self._handles: dict[int, range] = {}  # by request id
         self._shared: dict[Key, dict[int, Rule]] = {}  # where several contribute a rule: who, by request id
@@ -126,9 +123,17 @@ class Compiler:
         """The access stage of each node that has denies now."""
         return {name: node.stage for name, node in self._access.nodes.items() if node.stage is not None}
 
-    def check(self, delta: TreeDelta, locations: Locations, stages: int = STAGE_LIMIT) -> None:
-        """Raise what `update` would raise, and change nothing. The tree need not have the delta, but must have its
-        nodes. `stages`: a delta that makes nodes change their access stage may use so many.
+    @property
+    def limit_spread(self) -> int:
+        """How many flows may move, beside a few, when a limit comes or goes (`LimitStages.spread`)."""
+        return self._limits.spread
+
+    def check(
+        self, delta: TreeDelta, locations: Locations, stages: int = STAGE_LIMIT, limit_stages: int = LIMIT_STAGES
+    ) -> None:
+        """Raise what `update` would raise, and change nothing; also where limits would need more than `limit_stages`.
+        The tree need not have the delta, but must have its nodes. `stages`: a delta that makes nodes change their
+        access stage may use so many.
 
         To know it for requests that start later, keep a second compiler over everything that has been accepted, without
         regard to time: what fits there fits at every instant.
@@ -136,7 +141,7 @@ class Compiler:
         limit = self._stage_limit
         self._stage_limit = min(limit, stages)
         try:
-            self._undo(self._apply(delta, locations))
+            self._undo(self._apply(delta, locations, limit_stages))
         finally:
             self._stage_limit = limit
 
@@ -144,17 +149,20 @@ class Compiler:
         """Take in a delta of the tree; returns what changes in the table. A user that moved: its requests in both
         halves.
 
-        Raises TooManyMatches, TooManyStages or TooManyRates (CannotCompile), or ValueError or KeyError for a request
-        that is there already or not there; then nothing has changed.
+        Raises TooManyMatches, TooManyStages, TooManyLimits or TooManyRates (CannotCompile), or ValueError or KeyError
+        for a request that is there already or not there; then nothing has changed.
         """
-        return self._changes(self._commit(self._apply(delta, locations)))
+        return self._changes(self._commit(self._apply(delta, locations, LIMIT_STAGES)))
 
-    # --- a delta, first half: access stages, undone if they do not fit
+    # --- a delta, first half: the stages, undone if they do not fit
 
-    def _apply(self, delta: TreeDelta, locations: Locations) -> _Step:
+    def _apply(self, delta: TreeDelta, locations: Locations, limit_stages: int) -> _Step:
         gone = [handle for request in delta.removed for handle in self._handles[request.id]]
         step = _Step(delta, gone, *self._expand(delta, locations))
         self._check_rates(step)
+        if (limits := self._limits.change(*self._limits_of(step), limit_stages)) is None:
+            raise TooManyLimits(limit_stages)
+        step.limits = limits
         for handle in step.gone:
             step.dirty.update(self._leave(handle, self._entries[handle]))
         for denies in (True, False):  # an allow costs the least when the denies that it meets are there
@@ -168,7 +176,18 @@ class Compiler:
         step.stages = stages
         return step
 
+    def _limits_of(self, step: _Step) -> tuple[list[int], list[NewLimit]]:
+        """The limits that go and that come."""
+        gone = [request.id for request in step.delta.removed if request.id in self._limits]
+        new = []
+        for request in step.delta.added:
+            if request.kind is Kind.RATELIMIT:
+                matches = tuple(step.new[handle].match for handle in step.handles[request.id])
+                new.append(NewLimit(request.id, request.rate, matches))
+        return gone, new
+
     def _undo(self, step: _Step) -> None:
+        self._limits.undo()
         for handle, entry in step.new.items():
             self._leave(handle, entry)
         for handle in step.gone:
@@ -213,12 +232,12 @@ class Compiler:
         return place
 
     def _check_rates(self, step: _Step) -> None:
-        for stage, ranks in self._ranks.items():
-            if len(ranks) + len(step.new) <= LAST_LABEL:
-                continue
-            wanted = {key for entry in step.new.values() for at, key in _rates(entry.request) if at is stage}
-            if len(ranks) + sum(1 for key in wanted if key not in ranks) > LAST_LABEL:
-                raise TooManyRates()
+        ranks = self._ranks
+        if len(ranks) + len(step.new) <= LAST_LABEL:
+            return
+        wanted = {entry.request.rate for entry in step.new.values() if _guarantees(entry.request)}
+        if len(ranks) + sum(1 for rate in wanted if rate not in ranks) > LAST_LABEL:
+            raise TooManyRates()
 
     def _enter(self, handle: int, entry: _Entry) -> list[int]:
         """Put an entry into the access stages; returns the handles of the allows that this changes."""
@@ -245,13 +264,15 @@ class Compiler:
         dirty |= self._access.settle(step.stages)
         if self._default_deny:
             dirty.add(VIRTUAL)
+        for number in step.limits:
+            dirty.update(self._handles.get(number, ()))
         for handle, entry in step.new.items():  # before the old ones are dropped: a user that moves keeps its ranks
-            if _rates(entry.request):
-                dirty |= self._take_ranks(handle, entry.request)
+            if _guarantees(entry.request):
+                dirty |= self._take_rank(handle, entry.request.rate)
         touched: Touched = {}
         for handle in step.gone:
             entry = self._entries.pop(handle)
-            self._drop_ranks(handle, entry.request)
+            self._drop_rank(handle, entry.request)
             self._claim(entry, (), touched)
         for request in step.delta.removed:
             del self._handles[request.id]
@@ -266,21 +287,20 @@ class Compiler:
             self._claim(entry, self._rules(handle, entry), touched)
         return touched
 
-    def _take_ranks(self, handle: int, request: ActiveRequest) -> set[int]:
+    def _take_rank(self, handle: int, rate: int) -> set[int]:
         """Returns the handles of the entries whose labels moved to make room."""
         moved: set[int] = set()
-        for stage, key in _rates(request):
-            for other in self._ranks[stage].hold(key):
-                moved |= self._ranked[stage, other]
-            self._ranked.setdefault((stage, key), set()).add(handle)
+        for other in self._ranks.hold(rate):
+            moved |= self._ranked[other]
+        self._ranked.setdefault(rate, set()).add(handle)
         return moved
 
-    def _drop_ranks(self, handle: int, request: ActiveRequest) -> None:
-        for stage, key in _rates(request):
-            self._ranks[stage].drop(key)
-            self._ranked[stage, key].discard(handle)
-            if not self._ranked[stage, key]:
-                del self._ranked[stage, key]
+    def _drop_rank(self, handle: int, request: ActiveRequest) -> None:
+        if _guarantees(request):
+            self._ranks.drop(request.rate)
+            self._ranked[request.rate].discard(handle)
+            if not self._ranked[request.rate]:
+                del self._ranked[request.rate]
 
     def _rules(self, handle: int, entry: _Entry) -> tuple[Rule, ...]:
         """What an entry contributes to the table, given the stages, levels and ranks of now."""
@@ -293,9 +313,11 @@ class Compiler:
             node = self._access.nodes[request.node]
             assert node.stage is not None
             rules.append(_rule((_ACCESS, node.stage, drop_priority(node.depth), match, _DROP, request.id, 0, 0, 0)))
-        for at, key in _rates(request):
-            effect = Effect.LIMIT if at is Stage.LIMIT else Effect.QUEUE
-            rules.append(_rule((at, 0, self._ranks[at][key], match, effect, request.id, request.slot, request.rate, 0)))
+        if request.kind is Kind.RATELIMIT and (at := self._limits.standing(request.id)) is not None:
+            rules.append(_rule((_LIMIT, *at, match, Effect.LIMIT, request.id, request.slot, request.rate, 0)))
+        if _guarantees(request):
+            rank = self._ranks[request.rate]
+            rules.append(_rule((_QUEUE, 0, rank, match, Effect.QUEUE, request.id, request.slot, request.rate, 0)))
         return tuple(rules)
 
     def _claim(self, entry: _Entry, rules: tuple[Rule, ...], touched: Touched) -> None:
@@ -351,10 +373,6 @@ def _says(request: ActiveRequest) -> Access:
     return Access.ALLOW if request.allows and request.kind is not Kind.RATELIMIT else Access.UNSET
 
 
-def _rates(request: ActiveRequest) -> tuple[tuple[Stage, int], ...]:
-    """The (stage, rank key) pairs under which a request's rate is installed."""
-    if request.kind is Kind.RATELIMIT:
-        return ((Stage.LIMIT, limit_key(request.rate)),)
-    if request.kind is Kind.RESERVE and request.rate:
-        return ((Stage.QUEUE, queue_key(request.rate)),)
-    return ()
+def _guarantees(request: ActiveRequest) -> bool:
+    """Whether its rate is one of the queue stage."""
+    return request.kind is Kind.RESERVE and bool(request.rate)

@@ -1,7 +1,8 @@
 """Hiding: the rules of a network flow table that a switch can do without, kept off it (docs/design/compiler.md). Pure.
 
-Deltas of the full table in, deltas of the *visible* table out. A rule is hidden iff another rule of its stage and index
-covers its match with at least its priority; the visible rules are the others.
+Deltas of the full table in, deltas of the *visible* table out. A rule of the access or queue stages is hidden iff
+another rule of its stage and index covers its match with at least its priority; the visible rules are the others.
+Limits are never hidden: a packet passes each that matches it, so those of one stage share no packets (limit_stages).
 
 Why that is right. "Covers with at least the priority" is a strict partial order (two rules of one stage and index
 differ in priority or match), so what is visible depends on the table alone, not on how it came about, and each hidden
@@ -10,20 +11,19 @@ so the priority that decides a packet in a stage is the same with and without hi
 
 * A lower priority than the coverer's: the hidden rule never decided anything. Nothing changes, in any stage.
 * An equal one, access: equal priority is an equal effect (drops are odd, exceptions even; compile.py). Nothing changes.
-* An equal one, limit and queue: an equal rate, so the verdict is the same; but which of two overlapping flows of equal
-  priority a switch takes is undefined (OpenFlow 1.4, 5.3; ovs-fields(7)), so without hiding the packets of the smaller
-  request go through either meter or queue. Hiding settles it for the wider request. Its limit then holds for all of its
-  traffic, where two meters would have let twice the rate through. Its queue is shared by both, as it is wherever a
-  wider reserve has the higher rate: a packet's guarantee is the maximum of those that match, not their sum. What is
-  given up is the chance of the undefined choice falling on the smaller request's own queue; who wants that leaves
-  hiding off, which is the default.
+* An equal one, queue: an equal rate, so the verdict is the same; but which of two overlapping flows of equal priority a
+  switch takes is undefined (OpenFlow 1.4, 5.3; ovs-fields(7)), so without hiding the packets of the smaller request go
+  through either queue. Hiding settles it for the wider request. Its queue is shared by both, as it is wherever a wider
+  reserve has the higher rate: a packet's guarantee is the maximum of those that match, not their sum. What is given up
+  is the chance of the undefined choice falling on the smaller request's own queue; who wants that leaves hiding off,
+  which is the default.
 
 Make before break. A delta leads from the visible rules V to V' by way of V + V'. In each stage the highest rule of the
 union is the highest of V or of V', so each packet is decided as before or as after; and each maximal rule of the
 union of the full tables is in V + V', so the two unions decide alike. What becomes visible because its coverer goes is
 in `added`.
 
-Accounting. A hidden rule has no flow: no counters, no meter and no queue of its own. `hidden_by` says which rules of a
+Accounting. A hidden rule has no flow: no counters and no queue of its own. `hidden_by` says which rules of a
 request those are, and below which rule each lies.
 
 How. An index of the visible rules only. Each hidden rule hangs on one that covers it, visible or hidden itself (a
@@ -134,7 +134,12 @@ class Hiding:
             self._note(new)
             waiting.setdefault(rule[:2], []).append(new)
         for place, entries in waiting.items():
-            self._settle(self._levels.setdefault(place, _Level()), entries)
+            level = self._levels.setdefault(place, _Level())
+            if place[0] is Stage.LIMIT:
+                for entry in entries:
+                    self._show(level, entry)
+            else:
+                self._settle(level, entries)
         return self._difference()
 
     # --- rules that go, and that change their owner
@@ -228,14 +233,18 @@ class Hiding:
                     self._hide(covered)
                     covered.hang(entry)
                     self.changed.add(covered.rule.request)
+        self._show(level, entry)
+        return True
+
+    def _show(self, level: _Level, entry: _Entry) -> None:
+        rule = entry.rule
         self._serial += 1
         entry.handle = rule.priority << SERIAL_BITS | self._serial
-        level.index.add(entry.handle, value, mask)
+        level.index.add(entry.handle, *rule.match)
         level.shown[entry.handle] = entry
         key = rule[:4]
         self._before.setdefault(key, None)
         self.visible.rules[key] = rule
-        return True
 
     def _hide(self, entry: _Entry) -> None:
         level, key = self._levels[entry.rule[:2]], entry.rule[:4]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ovspane.lang.units import NO_RATE, BitsPerSecond
 
@@ -36,10 +36,15 @@ class Operators(Generic[T]):
     p: Callable[[T, T], T]
 
 
-def _least(one: BitsPerSecond | None, other: BitsPerSecond | None) -> BitsPerSecond | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)
+class Limit(NamedTuple):
+    """A limit that a packet has to pass: whose it is, and its rate in bit/s."""
+
+    request: int
+    rate: BitsPerSecond
+
+
+def _all(one: frozenset[Limit], other: frozenset[Limit]) -> frozenset[Limit]:
+    return one | other
 
 
 def _nearest(node: Access, children: Access) -> Access:
@@ -58,17 +63,23 @@ def _greatest(one: BitsPerSecond, other: BitsPerSecond) -> BitsPerSecond:
 ACCESS: Operators[Access] = Operators(Access.UNSET, _greatest_access, _greatest_access, _nearest)
 #: Guaranteed minimum bandwidth in bit/s; 0: none.
 GUARANTEE: Operators[BitsPerSecond] = Operators(NO_RATE, _greatest, _greatest, _greatest)
-#: Rate limit in bit/s; None: none.
-LIMIT: Operators[BitsPerSecond | None] = Operators(None, _least, _least, _least)
+#: The limits that the packet has to pass: each that matches it, wherever it stands. (In PANE it is the lowest rate. But
+#: a limit is about all packets of its flowgroup together, and says nothing any more where another takes its place.)
+LIMITS: Operators[frozenset[Limit]] = Operators(frozenset(), _all, _all, _all)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the policy says of one packet. `guarantee` and `limit` in bit/s."""
+    """What the policy says of one packet. `guarantee` in bit/s."""
 
     access: Access = Access.UNSET
     guarantee: BitsPerSecond = NO_RATE
-    limit: BitsPerSecond | None = None
+    limits: frozenset[Limit] = LIMITS.identity
+
+    @property
+    def limit(self) -> BitsPerSecond | None:
+        """The rate of the lowest limit, which is as much as the packet's own flow can get; None: no limit."""
+        return min((limit.rate for limit in self.limits), default=None)
 
     def d(self, other: Verdict) -> Verdict:
         """+D: this verdict and that of another request of the same node."""
@@ -86,7 +97,7 @@ class Verdict:
         return Verdict(
             getattr(ACCESS, name)(self.access, other.access),
             getattr(GUARANTEE, name)(self.guarantee, other.guarantee),
-            getattr(LIMIT, name)(self.limit, other.limit),
+            getattr(LIMITS, name)(self.limits, other.limits),
         )
 
 

@@ -1,7 +1,7 @@
 """The network flow table: what the policy tree is compiled to, for one idealised switch (PANE, section 4). Pure.
 
-The stages are those of docs/pipeline.md: one or more access stages, then limit, then queue. In each stage the
-highest matching priority decides; no match: continue.
+The stages are those of docs/pipeline.md: one or more access stages, then one or more limit stages, then queue. In each
+stage the highest matching priority decides; no match: continue. So a packet passes at most one limit in each stage.
 
 Invariant: (stage, index, priority, match) is unique in a table; of overlapping rules of one stage and priority with
 different effect there are none, except where any of them is right (two requests with equal rates).
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ovspane.lang.units import NO_RATE, BitsPerSecond
 from ovspane.packets.match import Match
+from ovspane.policy.model.actions import Limit
 
 
 class Stage(IntEnum):
@@ -37,8 +38,8 @@ class Effect(IntEnum):
 
 
 class Rule(NamedTuple):
-    """One entry. `index` numbers the access stages (0 elsewhere). `request` is whose it is (the lowest id, if
-    several). `rate` in bit/s. `output`: the OpenFlow port by which its packets leave, on one bridge
+    """One entry. `index` numbers the access stages and the limit stages (0 elsewhere). `request` is whose it is (the
+    lowest id, if several). `rate` in bit/s. `output`: the OpenFlow port by which its packets leave, on one bridge
     (placement.rule_placement); 0, as in the whole table: where the bridge itself sends them. A named tuple, as Match
     is."""
 
@@ -72,14 +73,19 @@ class TableDelta:
 
 @dataclass(frozen=True, slots=True)
 class PacketOutcome:
-    """What the table does with a packet; `limit` and `guarantee` in bit/s (None, 0: none). The slots name meter and
-    queue."""
+    """What the table does with a packet. `limits`: those that it passes, in this order; `meters`: their slots.
+    `guarantee` in bit/s (0: none), `queue` its slot."""
 
     dropped: bool
-    limit: BitsPerSecond | None = None
+    limits: tuple[Limit, ...] = ()
     guarantee: BitsPerSecond = NO_RATE
-    meter: int = 0
+    meters: tuple[int, ...] = ()
     queue: int = 0
+
+    @property
+    def limit(self) -> BitsPerSecond | None:
+        """The rate of the lowest limit; None: none."""
+        return min((limit.rate for limit in self.limits), default=None)
 
 
 #: what a rule is found by: stage, index, priority, match
@@ -106,12 +112,13 @@ class Rules(ABC):
                     best[stage] = rule
         if any(rule.effect is Effect.DROP for rule in best.values()):
             return PacketOutcome(dropped=True)
-        limit, queue = best.get((Stage.LIMIT, 0)), best.get((Stage.QUEUE, 0))
+        limits = [rule for (stage, _), rule in sorted(best.items()) if stage is Stage.LIMIT]
+        queue = best.get((Stage.QUEUE, 0))
         return PacketOutcome(
             dropped=False,
-            limit=limit.rate if limit else None,
+            limits=tuple(Limit(rule.request, rule.rate) for rule in limits),
             guarantee=queue.rate if queue else NO_RATE,
-            meter=limit.slot if limit else 0,
+            meters=tuple(rule.slot for rule in limits),
             queue=queue.slot if queue else 0,
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ovspane.lang.statements import Kind
 from ovspane.lang.units import NO_RATE, BitsPerSecond
 from ovspane.packets.flowgroup import Flowgroup
-from ovspane.policy.model.actions import Access, Verdict
+from ovspane.policy.model.actions import Access, Limit, Verdict
 
 ROOT = "rootShare"
 
@@ -42,7 +42,7 @@ class ActiveRequest:
             case Kind.RESERVE:
                 return Verdict(Access.ALLOW if self.allows else Access.UNSET, guarantee=self.rate)
             case Kind.RATELIMIT:
-                return Verdict(limit=self.rate)
+                return Verdict(limits=frozenset({Limit(self.id, self.rate)}))
             case _:
                 return Verdict(Access.ALLOW if self.allows else Access.UNSET)
 

@@ -11,9 +11,9 @@ import pytest
 from ovspane.packets.match import Match
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.model import actions
-from ovspane.policy.model.actions import Access, Operators
-from ovspane.policy.model.table import Stage
+from ovspane.policy.model.actions import Access, Limit, Operators, Verdict
 from ovspane.policy.model.tree import TreeDelta
+from ovspane.policy.semantics import metered
 from tests.support import hft, oracle, workload
 from tests.support.hft import HftNode, TooManyRules, compiled, decided, evaluate, of_tree, united
 
@@ -42,7 +42,7 @@ CASES = {
     "words": (WORDS, lambda rng: rng.choice("abcde")),
     "mixed": (MIXED, lambda rng: (rng.randrange(5),)),
     "access": (actions.ACCESS, lambda rng: rng.choice((Access.ALLOW, Access.DENY))),
-    "limit": (actions.LIMIT, lambda rng: rng.randrange(1, 5)),
+    "limit": (actions.LIMITS, lambda rng: frozenset({Limit(rng.randrange(1, 5), 1_000_000)})),
     "guarantee": (actions.GUARANTEE, lambda rng: rng.randrange(1, 5)),
 }
 
@@ -76,15 +76,14 @@ def test_the_compiler_agrees() -> None:
         compiler = Compiler(tree)
         compiler.update(workload.whole(tree), where)
         access = compiled(of_tree(tree, where, lambda v: v.access, Access.UNSET), actions.ACCESS)
-        limit = compiled(of_tree(tree, where, lambda v: v.limit, None), actions.LIMIT)
+        limits = compiled(of_tree(tree, where, lambda v: v.limits, frozenset()), actions.LIMITS)
         guarantee = compiled(of_tree(tree, where, lambda v: v.guarantee, 0), actions.GUARANTEE)
         for packet in workload.packets(rng, tree, where, 12):
             dropped = compiler.table.evaluate(packet.packed).dropped
             assert dropped == (decided(access, packet.packed, Access.UNSET) is Access.DENY), seed
-            assert oracle.decided(compiler.table, Stage.LIMIT, packet) == decided(limit, packet.packed, None), seed
-            assert (oracle.decided(compiler.table, Stage.QUEUE, packet) or 0) == decided(guarantee, packet.packed, 0), (
-                seed
-            )
+            needed = metered(tree, Verdict(limits=decided(limits, packet.packed, frozenset())), where)
+            assert sorted(oracle.passed(compiler.table, packet)) == sorted(needed), seed
+            assert oracle.guaranteed(compiler.table, packet) == decided(guarantee, packet.packed, 0), seed
 
 
 def test_a_covered_rule_is_dropped_and_the_limit_holds() -> None:

@@ -36,13 +36,12 @@ class Policy:
         return {rule.request for rule in self.hiding.visible.rules.values()}
 
 
-@pytest.mark.parametrize("kind", [Kind.RATELIMIT, Kind.RESERVE])
 @pytest.mark.parametrize("wide_first", [True, False])
-def test_equal_rates_go_through_the_wider_request(kind: Kind, wide_first: bool) -> None:
-    """Two overlapping flows of equal priority would be undefined; the wider one's meter or queue has both, at the
-    same rate."""
+def test_equal_rates_go_through_the_wider_request(wide_first: bool) -> None:
+    """Two overlapping flows of equal priority would be undefined; the wider one's queue has both, at the same rate."""
     policy = Policy()
-    narrow, wide = asked(1, kind, Flowgroup(src=A), 5_000_000), asked(2, kind, Flowgroup(src=B), 5_000_000)
+    narrow = asked(1, Kind.RESERVE, Flowgroup(src=A), 5_000_000)
+    wide = asked(2, Kind.RESERVE, Flowgroup(src=B), 5_000_000)
     for request in (wide, narrow) if wide_first else (narrow, wide):
         policy.change((request,))
     assert policy.shown() == {2}
@@ -50,20 +49,22 @@ def test_equal_rates_go_through_the_wider_request(kind: Kind, wide_first: bool) 
     assert (hidden.rule.request, hidden.by.request) == (1, 2)
     assert policy.hiding.wholly_hidden(1)
     outcome = policy.hiding.visible.evaluate(Packet(src=0x0A000001).packed)
-    assert (outcome.limit or outcome.guarantee, outcome.meter or outcome.queue) == (5_000_000, 2)
+    assert (outcome.guarantee, outcome.queue) == (5_000_000, 2)
     delta = policy.change(removed=(wide,))
     assert ([rule.slot for rule in delta.added], [rule.slot for rule in delta.removed]) == ([1], [2])
     assert policy.hiding.hidden_by(1) == ()
 
 
-@pytest.mark.parametrize(("kind", "hides"), [(Kind.RATELIMIT, False), (Kind.RESERVE, True)])
-def test_only_a_rate_that_decides_hides(kind: Kind, hides: bool) -> None:
-    """A wide guarantee of more hides a narrow one of less; a wide limit of more does not hide a narrow one of less."""
+@pytest.mark.parametrize("rates", [(1_000_000, 5_000_000), (5_000_000, 5_000_000), (5_000_000, 1_000_000)])
+def test_a_wide_guarantee_of_more_hides_a_narrow_one_and_limits_stand(rates: tuple[int, int]) -> None:
     policy = Policy()
-    policy.change((asked(1, kind, Flowgroup(src=A), 1_000_000), asked(2, kind, Flowgroup(src=B), 5_000_000)))
-    assert policy.shown() == ({2} if hides else {1, 2})
-    policy.change((asked(3, kind, Flowgroup(dst=A), 3_000_000),))
-    assert 3 in policy.shown()
+    for number, kind in ((1, Kind.RESERVE), (3, Kind.RATELIMIT)):
+        policy.change(
+            (asked(number, kind, Flowgroup(src=A), rates[0]), asked(number + 1, kind, Flowgroup(src=B), rates[1]))
+        )
+    assert policy.shown() == ({2, 3, 4} if rates[0] <= rates[1] else {1, 2, 3, 4})
+    policy.change((asked(5, Kind.RESERVE, Flowgroup(dst=A), 3_000_000),))
+    assert 5 in policy.shown()
 
 
 def test_a_request_hidden_in_part_has_flows_of_its_own() -> None:

@@ -42,8 +42,9 @@ def rules(draw: st.DrawFn) -> Rule:
     if stage is Stage.ACCESS:
         effect = Effect.DROP if priority % 2 else Effect.CONTINUE
         return Rule(stage, draw(st.integers(0, 1)), priority, draw(matches()), effect, request)
-    effect, rate = (Effect.LIMIT, 5 - priority) if stage is Stage.LIMIT else (Effect.QUEUE, priority)
-    return Rule(stage, 0, priority, draw(matches()), effect, request, request, rate)
+    if stage is Stage.LIMIT:
+        return Rule(stage, draw(st.integers(0, 1)), priority, draw(matches()), Effect.LIMIT, request, request, request)
+    return Rule(stage, 0, priority, draw(matches()), Effect.QUEUE, request, request, priority)
 
 
 @st.composite

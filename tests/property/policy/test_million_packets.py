@@ -19,9 +19,9 @@ from ovspane.lang.statements import Kind
 from ovspane.packets.match import Packet
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.model.actions import Access
-from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage
+from ovspane.policy.model.table import Effect, Rule, Rules, Stage
 from ovspane.policy.model.tree import TreeDelta
-from ovspane.policy.semantics import evaluate, passes
+from ovspane.policy.semantics import evaluate, metered, passes
 from tests.support import workload
 
 PACKETS = 1_000_000
@@ -48,6 +48,7 @@ def test_a_million_packets(batch: int) -> None:
     assert 0.2 < shares["denied"] < 0.6
     assert shares["allowed"] > 0.2
     assert shares["limited"] > 0.1
+    assert shares["limited twice"] > 0.005
     assert shares["guaranteed"] > 0.1
 
 
@@ -63,35 +64,40 @@ def _compared(rng: Random, seed: int) -> Iterator[list[str]]:
     default_deny = rng.random() < 0.1
     compiler = Compiler(tree, default_deny)
     compiler.update(workload.whole(tree), where)
-    access, limits, queues = _by_stage(compiler.table)
+    access, metering, queues = _by_stage(compiler.table)
     for packet in _packets(rng, tree, where):
         verdict, packed = evaluate(tree, packet, where), packet.packed
         dropped = any(
             found is not None and found.effect is Effect.DROP for found in (_first(rules, packed) for rules in access)
         )
-        limit, queue = _first(limits, packed), _first(queues, packed)
-        rates = (limit.rate if limit else None, queue.rate if queue else 0)
-        if dropped == passes(verdict, default_deny) or rates != (verdict.limit, verdict.guarantee):
+        limits = [(rule.request, rule.rate) for rules in metering if (rule := _first(rules, packed)) is not None]
+        queue = _first(queues, packed)
+        rates = (sorted(limits), queue.rate if queue else 0)
+        wanted = (sorted(metered(tree, verdict, where)), verdict.guarantee)
+        if dropped == passes(verdict, default_deny) or rates != wanted:
             pytest.fail(
-                f"seed {seed}: {packet}: {verdict}, but the table says dropped: {dropped}, limit and guarantee {rates}"
+                f"seed {seed}: {packet}: {verdict}, but the table says dropped: {dropped}, limits and guarantee {rates}"
             )
         yield [
             "all",
             "denied" if dropped else "passed",
             "allowed" if verdict.access is Access.ALLOW else "",
-            "limited" if limit else "",
+            "limited" if limits else "",
+            "limited twice" if len(limits) > 1 else "",
             "guaranteed" if queue else "",
         ]
 
 
-def _by_stage(table: FlowTable) -> tuple[list[list[Rule]], list[Rule], list[Rule]]:
-    """The rules of each access stage, of the limits and of the queues, highest priority first."""
+def _by_stage(table: Rules) -> tuple[list[list[Rule]], list[list[Rule]], list[Rule]]:
+    """The rules of each access stage, of each limit stage and of the queues, highest priority first."""
     stages: dict[tuple[Stage, int], list[Rule]] = {}
     for rule in sorted(table.rules.values(), key=lambda rule: -rule.priority):
         stages.setdefault((rule.stage, rule.index), []).append(rule)
-    limits, queues = stages.pop((Stage.LIMIT, 0), []), stages.pop((Stage.QUEUE, 0), [])
-    assert all(stage is Stage.ACCESS for stage, _ in stages)
-    return list(stages.values()), limits, queues
+    queues = stages.pop((Stage.QUEUE, 0), [])
+    access, limits = (
+        [rules for (stage, _), rules in stages.items() if stage is kind] for kind in (Stage.ACCESS, Stage.LIMIT)
+    )
+    return access, limits, queues
 
 
 def _first(rules: list[Rule], packet: int) -> Rule | None:

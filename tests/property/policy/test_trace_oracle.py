@@ -8,12 +8,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ovspane.flowpush import BridgeSession
-from ovspane.packets.fields import SCTP, TCP, UDP
+from ovspane.packets.fields import SCTP, TCP, UDP, Locations
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, Packet
 from ovspane.placement.pipeline import FlowPlan, Pipeline
 from ovspane.policy.compiler.compile import Compiler
-from ovspane.policy.model.actions import Verdict
-from ovspane.policy.semantics import evaluate, passes
+from ovspane.policy.model.tree import PolicyTree
+from ovspane.policy.semantics import evaluate, metered, passes
 from tests.support import workload
 from tests.support.ovs_dummy import DummyOvs
 from tests.support.workload import History
@@ -57,31 +57,33 @@ class Traced:
     """What the switch does with a packet: whether it leaves, and the rates (bit/s) of its meter and its queue."""
 
     passed: bool
-    limit: int | None
+    limits: tuple[int, ...]  # the meters, in order of their rates
     guarantee: int
 
 
 def traced(ovs: DummyOvs, plan: FlowPlan, packet: Packet) -> Traced:
     text = ovs.trace(BRIDGE, flow_text(packet))
     actions = text.rsplit("Datapath actions: ", 1)[1].strip()
-    meter, queue = re.search(r"^ +meter:(\d+)$", text, re.M), re.search(r"^ +set_queue:(\d+)$", text, re.M)
+    meters, queue = re.findall(r"^ +meter:(\d+)$", text, re.M), re.search(r"^ +set_queue:(\d+)$", text, re.M)
     passed = actions != "drop"
     if passed:  # what the tables say reaches the datapath
         assert actions.endswith("2"), text
-        assert ("meter(" in actions) == (meter is not None), text
+        assert actions.count("meter(") == len(meters), text
         assert ("skb_priority" in actions) == (queue is not None), text
     return Traced(
         passed,
-        plan.meters[int(meter[1])].rate if meter else None,
+        tuple(sorted(plan.meters[int(meter)].rate for meter in meters)),
         plan.guarantees[int(queue[1])].rate if queue else 0,
     )
 
 
-def expected(verdict: Verdict, default_deny: bool) -> Traced:
+def expected(tree: PolicyTree, packet: Packet, where: Locations, default_deny: bool = False) -> Traced:
     """A denied packet is dropped in the access stages, before meters and queues."""
+    verdict = evaluate(tree, packet, where)
     if not passes(verdict, default_deny):
-        return Traced(False, None, 0)
-    return Traced(True, verdict.limit, verdict.guarantee)
+        return Traced(False, (), 0)
+    limits = metered(tree, verdict, where)
+    return Traced(True, tuple(sorted(limit.rate for limit in limits)), verdict.guarantee)
 
 
 def traceable(packet: Packet) -> bool:
@@ -112,14 +114,15 @@ def test_the_switch_decides_as_the_evaluator(ovs: DummyOvs) -> None:
             asyncio.run(bring(ovs, plan))
             packets = workload.packets(history.rng, history.tree, history.where, TRACES)
             for packet in filter(traceable, packets):
-                want = expected(evaluate(history.tree, packet, history.where), default_deny)
+                want = expected(history.tree, packet, history.where, default_deny)
                 got = traced(ovs, plan, packet)
                 assert got == want, f"seed {seed}, step {step}: {packet}\n{ovs.trace(BRIDGE, flow_text(packet))}"
                 seen["packets"] += 1
                 seen["dropped"] += not got.passed
-                seen["metered"] += got.limit is not None
+                seen["metered"] += bool(got.limits)
+                seen["metered twice"] += len(got.limits) > 1
                 seen["queued"] += got.guarantee > 0
                 seen["several stages"] += compiler.stages > 1
-    assert seen["packets"] >= 1_000
+    assert seen["packets"] >= 1_000 and seen["metered twice"]
     assert min(seen["dropped"], seen["metered"], seen["queued"], seen["several stages"]) >= 10, seen
     print(f"ofproto/trace against the evaluator: {dict(seen)}")

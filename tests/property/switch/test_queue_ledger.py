@@ -160,7 +160,7 @@ def test_nothing_is_ready_before_it_is_known_what_is_made() -> None:
 
 rules = st.builds(
     lambda port, queue, request: FlowRule(
-        141, 5, Match.of(tp_dst=port), Instructions(set_queue=queue), COOKIE_TAG | request
+        172, 5, Match.of(tp_dst=port), Instructions(set_queue=queue), COOKIE_TAG | request
     ),
     st.integers(0, 5), st.none() | st.sampled_from(IDS), st.sampled_from(REQUESTS),
 )  # fmt: skip

@@ -27,7 +27,7 @@ from ovspane.openflow.packet_in import PacketIn, parse_packet_in
 from ovspane.packets.flowgroup import ALL
 from ovspane.packets.match import Match, Packet
 from ovspane.placement.network_view import snapshot
-from ovspane.policy.semantics import evaluate, passes
+from ovspane.policy.semantics import evaluate, metered, passes
 from tests.support.ovs_dummy import DummyOvs
 
 SHARES = [
@@ -196,10 +196,13 @@ bridge("br0")
 140. tcp,nw_dst=10.0.0.2, priority 32500, cookie 0x70616e6500000003
     meter:1000001
     goto_table:141
-141. tcp,nw_dst=10.0.0.2,tp_dst=86, priority 32500, cookie 0x70616e6500000004
+141. tcp, priority 2000, cookie 0x70616e6500000005
+    meter:1000003
+    goto_table:172
+172. tcp,nw_dst=10.0.0.2,tp_dst=86, priority 32500, cookie 0x70616e6500000004
     set_queue:2
-    goto_table:143
-143. priority 0, cookie 0x70616e6500000000
+    goto_table:174
+174. priority 0, cookie 0x70616e6500000000
     load:0x1->NXM_NX_REG15[0]
     resubmit(,0)
  0. priority 0
@@ -209,14 +212,14 @@ bridge("br0")
 
 Final flow: tcp,reg15=0x1,in_port=1
 Megaflow: recirc_id=0,eth,tcp
-Datapath actions: meter(0),set(skb_priority(0x10003)),h2-eth0
+Datapath actions: meter(0),meter(1),set(skb_priority(0x10003)),h2-eth0
 """
 
 
 def test_a_trace_is_read_up_to_where_it_leaves_us() -> None:
     way = read_trace(TRACE)
     assert (way.left, way.queue, way.meters, way.foreign, [step.table for step in way.steps]) == (
-        True, 2, (1000001,), None, [0, 100, 140, 141, 143],
+        True, 2, (1000001, 1000003), None, [0, 100, 140, 141, 172, 174],
     )  # fmt: skip
     assert way.out.endswith(",h2-eth0")
     dropped = read_trace(
@@ -229,8 +232,8 @@ def test_a_trace_is_read_up_to_where_it_leaves_us() -> None:
     assert (missed.left, missed.steps[-1].table, missed.foreign) == (False, 140, None)
     other = read_trace(TRACE.replace("    set_queue:2\n", "    set_queue:2\n    output:7\n"))
     assert other.foreign is not None
-    assert other.foreign.table == 141
-    head, tail = TRACE.split("    goto_table:143")[0], "\nFinal flow: unchanged\nDatapath actions: 3\n"
+    assert other.foreign.table == 172
+    head, tail = TRACE.split("    goto_table:174")[0], "\nFinal flow: unchanged\nDatapath actions: 3\n"
     steered = read_trace(head + '    output:"s1-eth2"\n' + tail)
     assert (steered.left, steered.queue, steered.steered, steered.foreign) == (False, 2, "s1-eth2", None)
     assert way.steered is None
@@ -239,7 +242,7 @@ def test_a_trace_is_read_up_to_where_it_leaves_us() -> None:
     bare = read_trace(
         TRACE.split(" 0. priority 0\n")[0] + " 0. No match.\n    drop\n\nFinal flow: x\nDatapath actions: drop\n"
     )
-    assert (bare.left, bare.queue, bare.steps[-1].table) == (True, 2, 143)
+    assert (bare.left, bare.queue, bare.steps[-1].table) == (True, 2, 174)
     with pytest.raises(TraceUnavailable):
         read_trace("Bad openflow flow syntax: x")
 
@@ -294,7 +297,9 @@ def test_the_oracle_asks_all_who_speak_of_a_packet() -> None:
         assert found.passes == passes(verdict)
         if found.passes:
             assert set(found.queues.values()) == {verdict.guarantee} - {0}
-            assert set(found.limits.values()) == {verdict.limit} - {None}
+            assert sorted(found.limits.values()) == sorted(
+                limit.rate for limit in metered(now.tree, verdict, now.locations)
+            )
 
 
 def test_the_choice_has_inside_border_and_outside() -> None:
@@ -371,7 +376,7 @@ def test_what_a_bridge_has_to_do_with_a_packet() -> None:
     assert at("s2", 1, 80) == (True, set(), set(), (1, 2, 3))
     assert at("s2", 9, 80) == (True, set(), {3}, (1, 2))  # from nowhere: what may come from anywhere is limited
     assert {bridge: at(bridge, 9, 99)[0] for bridge in ("s1", "s2", "s3")} == dict.fromkeys(("s1", "s2", "s3"), False)
-    assert at("s1", 9, 90) == (True, {4}, {2}, ())  # the reservation allows it, and does so where the deny is
+    assert at("s1", 9, 90) == (True, {4}, {2, 3}, ())  # the reservation allows it, and does so where the deny is
     assert at("s3", 1, 90)[:3] == (True, {4}, set())
     assert at("s3", 9, 90, src=3, dst=1)[1:] == (set(), set(), ())
     assert (places.ports(4, "s1"), places.ports(4, "s2"), places.ports(4, "s3")) == ({"up"}, {"up"}, {"host"})

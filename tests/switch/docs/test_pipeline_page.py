@@ -14,6 +14,6 @@ def test_the_page_in_the_tree_is_what_the_daemon_does() -> None:
 
 def test_a_flow_that_nobody_explained_is_found() -> None:
     with pytest.raises(ValueError, match="0 of KINDS"):
-        pipeline_page.check_explained(["cookie=0x70616e6500000000, table=142, priority=7 actions=drop"])
+        pipeline_page.check_explained(["cookie=0x70616e6500000000, table=173, priority=7 actions=drop"])
     with pytest.raises(ValueError, match="no longer there"):
         list(pipeline_page.explained([], pipeline_page.KINDS))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ovspane.packets.match import ANY, Match
 from ovspane.placement.flow_rules import COOKIE_TAG, Instructions
-from ovspane.placement.pipeline import ENTRY_PRIORITY, FlowPlan, Pipeline
+from ovspane.placement.pipeline import ACCESS_TABLES, ENTRY_PRIORITY, LIMIT_TABLES, FlowPlan, Pipeline
+from ovspane.policy.compiler.bounds import LIMIT_STAGES, STAGE_LIMIT
 from ovspane.policy.model.table import Effect, FlowTable, Rule, Stage, TableDelta, difference
 from ovspane.switch.bridge import ManagedBridge
 
@@ -64,10 +65,10 @@ def test_flows_name_only_meters_and_queues_that_the_plan_has(wanted: list[Rule])
     assert {flow.instructions.set_queue for flow in plan.flows.values()} - {None} == set(plan.guarantees)
 
 
-@given(st.integers(0, 40))
-def test_the_pipeline_leads_from_entry_to_exit_whatever_number_of_stages(count: int) -> None:
+@given(st.integers(0, 40), st.integers(0, 32))
+def test_the_pipeline_leads_from_entry_to_exit_whatever_number_of_stages(count: int, limits: int) -> None:
     pipeline = Pipeline()
-    flows = {flow.table: flow for flow in pipeline.skeleton(count)}
+    flows = {flow.table: flow for flow in pipeline.skeleton(count, limits)}
     entry = flows[0]
     assert (entry.priority, entry.match) == (ENTRY_PRIORITY, Match.of(mark=0))
     seen, table = [], entry.instructions.goto
@@ -75,10 +76,25 @@ def test_the_pipeline_leads_from_entry_to_exit_whatever_number_of_stages(count: 
         assert flows[table].match == ANY and flows[table].priority == 0
         seen.append(table)
         table = flows[table].instructions.goto
-    assert seen == sorted(seen) and seen[-3:] == [pipeline.limit, pipeline.queue, pipeline.exit]
+    assert seen == sorted(seen)
+    assert seen[seen.index(pipeline.limit) :] == [*pipeline.limits[: limits + 1], pipeline.queue, pipeline.exit]
+    assert set(pipeline.limits) <= flows.keys()
     assert flows[pipeline.exit].instructions == Instructions(set_mark=True, resubmit=0)
     assert all(flow.cookie == COOKIE_TAG for flow in flows.values())
     assert all(flow.table == 0 or pipeline.first <= flow.table <= pipeline.exit for flow in flows.values())
+
+
+def test_there_are_as_many_tables_as_stages() -> None:
+    assert (ACCESS_TABLES, LIMIT_TABLES) == (STAGE_LIMIT, LIMIT_STAGES)
+
+
+def test_a_limit_goes_on_to_the_next_stage() -> None:
+    pipeline = Pipeline()
+    for index in range(LIMIT_TABLES):
+        flow = pipeline.flow_of(Rule(Stage.LIMIT, index, 4, MATCHES[0], Effect.LIMIT, 7, 3, 1000))
+        assert (flow.table, flow.instructions.meter) == (pipeline.limit + index, pipeline.meter_id(3))
+        [default] = [one for one in pipeline.skeleton(0, LIMIT_TABLES) if one.table == flow.table]
+        assert flow.instructions.goto == default.instructions.goto
 
 
 def test_a_continue_of_the_last_stage_goes_where_its_default_goes() -> None:
