@@ -307,6 +307,6 @@ def test_the_tables_of_an_earlier_configuration_are_ours_as_long_as_the_entry_le
     assert not new.place((10, 0, old.flow_of(deny(1, 1)).match))
     new.learn(old.skeleton(0))
     assert new.place((10, 0, old.flow_of(deny(1, 1)).match))
-    assert new.place((53, 0, old.flow_of(deny(1, 1)).match))
-    assert not new.place((54, 0, old.flow_of(deny(1, 1)).match))
+    assert new.place((84, 0, old.flow_of(deny(1, 1)).match))
+    assert not new.place((85, 0, old.flow_of(deny(1, 1)).match))
     assert COOKIE_TAG >> 32 == 0x70616E65
