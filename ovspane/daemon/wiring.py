@@ -125,14 +125,14 @@ class Daemon:
             self._state,
             self._reconciler.hider,
             lambda notices: self._service.notify(notices),
-            self._reconciler.remarks,
+            self._reconciler.outlook.remarks,
         )
 
         # Reconciler --why a rate cannot be enforced, why nothing can be installed--> ReservationGate
         self._gate = ReservationGate(
-            self._reconciler.unenforced,
-            self._reconciler.unreachable,
-            self._reconciler.remarks,
+            self._reconciler.outlook.unenforced,
+            self._reconciler.outlook.unreachable,
+            self._reconciler.outlook.remarks,
             best_effort=scope.best_effort,
         )
 

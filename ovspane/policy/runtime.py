@@ -13,18 +13,17 @@ are independent of each other, so any part of them is a state too.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from ovspane.lang import statements as said
-from ovspane.lang.replies import Notice, Reply, no
+from ovspane.lang.replies import Notice, no
 from ovspane.lang.statements import Kind, Statement
 from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission import strictness
 from ovspane.policy.admission.interpreter import execute
 from ovspane.policy.admission.judgement import Judgement, ending
-from ovspane.policy.admission.queries import later
 from ovspane.policy.admission.visibility import sees_request
 from ovspane.policy.compile_check import BeyondQuota, CompileCheck, as_active
 from ovspane.policy.compiler.compile import Compiler
@@ -95,10 +94,6 @@ class Runtime:
                 except CannotCompile as problem:
                     return Judgement(no("cannot-compile", str(problem)))
         return outcome
-
-    def answer_later(self, speaker: str, statement: Statement, now: Ms) -> Reply | Callable[[], Reply] | None:
-        """See `queries.later`."""
-        return later(self.state, speaker, statement, now)
 
     def judging_weight(self, statement: Statement) -> int:
         """How much work judging a statement may be: about how many requests and shares have to be looked at."""

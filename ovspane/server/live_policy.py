@@ -20,6 +20,7 @@ from typing import ParamSpec, TypeVar
 from ovspane.lang.replies import Code, LazyRows, Notice, Reply, no
 from ovspane.lang.units import Ms
 from ovspane.loop import in_slices, off_loop
+from ovspane.policy.admission.queries import later
 from ovspane.policy.model.table import TableDelta
 from ovspane.policy.runtime import Runtime, Settled
 from ovspane.policy.state.authority import Grant
@@ -148,9 +149,9 @@ class LivePolicy:
     ) -> tuple[Reply | Deferred, Sequence[Change]]:
         runtime, statement = self.runtime, pending.statement
         try:
-            later = runtime.answer_later(pending.speaker, statement, now)
-            if later is not None:
-                return (later if isinstance(later, Reply) else Deferred(later, self._offload)), ()
+            work = later(runtime.state, pending.speaker, statement, now)
+            if work is not None:
+                return (work if isinstance(work, Reply) else Deferred(work, self._offload)), ()
             weight = runtime.judging_weight(statement)
             outcome = await self.work(weight, runtime.execute, pending.speaker, statement, now)
             reply = outcome.reply

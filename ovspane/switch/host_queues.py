@@ -218,7 +218,9 @@ class HostQueues:
             elif steps := ledger.steps():
                 await self._bring_some(steps)
             if unsure:
-                await self._police()
+                refused = await self._policing.sync(seconds=APPLY_SECONDS)
+                _log_changed("no policing on %s: %s", self._unpoliced, refused)
+                self._unpoliced = refused
             await self._reapply()
             if orphans:
                 await self._sync.collect(seconds=APPLY_SECONDS)
@@ -270,12 +272,6 @@ class HostQueues:
         """Of these ports, those get no queues."""
         _log_changed("no queues on port %s: %s", self.trouble, refused)
         self.trouble = {port: why for port, why in self.trouble.items() if port not in ports} | dict(refused)
-
-    async def _police(self) -> None:
-        """Raises OvsdbError."""
-        refused = await self._policing.sync(seconds=APPLY_SECONDS)
-        _log_changed("no policing on %s: %s", self._unpoliced, refused)
-        self._unpoliced = refused
 
     def _compare_kernel(self, ports: Collection[str]) -> None:
         """After rows were written, or when all are to be compared."""

@@ -19,13 +19,12 @@ from ovspane.lang.units import Seconds
 from ovspane.loop import Backoff, Every, LogOnce, kept_going
 from ovspane.network.model import NetworkDelta
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
-from ovspane.packets.flowgroup import Flowgroup
 from ovspane.placement.pipeline import FlowPlan
 from ovspane.placement.routes import Routes
 from ovspane.placement.routing import Routing
 from ovspane.placement.rule_placement import RulePlacement
 from ovspane.policy.model.table import Rules, TableDelta
-from ovspane.policy.state.status import Cause, Reason, Remark, Status
+from ovspane.policy.state.status import Status
 from ovspane.switch.away import RETRY, AwayBridges
 from ovspane.switch.datapaths import DatapathSupport
 from ovspane.switch.desired import DesiredState
@@ -33,8 +32,8 @@ from ovspane.switch.enforcement import Enforcement
 from ovspane.switch.fail_open import FailOpenWatch
 from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.host_queues import HostQueues
+from ovspane.switch.outlook import Outlook
 from ovspane.switch.passes import BridgePass
-from ovspane.switch.remarks import port_vlans, remarks
 from ovspane.switch.scope import BridgeScope
 from ovspane.switch.status_report import SLICE, StatusReport, requests_of
 
@@ -70,11 +69,7 @@ class Reconciler:
             switch, scope, on_lock=self._locks_changed, on_lost=self._bridge_lost, on_news=self._poke
         )
         self._queues = HostQueues(
-            switch,
-            self._fleet.has_queues,
-            scope.speeds,
-            self._poke,
-            self._may_name,
+            *(switch, self._fleet.has_queues, scope.speeds, self._poke, self._may_name),
             adopt=scope.adopt,
             police=scope.police,
             on_kernel=self._kernel_changed,
@@ -88,17 +83,10 @@ class Reconciler:
         self._report = StatusReport(on_status, on_hidden, self._enforcement)
         self._failing = FailOpenWatch(scope.rundir, self._fleet.driven_rows, self._poke)
         self._datapaths = DatapathSupport(scope.rundir)
-        self._passes = BridgePass(
-            switch,
-            self._fleet,
-            self._desired,
-            self._queues,
-            self._enforcement,
-            self._away,
-            self._report,
-            self._failing,
-            self._datapaths,
-        )
+        #: what can be made of requests that are asked for now
+        self.outlook = Outlook(switch, self._fleet, self._enforcement, self._away, self._datapaths)
+        books = self._fleet, self._desired, self._queues, self._enforcement, self._away, self._report
+        self._passes = BridgePass(switch, *books, self._failing, self._datapaths)
         switch.listen(self._on_event)
 
     # --- what the policy wants
@@ -116,21 +104,6 @@ class Reconciler:
     def hider(self, request: int) -> list[int]:
         """The requests below which one lies that has no flow of its own; see policy.compiler.hiding."""
         return self._desired.hider(request)
-
-    def unenforced(self, rate: int = 0) -> Reason | None:
-        """Why no port of any managed bridge can enforce a guarantee of `rate` (bit/s); None if one can."""
-        return self._enforcement.unenforced(self._fleet.rows().values(), rate)
-
-    def unreachable(self) -> Reason | None:
-        """Why what is accepted now cannot be installed at once: what is not there, or cannot be reached."""
-        if not self._switch.connected:
-            return Reason(Cause.NO_SWITCH, detail=self._switch.remote)
-        away = next((Reason(Cause.AWAY, name) for name in sorted(self._fleet.rows()) if name in self._away), None)
-        return self._fleet.missing() or away
-
-    def remarks(self, group: Flowgroup) -> tuple[Remark, ...]:
-        """What is to be said of requests of that flowgroup, of the bridges as they are."""
-        return remarks(group, port_vlans(self._fleet.rows().values()), self._datapaths.last)
 
     def change(self, delta: TableDelta, stages: int) -> None:
         """The network flow table changed by `delta`; it has `stages` access stages now."""

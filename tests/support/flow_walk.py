@@ -26,7 +26,7 @@ def installed(
         for rule in rules
     ]
     flows.append(Flow(0, 0, Match(0, 0), (Output(NORMAL),)))
-    return BridgeTables(flows, [PortState(1, "a"), PortState(2, "b")], learnt or {}, gathers)
+    return BridgeTables(flows, [PortState(1, "a"), PortState(2, "b")], learnt or {}, gathers=gathers)
 
 
 def fate(tables: BridgeTables, packet: Packet, pieces: Pieces) -> Part:

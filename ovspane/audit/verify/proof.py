@@ -1,7 +1,5 @@
-"""Holds what the switches do with the packets of each known host against what the policy says, for all of these
-packets.
-
-The compiler, placement and the daemon's plans are not asked.
+"""Holds what the switches do with all packets of each known host against what the policy says. The compiler, placement
+and the daemon's plans are not asked.
 
 For each host the set of all packets with its MAC address is walked from its port: none may come back to a bridge that
 it crossed. (Packets with other hosts' IP addresses, as a router sends them, may come to a bridge twice, where copies

@@ -29,11 +29,11 @@ def test_a_bridge_that_is_not_up_degrades_nobody_beside_one_that_is(caplog: pyte
         async with running(switch) as made:
             made.change(added=(deny(1, 53),))
             await until(lambda: made.status.get(1) == "degraded: bridge aaa is not up")
-            assert made.reconciler.unreachable() is not None
+            assert made.reconciler.outlook.unreachable() is not None
             await asyncio.to_thread(bridge, switch, "br0")
             await until(lambda: made.status[1] == "installed")
             await made.settled()
-            assert made.reconciler.unreachable() is None
+            assert made.reconciler.outlook.unreachable() is None
             switch.vsctl("set", "bridge", "aaa", "datapath_type=dummy")
             await until(lambda: "aaa" in {one.name for one in made.reconciler.fleet})
             await made.settled()

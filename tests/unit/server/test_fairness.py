@@ -100,14 +100,17 @@ def test_what_a_connection_asked_for_goes_with_it(tmp_path: Path) -> None:
             await prepared(there.service)
             gone = await there.client()
             async with there.service._live.turn:  # nothing is judged meanwhile
+                first = there.service.submit("root", parse("Whoami."))
+                await until(lambda: not there.service._queue, "service that waits for its turn")
                 gone.send("".join(f"deny(srcHost=10.2.0.{n}) on attacker.\n" for n in range(10)))
-                await until(lambda: len(there.service._queue) > 5, "queue")
+                await until(lambda: len(there.service._queue) == 10, "queue")
                 there.listener.channels[0].abort()
                 await until(lambda: not there.listener.channels, "end of the connection")
+            assert (await first).code is Code.OK
             client = await there.client()
             assert await client.ask("Whoami.") == "OK principal=root"
             assert (await there.service.ask("root", parse(HONEST))).code is Code.OK
-            assert len(there.service.state.requests) <= 10 - 5
+            assert len(there.service.state.requests) == 1
 
     asyncio.run(main())
 

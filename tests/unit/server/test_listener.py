@@ -107,7 +107,7 @@ def test_closing_gives_the_answers_that_are_due(tmp_path: Path) -> None:
             assert await half.line() == "OK principal=root"
             client.send("".join(f"AddUser u{i}. " for i in range(30)))
             async with asyncio.timeout(PATIENCE):
-                while not any(channel.outstanding for channel in there.listener.channels):
+                while not any(channel._out.outstanding for channel in there.listener.channels):
                     await asyncio.sleep(0)
             # it waits for what is due only: for one of the others it would wait LONG
             async with asyncio.timeout(PATIENCE):
@@ -164,7 +164,7 @@ def test_a_thousand_connections_and_the_others_notice_nothing(tmp_path: Path) ->
             assert await client.ask("AddUser Alice.") == "OK"
             assert await crowd[2].line() == "OK principal=root"
             # All that the server holds for them is in their splitters: a few bytes each.
-            assert sum(channel.held + channel.outstanding for channel in there.listener.channels) == 0
+            assert sum(channel.held + channel._out.outstanding for channel in there.listener.channels) == 0
             # Of the work that a thousand connections are, no more than a small part stands before an answer (twice the
             # garbage collection of the whole test run may).
             print(

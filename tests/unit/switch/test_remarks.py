@@ -46,7 +46,7 @@ def test_the_reply_has_the_note() -> None:
     runtime = Runtime()
     judgement = runtime.execute("root", parse("deny(vlan=10) on rootShare."), 1_000)
     gate = ReservationGate(
-        lambda rate: None, lambda group: remarks(group, {ACCESS}, {"br0": TRACKS_NOT}), best_effort=False
+        lambda rate: None, remarks=lambda group: remarks(group, {ACCESS}, {"br0": TRACKS_NOT}), best_effort=False
     )
     assert gate.judge(judgement.changes, ok(id=1)).fields == {"id": 1, "note": "port-vlan"}
     assert gate.judge(judgement.changes, ok(id=1, note="user-unknown")).fields["note"] == "user-unknown,port-vlan"
