@@ -13,15 +13,13 @@ from ovspane.network.model import Bridge, Origin, Port, PortId
 from ovspane.network.topology import Network
 from ovspane.packets.match import Packet
 from ovspane.placement.network_view import snapshot
+from tests.switch.audit.test_probe import item, oracle
 
 SHARES = [
     {"name": "rootShare", "parent": None, "privileges": "allow = True"},
     {"name": "a", "parent": "rootShare", "privileges": "reserve <= 1Mb, allow = False, deny = True"},
     {"name": "b", "parent": "a", "privileges": "reserve <= 1Mb, allow = True, deny = True"},
 ]
-
-
-from tests.switch.audit.test_probe import item, oracle
 
 
 def test_the_network_comes_out_of_its_listing_as_it_was() -> None:
