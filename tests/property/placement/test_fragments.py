@@ -4,11 +4,14 @@ walked by dataplane.fragments, against the slow evaluator; and the flows beside 
 
 from __future__ import annotations
 
+from operator import le
 from random import Random
 
 import pytest
 
 from ovspane.dataplane.fragments import Pieces
+from ovspane.lang.parser import parse_flowgroup
+from ovspane.lang.statements import Kind
 from ovspane.packets.fields import SCTP, TCP, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, FRAGMENT, TRACKED, Packet
 from ovspane.placement.fragments import FragmentSupport
@@ -16,7 +19,8 @@ from ovspane.placement.pipeline import FlowPlan
 from ovspane.policy.compiler.bounds import TooManyStages
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.model.actions import Access
-from ovspane.policy.semantics import evaluate, passes
+from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
+from ovspane.policy.semantics import evaluate, metered, passes
 from tests.support import workload
 from tests.support.flow_walk import fate, installed
 from tests.support.workload import History
@@ -52,8 +56,9 @@ def wrong(
         may = passes(verdict, default_deny)
         for pieces in Pieces:
             part = fate(tables, packet, pieces)
-            passed, rates = bool(part.outputs), [plan.meters[number].rate for number in part.meters]
-            exact = rates == ([verdict.limit] if verdict.limit is not None else []) if may else True
+            passed, rates = bool(part.outputs), sorted(plan.meters[number].rate for number in part.meters)
+            wanted = sorted(limit.rate for limit in metered(history.tree, verdict, history.where)) if may else rates
+            exact = rates == wanted
             if pieces is Pieces.WHOLE or (support.track and support.whole) or not gathers(plan):
                 right = passed == may and exact
             elif not support.track:
@@ -63,10 +68,8 @@ def wrong(
             elif pieces is Pieces.FIRST:
                 right = passed == may and exact
             else:
-                right = (passed or not may) and (
-                    not may or verdict.limit is None or min(rates, default=None) is not None
-                )
-                right = right and all(rate <= verdict.limit for rate in rates if may and verdict.limit is not None)
+                # none of the limits is weaker: each has a meter of its rate at most; others may limit it, too
+                right = not may or (passed and len(rates) >= len(wanted) and all(map(le, rates, wanted)))
             if not right:
                 return f"{pieces}: {packet}: {verdict}, but {part}"
     return None
@@ -122,3 +125,26 @@ def test_nothing_is_beside_the_flows_of_a_policy_without_ports() -> None:
         plan = FlowPlan()
         plan.treat_fragments(support)
         assert not any(match.mask & (FRAGMENT | TRACKED) for _, _, match in plan.flows)
+
+
+@pytest.mark.parametrize("lower_first", [True, False])
+def test_later_fragments_meet_the_lowest_limit_of_a_table(lower_first: bool) -> None:
+    """Limits of two ports share no packets, so one table has both; a later fragment may be of either."""
+    tree, rates = PolicyTree(), ((1, 80, 2_000_000), (2, 90, 8_000_000))
+    limits = tuple(
+        ActiveRequest(
+            number, ROOT, Kind.RATELIMIT, parse_flowgroup(f"(transport=UDP, dstPort={port})"), rate, True, number
+        )
+        for number, port, rate in (rates if lower_first else rates[::-1])
+    )
+    tree.apply(TreeDelta(added=limits))
+    compiler, plan = Compiler(tree), FlowPlan()
+    plan.treat_fragments(USERSPACE)
+    plan.apply(compiler.update(TreeDelta(added=limits), {}), compiler.stages)
+    tables = installed(plan.flows.values(), gathers=False)
+    for port, own in ((80, 2_000_000), (90, 8_000_000)):
+        packet = Packet(eth_type=ETH_IPV4, proto=UDP, sport=7, dport=port)
+        met = {
+            pieces: [plan.meters[number].rate for number in fate(tables, packet, pieces).meters] for pieces in Pieces
+        }
+        assert met == {Pieces.WHOLE: [own], Pieces.FIRST: [own], Pieces.LATER: [2_000_000]}

@@ -127,4 +127,5 @@ def test_the_walks_notice(name: str, tmp_path: Path) -> None:
     modules = ["_fastcompile"] if file in ("_fastcompile.pyx", "_fastclaims.pxd") else ["_fastaccess"]
     if file == "_fastentries.pxd":
         modules = ["_fastaccess", "_fastcompile"]
-    assert differs({module: build(f"{COMPILER}.{module}", tmp_path) for module in modules}).startswith("AssertionError")
+    found = differs({module: build(f"{COMPILER}.{module}", tmp_path) for module in modules})
+    assert found.startswith(("AssertionError", "died: -"))  # what is broken may also bring the process down

@@ -21,7 +21,8 @@ from ovspane.policy.compiler import access, colouring
 from ovspane.policy.compiler import compile_plain as compiler_module
 from ovspane.policy.compiler.access import AccessStages, AllowClass, DenyNode
 from ovspane.policy.compiler.compile_plain import Compiler
-from ovspane.policy.compiler.ranks import Ranks
+from ovspane.policy.compiler.limit_stages import LimitStages
+from ovspane.policy.compiler.ranks import LAST_LABEL, Ranks
 from ovspane.policy.model.table import FlowTable, TableDelta
 from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
 from tests.property.policy import test_compile
@@ -108,12 +109,13 @@ def a_new_deny_forgets_the_allows(patch: Patch) -> None:
     patch.setattr(AccessStages, "add_deny", add_deny)
 
 
-def limits_the_wrong_way_round(patch: Patch) -> None:
-    patch.setattr(compiler_module, "limit_key", lambda rate: rate)
+def limits_that_meet_in_one_stage(patch: Patch) -> None:
+    patch.setattr(LimitStages, "_met", lambda self, group: [])
 
 
 def guarantees_the_wrong_way_round(patch: Patch) -> None:
-    patch.setattr(compiler_module, "queue_key", lambda rate: -rate)
+    true = Ranks.__getitem__
+    patch.setattr(Ranks, "__getitem__", lambda self, key: LAST_LABEL - true(self, key))
 
 
 def rates_share_a_priority(patch: Patch) -> None:
@@ -205,7 +207,7 @@ BY_PACKETS: list[Mutation] = [
     clashes_not_counted,
     clashes_only_of_equal_depth,
     a_new_deny_forgets_the_allows,
-    limits_the_wrong_way_round,
+    limits_that_meet_in_one_stage,
     guarantees_the_wrong_way_round,
     rates_share_a_priority,
     removed_claims_linger,

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovspane.policy.model.actions import ACCESS, GUARANTEE, LIMIT, NEUTRAL, Access, Operators, Verdict
+from ovspane.policy.model.actions import ACCESS, GUARANTEE, LIMITS, NEUTRAL, Access, Limit, Operators, Verdict
 
 ACCESSES = st.sampled_from(Access)
 RATES = st.integers(0, 2**40)
-LIMITS = st.none() | st.integers(0, 2**40)
-VERDICTS = st.builds(Verdict, ACCESSES, RATES, LIMITS)
-COMPONENTS = [(ACCESS, ACCESSES), (GUARANTEE, RATES), (LIMIT, LIMITS)]
-NAMES = ["access", "guarantee", "limit"]
+SETS_OF_LIMITS = st.frozensets(st.builds(Limit, st.integers(1, 5), RATES), max_size=4)
+VERDICTS = st.builds(Verdict, ACCESSES, RATES, SETS_OF_LIMITS)
+COMPONENTS = [(ACCESS, ACCESSES), (GUARANTEE, RATES), (LIMITS, SETS_OF_LIMITS)]
+NAMES = ["access", "guarantee", "limits"]
 
 
 @pytest.mark.parametrize(("operators", "values"), COMPONENTS, ids=NAMES)
@@ -63,4 +63,6 @@ def test_the_tables_of_the_manual() -> None:
     assert [ACCESS.p(allow, child) for child in (unset, allow, deny)] == [allow, allow, deny]
     assert [ACCESS.p(unset, child) for child in (unset, allow, deny)] == [unset, allow, deny]
     assert (GUARANTEE.p(3, 5), GUARANTEE.p(5, 3)) == (5, 5)
-    assert (LIMIT.p(3, 5), LIMIT.p(5, 3), LIMIT.p(None, 3), LIMIT.p(0, None)) == (3, 3, 3, 0)
+    mine, theirs = frozenset({Limit(1, 3)}), frozenset({Limit(2, 5)})
+    assert LIMITS.d(mine, theirs) == LIMITS.s(mine, theirs) == LIMITS.p(mine, theirs) == mine | theirs
+    assert (Verdict(limits=mine | theirs).limit, Verdict().limit) == (3, None)

@@ -57,8 +57,8 @@ PARTS: tuple[tuple[type[Any], str], ...] = (
     (ManagedBridge, "delete_stale_meters"),
     (BridgeMeters, "install"),
     (BridgeMeters, "changed"),
-    (StatusReport, "tell"),
-    (StatusReport, "_teller"),
+    (StatusReport, "report"),
+    (StatusReport, "_judge"),
     (Enforcement, "statuses"),
     (Enforcement, "want_queues"),
     (HostQueues, "_bring"),
@@ -143,7 +143,7 @@ def test_a_defect_in_one_task(
     switch: DummyOvs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Any], name: str
 ) -> None:
     monkeypatch.setattr("ovspane.loop.DEFECT_PAUSES", (0.01, 0.1))
-    monkeypatch.setattr("ovspane.switch.reconciler.READ_BACK", 0.5)
+    monkeypatch.setattr("ovspane.switch.reconciler.READ_BACK", 0.7)  # not as often as meters: what is read back is not
 
     async def play() -> None:
         failed = failing_once(monkeypatch, kind, name)

@@ -121,7 +121,7 @@ def test_one_that_cannot_start_joins_again_by_one_command(
     assert main([*where, "rejoin"]) == 0
     assert "joined again, and the old member is removed" in capsys.readouterr().out
     three.start()
-    status = three.others[0].status()
+    status = cluster.status(three.others[0].folder)
     assert len([line for line in status.partition("Servers:")[2].splitlines() if "tcp:" in line]) == 3, status
     for other in three.others[1:]:
         other.kill()  # so that the one that joined again is needed for a majority

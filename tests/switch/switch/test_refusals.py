@@ -61,7 +61,8 @@ def test_a_table_that_was_full(switch: DummyOvs, caplog: pytest.LogCaptureFixtur
             made.change(added=tuple(deny(100 + n, 100 + n) for n in range(300)))
             await made.settled()
             full = "degraded: bridge br0 refused its flow: FLOW_MOD_FAILED/TABLE_FULL (5/1)"
-            assert Counter(made.status.values()) == {full: 296, "installed": 5}
+            told = Counter(made.status.values())  # room for four more flows, of which a deny by port may need several
+            assert told.total() == 301 == told[full] + told["installed"] and told[full] >= 296
             assert len(pushes) < 20
             empty(switch)
             await until(lambda: set(made.status.values()) == {"installed"})
