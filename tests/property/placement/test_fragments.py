@@ -127,24 +127,19 @@ def test_nothing_is_beside_the_flows_of_a_policy_without_ports() -> None:
         assert not any(match.mask & (FRAGMENT | TRACKED) for _, _, match in plan.flows)
 
 
-@pytest.mark.parametrize("lower_first", [True, False])
-def test_later_fragments_meet_the_lowest_limit_of_a_table(lower_first: bool) -> None:
+@pytest.mark.parametrize("lower", [1, 2])
+def test_later_fragments_meet_the_lowest_limit_of_a_table(lower: int) -> None:
     """Limits of two ports share no packets, so one table has both; a later fragment may be of either."""
-    tree, rates = PolicyTree(), ((1, 80, 2_000_000), (2, 90, 8_000_000))
-    limits = tuple(
-        ActiveRequest(
-            number, ROOT, Kind.RATELIMIT, parse_flowgroup(f"(transport=UDP, dstPort={port})"), rate, True, number
-        )
-        for number, port, rate in (rates if lower_first else rates[::-1])
-    )
-    tree.apply(TreeDelta(added=limits))
+    rates = {number: 2_000_000 if number == lower else 8_000_000 for number in (1, 2)}
+    groups = {number: parse_flowgroup(f"(transport=UDP, dstPort={80 + number})") for number in rates}
+    limits = [ActiveRequest(n, ROOT, Kind.RATELIMIT, groups[n], rate, True, n) for n, rate in rates.items()]
+    tree, delta = PolicyTree(), TreeDelta(added=tuple(limits))
+    tree.apply(delta)
     compiler, plan = Compiler(tree), FlowPlan()
     plan.treat_fragments(USERSPACE)
-    plan.apply(compiler.update(TreeDelta(added=limits), {}), compiler.stages)
+    plan.apply(compiler.update(delta, {}), compiler.stages)
     tables = installed(plan.flows.values(), gathers=False)
-    for port, own in ((80, 2_000_000), (90, 8_000_000)):
-        packet = Packet(eth_type=ETH_IPV4, proto=UDP, sport=7, dport=port)
-        met = {
-            pieces: [plan.meters[number].rate for number in fate(tables, packet, pieces).meters] for pieces in Pieces
-        }
+    for number, own in rates.items():
+        packet = Packet(eth_type=ETH_IPV4, proto=UDP, sport=7, dport=80 + number)
+        met = {piece: [plan.meters[meter].rate for meter in fate(tables, packet, piece).meters] for piece in Pieces}
         assert met == {Pieces.WHOLE: [own], Pieces.FIRST: [own], Pieces.LATER: [2_000_000]}
