@@ -7,8 +7,9 @@
 # A trunk port passes VLAN 7. `ovs-vsctl --no-wait set port p1 trunks=9`, or any OVSDB client that writes the column and
 # nothing beside, succeeds, and the database says 9. But frames of VLAN 7 go on leaving by the port, and those of VLAN 9
 # do not, in traces and for real: not for a moment, but for as long as nothing else is changed. ovs-vswitchd does not
-# wake up for this column. A change of `tag` made in the same way counts at once. A plain ovs-vsctl never shows this, for
-# it raises next_cfg in the same transaction, and that wakes ovs-vswitchd. Who writes `trunks` through OVSDB has to raise next_cfg, too.
+# wake up for this column. A change of `tag` made in the same way counts at once. A plain ovs-vsctl never shows this,
+# for it raises next_cfg in the same transaction, and that wakes ovs-vswitchd. Who writes `trunks` through OVSDB has to
+# raise next_cfg, too.
 #
 # Output, exit status 0:
 #   Open vSwitch 3.1.0
