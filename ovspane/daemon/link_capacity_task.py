@@ -40,6 +40,7 @@ class LinkCapacityTask:
         self._clock = clock
         self._capacity: LinkCapacity | None = None
         self._complete = False  # all links that are there had time to be seen
+        self._looked = False
         self._due = asyncio.Event()
 
     def new_capacity(self) -> LinkCapacity:
@@ -64,11 +65,13 @@ class LinkCapacityTask:
         return self._capacity.take_steering() if self._capacity is not None else {}
 
     async def run(self, service: Service, reconciler: Reconciler) -> None:
-        """Look until cancelled."""
-        self._due.set()
+        """Look until cancelled: after the first change of the network, since before it there is no path for anybody."""
+        if self._looked:  # we were begun again
+            self._due.set()
         while True:
             await self._due.wait()
             self._due.clear()
+            self._looked = True
             if (capacity := self._capacity) is not None:
                 found = await service.run_alone(partial(self._look, capacity), capacity.work_estimate)
                 reconciler.steer(found.routes)

@@ -144,7 +144,8 @@ def test_a_limit_stands_once() -> None:
         assert {bridge for bridge, count in meters().items() if count} == set(lan.bridges)
         # what comes from another switch was limited there: here at the switch above, by the port that leads to it
         way = traced(first, last, 90)
-        assert len(re.findall(r"meter:\d+", way.split("Final flow")[0])) == 1, way
+        met = re.findall(r"meter:\d+", way.split("Final flow")[0])
+        assert len(met) == len(set(met)) == 2, way  # each of the limits once, on the whole way
         link = next(link for link in TREE if any(end.startswith(f"{first.bridge}:") for end in link))
         inner = next(end.split(":")[1] for end in link if end.startswith("s1:"))
         port = int(vsctl("get", "interface", inner, "ofport"))
