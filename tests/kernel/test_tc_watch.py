@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -47,7 +48,8 @@ def test_what_tc_changed_behind_our_back(lan: Lan) -> None:
         number = daemon.request(f"reserve(dstHost={h3.ip}, dstPort=5201) = 12Mb on net to +10min.")
         daemon.settle(FOUND)
         ports = ",".join(sorted(host.device for host in lan.hosts))
-        assert daemon.requests()[number].startswith(f"installed by queue 1 on {ports} reserve(")
+        # all of them, whatever else is to be said (the guest's kernel cannot gather fragments)
+        assert re.match(f"installed by queue 1 on {ports}(, note .*)? reserve\\(", daemon.requests()[number])
         good = read_tc(h3.device)
         assert good[1] == (12 * MBIT, 20 * MBIT)
         change = ["tc", "class", "change", "dev", h3.device, "parent", "1:fffe", "classid", "1:2"]
