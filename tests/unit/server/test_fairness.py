@@ -67,7 +67,7 @@ def test_costly_statements_of_one_do_not_hold_up_another(tmp_path: Path) -> None
 def test_explanations_hold_up_nobody(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(FileKeeper(tmp_path / "kept")) as service:
-            _, requests = entangled(40)
+            _, requests = entangled(12)
             await prepared(service, *requests)
             assert await ahead_of_the_honest(service, ["Explain(srcHost=10.2.0.0/16)."] * 16) <= 1
 
