@@ -198,16 +198,17 @@ async def kept_going(
             backoff.reset()
             once.forget(name)
         told = problem if isinstance(problem, Exception) else RuntimeError(repr(problem))
-        once.error(name, "%s failed by a defect, and is begun again:\n%s", name, _traced(problem))
+        once.error(name, "%s failed by a defect, and is begun again:\n%s", name, traced(problem))
         try:
             on_defect(name, told)
         except Exception as second:  # noqa: BLE001  as above
-            once.error((name, "order"), "%s could not be brought to order:\n%s", name, _traced(second))
+            once.error((name, "order"), "%s could not be brought to order:\n%s", name, traced(second))
         del problem, told  # their tracebacks hold what the work had
         await backoff.sleep()
 
 
-def _traced(problem: BaseException) -> str:
+def traced(problem: BaseException) -> str:
+    """An exception with its trace, as text for a log."""
     return "".join(traceback.format_exception(problem)).rstrip()
 
 

@@ -18,13 +18,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import traceback
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from ovspane.flowpush import SessionError
 from ovspane.lang.units import Seconds
-from ovspane.loop import LogOnce, off_loop
+from ovspane.loop import LogOnce, off_loop, traced
 from ovspane.ovsdb.controllers import in_band
 from ovspane.ovsdb.switch_db import BridgeRow, SwitchDb
 from ovspane.placement.flow_rules import COOKIE_MASK
@@ -207,7 +206,7 @@ class BridgePass:
                 log.warning("bridge %s: %s", bridge.name, problem)
             raise
         except Exception as problem:  # a defect of ours: this bridge is read back on a new session, the others go on
-            self._log.error(bridge.name, "bridge %s: a defect: %s", bridge.name, _traced(problem))
+            self._log.error(bridge.name, "bridge %s: a defect: %s", bridge.name, traced(problem))
             bridge.close()
             self._away.add(bridge.name, repr(problem))
             raise SessionError(f"a defect: {problem!r}") from problem
@@ -243,7 +242,3 @@ class BridgePass:
         general = self._fleet.trouble() or troubles.get(0)
         await self._report.report(requests, late, self._desired.plan, bridges.values(), troubles, general)
         self._report.add(late)
-
-
-def _traced(problem: BaseException) -> str:
-    return "".join(traceback.format_exception(problem)).rstrip()
