@@ -74,6 +74,7 @@ class FloodControl:
         self._drives = drives
         self._keep = keep
         self._wake = asyncio.Event()
+        self._marking = asyncio.Lock()  # who writes marks and bits goes by the marks that it has read
         self._log = LogOnce(log)
         self._decisions = FloodPorts(network, self._log)
         self._sessions = PortSessions(switch, scope.rundir, self._wake.set, self._block_again)
@@ -136,9 +137,11 @@ class FloodControl:
 
     async def _block_again(self, rows: Rows, ports: set[PortId]) -> None:
         """A restart of ovs-vswitchd lost the bits of these. What was learnt meanwhile must be forgotten, by the next
-        pass."""
-        await write_mark(self._switch, ports, BLOCKED)
-        await self._configure(rows, ports, BLOCK)
+        pass. Those that are to flood again, or whose mark a pass has taken away meanwhile, are not blocked."""
+        async with self._marking:
+            ports &= marked_ports(self._driven()).keys() if self._keep else set()
+            await write_mark(self._switch, ports, BLOCKED)
+            await self._configure(rows, ports, BLOCK)
         self._wake.set()
 
     def _managed(self) -> dict[str, BridgeRow]:
@@ -153,10 +156,14 @@ class FloodControl:
     async def _pass(self, now: Seconds) -> float:
         """Bring all ports to what is to be; gives the seconds until the next look. Raises EXPECTED."""
         rows = self._driven()
-        marked = marked_ports(rows)
-        await self._sessions.follow(set(rows) if self._keep else {port.bridge for port in marked})
+        await self._sessions.follow(set(rows) if self._keep else {port.bridge for port in marked_ports(rows)})
         if not self._switch.connected:
             return SOON
+        async with self._marking:
+            return await self._bring_all(self._driven(), now)
+
+    async def _bring_all(self, rows: Rows, now: Seconds) -> float:
+        marked = marked_ports(rows)
         self._decisions.follow(rows, self._managed(), marked, now)
         decision = FloodDecision(frozenset(), ())
         if self._keep:

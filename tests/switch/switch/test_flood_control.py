@@ -321,6 +321,30 @@ def test_the_mark_is_there_whenever_the_bit_is(ovs: DummyOvs) -> None:
     assert all(marked for _, marked in seen), seen
 
 
+def test_no_port_stays_blocked_whose_bit_is_found_lost_while_it_begins_to_flood(ovs: DummyOvs) -> None:
+    """A session that opens blocks what a restart of ovs-vswitchd let flood, beside the pass that lets it go."""
+    opened: list[asyncio.Task[None]] = []
+
+    class Reopened(FloodControl):
+        async def _configure(self, rows: Mapping[str, BridgeRow], ports: set[PortId], bits: PortBits) -> None:
+            if ports and bits == FREE:
+                opened.append(asyncio.create_task(self._block_again(rows, set(ports))))
+                await asyncio.sleep(0.5)
+            await super()._configure(rows, ports, bits)
+
+    async def run() -> None:
+        async with keeping(ovs, Reopened):
+            await asyncio.to_thread(wait_for, lambda: marks(ovs) == {} and opened, "the end of what no link explains")
+            await asyncio.gather(*opened)
+
+    for bridge, port in (("b", "bc"), ("c", "cb")):
+        ovs.vsctl("set", "port", port, "external_ids:ovspane-no-flood=true")
+        mod_port(ovs, bridge, port, "no-flood")
+    asyncio.run(run())
+    assert marks(ovs) == {}
+    assert not any(bits & {"NO_FLOOD", "NO_FWD", "NO_RECV"} for bits in config(ovs).values()), config(ovs)
+
+
 def test_openflow_10_is_added_and_taken_back() -> None:
     with DummyOvs() as ovs:
         for name in ("a", "b"):
