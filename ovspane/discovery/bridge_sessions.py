@@ -1,6 +1,7 @@
 """One PacketSession for each bridge, kept up: the flows renewed, probes sent, packets handed on.
 
-Probes wait until each bridge of ours receives them, or is known not to, so that none passes through one.
+Probes wait until each bridge of ours intercepts them, or is known not to, so that none passes through one
+(discovery.interception).
 
 Invariant: a bridge that does not answer, or refuses, is tried again; nothing here fails for what it answers.
 """
@@ -16,6 +17,7 @@ from functools import partial
 from typing import Protocol
 
 from ovspane.discovery.flows import LIFETIME
+from ovspane.discovery.interception import Interception
 from ovspane.discovery.packet_session import PacketSession
 from ovspane.discovery.settings import DiscoverySettings
 from ovspane.loop import Backoff, in_slices
@@ -56,8 +58,13 @@ class BridgeSessions:
         self._controller = secrets.randbelow(0xFFFF) + 1
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed: dict[str, asyncio.Event] = {}
-        self._receiving: set[str] = set()  # bridges that send us probes
-        self._failed: set[str] = set()  # bridges that could not be made to: nobody waits for them
+        self._again: dict[str, asyncio.Event] = {}
+        self._interception = Interception(lambda bridge: self._again[bridge].set())
+
+    @property
+    def believes_probes(self) -> bool:
+        """Whether a probe that comes in now came through no bridge of ours."""
+        return self._interception.is_complete
 
     def set_bridges(self, bridges: Iterable[str]) -> None:
         """Have a session with each of these bridges, and with no others."""
@@ -66,11 +73,11 @@ class BridgeSessions:
         there = set(bridges)
         for name in self._tasks.keys() - there:
             self._tasks.pop(name).cancel()
-            self._receiving.discard(name)
-            self._failed.discard(name)
-            del self._changed[name]
+            self._interception.discard(name)
+            del self._changed[name], self._again[name]
         for name in there - self._tasks.keys():
-            self._changed[name] = asyncio.Event()
+            self._changed[name], self._again[name] = asyncio.Event(), asyncio.Event()
+            self._interception.add(name)
             self._tasks[name] = asyncio.create_task(self._keep(name), name=f"packets-{name}")
 
     def probe_soon(self, bridge: str | None = None) -> None:
@@ -90,11 +97,13 @@ class BridgeSessions:
 
     async def _keep(self, name: str) -> None:
         """Keep a session with a bridge until cancelled."""
-        backoff = Backoff(*RETRY)
+        backoff, again = Backoff(*RETRY), self._again[name]
         refused = False
         path = self._settings.rundir / f"{name}.mgmt"
         while True:
             pause = None
+            again.clear()
+            awaited = self._interception.begin(name)
             on_packet = partial(self._user.on_packet, name)
             session = PacketSession(path, self._settings.pipeline, self._controller, on_packet)
             try:
@@ -111,9 +120,10 @@ class BridgeSessions:
             except Exception:  # a defect here must not end the daemon, which can do without
                 log.exception("discovery on bridge %s failed", name)
                 pause = REFUSED_PAUSE
-            self._receiving.discard(name)
-            self._failed.add(name)
-            await asyncio.sleep(backoff.take() if pause is None else pause)
+            self._interception.fail(name, awaited)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(backoff.take() if pause is None else pause):
+                    await again.wait()
 
     async def _serve(self, name: str, session: PacketSession) -> None:
         loop, changed = asyncio.get_running_loop(), self._changed[name]
@@ -125,18 +135,15 @@ class BridgeSessions:
                 if now != uplinks or loop.time() - renewed > LIFETIME / 3:
                     await session.install(self._settings.lldp, self._settings.snoop, now)
                     uplinks, renewed = now, loop.time()
-                    self._receiving.add(name)
-                    self._failed.discard(name)
-                if self._settings.lldp and self._receiving | self._failed >= self._tasks.keys():
+                    self._interception.succeed(name)
+                if self._settings.lldp and self._interception.is_complete:
                     async for frames in in_slices(self._user.probes(name), SLICE):
                         await session.send(frames)
-                try:
-                    async with asyncio.timeout(QUICK_EVERY if quick else self._settings.interval):
-                        await changed.wait()
+                if await _happens(changed, session.closed, QUICK_EVERY if quick else self._settings.interval):
                     changed.clear()
                     quick = QUICK
                     await asyncio.sleep(QUICK_EVERY / 4)
-                except TimeoutError:
+                else:
                     quick = max(0, quick - 1)
                 if session.closed.done():
                     raise SessionError("the session ended")
@@ -145,3 +152,13 @@ class BridgeSessions:
                 with contextlib.suppress(SessionError, TimeoutError):
                     async with asyncio.timeout(LAST):
                         await session.remove()
+
+
+async def _happens(event: asyncio.Event, end: asyncio.Future[Exception | None], most: float) -> bool:
+    """Wait for an event for so many seconds at most, and not beyond the end. True iff the event is set."""
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait((waiting, end), timeout=most, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    return event.is_set()

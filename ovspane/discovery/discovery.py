@@ -228,7 +228,8 @@ class Discovery:
             return
         now = self.now()
         if lldp.is_probe(packet.frame):
-            self._probes.receive(port, packet.frame, self._rows, now)
+            if self._sessions.believes_probes:
+                self._probes.receive(port, packet.frame, self._rows, now)
         elif (seen := read(packet.frame)) is not None:
             if self._settling.is_settled(port, now):
                 self.network.see_host(seen.mac, port, now, addresses=seen.addresses)

@@ -1,6 +1,8 @@
 """The OpenFlow of discovery: flows that send us our probes, and copies of what hosts report of themselves.
 
-    first access table   our probes (to our group address): to us, and no further
+    table 0, and the     our probes (to our group address): to us, and no further. In table 0 so that a bridge takes
+    first access table   them as soon as it has these flows, whether the pipeline's entry is there or not; in the
+                         other since it may be the entry that a packet meets, which has the same priority
     exit table           at ports that lead to another bridge: as without us
                          ARP, neighbour discovery to groups, DHCP to everybody: a copy to us, then as without us
 
@@ -87,8 +89,9 @@ def _flow(command: int, table: int, priority: int, oxm: bytes, actions: bytes = 
 def add_probe_flows(pipeline: Pipeline, controller: int) -> Iterator[Request]:
     """Our probes come to us, and go no further."""
     to_us = metered_controller(controller, meters(pipeline)[1])
-    for oxm in _PROBES:
-        yield _flow(ADD, pipeline.first, _HIGHEST, oxm, to_us)
+    for table in (0, pipeline.first):
+        for oxm in _PROBES:
+            yield _flow(ADD, table, _HIGHEST, oxm, to_us)
 
 
 def add_copy_flows(pipeline: Pipeline, controller: int) -> Iterator[Request]:

@@ -1,8 +1,8 @@
 """Links by probes: the frames of each round, and the links that the received ones show.
 
-A frame that came through a bridge which did not intercept it yet (it had just come, or another daemon has it) shows
-a link that does not exist. Such a link is lost as soon as frames of the same port arrive at another port and not there
-any more: two rounds later.
+A frame that came through a bridge which did not intercept it shows a link that is not there. This host's bridges are
+seen to (discovery.interception); one of another host may be so for a moment, or one that nobody knew of yet. Such a
+link is lost as soon as frames of the same port arrive at another port and not there any more: two rounds later.
 """
 
 from __future__ import annotations

@@ -72,10 +72,12 @@ KINDS = (
         "**The bridge's own flows**, whatever they are. They see the packet after ours, exactly as without us.",
     ),
     Kind(
-        _only(100),
+        (0, 100),
         rf"{TOPOLOGY}.*dl_type=0x88(b5|cc)",
         "**Our probes** of links (sent to a group address of our own, so nobody's LLDP is touched) come to discovery "
-        "and go no further; the second EtherType is that of earlier daemons. A meter bounds how many we get.",
+        "and go no further; the second EtherType is that of earlier daemons. A meter bounds how many we get. They are "
+        "in table 0, too, so that a bridge hands no probe on while the entry is not there yet: it would show a link "
+        "where none is.",
     ),
     Kind(
         _only(100),

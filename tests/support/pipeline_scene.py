@@ -163,10 +163,10 @@ def one_bridge() -> Scene:
 
 
 def _wait_for_discovery(ovs: DummyOvs, bridge: str, past: int = 0) -> None:
-    """Until all flows of discovery are there: two for probes, four for copies, and `past` for ports with links."""
+    """Until all flows of discovery are there: four for probes, four for copies, and `past` for ports with links."""
 
     def there() -> bool:
-        return sum(DISCOVERY in line for line in _flows(ovs, bridge)) == 6 + past
+        return sum(DISCOVERY in line for line in _flows(ovs, bridge)) == 8 + past
 
     wait_for(there, f"flows of discovery on {bridge}")
 

@@ -59,5 +59,5 @@ def test_datapath_flows_of_unicast_packets_match_no_more_than_before(lan: Lan) -
         wait_for(lambda: any("table=174" in flow for flow in flows("br0")), "pipeline")
         before = megaflows()
     with Watcher() as daemon:
-        wait_for(lambda: sum("0x70746f70" in flow for flow in flows("br0")) == 6, "flows of discovery")
+        wait_for(lambda: sum("0x70746f70" in flow for flow in flows("br0")) == 8, "flows of discovery")
         assert megaflows() == before

@@ -60,9 +60,9 @@ def test_flows_come_are_renewed_and_go(ovs: DummyOvs) -> None:
         async with session(ovs, []) as packets:
             await packets.install(True, True, frozenset({1}))
             found = ours(ovs)
-            assert len(found) == 7
+            assert len(found) == 9
             assert sum("in_port=1" in one or "in_port=p1" in one for one in found) == 1
-            assert sum(f"controller(id=77,meter_id={meters(PIPELINE)[1]})" in one for one in found) == 2
+            assert sum(f"controller(id=77,meter_id={meters(PIPELINE)[1]})" in one for one in found) == 4
             assert sum(f"controller(id=77,meter_id={meters(PIPELINE)[0]})" in one for one in found) == 4
             await packets.install(True, True, frozenset({2}))
             assert [one for one in ours(ovs) if "in_port" not in one] == [one for one in found if "in_port" not in one]
@@ -143,10 +143,60 @@ def test_sessions_survive_a_restart_and_end_clean(ovs: DummyOvs) -> None:
             user.rounds.clear()
             user.got.clear()
             await until(lambda: "br0" in user.rounds, "a round after the restart")
-            assert len(ours(ovs)) == 6
+            assert len(ours(ovs)) == 8
             sessions.set_bridges([])
             await until(lambda: ours(ovs) == [], "the end of its flows")
         finally:
             await sessions.close()
+
+    asyncio.run(main())
+
+
+def test_no_probe_leaves_while_a_bridge_of_ours_may_hand_it_on(ovs: DummyOvs) -> None:
+    """After a restart the one bridge answers at once, and the other later: its socket is out of the way for a while."""
+    ovs.add_bridge("br1")
+
+    async def main() -> None:
+        user = Recorder()
+        sessions = BridgeSessions(DiscoverySettings(ovs.rundir, PIPELINE, interval=0.05), user)
+        sessions.set_bridges(["br0", "br1"])
+        genuine = sessions._serve
+        late = asyncio.Event()
+
+        async def serve(name: str, packets: PacketSession) -> None:
+            if name == "br1":
+                await late.wait()
+            await genuine(name, packets)
+
+        try:
+            await until(lambda: {"br0", "br1"} <= set(user.rounds), "a round at both")
+            assert sessions.believes_probes
+            sessions._serve = serve  # type: ignore[method-assign]
+            await asyncio.to_thread(ovs.restart_vswitchd)
+            await until(lambda: len(ours(ovs)) == 8, "the flows on the one")
+            user.rounds.clear()
+            for _ in range(10):
+                await asyncio.sleep(0.05)
+                assert not user.rounds and not sessions.believes_probes
+            late.set()
+            await until(lambda: {"br0", "br1"} <= set(user.rounds), "a round at both")
+            assert sessions.believes_probes
+        finally:
+            await sessions.close()
+
+    asyncio.run(main())
+
+
+def test_a_bridge_takes_probes_before_the_pipeline_is_there(ovs: DummyOvs) -> None:
+    got: list[PacketIn] = []
+
+    async def main() -> None:
+        ovs.ofctl("del-flows", "br0")
+        ovs.ofctl("add-flow", "br0", "priority=0,actions=NORMAL")
+        async with session(ovs, got) as packets:
+            await packets.install(True, True, frozenset())
+            ovs.receive("p1", PROBE)
+            await until(lambda: got, "the probe")
+            assert PROBE not in ovs.transmitted("p2")
 
     asyncio.run(main())
