@@ -62,8 +62,8 @@ def test_a_bridge_that_is_away_degrades_whom_it_serves() -> None:
             made.change(added=(by(1), by(2)))
             await until(lambda: made.status == {1: "installed", 2: "installed"})
             aside = switch.rundir / "aside"
+            switch.vsctl("set", "bridge", "s1", "protocols=OpenFlow10,OpenFlow14")  # drops its sessions, listens anew
             switch.mgmt("s1").rename(aside)
-            switch.vsctl("set", "bridge", "s1", "protocols=OpenFlow10,OpenFlow14")  # that drops its sessions
             await until(lambda: made.status[2] == "degraded: bridge s1 is away")
             assert "degraded" not in " ".join(made.said[1])
             aside.rename(switch.mgmt("s1"))
