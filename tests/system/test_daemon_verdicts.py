@@ -142,35 +142,41 @@ def test_a_rate_limit_holds_for_the_aggregate(lan: Lan, daemon: DaemonProcess) -
 def test_each_limit_holds_whatever_others_lie_in_it(lan: Lan, daemon: DaemonProcess) -> None:
     """A limit of 1 Mb/s in one of 2 in one of 10, in floods of each: the sums are at most the limits, and near them. A
     tenant's six limits of just below 2 Mb/s, on single ports, leave the one of 2 Mb/s around them as it is. (How near:
-    tests/kernel judges that. The userspace datapath on a busy machine stays behind a limit by some per cent.)"""
+    tests/kernel judges that. The userspace datapath on a busy machine stays behind any limit: beside them there is one
+    of 1 Mb/s alone, the other way.)"""
     h1, h2, h3 = lan.hosts
     daemon.do(
+        f"NewShare back for (dstHost={h1.ip}) [ratelimit >= 1Mb] on rootShare.",
         f"NewShare site for (dstHost={h3.ip}) [ratelimit >= 1Mb] on rootShare.",
         f"NewShare tenant for (dstHost={h3.ip}, dstPort=5201-5206) [ratelimit >= 1Mb] on site.",
     )
-    streams = [Stream(h1, h3, 5201, 6 * MBIT), Stream(h1, h3, 5202, 6 * MBIT), Stream(h2, h3, 5210, 15 * MBIT)]
+    alone = Stream(h3, h1, 5220, 6 * MBIT)
+    streams = [Stream(h1, h3, 5201, 6 * MBIT), Stream(h1, h3, 5202, 6 * MBIT), Stream(h2, h3, 5210, 15 * MBIT), alone]
     control = [rate / MBIT for rate in measure(streams, seconds=2)]
     daemon.do(
+        f"ratelimit(dstHost={h1.ip}, dstPort=5220) = 1Mb on back to +10min.",
         f"ratelimit(dstHost={h3.ip}, transport=UDP) = 10Mb on site to +10min.",
         f"ratelimit(dstHost={h3.ip}, dstPort=5201, transport=UDP) = 1Mb on tenant to +10min.",
         f"ratelimit(dstHost={h3.ip}, dstPort=5201-5206, transport=UDP) = 2Mb on site to +10min.",
     )
     daemon.settle()
-    rates = [rate / MBIT for rate in measure(streams, seconds=3)]
+    *rates, beside = [rate / MBIT for rate in measure(streams, seconds=3)]
     daemon.check_probes()
     for port in range(5201, 5207):
         daemon.do(f"ratelimit(dstHost={h3.ip}, dstPort={port}) = 1999kb on tenant to +10min.")
     daemon.settle()
-    six = [rate / MBIT for rate in measure([Stream(h1, h3, port, 2 * MBIT) for port in range(5201, 5207)], seconds=3)]
-    told = f"1 in 2 in 10 Mb/s: {rates}; six ports: {six}; without limits {control}"
+    ports = [*(Stream(h1, h3, port, 2 * MBIT) for port in range(5201, 5207)), alone]
+    *six, beside_six = [rate / MBIT for rate in measure(ports, seconds=3)]
+    told = f"1 in 2 in 10 Mb/s: {rates}; six: {six}; 1 Mb/s alone: {beside}, {beside_six}; without limits {control}"
     print(told)
     assert rates[0] <= 1.1, told
     assert sum(rates[:2]) <= 2.2, told
     assert sum(rates) <= 11, told
     assert sum(six) <= 2.2, told
-    if control[0] + control[1] < 6 or control[2] < 12:
+    if control[0] + control[1] < 6 or control[2] < 12 or min(beside, beside_six) < 0.9:
         too_slow_to_tell(told)
-    assert sum(rates[:2]) >= 1.5, told
+    # of the 2 that the inner limits let on, the one around them drops the same part as of the 15 beside: 10 of 17 pass
+    assert sum(rates[:2]) >= 0.8 * 2 * 10 / 17, told
     assert sum(rates) >= 7.5, told
     assert sum(six) >= 1.5, told
 
