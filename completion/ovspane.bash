@@ -2,7 +2,7 @@
 _ovspane() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "daemon send shell show topology compile replay probe verify cleanup restart-switch restore cluster" -- "$cur")); return
+        COMPREPLY=($(compgen -W "daemon send shell what-if show topology compile replay probe verify cleanup restart-switch restore cluster" -- "$cur")); return
     fi
     case $cmd$prev in
         topology--format) COMPREPLY=($(compgen -W "text json dot svg" -- "$cur")); return ;;
@@ -19,7 +19,7 @@ _ovspane() {
         -*) COMPREPLY=($(compgen -W "--socket --format --help" -- "$cur")); return ;;
     esac
     case $cmd in
-        send) COMPREPLY=($(compgen -W "reserve ratelimit allow deny waypoint avoid hint Cancel Check available traffic GetSchedule ListShares ListSharesByFlowGroup ListRequests Explain Show ListTopology Whoami NewShare Grant GrantDefault Revoke DropShare AddUser DropUser Locate As Format Subscribe Unsubscribe Tick" -P "${cur%%[A-Za-z]*}" -- "${cur#[\'\"]}")) ;;
+        send) COMPREPLY=($(compgen -W "reserve ratelimit allow deny waypoint avoid hint Cancel Check WhatIf available traffic GetSchedule ListShares ListSharesByFlowGroup ListRequests Explain Show ListTopology Whoami NewShare Grant GrantDefault Revoke DropShare AddUser DropUser Locate As Format Subscribe Unsubscribe Tick" -P "${cur%%[A-Za-z]*}" -- "${cur#[\'\"]}")) ;;
         compile|replay) COMPREPLY=($(compgen -f -- "$cur")) ;;
     esac
 }

@@ -14,6 +14,7 @@ COMMANDS: dict[str, str] = {
     "daemon": "ovspane.cli.daemon_command",
     "send": "ovspane.cli.send_command",
     "shell": "ovspane.cli.shell_command",
+    "what-if": "ovspane.cli.what_if_command",
     "show": "ovspane.cli.show_command",
     "topology": "ovspane.cli.topology_command",
     "compile": "ovspane.cli.compile_command",

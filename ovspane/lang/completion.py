@@ -78,8 +78,8 @@ def _walk(nodes: Tokens, tokens: Tokens, names: Names) -> Iterator[str]:
             yield from _walk(_nodes(part.strip()) + rest, tokens, names)
         yield from _walk(rest, tokens, names)
     elif node == "STATEMENT":
-        if tokens[:1] != ("Check",):
-            yield from (word for word in _statement(tokens, names) if tokens or word != "Check")
+        if tokens[:1] not in (("Check",), ("WhatIf",)):
+            yield from (word for word in _statement(tokens, names) if tokens or word not in ("Check", "WhatIf"))
     elif not node.isupper():
         if not tokens:
             yield node

@@ -1,13 +1,15 @@
-"""Text to statements: the door of the language. Pure; linear time; nests nowhere but in Check, once.
+"""Text to statements: the door of the language. Pure; linear time; nests nowhere but in Check and WhatIf, once.
 
 Names that callers need (`Splitter`, `Piece`, `SyntaxFault`, `Contradiction`) can be had from here.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from ovspane.lang import predicates, values
 from ovspane.lang.splitter import Piece, Splitter
-from ovspane.lang.statements import Check, Statement, Time
+from ovspane.lang.statements import Check, Statement, Time, WhatIf
 from ovspane.lang.tokens import MAX_STATEMENT, Cursor, SyntaxFault
 from ovspane.lang.verbs import BY_NAME, VERBS
 from ovspane.packets.fields import AddressSet
@@ -23,6 +25,9 @@ __all__ = [
     "parse_flowgroup",
     "parse_time",
 ]
+
+#: verbs whose argument is a statement
+WRAPPERS: Final = {"Check": Check, "WhatIf": WhatIf}
 
 
 def parse(text: str) -> Statement:
@@ -47,14 +52,14 @@ def _statement(cursor: Cursor, *, checked: bool = False) -> Statement:
         raise cursor.fault(_verbs_like(name, checked))
     cursor.at += 1
     if verb.read is None:
-        return Check(_statement(cursor, checked=True))
+        return WRAPPERS[name](_statement(cursor, checked=True))
     return verb.read(cursor, name)
 
 
 def _verbs_like(word: str, checked: bool) -> str:
     """What to say when no verb stands where one must: the one that was meant, if only its case is wrong, else all."""
-    if checked and word == "Check":
-        return "a statement other than Check"
+    if checked and word in WRAPPERS:
+        return f"a statement other than {word}"
     meant = next((verb.name for verb in VERBS if verb.name.lower() == word.lower()), None)
     return f"'{meant}'" if meant else "a verb: " + ", ".join(verb.name for verb in VERBS)
 

@@ -139,5 +139,6 @@ _WRITERS: dict[type[st.Statement], Callable[..., str]] = {
     st.Subscribe: lambda s: "Subscribe",
     st.Unsubscribe: lambda s: "Unsubscribe",
     st.Check: lambda s: f"Check {_body(s.statement)}",
+    st.WhatIf: lambda s: f"WhatIf {_body(s.statement)}",
     st.Tick: lambda s: f"Tick {s.seconds}",
 }

@@ -313,6 +313,13 @@ class Check(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class WhatIf(Statement):
+    """As Check, and what it would change on the switches."""
+
+    statement: Statement
+
+
+@dataclass(frozen=True, slots=True)
 class Tick(Statement):
     """Moves the manual clock of a replay by `seconds`; refused elsewhere."""
 

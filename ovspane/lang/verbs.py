@@ -36,7 +36,7 @@ SLOTS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One verb. `read` is None only for Check, whose argument is a statement itself."""
+    """One verb. `read` is None for those whose argument is a statement itself."""
 
     name: str
     group: str
@@ -112,6 +112,14 @@ VERBS: tuple[Verb, ...] = (
         "Check STATEMENT",
         "say what a statement would get, and change nothing",
         "Check reserve(user=Alice) = 5Mb on aBW.",
+        None,
+    ),
+    Verb(
+        "WhatIf",
+        "requests",
+        "WhatIf STATEMENT",
+        "the same, with the rules that would come and go, and whom it would override",
+        "WhatIf deny(dstPort=22) partial on aAC.",
         None,
     ),
     Verb(
@@ -313,7 +321,9 @@ def _heading(text: str) -> list[str]:
 
 def _bash_lines() -> Iterator[str]:
     verbs = " ".join(verb.name for verb in VERBS)
-    commands = "daemon send shell show topology compile replay probe verify cleanup restart-switch restore cluster"
+    commands = (
+        "daemon send shell what-if show topology compile replay probe verify cleanup restart-switch restore cluster"
+    )
     yield "# bash completion for ovspane(8); made by `python -m ovspane.lang.verbs --bash` from the table of verbs"
     yield "_ovspane() {"
     yield "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}"

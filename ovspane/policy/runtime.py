@@ -21,6 +21,7 @@ from ovspane.lang.replies import Notice, no
 from ovspane.lang.statements import Kind, Statement
 from ovspane.lang.units import Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
+from ovspane.policy import what_if
 from ovspane.policy.admission import strictness
 from ovspane.policy.admission.interpreter import execute
 from ovspane.policy.admission.judgement import Judgement, ending
@@ -76,6 +77,7 @@ class Runtime:
         self._moved: set[str] = set()
         self._notices: list[Notice] = []
         self._starting: list[int] = []
+        self._left = TableDelta()  # what asking changed in the table
         self._overridden: dict[int, set[int]] = {}  # the holders were told: by which requests
         self._overriding: dict[int, set[int]] = {}  # the same, by the overriding one
         for value in values:
@@ -83,7 +85,12 @@ class Runtime:
 
     def execute(self, speaker: str, statement: Statement, now: Ms) -> Judgement:
         """Judge a statement at `now` (ms); nothing changes. A request that cannot be compiled beside those in effect
-        is refused."""
+        is refused. `WhatIf` has the compiler try, and may leave rules for the next `settle`."""
+        if isinstance(statement, said.WhatIf):
+            outcome = self.execute(speaker, statement.statement, now)
+            asked, left = what_if.asked(self.state, self.tree, self.compiler, speaker, outcome, now)
+            self._left = joined((self._left, left))
+            return asked
         outcome = execute(self.state, speaker, statement, now)
         for change in outcome.changes:
             if isinstance(change, Put) and isinstance(change.value, Request):
@@ -100,6 +107,9 @@ class Runtime:
         match statement:
             case said.Check(statement=inner):
                 return self.judging_weight(inner)
+            case said.WhatIf(statement=inner):
+                ask = isinstance(inner, said.Ask)
+                return self.judging_weight(inner) * 2 if ask else len(self.state.requests)
             case said.Ask() if statement.kind is Kind.RESERVE:
                 return self._near(statement.flowgroup) + self._scheduling(statement.share)
             case said.Ask():
@@ -300,6 +310,8 @@ class Runtime:
             if active is not None and number not in removed:
                 removed[number] = added[number] = active
         change = self._compile(TreeDelta(tuple(removed.values()), tuple(added.values())))
+        if self._left:
+            change, self._left = joined((self._left, change)), TableDelta()
         for name in self._gone_nodes:
             self.tree.remove_node(name)
         notices, self._notices = self._notices, []

@@ -34,8 +34,10 @@ class Pair:
 
     def change(self, delta: TreeDelta, where: dict[str, AddressSet], look: bool = True) -> None:
         """Give both a delta that the tree has; without `look` the whole table is not compared."""
-        expected = self.plain.update(delta, where)
-        given = self.fast.update(delta, where)
+        expected, replaced = self.plain.replace(delta, where)
+        given, also = self.fast.replace(delta, where)
+        assert sorted(also) == sorted(replaced), "what was replaced differs"
+        assert all(self.built.rules[rule.key] == rule for rule in also), "what was replaced was not there"
         self.built.apply(given)
         assert_alike(given, expected)
         assert (self.fast.deny_stages, self.fast.stages) == (self.plain.deny_stages, self.plain.stages), (

@@ -18,6 +18,10 @@ class Core:
         Raises what `policy.compiler.compile.Compiler.update` says, and OverflowError for a rate or slot beyond 64 bits;
         then nothing has changed.
         """
+    def replace(
+        self, delta: Any, locations: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
+        """As `update`; also the rules that got another content, as they were."""
     def check(self, delta: Any, locations: Mapping[str, Any], stages: int, limit_stages: int) -> None:
         """Raise what `update` would, or what says that access or limits need more than so many stages; change
         nothing."""

@@ -168,7 +168,18 @@ cdef class Core:
         try:
             self.apply(delta, locations, self.hooks.limit_stages)
             self.commit()
-            return self.changes()
+            return self.changes([])
+        finally:
+            self.busy = False
+
+    def replace(self, delta, locations):
+        """As `update`; also the rules whose content changed, as they were."""
+        cdef list replaced = []
+        self.begin()
+        try:
+            self.apply(delta, locations, self.hooks.limit_stages)
+            self.commit()
+            return *self.changes(replaced), tuple(replaced)
         finally:
             self.busy = False
 
@@ -693,9 +704,10 @@ cdef class Core:
 
     # --- rules
 
-    cdef tuple changes(self):
+    cdef tuple changes(self, list replaced):
         """(added, removed): from what the touched keys had before to what they have now. Exceptions come before the drops that
-        they lift and go after them, for a reader that does not apply a delta atomically."""
+        they lift and go after them, for a reader that does not apply a delta atomically. `replaced` gets what was in the place
+        of those added that have one."""
         cdef list added = [], added_drops = [], removed = [], removed_drops = []
         cdef uint32_t i
         cdef Touch *was
@@ -715,6 +727,8 @@ cdef class Core:
                     key.stage != ACCESS and (was.slot != now.slot or was.rate != now.rate)
                 ):
                     (added_drops if drop else added).append(self.rule_of(key, now.request, now.slot, now.rate))
+                    if was.there:
+                        replaced.append(self.rule_of(key, was.request, was.slot, was.rate))
             self.access.tick(1)
         for i in range(self.flows.touched):
             forget_touch(&self.flows, &self.matches, i)

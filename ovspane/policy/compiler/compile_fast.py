@@ -97,6 +97,11 @@ class Compiler:
         """
         return TableDelta(*self._core.update(delta, locations))
 
+    def replace(self, delta: TreeDelta, locations: Locations) -> tuple[TableDelta, tuple[Rule, ...]]:
+        """As `update`; also the rules whose content changed, as they were."""
+        added, removed, replaced = self._core.replace(delta, locations)
+        return TableDelta(added, removed), replaced
+
 
 class _CoreTable(Rules):
     """The rules of a core, made when they are read."""

@@ -152,7 +152,13 @@ class Compiler:
         Raises TooManyMatches, TooManyStages, TooManyLimits or TooManyRates (CannotCompile), or ValueError or KeyError
         for a request that is there already or not there; then nothing has changed.
         """
-        return self._changes(self._commit(self._apply(delta, locations, LIMIT_STAGES)))
+        return self.replace(delta, locations)[0]
+
+    def replace(self, delta: TreeDelta, locations: Locations) -> tuple[TableDelta, tuple[Rule, ...]]:
+        """As `update`; also the rules whose content changed, as they were."""
+        touched = self._commit(self._apply(delta, locations, LIMIT_STAGES))
+        change = self._changes(touched)
+        return change, tuple(before for rule in change.added if (before := touched[rule.key]) is not None)
 
     # --- a delta, first half: the stages, undone if they do not fit
 
