@@ -10,7 +10,7 @@ from ovspane.lang.parser import parse
 from ovspane.lang.replies import no, ok
 from ovspane.placement.fragments import FragmentSupport
 from ovspane.policy.runtime import Runtime
-from ovspane.policy.state.status import Note, Remark
+from ovspane.policy.state.status import Condition, Means, Note, Remark, Status
 from ovspane.switch.datapaths import parse_features
 from ovspane.switch.remarks import PortVlan, remarks
 
@@ -51,6 +51,19 @@ def test_the_reply_has_the_note() -> None:
     assert gate.judge(judgement.changes, ok(id=1)).fields == {"id": 1, "note": "port-vlan"}
     assert gate.judge(judgement.changes, ok(id=1, note="user-unknown")).fields["note"] == "user-unknown,port-vlan"
     assert gate.judge(judgement.changes, no("full", "no")).fields.get("note") is None
+
+
+def test_an_explanation_has_the_notes_of_the_requests_that_it_names() -> None:
+    runtime = Runtime()
+    runtime.apply(runtime.execute("root", parse("deny(vlan=10) on rootShare."), 1_000).changes)
+    noted = Remark(Note.PORT_VLAN, ("p1", "p2"))
+    runtime.state.status[1] = Status(Condition.INSTALLED, Means.FLOWS, remarks=(noted,))
+    reply = runtime.execute("root", parse("Explain(vlan=10)."), 1_000).reply
+    assert reply.lines is not None
+    assert reply.lines[0].endswith("decides, all of it (note: port-vlan on p1,p2)")
+    assert reply.items is not None
+    assert isinstance(reply.items[0], dict)
+    assert reply.items[0]["note"] == "port-vlan"
 
 
 def test_the_features_of_a_datapath_are_read() -> None:
