@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ovspane.store.elections import unheard
 from ovspane.store.member import ELECTION_MS, FOLDER, PORT, RAFT_PORT, Member, Serving, split_address
 from ovspane.store.member_check import log_problem, mend, rejoin, space_problem
 from ovspane.store.records import StoreError
@@ -129,6 +130,7 @@ def _status(member: Member, args: argparse.Namespace) -> int:
         told = "not heard of" if heard is None else f"heard of {heard:.0f} s ago"
         print(f"    {host} ({name}), {told}{_clock(skews.get(name, 0.0))}")
     problems = [one for one in (space_problem(member.database), log_problem(member.database)) if one]
+    problems += unheard(text)
     for problem in problems:
         print(f"Problem: {problem}")
     well = "Status: cluster member" in text and "Leader: unknown" not in text and not problems

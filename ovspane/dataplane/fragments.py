@@ -1,4 +1,4 @@
-"""How a flow sees the fragments of a datagram. Pure.
+"""How a flow sees the fragments of a datagram, and packets that are in a VLAN without a tag of it. Pure.
 
 Sources: ovs-ofctl(8), set-frags (`normal`, the default: all fragments have port 0); Open vSwitch lib/flow.c: of a later
 fragment of IPv6 the protocol is 44, and ct_tp_src and ct_tp_dst of a tracked one are 0; ovs-fields(7).
@@ -26,6 +26,16 @@ class Pieces(Enum):
     WHOLE = 0
     FIRST = FRAGMENT
     LATER = FRAGMENT | LATER
+
+
+def bare(match: Match, vlan: int) -> Match | None:
+    """Of packets of that VLAN that have no tag of it (0: they have what tag they have) those that match; None: none
+    does."""
+    shift, width = LAYOUT["vlan"]
+    ones = (1 << width) - 1 << shift
+    if not vlan or not match.mask & ones:
+        return match
+    return None if match.value & ones else Match(match.value, match.mask & ~ones)
 
 
 def seen(match: Match, state: Match, datagram: bool, pieces: Pieces, tracked: bool) -> Match | None:

@@ -7,7 +7,7 @@ conj_id and without clauses, and if that finds anything at all it is the answer.
 overlap, any may be meant; here it is the lowest number.
 
 Fragments are walked by themselves, as `Pieces`: the headers in a set are those of the datagram, and a flow's match is
-what it is for such a piece (dataplane.fragments).
+what it is for such a piece (dataplane.fragments). So are packets that their port put into a VLAN: the headers have it.
 
 The registers, the conj_id and the port that a packet came in by are known numbers at each step, so only headers are in
 the sets. A flow that matches anything else is a doubt, not an answer.
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from ovspane.dataplane.fragments import Pieces, seen
+from ovspane.dataplane.fragments import Pieces, bare, seen
 from ovspane.dataplane.regions import Region, exclude, product, restrict
 from ovspane.packets.match import ANY, LAYOUT, Match
 from ovspane.packets.overlap import MatchIndex
@@ -175,6 +175,7 @@ class _State:
     visits: int = 0
     pieces: Pieces = Pieces.WHOLE
     tracked: bool = False
+    bare: int = 0
 
 
 _Step = tuple[_State, Part]
@@ -198,23 +199,24 @@ class BridgeTables:
             by_table.setdefault(flow.table, []).append(flow)
         self.flows = by_table
         self.gathers = gathers
-        self._views: dict[tuple[Pieces, bool], dict[int, _Table]] = {}
+        self._views: dict[tuple[Pieces, bool, int], dict[int, _Table]] = {}
         self.ports = {port.number: port for port in ports}
         self._learnt = [(_address(*who), port) for who, port in sorted(learnt.items())]
 
-    def forward(self, into: int, packets: Region, pieces: Pieces = Pieces.WHOLE) -> Iterator[Part]:
-        """What becomes of packets, or of such pieces of them, that come in by a port. The parts are disjoint and
-        together all of them. Raises BudgetSpent."""
-        for _, part in self._table(0, _State(into, pieces=pieces), Part(packets, why="no flow matches")):
+    def forward(self, into: int, packets: Region, pieces: Pieces = Pieces.WHOLE, vlan: int = 0) -> Iterator[Part]:
+        """What becomes of packets, or of such pieces of them, that come in by a port. `vlan`: they are all in this one,
+        and have no tag of it. The parts are disjoint and together all of them. Raises BudgetSpent."""
+        for _, part in self._table(0, _State(into, pieces=pieces, bare=vlan), Part(packets, why="no flow matches")):
             yield part
 
     def _seen(self, number: int, state: _State) -> _Table | None:
         """A table as such packets see it; None: it is empty."""
-        view = self._views.setdefault((state.pieces, state.tracked), {})
+        view = self._views.setdefault((state.pieces, state.tracked, state.bare), {})
         if number not in view and number in self.flows:
             matches = (
-                (flow, seen(flow.match, flow.state, flow.datagram, state.pieces, state.tracked))
+                (flow, seen(match, flow.state, flow.datagram, state.pieces, state.tracked))
                 for flow in self.flows[number]
+                if (match := bare(flow.match, state.bare)) is not None
             )
             view[number] = _Table([replace(flow, match=match) for flow, match in matches if match is not None])
         return view.get(number)

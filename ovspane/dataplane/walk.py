@@ -98,10 +98,12 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Fabric:
-    """Bridges, and the links between their ports, each from both its ends."""
+    """Bridges, and the links between their ports, each from both its ends. `vlans`: the ports that put packets without
+    a tag into a VLAN, and take its tag from what leaves by them."""
 
     bridges: Mapping[str, BridgeTables]
     links: Mapping[Spot, Spot]
+    vlans: Mapping[Spot, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +113,21 @@ class _Copy:
     into: int
     hops: tuple[BridgeVisit, ...] = ()
     flooded: bool = False
+    vlan: int = 0
 
 
-def walk(fabric: Fabric, entry: Spot, packets: Region, pieces: Pieces = Pieces.WHOLE) -> Trace:
-    """What becomes of these packets, or of such pieces of them, when they come in by that port. Raises BudgetSpent,
-    KeyError for a bridge that is not there."""
+def walk(fabric: Fabric, entry: Spot, packets: Region, pieces: Pieces = Pieces.WHOLE, vlan: int = 0) -> Trace:
+    """What becomes of these packets, or of such pieces of them, when they come in by that port; `vlan`: which puts them
+    all, without a tag, into that one. Raises BudgetSpent, KeyError for a bridge that is not there."""
     trace = Trace()
-    waiting = deque([_Copy(packets, *entry)])
+    waiting = deque([_Copy(packets, *entry, vlan=vlan)])
     seen: dict[str, list[Region]] = {}
     while waiting:
         copy = waiting.popleft()
         for fresh in _fresh(copy, seen.setdefault(copy.bridge, []), trace):
             seen[copy.bridge].append(fresh)
             here = fabric.bridges[copy.bridge]
-            for part in here.forward(copy.into, fresh, pieces):
+            for part in here.forward(copy.into, fresh, pieces, copy.vlan):
                 waiting.extend(_leave(fabric, copy, part, trace))
     return trace
 
@@ -165,6 +168,7 @@ def _leave(fabric: Fabric, copy: _Copy, part: Part, trace: Trace) -> Iterator[_C
         elif (entry := fabric.bridges[far[0]].ports.get(far[1])) is None or not entry.passes:
             why = f"port {far[1]} of {far[0]} at the other end of port {out.port} is down, blocked or gone"
         else:
-            yield _Copy(part.packets, *far, hops, flooded)
+            kept = copy.vlan if fabric.vlans.get((copy.bridge, out.port)) == copy.vlan else 0
+            yield _Copy(part.packets, *far, hops, flooded, kept)
         if why is not None:
             trace.losses.append(Loss(part.packets, copy.bridge, copy.into, why, part.flow, hops, flooded))

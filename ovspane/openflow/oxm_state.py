@@ -1,5 +1,6 @@
 """What a match says of a fragment and of the datagram that it is of, as OXMs and back: NXM_NX_IP_FRAG, NXM_NX_CT_STATE
-and, of tracked and valid packets, NXM_NX_CT_NW_PROTO and NXM_NX_CT_TP_SRC, _DST in place of protocol and ports. Pure.
+and, of tracked and valid packets, NXM_NX_CT_NW_PROTO and NXM_NX_CT_TP_SRC, _DST in place of protocol and ports. And of
+the VLAN of a packet's port: a register. Pure.
 
 Source: ovs-fields(7); Open vSwitch lib/nx-match.c `nx_put_raw` for the order.
 """
@@ -21,7 +22,20 @@ from ovspane.openflow.constants import (
     OXM_SCTP_DST,
     OXM_TCP_SRC,
 )
-from ovspane.packets.match import FRAGMENT, INVALID, LAYOUT, STATE_MASK, TRACKED, Match
+from ovspane.packets.match import (
+    FRAGMENT,
+    INVALID,
+    LATER,
+    LAYOUT,
+    PORT_VLAN_MASK,
+    PORT_VLAN_SHIFT,
+    STATE_MASK,
+    TRACKED,
+    Match,
+)
+
+#: holds the VLAN that a packet's port puts it into, in its lowest twelve bits; the others are left to whom they please
+VLAN_REGISTER = 12
 
 #: bits of ct_state (ovs-fields(7))
 _CT_INVALID, _CT_TRACKED = 0x10, 0x20
@@ -50,7 +64,7 @@ def without_state(match: Match) -> Match:
 
 def with_state(match: Match, plain: Iterator[bytes]) -> bytes:
     """All OXMs of a match; `plain`: those of `without_state`, one by one."""
-    frag_value, frag_mask = (bits // FRAGMENT & 3 for bits in match)
+    frag_value, frag_mask = ((bits & (FRAGMENT | LATER)) // FRAGMENT for bits in match)
     frag = b"" if not frag_mask else _frag_oxm(frag_value, frag_mask)
     before, after = b"", b""
     for one in plain:
@@ -64,7 +78,9 @@ def with_state(match: Match, plain: Iterator[bytes]) -> bytes:
         for name, field, width in _DATAGRAM:
             value, mask = match.field(name)
             state += _oxm(field, value, mask, width) if mask else b""
-    return before + frag + after + state
+    vlan, under = ((bits & PORT_VLAN_MASK) >> PORT_VLAN_SHIFT for bits in match)
+    register = _oxm(VLAN_REGISTER, vlan, under, 4) if under else b""
+    return before + frag + after + register + state
 
 
 def _frag_oxm(value: int, mask: int) -> bytes:
@@ -95,6 +111,8 @@ def read_state(oxm: bytes) -> Match | None:
             return None
         bits = ((INVALID, _CT_INVALID), (TRACKED, _CT_TRACKED))
         return Match(*(sum(ours for ours, theirs in bits if given & theirs) for given in (value, mask)))
+    if field == VLAN_REGISTER and half == 4:
+        return None if mask & ~0xFFF else Match(value << PORT_VLAN_SHIFT, mask << PORT_VLAN_SHIFT)
     for name, theirs, width in _DATAGRAM:
         if field == theirs and half == width:
             shift, _ = LAYOUT[name]

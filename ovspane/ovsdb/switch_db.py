@@ -156,6 +156,13 @@ class BridgeRow:
         """The interface of that name, on whichever port."""
         return next((i for port in self.ports.values() for i in port.interfaces if i.name == name), None)
 
+    @property
+    def vlans(self) -> dict[int, int]:
+        """The ports that put packets without a tag into a VLAN: OpenFlow number -> VLAN. (A tunnel's puts all in.)"""
+        ports = [port for port in self.ports.values() if port.native and not port.tunnel]
+        numbers = ((interface.ofport, port.native) for port in ports for interface in port.interfaces)
+        return {number: vlan for number, vlan in numbers if number is not None and number > 0}
+
 
 class EventKind(Enum):
     """What may happen to the connection or to a bridge."""

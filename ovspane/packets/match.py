@@ -22,7 +22,9 @@ CONJ_SHIFT, CONJ_MASK = BITS, 0xFFFFFFFF << BITS
 #: a fragment, not the first one; connection tracking has seen it, and found it invalid. A match of tracked and valid
 #: packets means by `ip_proto` and the ports those of the whole datagram.
 FRAGMENT, LATER, TRACKED, INVALID = (1 << BITS + 32 + bit for bit in range(4))
-STATE_MASK = FRAGMENT | LATER | TRACKED | INVALID
+#: and above that the VLAN of the port that it came in by, where it has no tag of that (placement.port_vlans)
+PORT_VLAN_SHIFT, PORT_VLAN_MASK = BITS + 36, 0xFFF << BITS + 36
+STATE_MASK = FRAGMENT | LATER | TRACKED | INVALID | PORT_VLAN_MASK
 
 ETH_IPV4 = 0x0800
 ETH_IPV6 = 0x86DD
@@ -114,6 +116,9 @@ class Match(NamedTuple):
         for name, bit in (("fragment", FRAGMENT), ("later", LATER), ("tracked", TRACKED), ("invalid", INVALID)):
             if self.mask & bit:
                 parts.append(f"{name}={int(self.value & bit > 0)}")
+        if self.mask & PORT_VLAN_MASK:
+            value, mask = ((bits & PORT_VLAN_MASK) >> PORT_VLAN_SHIFT for bits in self)
+            parts.append(f"port_vlan={value:#x}/{mask:#x}")
         for name, value, mask in self.fields():
             full = (1 << LAYOUT[name][1]) - 1
             parts.append(f"{name}={value:#x}" if mask == full else f"{name}={value:#x}/{mask:#x}")

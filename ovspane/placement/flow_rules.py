@@ -18,7 +18,7 @@ DISCOVERY_TAG = 0x70746F70 << 32
 
 @dataclass(frozen=True, slots=True)
 class Instructions:
-    """What a flow does with a packet. All unset: drop. Order of effect: meter, untrack, register, queue, output,
+    """What a flow does with a packet. All unset: drop. Order of effect: meter, untrack, registers, queue, output,
     resubmit, track, goto. `output`: an OpenFlow port, by its 16-bit number (Open vSwitch's `ofport`).
 
     `conjunctions`: (id, dimension from 1, how many dimensions), ascending; a flow with any has nothing else
@@ -33,6 +33,7 @@ class Instructions:
     output: int | None = None  # past everything else that the bridge does
     track: tuple[int, int] | None = None  # ct(table=TABLE,zone=ZONE): reassembles, commits nothing
     untrack: bool = False  # ct_clear
+    port_vlan: int | None = None  # the VLAN that the port puts the packet into, into our other register
 
 
 DROP = Instructions()

@@ -34,6 +34,7 @@ from ovspane.packets.match import ANY, CONJ_MASK, CONJ_SHIFT, Match
 from ovspane.placement.conjunction import Change, Conjunction, Conjunctions, Key
 from ovspane.placement.flow_rules import COOKIE_TAG, FlowRule, Instructions, Meter
 from ovspane.placement.fragments import FragmentFlows, FragmentSupport, whole_only
+from ovspane.placement.port_vlans import VlanFlows, untagged_only
 from ovspane.policy.model.table import Effect, Rule, Stage, TableDelta
 
 ENTRY_PRIORITY = 0xFFFF
@@ -122,9 +123,7 @@ class Pipeline:
             case Effect.QUEUE:
                 steered = rule.output or None
                 instructions = Instructions(set_queue=rule.slot, output=steered, goto=None if steered else self.exit)
-        return FlowRule(
-            table, rule.priority, whole_only(rule.match), instructions, COOKIE_TAG | rule.request & 0xFFFFFFFF
-        )
+        return FlowRule(table, rule.priority, _exact(rule.match), instructions, COOKIE_TAG | rule.request & 0xFFFFFFFF)
 
     def conjunction_flow(self, made: Conjunction) -> FlowRule:
         """The flow that acts for all the rules of a conjunction."""
@@ -137,6 +136,11 @@ class Pipeline:
     def meter_of(self, rule: Rule) -> Meter:
         """The meter of a limit; see BURST_SECONDS."""
         return Meter(self.meter_id(rule.slot), rule.rate, max(int(rule.rate * BURST_SECONDS), LEAST_BURST))
+
+
+def _exact(match: Match) -> Match:
+    """The match as a flow has it."""
+    return untagged_only(whole_only(match))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,7 @@ class FlowPlan:
     #: of a flow: by id, (dimension, how many, whose)
     _clauses: dict[FlowKey, dict[int, tuple[int, int, int]]] = field(default_factory=dict)
     _fragments: FragmentFlows = field(init=False)
+    _vlans: VlanFlows = field(default_factory=VlanFlows)
 
     def __post_init__(self) -> None:
         self._fragments = FragmentFlows(
@@ -214,6 +219,18 @@ class FlowPlan:
             self._put(new.values())
             self.stages, self.limit_stages = stages, limit_stages
             touched |= {at for at in old.keys() | new.keys() if old.get(at) != new.get(at)}
+        touched |= self._vlans.update(self.flows, touched)
+        return touched | self._fragments.update(self.flows, touched)
+
+    @property
+    def names_vlans(self) -> bool:
+        """Whether any flow names VLANs."""
+        return self._vlans.named
+
+    def treat_vlans(self, wanted: bool) -> set[FlowKey]:
+        """Whether any port puts packets into a VLAN (placement.port_vlans). Returns the keys of the flows that
+        changed."""
+        touched = self._vlans.treat(self.flows, wanted)
         return touched | self._fragments.update(self.flows, touched)
 
     def treat_fragments(self, support: FragmentSupport) -> set[FlowKey]:
@@ -275,7 +292,7 @@ class FlowPlan:
     def _show(self, key: Key, rule: Rule | None) -> FlowKey:
         """A rule that is said by a flow of its own, or (None) is not."""
         stage, index, priority, match = key
-        at = self.pipeline.table_of(stage, index), priority, whole_only(match)
+        at = self.pipeline.table_of(stage, index), priority, _exact(match)
         if rule is not None:
             self.flows[at] = self.pipeline.flow_of(rule)
         else:
@@ -300,7 +317,7 @@ class FlowPlan:
         self.flows[acting.key] = acting
         touched = {acting.key}
         for k, match in made.product.clauses():
-            at = acting.table, acting.priority, whole_only(match)
+            at = acting.table, acting.priority, _exact(match)
             clause = k + 1, len(made.product.dimensions), made.rule.request
             self._clauses.setdefault(at, {})[made.number] = clause
             self._show_clauses(at)
@@ -312,7 +329,7 @@ class FlowPlan:
         del self.flows[acting.key]
         touched = {acting.key}
         for _, match in gone.product.clauses():
-            at = acting.table, acting.priority, whole_only(match)
+            at = acting.table, acting.priority, _exact(match)
             del self._clauses[at][gone.number]
             if not self._clauses[at]:
                 del self._clauses[at]

@@ -15,13 +15,15 @@ from ovspane.server.offload import Offload
 @dataclass(eq=False, slots=True)
 class PendingStatement:
     """A statement of `speaker` without its reply. Its `account` is served by turns, and pays for it: `cost` is what
-    judging it took so far (seconds). A cancelled `reply` is of a connection that is gone."""
+    judging it took so far (seconds). A cancelled `reply` is of a connection that is gone. `waits_since`: when it first
+    had to wait for a shared database (the loop's time)."""
 
     speaker: str
     statement: Statement
     reply: asyncio.Future[Reply]
     account: Account = ("", "")
     cost: float = 0.0
+    waits_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

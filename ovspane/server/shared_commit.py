@@ -11,8 +11,8 @@ So here a change is settled (reaches tree and switches) only after its commit, a
 outside.
 
 Without a leader questions are answered, requests end at their times by this copy, and changes wait for PATIENCE: a
-cluster elects another leader meanwhile. After that they are refused until there is one. What others changed in the
-meantime comes as changes.
+cluster elects another leader meanwhile. After that they are refused until there is one. A statement waits no longer
+than that in all, however often leaders come and go. What others changed in the meantime comes as changes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ovspane.server.commit_policy import AWAY_PAUSE, BATCH, LONGEST_PAUSE
 from ovspane.server.id_lease import IdLease
 from ovspane.server.live_policy import SLICE, LivePolicy
 from ovspane.server.pending import Answered, PendingStatement, deliver
-from ovspane.server.transactor import DoubtfulTransaction, Stalled, Transactor
+from ovspane.server.transactor import DoubtfulTransaction, Stalled, Transactor, bears, seconds_left
 from ovspane.server.upkeep import Upkeep
 from ovspane.store.guards import InDoubt, LostRace, Unwritable
 from ovspane.store.records import StoreError, TakenOver
@@ -49,6 +49,11 @@ DOUBT_PAUSE: Final = 0.1
 UNLUCKY: Final = 4
 #: races that one statement may lose in a row before it is refused; each is another one's success
 RACES: Final = 500
+#: what a statement hears that has waited long enough, while leaders come and go; and while its own change is in doubt
+_UNSTEADY: Final = "the members of the database's cluster elect one leader after the other; say it again"
+_UNKNOWN: Final = (
+    "it is not known whether this was stored: the database went away; look with ListRequests when it is back"
+)
 #: refusals that no newer copy changes
 _NOT_OF_THE_COPY: Final = ("store", "clock", "internal", "unenforceable")
 
@@ -114,6 +119,8 @@ class SharedCommit:
             pause = min(pause, max(0.0, self._upkeep.due - asyncio.get_running_loop().time()))
         if self._doubt is not None:
             return min(pause, DOUBT_PAUSE)
+        if self._parked and away:
+            return min(pause, *map(seconds_left, self._parked))
         return 0.0 if self._parked and not away else pause
 
     async def load(self) -> None:
@@ -152,7 +159,9 @@ class SharedCommit:
         self._transactor.check_leader()
         await self._take_in()
         todo = list(batch)
-        if not self.store_down or not self._transactor.waits_for_leader:
+        if self.store_down and self._transactor.waits_for_leader:
+            self._refuse_impatient(self._parked)
+        else:
             todo, self._parked = [*self._parked, *batch], []
         self._resolve_doubt(todo)
         self._in_work = list(todo)
@@ -162,10 +171,13 @@ class SharedCommit:
         while todo:
             next_id = self._live.state.next_id
             if self._doubt is not None and not self.store_down:  # its speakers wait for what became of it
+                self._refuse_impatient(todo)
                 self._parked += todo
                 break
             if not self.store_down and not self._lease.covers(next_id):
                 await self._lease.renew(self._live.state)
+                if not self._lease.covers(next_id):
+                    self._refuse_impatient(todo)
             elif not self.store_down and not self._lost and (wait := self._keeper.seconds_to_yield()) > 0:
                 await self._keeper.store.wait_for_update(self._keeper.store.replica.updates, wait)
             else:
@@ -205,6 +217,14 @@ class SharedCommit:
 
     # --- statements
 
+    def _refuse_impatient(self, waiting: list[PendingStatement]) -> None:
+        """Answer those of them that have waited long enough for the database; the others are left."""
+        late = [pending for pending in waiting if not bears(pending)]
+        waiting[:] = [pending for pending in waiting if pending not in late]
+        reason = self._keeper.store.reason if self.store_down else _UNSTEADY
+        refusal = no("store", f"not stored, nothing changed: {reason}")
+        deliver([(pending, refusal) for pending in late])
+
     async def _attempt(self, part: Sequence[PendingStatement]) -> int:
         """Judge, commit, reply; how many of the statements are done with (the others are to be tried again)."""
         live = self._live
@@ -243,7 +263,7 @@ class SharedCommit:
                 await live.apply(changes, judged.journal)
                 judged.changes += changes
             judged.count += 1
-            if reply.reason_code == "store" and self._transactor.waits_for_leader:
+            if reply.reason_code == "store" and self._transactor.waits_for_leader and bears(pending):
                 self._parked.append(pending)
                 continue
             if reply.reason_code == "store":
@@ -283,14 +303,12 @@ class SharedCommit:
             self._keeper.skip_own(await self._transactor.run(self._keeper.commit(judged.changes, judged.reads)))
             return None
         except Stalled as stalled:
-            return self._leave_in_doubt(
-                DoubtfulTransaction(0, asyncio.get_running_loop().time(), replies, stalled.task)
-            )
+            return self._leave_in_doubt(DoubtfulTransaction(0, replies, stalled.task))
         except LostRace:
             if await self._lose_race(replies, updates):
                 return 1
         except InDoubt as doubt:
-            return self._leave_in_doubt(DoubtfulTransaction(doubt.sequence, asyncio.get_running_loop().time(), replies))
+            return self._leave_in_doubt(DoubtfulTransaction(doubt.sequence, replies))
         except Unwritable as problem:
             if len(replies) == 1:
                 log.error("%s", problem)
@@ -324,27 +342,28 @@ class SharedCommit:
     def _leave_in_doubt(self, doubt: DoubtfulTransaction) -> int:
         """Keep replies until it is known what became of their transaction; how many."""
         self._doubt = doubt
+        for pending, _ in doubt.replies:
+            bears(pending)
         self._transactor.check_leader()
         return len(doubt.replies)
 
     def _resolve_doubt(self, todo: list[PendingStatement]) -> None:
-        """Answer what was in doubt, or have it judged again (put it before `todo`)."""
+        """Answer what was in doubt, or have it judged again (put it before `todo`). Who has waited long enough hears
+        that it is in doubt, and whoever waits for that waits no more when nobody does."""
         doubt = self._doubt
         if doubt is None:
             return
         passed = doubt.was_committed(self._keeper.store)
         if passed is None:
-            if not doubt.expired:
+            deliver([(pending, no("store", _UNKNOWN)) for pending in doubt.drop_impatient()])
+            if doubt.replies:
                 return
-            text = (
-                "it is not known whether this was stored: the database went away; look with ListRequests "
-                "when it is back"
-            )
-            deliver([(pending, no("store", text)) for pending, _ in doubt.replies])
         elif passed:
             deliver(doubt.replies)
         else:
-            todo[:0] = [pending for pending, _ in doubt.replies]
+            again = [pending for pending, _ in doubt.replies]
+            self._refuse_impatient(again)
+            todo[:0] = again
         self._doubt = None
 
 

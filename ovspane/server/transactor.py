@@ -2,7 +2,8 @@
 
 A leader that does not answer must not hold everything up: after STALL a transaction is left to itself, and whoever made
 it finds out later what became of it (`DoubtfulTransaction`). A cluster elects another leader within seconds, so changes
-wait for PATIENCE before they are refused.
+wait for PATIENCE before they are refused. A statement has that once, from when it first waits, however many leaders
+come and go: a member that is not heard may have the others elect one after the other.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from ovspane.server.pending import Answered
+from ovspane.server.pending import Answered, PendingStatement
 from ovspane.store.cluster import ClusterStore
 from ovspane.store.guards import InDoubt
 from ovspane.store.records import TakenOver
@@ -21,12 +22,25 @@ from ovspane.store.shared_keeper import SharedKeeper
 
 log = logging.getLogger(__name__)
 
-#: seconds without a leader after which changes are refused at once
+#: seconds without a leader after which changes are refused at once; and those that a statement waits in all
 PATIENCE: Final = 5.0
 #: seconds after which a leader that does not answer is not waited for any more
 STALL: Final = 0.3
 
 T = TypeVar("T")
+
+
+def bears(pending: PendingStatement) -> bool:
+    """Whether a statement that has to wait for the database goes on waiting; its time runs from the first call."""
+    return seconds_left(pending) > 0
+
+
+def seconds_left(pending: PendingStatement) -> float:
+    """How long it goes on waiting."""
+    now = asyncio.get_running_loop().time()
+    if pending.waits_since is None:
+        pending.waits_since = now
+    return max(0.0, pending.waits_since + PATIENCE - now)
 
 
 class Stalled(Exception):
@@ -99,14 +113,14 @@ class DoubtfulTransaction:
     """Statements whose transaction is in doubt, with the replies that they get if it passed."""
 
     sequence: int
-    since: float
     replies: list[Answered]
     task: asyncio.Task[Any] | None = None  # it may still be answered on its connection
 
-    @property
-    def expired(self) -> bool:
-        """Whether nobody waits any more for what became of it."""
-        return asyncio.get_running_loop().time() >= self.since + PATIENCE
+    def drop_impatient(self) -> list[PendingStatement]:
+        """The statements that wait no more for what became of it; they are not its any more."""
+        gone = [pending for pending, _ in self.replies if not bears(pending)]
+        self.replies = [(pending, reply) for pending, reply in self.replies if pending not in gone]
+        return gone
 
     def was_committed(self, store: ClusterStore) -> bool | None:
         """Whether the transaction passed; None: not known yet. Raises TakenOver."""

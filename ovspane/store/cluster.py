@@ -29,6 +29,7 @@ from typing import Any, Final
 from ovspane.loop import Backoff, LogOnce
 from ovspane.ovsdb.jsonrpc import CallError, Connection, split_remotes
 from ovspane.store.daemon_row import DaemonRow
+from ovspane.store.elections import WAY_OUT, Elections
 from ovspane.store.guards import Guard, InDoubt, LostRace, check_results, guarded, writes
 from ovspane.store.leader_search import Leader, NoLeader, find_leader, leader_lost
 from ovspane.store.records import DATABASE, TOPOLOGY, Key, Record, StoreError, TakenOver
@@ -79,6 +80,7 @@ class ClusterStore:
         self._held: list[tuple[str, Any]] | None = None  # updates that wait until everything is copied
         self._updated = asyncio.Event()
         self._once = LogOnce(log)
+        self._elections = Elections()
         self.replica = Replica()
         self._row = DaemonRow(self.replica, name, host, wall)
         #: how our clock differs from those of the others
@@ -226,6 +228,10 @@ class ClusterStore:
         self._once.forget("leader")
         self.leader = leader.remote
         log.info("database: following %s", leader.remote)
+        if self._elections.unsteady(asyncio.get_running_loop().time()):
+            self._once.warning("elections", "database: its members elect one leader after the other; %s", WAY_OUT)
+        else:
+            self._once.forget("elections")
         self._connection = leader.connection
         self._notify()
         async with _cancelled_after(self._probe(leader)):

@@ -40,6 +40,7 @@ from ovspane.switch.meters import BridgeMeters
 from ovspane.switch.ownership import ENTRY, LEAST, Ownership, tagged
 from ovspane.switch.refusals import Refusals
 from ovspane.switch.tampering import TamperWatch
+from ovspane.switch.vlan_ports import VlanPorts
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class ManagedBridge:
         self.refusals = Refusals(name, self._flows, self.meters)
         #: the last `install` read everything back and found the bridge in another state than we had left it in
         self.read_back = False
+        #: its ports that put packets into a VLAN
+        self.vlan_ports = VlanPorts()
         self._seen = False  # all was brought to the plan on this session
 
     @property
@@ -211,7 +214,8 @@ class ManagedBridge:
         for theirs are noted for the next time."""
         self._plan = plan
         self.ahead.compare(plan.flows)
-        self._flows.wanted = plan.flows
+        self._flows.touch(self.vlan_ports.update(plan))
+        self._flows.wanted = self.vlan_ports.beside(plan.flows)
         whole = self._flows.suspects is None
         flows = self._flows.take()
         held = frozenset(

@@ -98,6 +98,7 @@ class DesiredState:
         self._conjunction = conjunction
         self._hide = hide
         self._fragments: FragmentSupport | None = None
+        self._vlans = False
         self._waiting: deque[_Waiting] = deque()
         self._routes: dict[int, Routes] = {}  # as they were told last
         self.plan, self._hiding = self._anew()
@@ -106,6 +107,7 @@ class DesiredState:
         plan = FlowPlan(self._pipeline, conjunction=self._conjunction)
         if self._fragments is not None:
             plan.treat_fragments(self._fragments)
+        plan.treat_vlans(self._vlans)
         return plan, Hiding() if self._hide else None
 
     def change(self, delta: TableDelta, stages: int) -> None:
@@ -181,10 +183,16 @@ class DesiredState:
         self._fragments = reduce(FragmentSupport.joined, supports.values())
         return dict.fromkeys(supports, self.plan.treat_fragments(self._fragments))
 
+    def treat_vlans(self, wanted: bool) -> set[FlowKey]:
+        """Whether a port of any bridge puts packets into a VLAN; gives the flows that changed."""
+        self._vlans = wanted
+        return set().union(*(plan.treat_vlans(wanted) for plan in (self.plan, *self._plans.values())))
+
     def _plans_for(self, bridges: Sequence[str], placement: RulePlacement) -> dict[str, FlowPlan]:
         plans = {}
         for name, rules in placement.tables(bridges).items():
             plan = plans[name] = FlowPlan(self._pipeline, conjunction=self._conjunction)
+            plan.treat_vlans(self._vlans)
             plan.apply(TableDelta(tuple(rules)), self._stages)
         return plans
 

@@ -9,7 +9,7 @@ from ovspane.switch.away import AwayBridges
 from ovspane.switch.datapaths import DatapathSupport
 from ovspane.switch.enforcement import Enforcement
 from ovspane.switch.fleet import BridgeFleet
-from ovspane.switch.remarks import port_vlans, remarks
+from ovspane.switch.remarks import remarks, tunnel_ports
 
 
 class Outlook:
@@ -42,4 +42,4 @@ class Outlook:
 
     def remarks(self, group: Flowgroup) -> tuple[Remark, ...]:
         """What is to be said of requests of that flowgroup."""
-        return remarks(group, port_vlans(self._fleet.rows().values()), self._datapaths.last)
+        return remarks(group, tunnel_ports(self._fleet.rows().values()), self._datapaths.last)

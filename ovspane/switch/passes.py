@@ -38,7 +38,7 @@ from ovspane.switch.fleet import BridgeFleet
 from ovspane.switch.flood_marks import not_flooding
 from ovspane.switch.host_queues import HostQueues
 from ovspane.switch.meters import largest_frame
-from ovspane.switch.remarks import port_vlans
+from ovspane.switch.remarks import tunnel_ports
 from ovspane.switch.status_report import StatusReport, requests_of
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,11 @@ class BridgePass:
         treated = self._desired.treat_fragments(await self._datapaths.of(bridges))
         for bridge in self._fleet:
             bridge.touch(treated.get(bridge.name, ()))
-        noted = port_vlans(bridges.values()), tuple(sorted(self._datapaths.last.items(), key=lambda one: one[0]))
+        counterparts = self._desired.treat_vlans(any(row.vlans for row in bridges.values()))
+        for bridge in self._fleet:
+            bridge.touch(counterparts)
+            bridge.vlan_ports.vlans = bridges[bridge.name].vlans
+        noted = tunnel_ports(bridges.values()), tuple(sorted(self._datapaths.last.items(), key=lambda one: one[0]))
         if noted != self._noted:
             self._noted = noted
             self._report.add(requests_of(self._desired.plan))

@@ -1,8 +1,7 @@
 """What is to be said of a request that is in effect, and yet not of all packets that its words may make one think of.
 
-VLANs: a request means the tag that a packet has when it comes to a bridge. At an access port, or one with a native
-VLAN, packets without a tag are in the port's VLAN to NORMAL, and without a tag to every flow. Fragments:
-placement.fragments.
+VLANs: where a port puts packets without a tag into a VLAN, so do we (placement.port_vlans). A dot1q-tunnel port does so
+with all packets, whatever tag they have, and a flow sees that tag. Fragments: placement.fragments.
 """
 
 from __future__ import annotations
@@ -15,26 +14,17 @@ from ovspane.packets.flowgroup import Flowgroup
 from ovspane.placement.fragments import FragmentSupport
 from ovspane.policy.state.status import Note, Remark
 
-#: (port, its native VLAN, whether all packets are in that)
-PortVlan = tuple[str, int, bool]
+
+def tunnel_ports(bridges: Collection[BridgeRow]) -> frozenset[str]:
+    """The ports at which packets are in a VLAN whose tag they do not have, whatever tag that is."""
+    return frozenset(port.name for bridge in bridges for port in bridge.ports.values() if port.tunnel)
 
 
-def port_vlans(bridges: Collection[BridgeRow]) -> frozenset[PortVlan]:
-    """The ports at which packets are in a VLAN that they have no tag of."""
-    ports = (port for bridge in bridges for port in bridge.ports.values())
-    return frozenset((port.name, port.native, port.tunnel) for port in ports if port.native or port.tunnel)
-
-
-def remarks(
-    group: Flowgroup, vlans: Collection[PortVlan], supports: Mapping[str, FragmentSupport]
-) -> tuple[Remark, ...]:
+def remarks(group: Flowgroup, tunnels: Collection[str], supports: Mapping[str, FragmentSupport]) -> tuple[Remark, ...]:
     """What is to be said of requests of a flowgroup, with these ports and datapaths."""
     found = []
-    if group.vlan != ANY_VLAN:
-        untagged = 0 in group.vlan
-        ports = sorted(name for name, native, tunnel in vlans if tunnel or (native in group.vlan) != untagged)
-        if ports:
-            found.append(Remark(Note.PORT_VLAN, tuple(ports)))
+    if group.vlan != ANY_VLAN and tunnels:
+        found.append(Remark(Note.PORT_VLAN, tuple(sorted(tunnels))))
     named = (group.transport, group.sport, group.dport) != (ANY_TRANSPORT, ANY_PORT, ANY_PORT)
     if named and not all(support.track for support in supports.values()):
         found.append(Remark(Note.FRAGMENTS_DROPPED))

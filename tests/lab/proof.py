@@ -60,10 +60,10 @@ class Prover:
             for host in self.lan.hosts
             if (where := self.at.get(host.name, f"{host.bridge}:{host.device}")) in spots
         ]
-        told = asyncio.run(reading.read_queues(f"unix:{RUNDIR}/db.sock"))
+        told, vlans = asyncio.run(reading.read_ports(f"unix:{RUNDIR}/db.sock"))
         queues = {spots[f"{bridge}:{port}"]: has for (bridge, port), has in told.items() if f"{bridge}:{port}" in spots}
         oracle = self.kept or self.oracle()
-        fabric, there = Fabric(bridges, links), proof.stations(hosts)
+        fabric, there = Fabric(bridges, links, vlans), proof.stations(hosts)
         self.last = proof.Proof(fabric, there, oracle, self.everywhere, queues=queues, best_effort=True)
         return self.last.run()
 

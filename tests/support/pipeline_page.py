@@ -105,8 +105,20 @@ KINDS = (
         "tracking read.",
     ),
     Kind(
+        _only(100),
+        rf"{OURS}00000000.*priority=65520,.*in_port=.*actions=load:.*REG12",
+        "**Ports that have a VLAN**: what comes in by an access port, or one with a native VLAN, without a tag or with "
+        "a priority tag, is in the port's VLAN. That is kept in the low twelve bits of register 12, while any request "
+        "names VLANs; the packet stays as it is.",
+    ),
+    Kind(
         ACCESS,
-        rf"{OURS}(?!0{{8}})(?!.*conj_id)(?!.*nw_frag=).* actions=drop",
+        rf"{OURS}(?!0{{8}})(?!.*nw_frag=).*reg12=",
+        "**Packets that their port put into a VLAN**: the same as the flow of those that have its tag.",
+    ),
+    Kind(
+        ACCESS,
+        rf"{OURS}(?!0{{8}})(?!.*conj_id)(?!.*nw_frag=)(?!.*reg12=).* actions=drop",
         "**Denies.** The low half of the cookie is the request. The priority is 2·depth+1, depth being that of the "
         "share in the tree: what stands deeper decides.",
     ),
@@ -235,7 +247,8 @@ The numbers are those of `first_table = 100` and `meter_base = 1000000`, the def
 ONE_BRIDGE = """
 ## One bridge
 
-The bridge `br0` has three ports and one flow of its own, `priority=0 actions=NORMAL`. The settings:
+The bridge `br0` has three ports, the third of them an access port of VLAN 10, and one flow of its own, `priority=0
+actions=NORMAL`. The settings:
 """
 
 HIDDEN = """

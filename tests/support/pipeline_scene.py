@@ -42,6 +42,7 @@ ONE_STATEMENTS = (
     "ratelimit(user=Alice, transport=UDP, dstPort=5201) = 2Mb on aBW.",
     "reserve(user=Alice, dstHost=10.0.0.3, transport=TCP) = 1Mb on aBW.",
     "reserve(user=Alice, dstHost=10.0.0.3, transport=TCP, dstPort=80) = 5Mb on aBW.",
+    "deny(vlan=10, srcHost=10.0.0.8, dstHost=10.0.0.2) on lab.",
 )
 #: two bridges joined by two cables, each with a host: a loop that the daemon keeps from flooding
 TWO_SETTINGS = """\
@@ -154,6 +155,7 @@ def one_bridge() -> Scene:
     """Access, limits and queues on one bridge, with the flows of discovery, and the catch flow of a probe that runs."""
     with DummyOvs() as ovs:
         _bridge(ovs, "br0")
+        ovs.vsctl("set", "port", "br0p3", "tag=10")
         with daemon_on(ovs, ONE_SETTINGS) as daemon:
             daemon.do(*ONE_STATEMENTS)
             daemon.settle()

@@ -131,6 +131,13 @@ def test_a_host_that_is_cut_off(three: list[Host]) -> None:
     wait_for(lambda: short not in away.requests(), "end by its own copy")
     assert time.monotonic() - said > 5
     assert long not in away.requests()
+    leads = leader(others)
+    status = [*COMMAND, "cluster", "--dir", str(leads.member), "status"]
+
+    def told() -> str:
+        return subprocess.run(leads.command(*status), capture_output=True, text=True, cwd=PROJECT).stdout
+
+    wait_for(lambda: f"at tcp:{away.ip}:6644 was not heard of for" in told(), "the member named that is not heard")
     away.cut_off(False)
     wait_for(lambda: long in away.requests(), "catching up")
     wait_for(lambda: away.ask("reserve(dstPort=83) = 2Mb on a to +1h.").startswith("OK"), "admission again")

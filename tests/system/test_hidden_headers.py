@@ -9,8 +9,16 @@ from ipaddress import ip_address
 
 import pytest
 from scapy.contrib.mpls import MPLS
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
+from scapy.layers.inet import IP, UDP, IPOption_RR
+from scapy.layers.inet6 import (
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
+from scapy.layers.ipsec import AH
+from scapy.layers.l2 import LLC, SNAP, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.layers.ppp import PPPoE
 from scapy.packet import Raw
 
@@ -90,3 +98,25 @@ def test_what_tags_and_labels_hide(lan: Lan, daemon: DaemonProcess) -> None:
     assert dropped("deny(ethType=0x8100)") == {"two tags"}
     assert dropped("deny(ethType=0x8847)", "deny(ethType=0x8864)") == {"MPLS", "PPPoE"}
     assert dropped(f"deny(srcEth={h1.mac})") == set(wrapped)
+
+
+def test_what_stands_before_the_ports_hides_nothing(lan: Lan, daemon: DaemonProcess) -> None:
+    """Options, extension headers, LLC and SNAP: a deny by port holds, and nothing else is dropped.
+    (Only of AH over IPv4 it does not: the manual says so.)"""
+    h1, h2, _ = lan.hosts
+    ether, four, six = packet_between(h1, h2), IP(src=h1.ip, dst=h2.ip), IPv6(src="fd00::1", dst="fd00::2")
+    before = {
+        "IPv4 options": ether / IP(src=h1.ip, dst=h2.ip, options=[IPOption_RR(routers=["0.0.0.0"] * 5)]),
+        "SNAP": Dot3(src=h1.mac, dst=h2.mac) / LLC(dsap=0xAA, ssap=0xAA, ctrl=3) / SNAP(code=0x800) / four,
+        "tag": ether / Dot1Q(vlan=10) / six / IPv6ExtHdrHopByHop(),
+        "AH over IPv4": ether / four / AH(nh=17, spi=1, seq=1, icv=b"0" * 12, payloadlen=4),
+        "AH": ether / six / AH(nh=17, spi=1, seq=1, icv=b"0" * 12, payloadlen=4),
+        "hop by hop": ether / six / IPv6ExtHdrHopByHop(),
+        "atomic fragment": ether / six / IPv6ExtHdrFragment(offset=0, m=0, id=7),
+        "a chain": ether / six / IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting() / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt(),
+    }
+    daemon.request("deny(transport=UDP, dstPort=9000) on rootShare.")
+    daemon.settle()
+    for port, expected in ((9000, {"AH over IPv4"}), (9001, set(before))):
+        there = arrivals([(h1, head / UDP(dport=port)) for head in before.values()], at=[h2])
+        assert {name for name, found in zip(before, there, strict=True) if found} == expected

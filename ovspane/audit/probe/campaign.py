@@ -148,9 +148,8 @@ async def _settled(campaign: Campaign, ask: Ask) -> RulePlaces:
     while True:
         oracle = read_oracle(ask, campaign.default_deny)
         if not oracle.pending or asyncio.get_running_loop().time() > until:
-            return RulePlaces(
-                oracle, read_routing(ask("ListTopology"), campaign.steered) if campaign.by_paths else None
-            )
+            ways = read_routing(ask("ListTopology"), campaign.steered) if campaign.by_paths else None
+            return RulePlaces(oracle, ways, await _port_vlans(campaign.ovsdb))
         await asyncio.sleep(0.1)
 
 
@@ -183,6 +182,18 @@ def _entrance(ports: Sequence[PortDescription], name: str, bridge: str, fed: Col
         if name in ("", port.name):
             return port.number
     raise CannotProbe(f"bridge {bridge} has no port{f' {name}' if name else ''}")
+
+
+async def _port_vlans(remote: str) -> dict[str, dict[int, int]]:
+    """Bridge -> port (number) -> the VLAN that it puts packets without a tag into."""
+    database = SwitchDb(remote)
+    database.start()
+    try:
+        if not await database.wait_until(lambda: database.connected, 5.0):
+            raise CannotProbe(f"{remote} does not answer")
+        return {name: row.vlans for name, row in database.bridges().items()}
+    finally:
+        await database.close()
 
 
 async def _queue_rates(remote: str, bridge: str) -> dict[str, dict[int, int]]:

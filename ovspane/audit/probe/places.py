@@ -18,7 +18,7 @@ own match leaves open.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -52,11 +52,15 @@ def read_routing(items: Iterable[dict[str, Any]], steered: bool = False) -> Rout
 
 
 class RulePlaces:
-    """`ways` None: everything stands everywhere."""
+    """`ways` None: everything stands everywhere. `vlans`: bridge -> port (number) -> the VLAN that it puts packets
+    without a tag into."""
 
-    def __init__(self, oracle: PolicyOracle, ways: Routing | None = None) -> None:
+    def __init__(
+        self, oracle: PolicyOracle, ways: Routing | None = None, vlans: Mapping[str, Mapping[int, int]] | None = None
+    ) -> None:
         """Raises NoPicture."""
         self.oracle = oracle
+        self._vlans = vlans or {}
         self._routing = ways
         self._matches: dict[int, list[Match]] = {}
         self._stand: dict[tuple[int, Match], tuple[Spared, Egress, bool]] = {}
@@ -98,6 +102,7 @@ class RulePlaces:
 
     def expected(self, packet: Packet, bridge: str, in_port: int) -> ExpectedVerdict:
         """What the bridge has to do with a packet that comes in by a port."""
+        packet = replace(packet, vlan=packet.vlan or self._vlans.get(bridge, {}).get(in_port, 0))
         matching = self.oracle.matching(packet)
         if self._routing is None:
             return self.oracle.judged(packet, matching)

@@ -113,8 +113,9 @@ class Proof:
     def _station(self, station: Station) -> None:
         """The packets that a host sends, or such pieces of them."""
         whole = self._pieces is Pieces.WHOLE
-        for start in _with_tags(Region(Match.of(eth_src=station.mac), () if whole else _OF_SCTP)):
-            trace = walk(self.fabric, station.spot, start, self._pieces)
+        port = self.fabric.vlans.get(station.spot, 0)
+        for start, vlan in _with_tags(Region(Match.of(eth_src=station.mac), () if whole else _OF_SCTP), port):
+            trace = walk(self.fabric, station.spot, start, self._pieces, vlan)
             self._returns(station, trace, own=False)
             for some_own, v4, v6 in _own(station):
                 if (own := intersection(start, some_own)) is not None and (whole or v4 or v6):
@@ -338,13 +339,13 @@ def _restricted(parts: list[T], packets: Region) -> list[T]:
     return [replace(part, packets=both) for part in parts if (both := intersection(packets, part.packets)) is not None]
 
 
-def _with_tags(region: Region) -> Iterator[Region]:
-    """Without a VLAN tag, and with one. (A tag that has a priority only is as none to NORMAL, but not to a flow:
-    left out.)"""
-    none, tag, zero = Match.of(vlan=0), Match.of(vlan=(0x1000, 0x1000)), Match.of(vlan=0x1000)
-    for part in (restrict(region, none), restrict(region, tag)):
-        if part is not None and (part := exclude(part, zero)) is not None:
-            yield part
+def _with_tags(region: Region, port: int) -> Iterator[tuple[Region, int]]:
+    """Without a VLAN tag, which `port`, if not 0, puts into that VLAN (beside them); and with one. (A tag that has a
+    priority only is as none to NORMAL, but not to a flow: left out.)"""
+    zero = Match.of(vlan=0x1000)
+    for tag, vlan in ((Match.of(vlan=0x1000 | port if port else 0), port), (Match.of(vlan=(0x1000, 0x1000)), 0)):
+        if (part := restrict(region, tag)) is not None and (part := exclude(part, zero)) is not None:
+            yield part, vlan
 
 
 def _denies(loss: Loss) -> bool:

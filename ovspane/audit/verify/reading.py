@@ -83,14 +83,19 @@ def learning_table(text: str) -> Mapping[tuple[int, int], int]:
     return found
 
 
-async def read_queues(remote: str) -> dict[tuple[str, str], frozenset[int]]:
-    """(bridge, port) -> the queues that its QoS row has. `remote`: the host's Open_vSwitch database. Raises OSError."""
+async def read_ports(
+    remote: str,
+) -> tuple[dict[tuple[str, str], frozenset[int]], dict[tuple[str, int], int]]:
+    """(bridge, port) -> the queues that its QoS row has; and (bridge, number) -> the VLAN that the port puts packets
+    without a tag into. `remote`: the host's Open_vSwitch database. Raises OSError."""
     database = SwitchDb(remote)
     database.start()
     try:
         if not await database.wait_until(lambda: database.connected, 5.0):
             raise OSError(f"{remote} does not answer")
-        return {(has.bridge, port): frozenset(has.queues) for port, has in QueueSync(database).actual().items()}
+        queues = {(has.bridge, port): frozenset(has.queues) for port, has in QueueSync(database).actual().items()}
+        bridges = database.bridges().items()
+        return queues, {(name, port): vlan for name, row in bridges for port, vlan in row.vlans.items()}
     finally:
         await database.close()
 

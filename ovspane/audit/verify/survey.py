@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ovspane.audit.oracle import Ask, PolicyOracle, read_oracle
 from ovspane.audit.verify.proof import Finding, Proof, Station, stations
-from ovspane.audit.verify.reading import read, read_queues
+from ovspane.audit.verify.reading import read, read_ports
 from ovspane.dataplane.tables import BridgeTables
 from ovspane.dataplane.walk import Fabric, Spot
 
@@ -72,7 +72,8 @@ async def _look(settings: VerifySettings, ask: Ask) -> VerifyReport:
     if not hosts:
         raise CannotVerify("no host is known on a bridge of this host, so there is nothing to prove")
     numbers = _numbers(bridges)
-    rows = await read_queues(settings.ovsdb)
+    rows, vlans = await read_ports(settings.ovsdb)
+    there = replace(there, vlans=vlans)
     queues = {numbers[name]: has for (bridge, port), has in rows.items() if (name := f"{bridge}:{port}") in numbers}
     proof = Proof(there, hosts, oracle, settings.everywhere, settings.meter_base, queues)
     findings = await asyncio.to_thread(proof.run)

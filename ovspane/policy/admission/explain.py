@@ -148,12 +148,15 @@ def _told(
     status = state.status.get(request.id, ACTIVE)
     by = f" by {','.join(reader.numbers(status.hiders))}" if status.hiders else ""
     hidden = f" (hidden{by}: no flow of its own)" if status.condition is Condition.HIDDEN else ""
+    noted = "".join(f" (note: {remark.text()})" for remark in status.remarks)
+    if status.remarks:
+        item["note"] = ",".join(remark.note.value for remark in status.remarks)
     unlocated = sorted(user for user in request.flowgroup.users() if not _is_located(state, reader, user))
     missing = f" (no packets: {', '.join(unlocated)} not located)" if unlocated else ""
     rate = f" = {rate_text(request.rate)}" if request.rate else ""
     line = (
         f"{request.id} {request.kind.value}{request.flowgroup}{rate} on {request.share} by {request.speaker}"
-        f" until {time_text(request.end)}: {effect}, {covers} of it{missing}{hidden}"
+        f" until {time_text(request.end)}: {effect}, {covers} of it{missing}{hidden}{noted}"
     )
     return line, item
 

@@ -58,7 +58,7 @@ class Cause(Enum):
 class Note(Enum):
     """What holds otherwise than the request's words may make one think; ovspane(7), section 8."""
 
-    PORT_VLAN = "port-vlan"  # it names VLANs, and packets of these ports are in one without a tag that says so
+    PORT_VLAN = "port-vlan"  # it names VLANs, and all packets of these ports are in one, whatever tag they have
     FRAGMENTS_DROPPED = "fragments-dropped"  # it names what fragments hide, and a datapath cannot put them together
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ovspane.openflow.meters import as_programmed
 from ovspane.packets.match import ANY, ETH_IPV4, ETH_IPV6, Match
 from ovspane.placement.flow_rules import FlowRule, Instructions, Meter
 from ovspane.placement.ofctl_text import actions_text, flow_text, match_text, meter_text
+from ovspane.placement.port_vlans import counterpart, entry_flows
 from tests.support.bridge_session import BRIDGE, run, session
 from tests.support.flow_rules import rules
 from tests.support.ovs_dummy import DummyOvs
@@ -22,6 +23,9 @@ def ovs() -> Iterator[DummyOvs]:
     with DummyOvs() as switch:
         switch.add_bridge(BRIDGE)
         yield switch
+
+
+TAGGED = counterpart(Match.of(vlan=0x100A)) or ANY
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,8 @@ def ovs() -> Iterator[DummyOvs]:
         (Match.of(eth_type=0x88CC), "dl_type=0x88cc"),
         (Match.of(eth_src=(0x020000000000, 0xFF0000000000)), "dl_src=02:00:00:00:00:00/ff:00:00:00:00:00"),
         (Match.of(mark=0), "reg15=0x0/0x1"),
+        (Match.of(vlan=(0, 0xFFF)), "vlan_vid=0x0/0xfff"),
+        (TAGGED, "vlan_vid=0x0/0xfff,reg12=0xa/0xfff"),
     ],
 )
 def test_matches_read_as_people_write_them(match: Match, text: str) -> None:
@@ -49,6 +55,7 @@ def test_matches_read_as_people_write_them(match: Match, text: str) -> None:
 
 def test_actions_in_their_order() -> None:
     assert actions_text(Instructions()) == "drop"
+    assert actions_text(Instructions(port_vlan=10, resubmit=100)) == "load:0xa->NXM_NX_REG12[0..11],resubmit(,100)"
     assert actions_text(Instructions(meter=3, goto=141)) == "meter:3,goto_table:141"
     assert actions_text(Instructions(set_queue=5, set_mark=True, resubmit=0)) == (
         "load:0x1->NXM_NX_REG15[0],set_queue:5,resubmit(,0)"
@@ -58,6 +65,8 @@ def test_actions_in_their_order() -> None:
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
+@example(flows=[*entry_flows(100, {3: 10, 4: 0xFFF}).values()])
+@example(flows=[FlowRule(100, 5, TAGGED, Instructions(goto=101))])
 @given(flows=st.lists(rules(), min_size=1, max_size=40))
 def test_ovs_ofctl_loads_the_flow_that_was_meant(ovs: DummyOvs, flows: list[FlowRule]) -> None:
     wanted = {rule.key: rule for rule in flows}

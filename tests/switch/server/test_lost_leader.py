@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -143,5 +144,60 @@ def test_without_a_majority_requests_end_in_time_and_changes_are_refused(members
             await one.do("reserve(dstPort=83) = 6Mb on a to +1h.")
             assert (await other.say("reserve(dstPort=84) = 1Mb on a to +1h.")).reason_code == "no-room"
             await agree(made)
+
+    asyncio.run(main())
+
+
+def test_a_statement_waits_once_however_many_leaders_come_and_go(
+    members: list[Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each leader that is told to commit is silent until another one is elected. The statement is answered while that
+    goes on, and what it was told is so."""
+    monkeypatch.setattr(transactor, "PATIENCE", 2.0)
+
+    async def main() -> None:
+        async with parties(remotes(members), 2) as (one, other):
+            await one.do("NewShare a for (*) [reserve <= 10Mb] on rootShare.")
+            await agree([one, other])
+            commit, silenced, silent = one.keeper.commit, list[Member](), list[Member]()
+
+            async def leader() -> Member:
+                while True:
+                    for member in members:
+                        if member not in silent and await asyncio.to_thread(member.leads):
+                            return member
+                    await asyncio.sleep(0.02)
+
+            async def silence_first(*what: Any) -> Any:
+                found = await leader()
+                found.signal(signal.SIGSTOP)
+                silent.append(found)
+                silenced.append(found)
+                return await commit(*what)
+
+            async def let_speak() -> None:
+                """Whoever was silenced goes on when another one leads."""
+                while True:
+                    await asyncio.sleep(0.02)
+                    if silent:
+                        await leader()
+                        silent.pop(0).signal(signal.SIGCONT)
+
+            monkeypatch.setattr(one.keeper, "commit", silence_first)
+            speaking = asyncio.create_task(let_speak())
+            reply = await one.say("reserve(dstPort=80) = 1Mb on a to +1h.")
+            print(f"{reply}; {len(silenced)} leaders were silenced meanwhile")
+            assert reply.reason_code == "store"
+            assert silenced
+            monkeypatch.setattr(one.keeper, "commit", commit)
+            speaking.cancel()
+            for member in members:
+                member.signal(signal.SIGCONT)
+            await until(lambda: not one.service.store_down and not other.service.store_down, "calm")
+            monkeypatch.setattr(transactor, "PATIENCE", PATIENCE)
+            kept = await one.do("reserve(dstPort=81) = 1Mb on a to +1h.")
+            await agree([one, other])
+            if "nothing changed" in reply.text:
+                assert set(other.service.state.requests) == {kept.fields["id"]}
 
     asyncio.run(main())

@@ -131,7 +131,12 @@ METHODS = {"startswith", "endswith", "split", "rsplit", "partition", "rpartition
 #: words of a status, as they were asked for once
 WORDS = {"installed", "degraded", "hidden", "hidden by", "unenforced", "pending"}
 #: these read what ovs-appctl(8) cluster/status prints, which is text only
-EXEMPT = {"ovspane.store.member", "ovspane.store.member_check", "ovspane.cli.cluster_command"}
+EXEMPT = {
+    "ovspane.store.elections",
+    "ovspane.store.member",
+    "ovspane.store.member_check",
+    "ovspane.cli.cluster_command",
+}
 
 
 def names_status(node: ast.AST) -> bool:

@@ -10,28 +10,17 @@ from ovspane.lang.parser import parse
 from ovspane.lang.replies import no, ok
 from ovspane.placement.fragments import FragmentSupport
 from ovspane.policy.runtime import Runtime
-from ovspane.policy.state.status import Note, Remark
+from ovspane.policy.state.status import Condition, Means, Note, Remark, Status
 from ovspane.switch.datapaths import parse_features
-from ovspane.switch.remarks import PortVlan, remarks
+from ovspane.switch.remarks import remarks
 
-ACCESS: PortVlan = ("access", 10, False)
-TUNNEL: PortVlan = ("tunnel", 20, True)
 TRACKS, TRACKS_NOT = FragmentSupport(True, False), FragmentSupport(False, False)
 
 
-@pytest.mark.parametrize(
-    ("group", "ports"),
-    [
-        ("(*)", ()),
-        ("(dstPort=80)", ()),
-        ("(vlan=10)", ("access", "tunnel")),  # what comes in by it is in VLAN 10, and has no tag
-        ("(vlan=0)", ("access", "tunnel")),  # what comes in by it has no tag, and is in VLAN 10
-        ("(vlan=11)", ("tunnel",)),
-    ],
-)
-def test_of_which_ports_a_request_for_vlans_means_other_packets(group: str, ports: tuple[str, ...]) -> None:
-    wanted = (Remark(Note.PORT_VLAN, ports),) if ports else ()
-    assert remarks(flowgroup(group), {ACCESS, TUNNEL}, {"br0": TRACKS}) == wanted
+@pytest.mark.parametrize(("group", "noted"), [("(*)", False), ("(dstPort=80)", False), ("(vlan=10)", True)])
+def test_of_which_ports_a_request_for_vlans_means_other_packets(group: str, noted: bool) -> None:
+    wanted = (Remark(Note.PORT_VLAN, ("t1", "t2")),) if noted else ()
+    assert remarks(flowgroup(group), {"t2", "t1"}, {"br0": TRACKS}) == wanted
     assert remarks(flowgroup(group), set(), {}) == ()
 
 
@@ -46,11 +35,24 @@ def test_the_reply_has_the_note() -> None:
     runtime = Runtime()
     judgement = runtime.execute("root", parse("deny(vlan=10) on rootShare."), 1_000)
     gate = ReservationGate(
-        lambda rate: None, remarks=lambda group: remarks(group, {ACCESS}, {"br0": TRACKS_NOT}), best_effort=False
+        lambda rate: None, remarks=lambda group: remarks(group, {"t1"}, {"br0": TRACKS_NOT}), best_effort=False
     )
     assert gate.judge(judgement.changes, ok(id=1)).fields == {"id": 1, "note": "port-vlan"}
     assert gate.judge(judgement.changes, ok(id=1, note="user-unknown")).fields["note"] == "user-unknown,port-vlan"
     assert gate.judge(judgement.changes, no("full", "no")).fields.get("note") is None
+
+
+def test_an_explanation_has_the_notes_of_the_requests_that_it_names() -> None:
+    runtime = Runtime()
+    runtime.apply(runtime.execute("root", parse("deny(vlan=10) on rootShare."), 1_000).changes)
+    noted = Remark(Note.PORT_VLAN, ("p1", "p2"))
+    runtime.state.status[1] = Status(Condition.INSTALLED, Means.FLOWS, remarks=(noted,))
+    reply = runtime.execute("root", parse("Explain(vlan=10)."), 1_000).reply
+    assert reply.lines is not None
+    assert reply.lines[0].endswith("decides, all of it (note: port-vlan on p1,p2)")
+    assert reply.items is not None
+    assert isinstance(reply.items[0], dict)
+    assert reply.items[0]["note"] == "port-vlan"
 
 
 def test_the_features_of_a_datapath_are_read() -> None:
