@@ -29,6 +29,7 @@ from ovspane.policy.compile_check import BeyondQuota, CompileCheck, as_active
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.expand import CannotCompile
 from ovspane.policy.concurrency import inverse
+from ovspane.policy.handover import Handover
 from ovspane.policy.model.table import TableDelta, joined
 from ovspane.policy.model.tree import ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.state.capacity import NetworkCapacity
@@ -69,6 +70,7 @@ class Runtime:
         self.compiler = Compiler(self.tree, default_deny)
         self.compiler.update(TreeDelta(), {})  # the default deny is a rule that no request brings
         self._compile_check = CompileCheck(self.state, self.tree, self.compiler, default_deny)
+        self._handover = Handover(self.state, self.tree)
         self._starts: list[tuple[Ms, int]] = []
         self._ends: list[tuple[Ms, int]] = []
         self._gone: dict[int, ActiveRequest] = {}
@@ -286,15 +288,16 @@ class Runtime:
             self.collect_starts(now)
         removed = dict(self._gone)
         added: dict[int, ActiveRequest] = {}
-        starting, self._starting = self._starting, []
+        starting, self._starting = [*self._handover.take_waiting(), *self._starting], []
         for number in starting:
             request = self.state.requests.get(number)
             if request is None or number in added or (number in self.tree.requests and number not in removed):
                 continue
-            if request.active_at(now):
+            if request.active_at(now) and self._handover.enters(request, removed, added):
                 added[number] = as_active(self.state, request)
                 if not quiet:
                     self._notices.append(_notice("started", request))
+        self._notices += [_notice("degraded", request, f": {why}") for request, why in self._handover.without(now)]
         for number in sorted({number for user in self._moved for number in self.state.index.of_user(user)}):
             active = self.tree.requests.get(number)
             if active is not None and number not in removed:

@@ -39,16 +39,36 @@ def test_the_administrator_has_queues_left_when_tenants_have_none(monkeypatch: p
     for name in ("Tom", "Tim"):
         tenant(runtime, name, "(*)", ", queues <= 30")
     codes = [
-        say(runtime, name, f"reserve(dstPort={port}) = 1b on {name}S from +{port}d.").reason_code
+        say(runtime, name, f"reserve(dstPort={port}) = 1b on {name}S.").reason_code
         for name in ("Tom", "Tim")
         for port in range(1, 32)
     ]
-    assert codes == [*[""] * 30, "quota", *[""] * 6, *["full"] * 25]
-    ours = [say(runtime, "root", f"reserve(dstPort={port}) = 1b on rootShare.").reason_code for port in range(5)]
-    assert ours == ["", "", "", "", "full"]
+    assert codes == [*[""] * 30, "quota", *[""] * 5, *["full"] * 26]
+    ours = [say(runtime, "root", f"reserve(dstPort={port}) = 1b on rootShare.").reason_code for port in range(6)]
+    assert ours == ["", "", "", "", "", "full"]
     first = next(request.id for request in runtime.state.requests.values() if request.speaker == "Tom")
     assert not say(runtime, "Tom", f"Cancel {first}.").reason_code
     assert not say(runtime, "Tim", "reserve(dstPort=99) = 1b on TimS.").reason_code
+
+
+def test_what_is_far_ahead_takes_no_number_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once 61 423 reservations of 1 b/s for another year took all of them."""
+    monkeypatch.setattr(state_module, "SLOTS", 41)
+    monkeypatch.setattr(state_module, "RESERVED_SLOTS", 5)
+    runtime = Runtime()
+    tenant(runtime, "Tom", "(*)")
+    tenant(runtime, "Tim", "(*)")
+    ahead = [say(runtime, "Tom", f"reserve(dstPort={port}) = 1b on TomS from +9d.").reason_code for port in range(40)]
+    assert ahead == [*[""] * 35, *["full"] * 5]
+    now = [say(runtime, "Tim", f"reserve(dstPort={port}) = 1b on TimS to +9d.").reason_code for port in range(40)]
+    assert now == [*[""] * 35, *["full"] * 5]
+    reply = say(runtime, "Tim", "reserve(dstPort=99) = 1b on TimS.")
+    assert reply.text.endswith("from 0 to forever: none is free later")
+    assert not say(runtime, "Tim", "Cancel 40.").reason_code
+    reply = say(runtime, "Tim", "reserve(dstPort=99) = 1b on TimS.")
+    assert reply.reason_code == "full"
+    assert reply.text.endswith("from 0 to forever: one is free from 0 to 777600")
+    assert not say(runtime, "root", "reserve(dstPort=99) = 1b on rootShare.").reason_code
 
 
 def entangled(runtime: Runtime, name: str, count: int) -> list[str]:
