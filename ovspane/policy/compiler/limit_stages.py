@@ -111,6 +111,11 @@ class LimitStages:
         self._forgotten: list[_Group] = []
         self._owners: dict[_Group, int] = {}  # of the groups that the last change touched, before it
 
+    @property
+    def depth(self) -> int:
+        """How many stages are in use."""
+        return sum(1 for index in self._indexes if len(index))
+
     def __contains__(self, request: int) -> bool:
         return request in self._of
 

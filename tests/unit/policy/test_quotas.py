@@ -8,8 +8,8 @@ import pytest
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Reply
-from ovspane.policy import compile_check
-from ovspane.policy.compiler.compile import STAGE_LIMIT
+from ovspane.policy import compile_check, limit_parts
+from ovspane.policy.compiler.bounds import ADMINISTRATORS_LIMITS, OWN_LIMITS, STAGE_LIMIT
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.state import state as state_module
 from ovspane.policy.state.quotas import DEFAULTS
@@ -117,6 +117,36 @@ def test_tenants_together_leave_stages_to_the_administrator() -> None:
     assert codes.count("cannot-compile") == 48 - compile_check.STAGES_OF_OTHERS
     assert not say(runtime, "root", "NewShare ours for (*) [] on rootShare.").reason_code
     assert not say(runtime, "root", "deny(dstPort=22) partial on ours.").reason_code
+
+
+def stacked(times: str = "") -> tuple[list[str], list[str], list[str]]:
+    """The codes of a tenant that stacks limits on its address; then of one on more, and of the administrator."""
+    runtime = Runtime()
+    tenant(runtime, "Mal", "(srcHost=10.0.0.1)")
+    tenant(runtime, "Hon", "(srcHost=10.0.0.0/24)")
+    assert not say(runtime, "Mal", "NewShare below for (srcHost=10.0.0.1) [ratelimit >= 0] on MalS.").reason_code
+
+    def limits(who: str, host: str, share: str) -> list[str]:
+        text = f"ratelimit(srcHost={host}, transport=TCP, dstPort=0-{{}}) = 1Mb on {share}{times}."
+        return [say(runtime, who, text.format(port)).reason_code for port in range(1, 21)]
+
+    greedy = [*limits("Mal", "10.0.0.1", "MalS"), *limits("Mal", "10.0.0.1", "below")]
+    return greedy, limits("Hon", "10.0.0.0/24", "HonS"), limits("root", "10.0.0.0/16", "rootShare")
+
+
+@pytest.mark.parametrize("times", ["", " from +1h to +2h"])
+def test_a_tenant_does_not_use_up_the_limit_stages(times: str) -> None:
+    greedy, honest, ours = stacked(times)
+    # the same packets again take no stage
+    assert greedy == 2 * [*[""] * OWN_LIMITS, *["cannot-compile"] * (20 - OWN_LIMITS)]
+    assert honest == [*[""] * OWN_LIMITS, *["cannot-compile"] * (20 - OWN_LIMITS)]
+    assert ours == [*[""] * ADMINISTRATORS_LIMITS, *["cannot-compile"] * (20 - ADMINISTRATORS_LIMITS)]
+
+
+def test_without_parts_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit_parts.LimitParts, "check", lambda self, request: None)
+    _, honest, _ = stacked()
+    assert honest.count("") < OWN_LIMITS
 
 
 @pytest.mark.parametrize("many", [1, 300])
