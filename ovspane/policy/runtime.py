@@ -103,9 +103,11 @@ class Runtime:
             case said.Check(statement=inner):
                 return self.judging_weight(inner)
             case said.Ask() if statement.kind is Kind.RESERVE:
-                return self._near(statement.flowgroup) + self._scheduling(statement.share)
+                return self._near(statement.flowgroup) + self._scheduling(statement.share) + _numbering(self.state)
+            case said.Ask() if statement.kind is Kind.RATELIMIT:
+                return self._near(statement.flowgroup) + self._moving(statement.kind) + _numbering(self.state)
             case said.Ask():
-                return self._near(statement.flowgroup) + self._moving(statement.kind)
+                return self._near(statement.flowgroup)
             case said.Explain():
                 return self._near(statement.flowgroup)
             case _ if isinstance(statement, _LISTINGS):  # they only gather what is listed
@@ -344,6 +346,11 @@ class Runtime:
     def needs_settling(self, changes: Iterable[Change]) -> bool:
         """True iff `changes` make a share again whose end was not settled yet: settle first."""
         return any(isinstance(change.value, Share) and change.value.name in self._gone_nodes for change in changes)
+
+
+def _numbering(state: State) -> int:
+    """What finding a number for a queue or meter may cost: nothing, or a look at all of them."""
+    return MANY if state.numbers.scarce else 0
 
 
 def _notice(event: str, request: Request, more: str = "") -> Notice:

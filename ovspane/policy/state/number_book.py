@@ -49,6 +49,11 @@ class NumberBook:
         self._times: dict[int, list[Booking]] = {}
         self._last = 0
 
+    @property
+    def scarce(self) -> bool:
+        """Whether all but those that are kept are booked for some time, so that `find` has to look at them."""
+        return self._booked.find(0, 1, self._general) < 0
+
     def begin_at(self, place: int) -> None:
         """Look for the next number from this place on (any integer)."""
         self._last = place % self._general
