@@ -33,7 +33,7 @@ from ovspane.policy.compiler.bounds import (
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.expand import CannotCompile, count_matches
 from ovspane.policy.compiler.limit_stages import LimitStages
-from ovspane.policy.limit_parts import LimitParts, new_limit, stages_of, top_of
+from ovspane.policy.limit_parts import LimitParts, height, new_limit, stages_of, top_of
 from ovspane.policy.model.tree import ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.state.shares import ADMINISTRATOR, Request
 from ovspane.policy.state.state import State
@@ -90,8 +90,8 @@ class CompileCheck:
             self._limits = None
         elif request.kind is Kind.RATELIMIT:
             self._check_limit(request, limit_stages)
-        if request.kind is Kind.RATELIMIT and request.speaker != ADMINISTRATOR and self._limit_depth >= OWN_LIMITS:
-            self._parts.check(request)
+        if request.kind is Kind.RATELIMIT and request.speaker != ADMINISTRATOR and 2 * self._limit_depth >= OWN_LIMITS:
+            self._parts.check(request)  # else not even one that joins two stacks of these makes one so high
         # no more stages than shares that deny; what is in effect was just checked
         if len(self._denying) + fresh + self._default_deny <= stages or not later:
             self._everything = None
@@ -130,10 +130,11 @@ class CompileCheck:
             self._limits = stages_of(self._state, self._state.requests.values())
         if self._limits.change((), (new,), stages) is not None:
             self._limits.undo()
-            return
+            if self._limits.depth < LIMIT_STAGES or height(self._limits, new) <= LIMIT_STAGES:
+                return
         span = request.start, request.end
         together = stages_of(self._state, (one for one in self._state.requests.values() if one.during(*span)))
-        if together.change((), (new,), stages) is None:
+        if together.change((), (new,), stages) is None or together.through(new.request) > LIMIT_STAGES:
             raise TooManyLimits(stages)
 
     @property

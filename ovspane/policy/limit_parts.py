@@ -5,8 +5,9 @@ limit_stages), and who stacks many on one address would leave none to whoever ha
 deep limits of several tenants stand is at most the sum of how deep those of each stand alone. So each tenant (a share
 right below the root, with all below it; the root share by itself) has OWN_LIMITS at most, of the LIMIT_STAGES.
 
-While all limits together are less deep than that, so are those of each, and there is nothing to look at: the parts are
-made when they are asked for, and kept from then on. Invariant: a part that is there has all accepted limits of its
+While all limits together are less than half as deep as that, there is nothing to look at. (A new one may join two
+stacks that did not touch, so it can make one of twice the depth and one more.) The parts are made when they are asked
+for, and kept from then on. Invariant: a part that is there has all accepted limits of its
 tenant.
 """
 
@@ -39,6 +40,15 @@ def stages_of(state: State, requests: Iterable[Request]) -> LimitStages:
     return found
 
 
+def height(stages: LimitStages, new: NewLimit) -> int:
+    """How many would stand on each other with a new limit, of which it is one; nothing changes. (That nothing moves
+    beyond some stage says less: of what is not in effect together, some may stand there already.)"""
+    stages.change((), (new,))
+    found = stages.through(new.request)
+    stages.undo()
+    return found
+
+
 def top_of(state: State, share: str) -> str:
     """The share right below the root above it, or itself."""
     names = list(state.chain(share))
@@ -57,12 +67,10 @@ class LimitParts:
         top, new = top_of(self._state, request.share), new_limit(self._state, request)
         if top not in self._parts:
             self._parts[top] = stages_of(self._state, self._of(top))
-        if self._parts[top].change((), (new,), OWN_LIMITS) is not None:
-            self._parts[top].undo()
+        if height(self._parts[top], new) <= OWN_LIMITS:
             return
         span = request.start, request.end
-        together = stages_of(self._state, (other for other in self._of(top) if other.during(*span)))
-        if together.change((), (new,), OWN_LIMITS) is None:
+        if height(stages_of(self._state, (one for one in self._of(top) if one.during(*span))), new) > OWN_LIMITS:
             raise TooManyOwnLimits(OWN_LIMITS)
 
     def add(self, request: Request) -> None:
