@@ -15,8 +15,9 @@ from tests.support.daemon_bridges import bridge, daemon_on
 from tests.support.daemon_process import DaemonProcess
 from tests.support.ovs_dummy import DummyOvs
 
-#: what each attack prepares: entangled requests, requests to list, shares of everybody
-SIZES = {"explain": 120, "listings": 10_000, "guests": 10_000}
+#: what each attack prepares: entangled requests (as many as the quota of flows lets), requests to list, shares of
+#: everybody
+SIZES = {"explain": 72, "listings": 10_000, "guests": 10_000}
 STATEMENTS = 300
 SETTINGS = 'enforcement = "best-effort"\n[ports]\nbr0p1 = "10Gb"\nbr0p2 = "10Gb"\n'
 

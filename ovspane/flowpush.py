@@ -59,7 +59,7 @@ __all__ = [
 
 #: Flow-mods in one bundle: COMMIT stalls ovs-vswitchd for 25 ms at this size, for longer above.
 BUNDLE_LIMIT = 10_000
-_SLICE = 500  # flow-mods encoded before other tasks get their turn
+_SLICE = 100  # flow-mods encoded before other tasks get their turn
 
 
 class PushError(SessionError):

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 #: seconds for which a thread may go on while the loop waits for the interpreter. Each turn of the loop waits so long at
 #: most while there is long work: at Python's 5 ms a statement, which takes some ten turns, would be late by 50
-SWITCH_INTERVAL = 0.0005
+SWITCH_INTERVAL = 0.0001
 #: how many subjects or kinds of message a log remembers: who makes new ones on purpose costs no memory
 REMEMBERED = 1000
 #: seconds before work that failed by a defect is begun again: first, last

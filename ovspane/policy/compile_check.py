@@ -9,7 +9,8 @@ where a limit does not fit it, only those that are in effect together with it ar
 Access stages are finite, and of the whole table: who makes many shares that deny and open the same packets, be they
 those of one address, uses them up for everybody who has anything to say of these packets. So not all are for all
 (`_stages`): the last are the administrator's, those before them for shares whose part is small. The last limit stages
-are the administrator's, too. Flows are counted here, against the quotas of shares.
+are the administrator's, too, and of the others each tenant has a part (policy.limit_parts). Flows are counted here,
+against the quotas of shares.
 
 Invariant: `_denying` counts the accepted denies of each share that has some, `_beside` such shares below each that lies
 right below the root; `_everything` and `_limits`, if there, have all accepted requests, and all accepted limits.
@@ -18,16 +19,22 @@ right below the root; `_everything` and `_limits`, if there, have all accepted r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
 from ovspane.lang.statements import Kind
 from ovspane.policy.admission import strictness
 from ovspane.policy.admission.quota import exceeded
-from ovspane.policy.compiler.bounds import ADMINISTRATORS_LIMITS, LIMIT_STAGES, STAGE_LIMIT, TooManyLimits
+from ovspane.policy.compiler.bounds import (
+    ADMINISTRATORS_LIMITS,
+    LIMIT_STAGES,
+    OWN_LIMITS,
+    STAGE_LIMIT,
+    TooManyLimits,
+)
 from ovspane.policy.compiler.compile import Compiler
-from ovspane.policy.compiler.expand import CannotCompile, count_matches, located_matches
-from ovspane.policy.compiler.limit_stages import LimitStages, NewLimit
-from ovspane.policy.model.tree import ROOT, ActiveRequest, PolicyTree, TreeDelta
+from ovspane.policy.compiler.expand import CannotCompile, count_matches
+from ovspane.policy.compiler.limit_stages import LimitStages
+from ovspane.policy.limit_parts import LimitParts, height, new_limit, stages_of, top_of
+from ovspane.policy.model.tree import ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.state.shares import ADMINISTRATOR, Request
 from ovspane.policy.state.state import State
 
@@ -68,6 +75,7 @@ class CompileCheck:
         self._everything: Compiler | None = None
         self._flows: dict[int, int] = {}  # as many as each had when it was accepted
         self._limits: LimitStages | None = None
+        self._parts = LimitParts(state)
 
     def check(self, request: Request) -> None:
         """Raises CannotCompile if a new request does not fit beside those in effect, or beside all accepted ones."""
@@ -82,6 +90,8 @@ class CompileCheck:
             self._limits = None
         elif request.kind is Kind.RATELIMIT:
             self._check_limit(request, limit_stages)
+        if request.kind is Kind.RATELIMIT and request.speaker != ADMINISTRATOR and 2 * self._limit_depth >= OWN_LIMITS:
+            self._parts.check(request)  # else not even one that joins two stacks of these makes one so high
         # no more stages than shares that deny; what is in effect was just checked
         if len(self._denying) + fresh + self._default_deny <= stages or not later:
             self._everything = None
@@ -101,13 +111,8 @@ class CompileCheck:
         `fresh`: its share has no deny yet."""
         if request.speaker == ADMINISTRATOR:
             return STAGE_LIMIT
-        beside = self._beside[self._top(request.share)] + fresh
+        beside = self._beside[top_of(self._state, request.share)] + fresh
         return STAGES_OF_OTHERS if beside <= MODEST else STAGES_OF_MANY
-
-    def _top(self, share: str) -> str:
-        """The share right below the root above it, or itself."""
-        names = list(self._state.chain(share))
-        return names[-2] if len(names) > 1 else ROOT
 
     def _check_flows(self, request: Request) -> None:
         """Raises BeyondQuota if the share may not have so many flows more."""
@@ -120,38 +125,34 @@ class CompileCheck:
 
     def _check_limit(self, request: Request, stages: int) -> None:
         """Raises TooManyLimits if it would not fit beside the accepted ones of its interval."""
-        new = self._new_limit(request)
+        new = new_limit(self._state, request)
         if self._limits is None:
-            self._limits = self._stages_of(self._state.requests.values())
+            self._limits = stages_of(self._state, self._state.requests.values())
         if self._limits.change((), (new,), stages) is not None:
             self._limits.undo()
-            return
+            if self._limits.depth < LIMIT_STAGES or height(self._limits, new) <= LIMIT_STAGES:
+                return
         span = request.start, request.end
-        together = self._stages_of(other for other in self._state.requests.values() if other.during(*span))
-        if together.change((), (new,), stages) is None:
+        together = stages_of(self._state, (one for one in self._state.requests.values() if one.during(*span)))
+        if together.change((), (new,), stages) is None or together.through(new.request) > LIMIT_STAGES:
             raise TooManyLimits(stages)
 
-    def _stages_of(self, requests: Iterable[Request]) -> LimitStages:
-        found = LimitStages()
-        found.change((), [self._new_limit(request) for request in requests if request.kind is Kind.RATELIMIT])
-        return found
-
-    def _new_limit(self, request: Request) -> NewLimit:
-        try:
-            matches = tuple(located_matches(request.flowgroup, self._state.locations))
-        except CannotCompile:  # of a user at too many addresses: it has no flows
-            matches = ()
-        return NewLimit(request.id, request.rate, matches)
+    @property
+    def _limit_depth(self) -> int:
+        """How many stages all limits need: those in effect, or those that are accepted."""
+        return max(self._compiler.limit_depth, self._limits.depth if self._limits is not None else 0)
 
     def add(self, request: Request) -> None:
         """A request was accepted; to be called before the state changes."""
         self._flows[request.id] = flows = self._flows_of(request)
         self._state.census.add(self._state.chain(request.share), flows=flows)
         if request.kind is Kind.DENY:
-            self._beside[self._top(request.share)] += request.share not in self._denying
+            self._beside[top_of(self._state, request.share)] += request.share not in self._denying
             self._denying[request.share] += 1
-        if self._limits is not None and request.kind is Kind.RATELIMIT:
-            self._limits.change((), (self._new_limit(request),))
+        if request.kind is Kind.RATELIMIT:
+            self._parts.add(request)
+            if self._limits is not None:
+                self._limits.change((), (new_limit(self._state, request),))
         if self._everything is not None:
             self._update(self._everything, TreeDelta(added=(as_active(self._state, request),)))
 
@@ -162,15 +163,18 @@ class CompileCheck:
             self._denying[request.share] -= 1
             if not self._denying[request.share]:
                 del self._denying[request.share]
-                self._beside[self._top(request.share)] -= 1
-        if self._limits is not None and request.kind is Kind.RATELIMIT:
-            self._limits.change((request.id,), ())
+                self._beside[top_of(self._state, request.share)] -= 1
+        if request.kind is Kind.RATELIMIT:
+            self._parts.remove(request)
+            if self._limits is not None:
+                self._limits.change((request.id,), ())
         if self._everything is not None:
             self._update(self._everything, TreeDelta(removed=(as_active(self._state, request),)))
 
     def forget(self) -> None:
         """Users moved: what all accepted requests compile to has to be found anew."""
         self._everything = self._limits = None
+        self._parts.forget()
 
     def _update(self, everything: Compiler, delta: TreeDelta) -> None:
         try:

@@ -24,6 +24,8 @@ loose:BRIDGE    a reservation with a port of the bridge on its way,  put or drop
 tight:BRIDGE    a reservation that may leave by any port there       put or drop of one with a port of the bridge there
 count:SHARE     a request or hint, for each share of its chain that  put or drop of one below it
                 has a quota of which little is left
+slots:BLOCK     a reservation or limit, for the block of numbers     put of one that has a number of the block
+                that its own is of
 restraints      allow, reserve (a deny or limit may override them);  put of a deny or a ratelimit; drop of a ratelimit,
                 cancelling them                                      and of an allow or a reserve with a deny near
 openers         deny (an allow or reserve may open it); cancelling   put of an allow or a reserve; drop of a deny with
@@ -53,7 +55,9 @@ hints           what drops whole shares and users                    put of a hi
   down when a reservation is forgotten: then room is read and incremented.
 * Dropping a share or user ends all that is on it: it reads every key, since each put of a request or hint increments
     one.
-* Ids come from leases, blocks that the database gives to one daemon; slots have a table with an index.
+* Ids come from leases, blocks that the database gives to one daemon.
+* A slot is free for some time or not (policy.state.number_book), and only puts make it less so. Versions are kept of
+  blocks of slots, since a daemon gives one after the other, and each at a place of its own.
 
 Times are those of each host's clock (store/skew.py bounds how far these differ): a token bucket is exact up to that.
 """
@@ -72,6 +76,8 @@ from ovspane.policy.state.state import State
 STRUCTURE, RESTRAINTS, OPENERS, HINTS = "structure", "restraints", "openers", "hints"
 EVERYTHING = frozenset({STRUCTURE, RESTRAINTS, OPENERS, HINTS})
 _OPENING = (Kind.ALLOW, Kind.RESERVE)
+#: slots that have one version
+BLOCK = 16
 #: half of what a schedule can count (_schedule.RATES): from there on every share limits
 NEAR_BOUND = 1 << 59
 
@@ -85,6 +91,11 @@ def bridge_of(key: str) -> str:
 def share_key(share: str) -> str:
     """The key of a share's schedule."""
     return f"room:{share}"
+
+
+def slot_key(slot: int) -> str:
+    """The key of when a slot is whose."""
+    return f"slots:{slot // BLOCK}"
 
 
 def number_key(share: str) -> str:
@@ -172,6 +183,9 @@ def _of_request(state: State, request: Request, put: bool) -> tuple[set[str], se
         writes |= rooms | changed
     opening = request.kind in _OPENING
     if put:
+        if request.slot:
+            reads.add(slot_key(request.slot))
+            writes.add(slot_key(request.slot))
         if request.kind is not Kind.RATELIMIT:
             reads.add(RESTRAINTS if opening else OPENERS)
         writes.add(OPENERS if opening else RESTRAINTS)

@@ -30,6 +30,7 @@ from ovspane.policy.compile_check import BeyondQuota, CompileCheck, as_active
 from ovspane.policy.compiler.compile import Compiler
 from ovspane.policy.compiler.expand import CannotCompile
 from ovspane.policy.concurrency import inverse
+from ovspane.policy.handover import Handover
 from ovspane.policy.model.table import TableDelta, joined
 from ovspane.policy.model.tree import ActiveRequest, PolicyTree, TreeDelta
 from ovspane.policy.state.capacity import NetworkCapacity
@@ -70,6 +71,7 @@ class Runtime:
         self.compiler = Compiler(self.tree, default_deny)
         self.compiler.update(TreeDelta(), {})  # the default deny is a rule that no request brings
         self._compile_check = CompileCheck(self.state, self.tree, self.compiler, default_deny)
+        self._handover = Handover(self.state, self.tree)
         self._starts: list[tuple[Ms, int]] = []
         self._ends: list[tuple[Ms, int]] = []
         self._gone: dict[int, ActiveRequest] = {}
@@ -111,9 +113,11 @@ class Runtime:
                 ask = isinstance(inner, said.Ask)
                 return self.judging_weight(inner) * 2 if ask else len(self.state.requests)
             case said.Ask() if statement.kind is Kind.RESERVE:
-                return self._near(statement.flowgroup) + self._scheduling(statement.share)
+                return self._near(statement.flowgroup) + self._scheduling(statement.share) + _numbering(self.state)
+            case said.Ask() if statement.kind is Kind.RATELIMIT:
+                return self._near(statement.flowgroup) + self._moving(statement.kind) + _numbering(self.state)
             case said.Ask():
-                return self._near(statement.flowgroup) + self._moving(statement.kind)
+                return self._near(statement.flowgroup)
             case said.Explain():
                 return self._near(statement.flowgroup)
             case _ if isinstance(statement, _LISTINGS):  # they only gather what is listed
@@ -296,15 +300,16 @@ class Runtime:
             self.collect_starts(now)
         removed = dict(self._gone)
         added: dict[int, ActiveRequest] = {}
-        starting, self._starting = self._starting, []
+        starting, self._starting = [*self._handover.take_waiting(), *self._starting], []
         for number in starting:
             request = self.state.requests.get(number)
             if request is None or number in added or (number in self.tree.requests and number not in removed):
                 continue
-            if request.active_at(now):
+            if request.active_at(now) and self._handover.enters(request, removed, added):
                 added[number] = as_active(self.state, request)
                 if not quiet:
                     self._notices.append(_notice("started", request))
+        self._notices += [_notice("degraded", request, f": {why}") for request, why in self._handover.without(now)]
         for number in sorted({number for user in self._moved for number in self.state.index.of_user(user)}):
             active = self.tree.requests.get(number)
             if active is not None and number not in removed:
@@ -353,6 +358,11 @@ class Runtime:
     def needs_settling(self, changes: Iterable[Change]) -> bool:
         """True iff `changes` make a share again whose end was not settled yet: settle first."""
         return any(isinstance(change.value, Share) and change.value.name in self._gone_nodes for change in changes)
+
+
+def _numbering(state: State) -> int:
+    """What finding a number for a queue or meter may cost: nothing, or a look at all of them."""
+    return MANY if state.numbers.scarce else 0
 
 
 def _notice(event: str, request: Request, more: str = "") -> Notice:

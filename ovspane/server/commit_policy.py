@@ -15,7 +15,7 @@ from ovspane.server.pending import PendingStatement
 #: statements judged in one go before replies are sent and the loop gets a turn
 BATCH = 256
 #: seconds of judging after which what is left of a batch may be left for the next one
-ENOUGH = 0.02
+ENOUGH = 0.01
 #: an event that lies further ahead is looked at again then (seconds): clocks are set, machines sleep (policy_time.py)
 LONGEST_PAUSE = 1.0
 #: the same while the store is away

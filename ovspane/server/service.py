@@ -43,7 +43,7 @@ CROWDED_SPAN, SPAN = 0.005, 0.02
 #: expected seconds of a statement beyond which it has a batch of its own: those of others do not wait for it
 HEAVY_SPAN = 0.002
 #: statements that a batch may have in any case, if none of them is expected to take longer than that
-FEW = 16
+FEW = 4
 #: seconds after which others are no longer expected to ask
 OTHERS = 1.0
 #: pauses between attempts to load from a store that failed: first, last (seconds)

@@ -192,22 +192,16 @@ def _number(record: Record) -> int:
 
 
 def _records(changes: Iterable[Change]) -> tuple[dict[Key, Record], list[Key]]:
-    """What to put, and what to delete. A slot has a row of its own, whose index keeps two requests from having the
-    same."""
+    """What to put, and what to delete."""
     puts: dict[Key, Record] = {}
     drops: dict[Key, None] = {}
     for change in changes:
-        value = change.value
-        slot = value.slot if isinstance(value, Request) else 0
         if isinstance(change, Put):
-            records = [record_of(value)]
-            if slot and isinstance(value, Request):
-                records.append(Record("Slot", str(slot), {"request": value.id}))
-            for record in records:
-                puts[record.table, record.key] = record
-                drops.pop((record.table, record.key), None)
+            record = record_of(change.value)
+            puts[record.table, record.key] = record
+            drops.pop((record.table, record.key), None)
         else:
-            for key in [*keys_of(change), *([("Slot", str(slot))] if slot else [])]:
+            for key in keys_of(change):
                 puts.pop(key, None)
                 drops[key] = None
     return puts, list(drops)

@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from ovspane.flowpush import (
@@ -27,7 +28,7 @@ from ovspane.flowpush import (
     difference,
 )
 from ovspane.lang.units import Seconds
-from ovspane.loop import off_loop
+from ovspane.loop import in_slices, off_loop
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.pipeline import FlowPlan, Pipeline
@@ -45,6 +46,8 @@ from ovspane.switch.vlan_ports import VlanPorts
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
+#: flows that are taken down as installed in one turn of the loop, some 3 ms
+NOTED = 1000
 #: with more refusals than this each flow is pushed for itself: a bundle that fails names one of them
 MANY = 4
 Push = Callable[[Iterable[FlowRule], Iterable[FlowRule]], Awaitable[None]]
@@ -307,10 +310,10 @@ class ManagedBridge:
         adds, deletes, changed = await off_loop(len(target.flows), LONG, self._difference, target, installed)
         if adds or deletes:
             await push(adds, deletes)
-        for rule in adds:
-            self._flows.note(rule.key, rule)
-        for rule in deletes:
-            self._flows.note(rule.key, None)
+        done = chain(((rule.key, rule) for rule in adds), ((rule.key, None) for rule in deletes))
+        async for some in in_slices(done, NOTED):
+            for key, rule in some:
+                self._flows.note(key, rule)
         if self._watch.news and self._watch.concerns({rule.key for rule in (*adds, *deletes)}):
             self._watch.lost = True  # somebody else changed one of these meanwhile, before us or after us
         return SyncCounts(len(adds) - changed, changed, len(deletes), len(installed) - len(adds))

@@ -110,9 +110,9 @@ def admit(state: State, speaker: str, ask: Ask, now: Ms) -> Accepted | Refusal:
     judged = _admit_partial(state, request, now) if ask.partial else _admit_strict(state, request, now)
     if isinstance(judged, Refusal) or not rated:
         return judged
-    slot = state.free_slot(speaker)
+    slot = state.numbers.find(start, end, speaker == ADMINISTRATOR)
     if slot is None:
-        return Refusal("full", "all queue and meter numbers are in use")
+        return _no_number(state, speaker, start, end, now)
     via = state.route(judged.request) if ask.kind is Kind.RESERVE else ""
     return replace(judged, request=replace(judged.request, slot=slot, via=via))
 
@@ -177,6 +177,17 @@ def _no_room(state: State, request: Request, missing: Shortfall, now: Ms) -> Ref
         "no-room" if share is not None else "no-link-room",
         f"{rate_text(request.rate)} does not fit {where}: {'; '.join(offers) or 'nothing free'}",
     )
+
+
+def _no_number(state: State, speaker: str, start: Ms, end: Ms | None, now: Ms) -> Refusal:
+    """The refusal of what would have no queue or meter for a part of its time, with its counter-offer."""
+    offer = state.numbers.offer(start, end, speaker == ADMINISTRATOR)
+    offers = [] if offer.until is None else [f"one is free from {time_text(start)} to {time_text(offer.until)}"]
+    if offer.since is not None:
+        since = -(-(offer.since - now) // SECOND) * SECOND  # offered in whole seconds from now
+        offers.append("fits from now" if not since else f"fits from +{length_text(Ms(since))}")
+    text = f"all queue and meter numbers are in use at some instant from {time_text(start)} to {time_text(end)}"
+    return Refusal("full", f"{text}: {'; '.join(offers) or 'none is free later'}")
 
 
 def _conflict(state: State, request: Request, over: list[int]) -> str:

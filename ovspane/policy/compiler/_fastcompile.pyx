@@ -243,6 +243,10 @@ cdef class Core:
         return self.limits.spread
 
     @property
+    def limit_depth(self):
+        return self.limits.depth
+
+    @property
     def deny_stages(self):
         cdef DenyNode node
         return {node.name: node.at for node in self.access.nodes if node is not None and node.at >= 0}

@@ -15,6 +15,8 @@ STAGE_LIMIT = 40
 LIMIT_STAGES = 32
 #: of these the last ones are for the administrator alone, so that nobody can take them all
 ADMINISTRATORS_LIMITS = 8
+#: so many for the limits of one share right below the root with all below it: a tenant, its project and an application
+OWN_LIMITS = 12
 #: the deepest node that may have requests: OpenFlow priorities have 16 bits
 DEPTH_LIMIT = 32_000
 #: with more deny nodes than this one index over all denies is asked, instead of one index a node: where there are many
@@ -38,6 +40,16 @@ class TooManyLimits(CannotCompile):
 
     def __init__(self, stages: int) -> None:
         super().__init__(f"limits that share packets would stand over each other more than {stages} deep")
+
+
+class TooManyOwnLimits(CannotCompile):
+    """Too many limits of one tenant lie over each other."""
+
+    def __init__(self, stages: int) -> None:
+        super().__init__(
+            f"limits of one share right below the root, and below it, that share packets would stand over each other"
+            f" more than {stages} deep"
+        )
 
 
 class TooManyRates(CannotCompile):

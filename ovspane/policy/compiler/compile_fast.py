@@ -72,6 +72,11 @@ class Compiler:
         """How many flows may move, beside a few, when a limit comes or goes (`LimitStages.spread`)."""
         return self._core.limit_spread
 
+    @property
+    def limit_depth(self) -> int:
+        """How many limit stages are in use."""
+        return self._core.limit_depth
+
     def check(
         self,
         delta: TreeDelta,

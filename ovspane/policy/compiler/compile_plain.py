@@ -128,6 +128,11 @@ class Compiler:
         """How many flows may move, beside a few, when a limit comes or goes (`LimitStages.spread`)."""
         return self._limits.spread
 
+    @property
+    def limit_depth(self) -> int:
+        """How many limit stages are in use."""
+        return self._limits.depth
+
     def check(
         self, delta: TreeDelta, locations: Locations, stages: int = STAGE_LIMIT, limit_stages: int = LIMIT_STAGES
     ) -> None:

@@ -111,6 +111,28 @@ class LimitStages:
         self._forgotten: list[_Group] = []
         self._owners: dict[_Group, int] = {}  # of the groups that the last change touched, before it
 
+    @property
+    def depth(self) -> int:
+        """How many stages are in use."""
+        return sum(1 for index in self._indexes if len(index))
+
+    def through(self, request: int) -> int:
+        """How many limits stand on each other at most, of which this one is one: what overlaps it, what overlaps that,
+        and so on, down and up. 0: it has no packets."""
+        group = self._of.get(request)
+        if group is None:
+            return 0
+        heights = {group: 1}
+        heap = [(group.order, group.number)]
+        while heap:  # the narrowest first: its height is known then
+            current = self._by_number[heappop(heap)[1]]
+            for stage in range(current.stage + 1, len(self._indexes)):
+                for wider in self._near(current, stage):
+                    if wider not in heights:
+                        heappush(heap, (wider.order, wider.number))
+                    heights[wider] = max(heights[current] + 1, heights.get(wider, 0))
+        return group.stage + max(heights.values())
+
     def __contains__(self, request: int) -> bool:
         return request in self._of
 

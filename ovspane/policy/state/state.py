@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bitarray import bitarray
-
 from ovspane.lang.statements import Kind
 from ovspane.lang.units import BitsPerSecond, Ms
 from ovspane.packets.fields import AddressSet
@@ -20,10 +18,11 @@ from ovspane.policy.model.tree import ROOT
 from ovspane.policy.state.authority import Grant, Right
 from ovspane.policy.state.capacity import NetworkCapacity
 from ovspane.policy.state.changes import ROOT_GRANT, Change, Counter, Drop, Put, Registry, Value
+from ovspane.policy.state.number_book import NumberBook
 from ovspane.policy.state.quotas import DEFAULTS, Census, Quotas
 from ovspane.policy.state.request_index import RequestIndex
 from ovspane.policy.state.schedule import Chain, Schedule
-from ovspane.policy.state.shares import ADMINISTRATOR, ROOT_SHARE, Bucket, Hint, Principal, Request, Share
+from ovspane.policy.state.shares import ROOT_SHARE, Bucket, Hint, Principal, Request, Share
 from ovspane.policy.state.status import Status
 
 __all__ = ["Change", "Counter", "Drop", "Put", "State", "Value"]
@@ -60,11 +59,8 @@ class State(Registry):
         self.status: dict[int, Status] = {}
         #: what `visibility.known_shares` found, by speaker; gone when shares or grants change
         self.known_shares: dict[str, list[str]] = {}
-        self._slots = bitarray(SLOTS)
-        self._slots.setall(False)
-        self._slots[0] = True
-        self._last_slot = 0
-        self._tenants_slots = 0
+        #: who has which slot, and when
+        self.numbers = NumberBook(SLOTS, RESERVED_SLOTS)
         self.apply(Put(ROOT_SHARE))
 
     def apply(self, change: Change) -> None:
@@ -110,7 +106,7 @@ class State(Registry):
         that daemons which share a database seldom take the same one."""
         self.lease = lease
         self.next_id = lease.start
-        self._last_slot = lease.start * 40_503 % SLOTS
+        self.numbers.begin_at(lease.start * 40_503)
 
     def _put_share(self, share: Share) -> None:
         super()._put_share(share)
@@ -172,10 +168,9 @@ class State(Registry):
                 self._capacity.put(request, self.locations)
         self.census.add(self.chain(request.share), requests=1, queues=bool(request.slot))
         if request.slot:
-            self._slots[request.slot] = True
-            self._tenants_slots += request.speaker != ADMINISTRATOR
+            self.numbers.put(request.slot, request.start, request.end)
             if request.id in self.lease:
-                self._last_slot = request.slot
+                self.numbers.note_last(request.slot)
 
     def reroute(self, request: Request) -> None:
         """A request that is there was given another way through the network (`Request.rerouted`)."""
@@ -205,8 +200,7 @@ class State(Registry):
                 self._capacity.drop(request)
         self.census.add(self.chain(request.share), requests=-1, queues=-bool(request.slot))
         if request.slot:
-            self._slots[request.slot] = False
-            self._tenants_slots -= request.speaker != ADMINISTRATOR
+            self.numbers.drop(request.slot, request.start, request.end)
 
     def chain(self, share: str) -> Iterator[str]:
         """The share and its ancestors, up to the root."""
@@ -259,16 +253,6 @@ class State(Registry):
             if found in (0, rate):
                 return found
             rate = found
-
-    def free_slot(self, speaker: str) -> int | None:
-        """A slot that is free, used as late after its last use as possible; None if all are taken that are not kept
-        for the administrator."""
-        if speaker != ADMINISTRATOR and self._tenants_slots >= SLOTS - RESERVED_SLOTS:
-            return None
-        found = self._slots.find(0, self._last_slot + 1)
-        if found < 0:
-            found = self._slots.find(0, 1)
-        return None if found < 0 else found
 
     def folded(self, request: Request, at: Ms) -> list[Bucket]:
         """The shares above a reservation with their buckets' levels at `at`, to be kept before the reservation is

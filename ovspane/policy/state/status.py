@@ -52,6 +52,7 @@ class Cause(Enum):
     NO_SWITCH = "no-switch"  # the database of Open vSwitch cannot be reached
     NETWORK = "network"  # links cannot hold it: no path, or no room on one
     DEFECT = "defect"  # a part of ovspane itself failed, and is begun again
+    NO_NUMBER = "no-number"  # another request still has its queue or meter number
     NOT_COMPILED = "not-compiled"  # it cannot be compiled beside the others (a user moved to too many addresses)
 
 
@@ -88,6 +89,7 @@ _TEXTS: Final[Mapping[Cause, str]] = {
     Cause.NO_BRIDGE: "there is no bridge {bridge}",
     Cause.NOT_UP: "bridge {bridge} is not up",
     Cause.NO_SWITCH: "Open vSwitch cannot be reached at {detail}",
+    Cause.NO_NUMBER: "request {detail} still has its queue or meter number",
     Cause.DEFECT: "ovspane has a defect here ({detail}); its log says more",
 }
 

@@ -30,6 +30,7 @@ from ovspane.placement.routing import Routing
 from ovspane.policy import concurrency as sharing
 from ovspane.policy.concurrency import Footprint, footprint, footprint_of_ends, merged
 from ovspane.policy.runtime import Runtime
+from ovspane.policy.state import state as state_module
 from ovspane.policy.state.authority import Grant
 from ovspane.policy.state.changes import Change, Counter, Put, Value
 from ovspane.policy.state.shares import Bucket, Hint, Principal, Request, Share
@@ -47,6 +48,13 @@ SHARES = [
     "NewShare d for (*) [reserve <= 10Mb, reserveTBCapacity = 20Mb, reserveTBFill = 5Mb] on a.",
     "NewShare e for (*) [allow = True] on c.",
 ]
+
+
+@pytest.fixture(autouse=True)
+def few_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few that daemons take the same ones."""
+    monkeypatch.setattr(state_module, "SLOTS", 40)
+    monkeypatch.setattr(state_module, "RESERVED_SLOTS", 5)
 
 
 def room(here: str = "") -> LinkCapacity:
@@ -100,17 +108,12 @@ class Database:
     state: Runtime = field(default_factory=lambda: Runtime(capacity=room()))
     versions: dict[str, int] = field(default_factory=dict)
     log: list[dict[Key, Value | None]] = field(default_factory=list)
-    slots: dict[int, int] = field(default_factory=dict)
     now: int = 1_000_000
 
     def passes(self, seen: dict[str, int], mark: Footprint, changes: Iterable[Change]) -> bool:
         current = all(self.versions.get(key, 0) == seen.get(key, 0) for key in mark.reads)
         there = self.state.state
-        free = not any(
-            isinstance(change, Put) and isinstance(change.value, Request) and change.value.slot in self.slots
-            for change in changes
-        )
-        return current and free and all(number in there.requests or number in there.hints for number in mark.present)
+        return current and all(number in there.requests or number in there.hints for number in mark.present)
 
     def write(self, changes: list[Change], mark: Footprint) -> None:
         rows: dict[Key, Value | None] = {}
@@ -119,11 +122,10 @@ class Database:
             rows[key_of(value)] = value if isinstance(change, Put) else None
             if isinstance(value, Share) and not isinstance(change, Put):
                 rows["Bucket", value.name] = None
-            if isinstance(value, Request) and value.slot:
-                if isinstance(change, Put):
-                    self.slots[value.slot] = value.id
-                else:
-                    del self.slots[value.slot]
+            if isinstance(change, Put) and isinstance(value, Request) and value.id not in self.state.state.requests:
+                others = self.state.state.requests.values()
+                taken = [one for one in others if one.slot == value.slot and one.during(value.start, value.end)]
+                assert not value.slot or not taken, "a number is one request's at a time"
         self.state.apply(changes)
         self.state.settle(self.now)
         for key in mark.writes:
@@ -349,7 +351,7 @@ def test_the_game_has_winners_and_losers() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["room:", "link:", "loose:", "tight:", sharing.STRUCTURE, sharing.RESTRAINTS, sharing.OPENERS]
+    "key", ["room:", "slots:", "link:", "loose:", "tight:", sharing.STRUCTURE, sharing.RESTRAINTS, sharing.OPENERS]
 )
 def test_without_a_key_the_oracle_objects(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """Each key of the table is needed: decisions that do not read it are found out."""

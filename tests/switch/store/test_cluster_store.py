@@ -127,7 +127,7 @@ def test_a_guard_that_is_not_current_changes_nothing() -> None:
                 while ("Slot", "4") not in two.replica.records:
                     await two.wait_for_update(two.replica.updates)
             assert ("Share", "b") not in two.replica.records
-            # An index refuses what another one inserted first: a slot is given once.
+            # An index refuses what another one inserted first.
             await one.commit([Record("Slot", "5", {"request": 1})], [], FREE)
             two.replica.uuids.pop(("Slot", "5"), None)
             with pytest.raises(LostRace):

@@ -57,6 +57,25 @@ def test_random_changes_in_quick_succession_end_as_planned(switch: DummyOvs) -> 
     asyncio.run(play())
 
 
+def test_a_number_goes_from_one_request_to_the_next(switch: DummyOvs) -> None:
+    """Booked over time, a number may be another's from the instant on at which the first one ends."""
+
+    async def play() -> None:
+        async with running(switch) as made:
+            before = (limit(1, 53, 1, 100_000), queue(2, 54, 2, 1 * M))
+            made.change(added=before)
+            await made.settled()
+            after = (limit(3, 63, 1, 300_000), queue(4, 64, 2, 3 * M))
+            made.change(added=after, removed=before)
+            await made.settled()
+            assert await is_as_planned(switch, made)
+            assert made.status[3] == "installed by meter 1000001"
+            assert re.findall(r"rate=(\d+) burst", switch.ofctl("dump-meters", "br0")) == ["300"]
+            assert len(rows(switch, "queue")) == 2 * 2  # on two ports, each with its default queue
+
+    asyncio.run(play())
+
+
 def test_buckets_follow_the_frames_that_ports_carry(switch: DummyOvs) -> None:
     def bursts() -> list[tuple[str, str]]:
         return re.findall(r"rate=(\d+) burst_size=(\d+)", switch.ofctl("dump-meters", "br0"))

@@ -8,8 +8,8 @@ import pytest
 
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import Reply
-from ovspane.policy import compile_check
-from ovspane.policy.compiler.compile import STAGE_LIMIT
+from ovspane.policy import compile_check, limit_parts
+from ovspane.policy.compiler.bounds import ADMINISTRATORS_LIMITS, OWN_LIMITS, STAGE_LIMIT
 from ovspane.policy.runtime import Runtime
 from ovspane.policy.state import state as state_module
 from ovspane.policy.state.quotas import DEFAULTS
@@ -39,16 +39,36 @@ def test_the_administrator_has_queues_left_when_tenants_have_none(monkeypatch: p
     for name in ("Tom", "Tim"):
         tenant(runtime, name, "(*)", ", queues <= 30")
     codes = [
-        say(runtime, name, f"reserve(dstPort={port}) = 1b on {name}S from +{port}d.").reason_code
+        say(runtime, name, f"reserve(dstPort={port}) = 1b on {name}S.").reason_code
         for name in ("Tom", "Tim")
         for port in range(1, 32)
     ]
-    assert codes == [*[""] * 30, "quota", *[""] * 6, *["full"] * 25]
-    ours = [say(runtime, "root", f"reserve(dstPort={port}) = 1b on rootShare.").reason_code for port in range(5)]
-    assert ours == ["", "", "", "", "full"]
+    assert codes == [*[""] * 30, "quota", *[""] * 5, *["full"] * 26]
+    ours = [say(runtime, "root", f"reserve(dstPort={port}) = 1b on rootShare.").reason_code for port in range(6)]
+    assert ours == ["", "", "", "", "", "full"]
     first = next(request.id for request in runtime.state.requests.values() if request.speaker == "Tom")
     assert not say(runtime, "Tom", f"Cancel {first}.").reason_code
     assert not say(runtime, "Tim", "reserve(dstPort=99) = 1b on TimS.").reason_code
+
+
+def test_what_is_far_ahead_takes_no_number_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once 61 423 reservations of 1 b/s for another year took all of them."""
+    monkeypatch.setattr(state_module, "SLOTS", 41)
+    monkeypatch.setattr(state_module, "RESERVED_SLOTS", 5)
+    runtime = Runtime()
+    tenant(runtime, "Tom", "(*)")
+    tenant(runtime, "Tim", "(*)")
+    ahead = [say(runtime, "Tom", f"reserve(dstPort={port}) = 1b on TomS from +9d.").reason_code for port in range(40)]
+    assert ahead == [*[""] * 35, *["full"] * 5]
+    now = [say(runtime, "Tim", f"reserve(dstPort={port}) = 1b on TimS to +9d.").reason_code for port in range(40)]
+    assert now == [*[""] * 35, *["full"] * 5]
+    reply = say(runtime, "Tim", "reserve(dstPort=99) = 1b on TimS.")
+    assert reply.text.endswith("from 0 to forever: none is free later")
+    assert not say(runtime, "Tim", "Cancel 40.").reason_code
+    reply = say(runtime, "Tim", "reserve(dstPort=99) = 1b on TimS.")
+    assert reply.reason_code == "full"
+    assert reply.text.endswith("from 0 to forever: one is free from 0 to 777600")
+    assert not say(runtime, "root", "reserve(dstPort=99) = 1b on rootShare.").reason_code
 
 
 def entangled(runtime: Runtime, name: str, count: int) -> list[str]:
@@ -97,6 +117,36 @@ def test_tenants_together_leave_stages_to_the_administrator() -> None:
     assert codes.count("cannot-compile") == 48 - compile_check.STAGES_OF_OTHERS
     assert not say(runtime, "root", "NewShare ours for (*) [] on rootShare.").reason_code
     assert not say(runtime, "root", "deny(dstPort=22) partial on ours.").reason_code
+
+
+def stacked(times: str = "") -> tuple[list[str], list[str], list[str]]:
+    """The codes of a tenant that stacks limits on its address; then of one on more, and of the administrator."""
+    runtime = Runtime()
+    tenant(runtime, "Mal", "(srcHost=10.0.0.1)")
+    tenant(runtime, "Hon", "(srcHost=10.0.0.0/24)")
+    assert not say(runtime, "Mal", "NewShare below for (srcHost=10.0.0.1) [ratelimit >= 0] on MalS.").reason_code
+
+    def limits(who: str, host: str, share: str) -> list[str]:
+        text = f"ratelimit(srcHost={host}, transport=TCP, dstPort=0-{{}}) = 1Mb on {share}{times}."
+        return [say(runtime, who, text.format(port)).reason_code for port in range(1, 21)]
+
+    greedy = [*limits("Mal", "10.0.0.1", "MalS"), *limits("Mal", "10.0.0.1", "below")]
+    return greedy, limits("Hon", "10.0.0.0/24", "HonS"), limits("root", "10.0.0.0/16", "rootShare")
+
+
+@pytest.mark.parametrize("times", ["", " from +1h to +2h"])
+def test_a_tenant_does_not_use_up_the_limit_stages(times: str) -> None:
+    greedy, honest, ours = stacked(times)
+    # the same packets again take no stage
+    assert greedy == 2 * [*[""] * OWN_LIMITS, *["cannot-compile"] * (20 - OWN_LIMITS)]
+    assert honest == [*[""] * OWN_LIMITS, *["cannot-compile"] * (20 - OWN_LIMITS)]
+    assert ours == [*[""] * ADMINISTRATORS_LIMITS, *["cannot-compile"] * (20 - ADMINISTRATORS_LIMITS)]
+
+
+def test_without_parts_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit_parts.LimitParts, "check", lambda self, request: None)
+    _, honest, _ = stacked()
+    assert honest.count("") < OWN_LIMITS
 
 
 @pytest.mark.parametrize("many", [1, 300])

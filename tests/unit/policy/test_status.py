@@ -72,6 +72,7 @@ TEXTS = {
         "degraded: ovspane has a defect here (KeyError(7)); its log says more"
     ),
     degraded(Reason(Cause.NETWORK, detail="no path")): "degraded: no path",
+    degraded(Reason(Cause.NO_NUMBER, detail="7")): "degraded: request 7 still has its queue or meter number",
     degraded(Reason(Cause.NOT_COMPILED, detail="too many")): "degraded: too many",
     Status(Condition.HIDDEN, hiders=(3, 8)): "hidden by 3,8",
     Status(Condition.INSTALLED, Means.FLOWS, remarks=(Remark(Note.PORT_VLAN, ("p1", "p2")),)): (
