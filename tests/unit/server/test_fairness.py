@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from ovspane.lang.parser import parse
 from ovspane.lang.replies import PIECE, Code, Reply, lazy_listing, listing
+from ovspane.policy.admission import queries
 from ovspane.server.commit_policy import BATCH
 from ovspane.server.service import FEW, Service
 from tests.support.attacks import entangled, long_hint, product
@@ -70,6 +73,21 @@ def test_explanations_hold_up_nobody(tmp_path: Path) -> None:
             _, requests = entangled(12)
             await prepared(service, *requests)
             assert await ahead_of_the_honest(service, ["Explain(srcHost=10.2.0.0/16)."] * 16) <= 1
+
+    asyncio.run(main())
+
+
+def test_a_question_that_is_checked_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the question is whether a question would be answered the policy does not wait for the answer."""
+    monkeypatch.setattr(queries, "answer", None)  # what the policy waits for
+
+    async def main() -> None:
+        async with serving(tmp_path) as there:
+            await prepared(there.service)
+            client = await there.client()
+            assert await client.ask("Check Explain(srcHost=10.2.0.0/16).") == "OK n=0 access=default"
+            assert (await there.service.ask("root", parse("Check Explain(*)."))).code is Code.OK
+            assert await client.ask("Check Whoami.") == "OK principal=root"
 
     asyncio.run(main())
 
