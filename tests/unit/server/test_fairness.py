@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from ovspane.lang.parser import parse
-from ovspane.lang.replies import PIECE, Code, Reply, lazy_listing, listing
+from ovspane.lang.replies import PIECE, Code, Item, Reply, lazy_listing, listing
+from ovspane.lang.units import EPOCH
 from ovspane.policy.admission import queries
+from ovspane.policy.runtime import Runtime
 from ovspane.server.commit_policy import BATCH
 from ovspane.server.service import FEW, Service
 from tests.support.attacks import entangled, long_hint, product
@@ -179,3 +181,20 @@ def test_a_reply_in_pieces_is_the_reply() -> None:
     assert whole.to_text() == lazy.to_text() == "OK n=193\n" + "".join(f"{text}\n" for text in texts)
     assert whole.to_json() == lazy.to_json()
     assert len(list(lazy.text_pieces())) == 1 + 4
+
+
+@pytest.mark.parametrize("text", ["ListRequests.", "ListRequests on s.", "Show s."])
+def test_each_line_of_a_listing_is_made_when_it_is_read(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime()
+    for told in ("NewShare s for (*) [] on rootShare.", "deny(dstPort=1) on s.", "deny(dstPort=2) on s."):
+        runtime.apply(runtime.execute("root", parse(told), EPOCH).changes)
+    made: list[str] = []
+
+    def line(item: Item) -> str:
+        made.append(str(item["id"]))
+        return made[-1]
+
+    monkeypatch.setattr(queries, "request_line", line)
+    reply = runtime.execute("root", parse(text), EPOCH).reply
+    assert reply.rows is not None and len(reply.rows) >= 2 and not made
+    assert len(reply.lines or ()) == len(reply.rows) and made == ["1", "2"]
