@@ -179,10 +179,7 @@ def _typed(key: str, value: Any) -> Any:
         case "socket" | "state_dir" | "rundir":
             return Path(_expect(key, value, str, Path))
         case "socket_mode":
-            try:
-                return value if isinstance(value, int) else int(_expect(key, value, str), 8)
-            except ValueError as problem:
-                raise ConfigError(f"{key} must be an octal number such as 0660") from problem
+            return _mode(key, value)
         case "bridges" | "adopt":
             return tuple(_expect(key, name, str) for name in _expect(key, value, list, tuple))
         case "ports" | "police":
@@ -267,11 +264,24 @@ def _expect(key: str, value: Any, *kinds: type) -> Any:
     return value
 
 
+def _mode(key: str, value: Any) -> int:
+    try:
+        mode = _expect(key, value, int) if isinstance(value, int) else int(_expect(key, value, str), 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:  # 660 without quotes is a decimal number
+        raise ConfigError(f'{key} must be an octal number such as "0660" (or 0o660)')
+    return mode
+
+
 def _speed(name: str, value: Any) -> int:
     try:
-        return parse_rate(_expect(name, value, str))
+        rate = parse_rate(_expect(name, value, str))
     except SyntaxFault as fault:
         raise ConfigError(f"{name}: expected {fault.expected}") from fault
+    if not rate:  # would mean as much as that it is not there
+        raise ConfigError(f"{name} must be above 0")
+    return rate
 
 
 def _check(settings: Settings) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from itertools import islice
+from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -76,23 +76,24 @@ class ReadyRows(Rows):
 @dataclass(frozen=True, slots=True)
 class LazyRows(Rows, Generic[T]):
     """Rows of values, each worked out when it is asked for: who lists much holds little. What is asked for while not
-    `ready()` may be wrong: somebody is changing what the items are made of."""
+    `ready()` may be wrong: somebody is changing what the items are made of. `head`: what comes before them."""
 
     values: Sequence[T]
     item: Callable[[T], Item]
     line: Callable[[Item], str]
     ready: Callable[[], bool] = _always
+    head: ReadyRows = ReadyRows(())
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.head) + len(self.values)
 
     def lines(self) -> Iterator[str]:
         """See Rows."""
-        return (self.line(self.item(value)) for value in self.values)
+        return chain(self.head.lines(), (self.line(self.item(value)) for value in self.values))
 
     def items(self) -> Iterator[Item | str]:
         """See Rows."""
-        return map(self.item, self.values)
+        return chain(self.head.items(), map(self.item, self.values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +205,12 @@ def listing(lines: list[str], items: list[Item] | None = None, **fields: Value) 
     return Reply(Code.OK, fields=fields, rows=rows)
 
 
-def lazy_listing(values: Sequence[T], item: Callable[[T], Item], line: Callable[[Item], str]) -> Reply:
-    """OK with these values, which must not change; `item` and `line` work them out, when they are written."""
-    return Reply(Code.OK, rows=LazyRows(values, item, line))
+def lazy_listing(
+    values: Sequence[T], item: Callable[[T], Item], line: Callable[[Item], str], head: ReadyRows = ReadyRows(())
+) -> Reply:
+    """OK with these values, which must not change, after those of `head`; `item` and `line` work them out, when they
+    are written."""
+    return Reply(Code.OK, rows=LazyRows(values, item, line, head=head))
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,26 +98,31 @@ class GiveHint(Statement):
 
 
 @dataclass(frozen=True, slots=True)
-class GetSchedule(Statement):
+class Question(Statement):
+    """Reads, and changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetSchedule(Question):
     """What is reserved on a share, over time."""
 
     share: str
 
 
 @dataclass(frozen=True, slots=True)
-class ListShares(Statement):
+class ListShares(Question):
     """The shares that the speaker may see."""
 
 
 @dataclass(frozen=True, slots=True)
-class ListSharesByFlowGroup(Statement):
+class ListSharesByFlowGroup(Question):
     """Those of them that contain the flowgroup."""
 
     flowgroup: Flowgroup
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic(Statement):
+class Traffic(Question):
     """How much traffic of a flowgroup there was."""
 
     flowgroup: Flowgroup
@@ -127,7 +132,7 @@ class Traffic(Statement):
 
 
 @dataclass(frozen=True, slots=True)
-class Available(Statement):
+class Available(Question):
     """The largest rate that a reservation could get over the whole interval."""
 
     flowgroup: Flowgroup
@@ -137,33 +142,33 @@ class Available(Statement):
 
 
 @dataclass(frozen=True, slots=True)
-class ListRequests(Statement):
+class ListRequests(Question):
     """The requests and hints of a share; None: of all that the speaker may see."""
 
     share: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Explain(Statement):
+class Explain(Question):
     """What happens to the packets of a flowgroup now, and because of which requests."""
 
     flowgroup: Flowgroup
 
 
 @dataclass(frozen=True, slots=True)
-class Show(Statement):
+class Show(Question):
     """All about one share or principal."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class ListTopology(Statement):
+class ListTopology(Question):
     """The network as the daemon knows it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Whoami(Statement):
+class Whoami(Question):
     """As whom the speaker speaks."""
 
 
@@ -310,6 +315,13 @@ class Check(Statement):
     """Judge a statement as if it were said, without doing it."""
 
     statement: Statement
+
+
+def meant(statement: Statement) -> Statement:
+    """The statement; of a Check of a question the question, since that changes nothing anyway. So what is done for
+    long answers is done for these, too."""
+    checked = statement.statement if isinstance(statement, Check) else statement
+    return checked if isinstance(checked, Question) else statement
 
 
 @dataclass(frozen=True, slots=True)

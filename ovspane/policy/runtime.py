@@ -39,10 +39,9 @@ from ovspane.policy.state.state import Change, Drop, Put, State, Value
 from ovspane.policy.state.status import Cause, Reason, degraded
 
 #: statements whose work grows with all that there is, or may
-_LISTINGS = (said.ListRequests, said.ListShares, said.ListSharesByFlowGroup)
+_LISTINGS = (said.ListRequests, said.ListShares, said.ListSharesByFlowGroup, said.Show)
 _LONG = (
     said.GetSchedule,
-    said.Show,
     said.DropShare,
     said.DropUser,
     said.Revoke,

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from ovspane.lang.replies import Notice, Reply, no
-from ovspane.lang.statements import Statement
+from ovspane.lang.statements import Statement, meant
 from ovspane.lang.units import Ms
 from ovspane.loop import Backoff
 from ovspane.policy.model.table import TableDelta
@@ -139,7 +139,7 @@ class Service:
         """Queue a statement of `account` (None: the speaker's own); the reply comes after the commit. Cancelling the
         future takes the statement back if its turn has not come yet."""
         account = account or (speaker, "")
-        pending = PendingStatement(speaker, statement, asyncio.get_running_loop().create_future(), account)
+        pending = PendingStatement(speaker, meant(statement), asyncio.get_running_loop().create_future(), account)
         self._queue.put(account, pending)
         self._awake.set()
         return pending.reply

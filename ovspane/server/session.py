@@ -174,7 +174,7 @@ class ClientSession(Channel):
     # --- statements
 
     def _perform(self, statement: Statement, weight: int) -> None:
-        match statement:
+        match statement := statements.meant(statement):
             case statements.As(name=name):
                 self._speak_as(name)
             case statements.Format(name=name):

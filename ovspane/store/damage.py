@@ -48,6 +48,20 @@ def check_database(state_dir: Path, level: Level | None) -> str:
     return ""
 
 
+def check_absent(state_dir: Path, level: Level | None) -> None:
+    """Raises Damaged where a database was that is not there any more: so much was acknowledged, or there is its
+    copy. OSError when that cannot be read."""
+    copy = state_dir / COPY_FILE
+    left = read_log(copy).transaction if copy.exists() else None
+    known = level.transaction if level is not None else 0
+    if known or left:
+        there = f"{known} transactions were acknowledged" if known else f"its copy has {left} transactions"
+        raise Damaged(
+            f"{state_dir / DATABASE_FILE} is not there, though {there}: `ovspane restore` says what can be had, and "
+            f"puts it in its place"
+        )
+
+
 def _damage(found: LogCheck, level: Level | None) -> str | None:
     """What is wrong, None if nothing is."""
     if found.sound == 0 or (found.problem and not found.torn):

@@ -24,7 +24,7 @@ from typing import Final
 from ovspane.loop import Backoff, LogOnce, kept_going
 from ovspane.ovsdb.jsonrpc import connect
 from ovspane.store.acknowledged import Acknowledged
-from ovspane.store.damage import COPY_EVERY, DATABASE_FILE, Damaged, check_database, keep_copy
+from ovspane.store.damage import COPY_EVERY, DATABASE_FILE, Damaged, check_absent, check_database, keep_copy
 from ovspane.store.records import StoreError, schema_text
 
 log = logging.getLogger(__name__)
@@ -124,12 +124,7 @@ class PrivateServer:
         schema = self._state_dir / "ovspane.ovsschema"
         schema.write_text(schema_text(), encoding="utf-8")
         if not self.database.exists():
-            level = self.acknowledged.level
-            if level is not None and level.transaction:
-                raise Damaged(
-                    f"{self.database} is not there, though {level.transaction} transactions were acknowledged: "
-                    f"`ovspane restore` says what can be had, and puts it in its place"
-                )
+            await asyncio.to_thread(check_absent, self._state_dir, self.acknowledged.level)
             fresh = self._state_dir / "ovspane.db.new"
             fresh.unlink(missing_ok=True)
             await self._tool("create", str(fresh), str(schema))

@@ -15,7 +15,7 @@ from ovspane.lang.replies import Value, ok
 from ovspane.lang.units import Ms, time_text
 from ovspane.policy.admission.judgement import Judgement, ending, is_guest, notes, refused, refused_by
 from ovspane.policy.admission.quota import exceeded
-from ovspane.policy.admission.visibility import knows_share
+from ovspane.policy.admission.visibility import knows_share, sees
 from ovspane.policy.state.authority import Fallen, Grant, Right
 from ovspane.policy.state.shares import ADMINISTRATOR, EVERYBODY, Hint, Request
 from ovspane.policy.state.state import Change, Drop, Put, State
@@ -57,7 +57,7 @@ def _right(state: State, speaker: str, share: str) -> Right | None:
 def _revoke(state: State, speaker: str, order: said.Revoke, now: Ms) -> Judgement:
     """Take back what the speaker granted (root: whoever granted it), and what rests on it."""
     granted = state.grants.to(order.share, order.principal)
-    if not granted:
+    if not granted and sees(state, speaker, order.share):  # who else holds a share that everybody has is not told
         return refused("not-granted", f"share {order.share} is not granted to {order.principal}")
     taken = {grant for grant in granted.values() if speaker in (ADMINISTRATOR, grant.granter)}
     if not taken or (state.shares[order.share].parent is None and order.principal == ADMINISTRATOR):

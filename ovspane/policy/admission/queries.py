@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ovspane.lang import statements as said
-from ovspane.lang.replies import Item, Reply, Value, lazy_listing, listing, no, ok
+from ovspane.lang.replies import Item, ReadyRows, Reply, Value, lazy_listing, listing, no, ok
 from ovspane.lang.units import EPOCH, NO_RATE, Ms, rate_text, time_text
 from ovspane.packets.flowgroup import Flowgroup
 from ovspane.policy.admission.control import LARGEST_RATE, interval, on_share
@@ -217,13 +217,12 @@ def _show(state: State, speaker: str, name: str, now: Ms) -> Reply:
     if schedule.bucket_matters:
         item["tokens"] = schedule.level_then(now) // 1000
     lines = [_share_line(item), f"reserved-now={rate_text(_rate(item['reserved_now']))}"]
-    if sees(state, speaker, name):
+    seen = sees(state, speaker, name)
+    if seen:
         lines.append(_numbers(state, name, item))
-    items = [item]
-    for request in (one for one in state.by_share[name].values() if sees_request(state, speaker, one)):
-        items.append(request_item(state, speaker, request, now))
-        lines.append(request_line(items[-1]))
-    return listing(lines, items)
+    found = [request for request in state.by_share[name].values() if seen or request.speaker == speaker]
+    head = ReadyRows(tuple(lines), (item,))
+    return lazy_listing(found, lambda request: request_item(state, speaker, request, now), request_line, head)
 
 
 def _numbers(state: State, name: str, item: Item) -> str:

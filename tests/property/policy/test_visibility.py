@@ -47,6 +47,7 @@ OUTSIDE = [
     ("Olga", "hint(dstPort=91) = bursty on out."),
     ("root", "NewShare Tim for (dstPort=1) [] on rootShare."),
     ("Olga", "NewShare under for (dstPort=79) [] on e."),
+    ("root", "Grant e to Olga."),
     ("Olga", "hint(dstPort=79, srcPort=42) = short on under."),
     ("root", "Grant under to Oscar."),
     ("Olga", "ratelimit(dstPort=71, srcPort=4242) = 1Mb on e."),

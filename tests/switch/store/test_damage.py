@@ -135,6 +135,17 @@ def test_a_database_that_is_gone_is_refused(state: Path) -> None:
     assert not (state / DATABASE_FILE).exists()
 
 
+def test_a_database_that_is_gone_with_its_note_is_missed_where_its_copy_is_left(state: Path) -> None:
+    keep_copy(state)
+    (state / DATABASE_FILE).unlink()
+    (state / NAME).unlink()
+    with pytest.raises(Damaged, match=f"though its copy has {ROWS} transactions"):
+        asyncio.run(stored(state))
+    assert restore(state) == 1
+    assert restore(state, "--accept-loss") == 0
+    assert asyncio.run(stored(state)) == KEYS
+
+
 def test_an_interrupted_write_at_the_end_is_no_damage(state: Path) -> None:
     """What was never acknowledged may be there in part."""
     database = state / DATABASE_FILE

@@ -67,6 +67,10 @@ def test_defaults() -> None:
     [
         ("sockt = 'x'", "sockt"),
         ("socket_mode = 'rw'", "socket_mode"),
+        ("socket_mode = 660", "socket_mode"),  # 0o1224, without the quotes
+        ("socket_mode = -1", "socket_mode"),
+        ("socket_mode = 99999999999999999999", "socket_mode"),
+        ("socket_mode = true", "socket_mode"),
         ("default_deny = 'yes'", "default_deny"),
         ("hiding = 1", "hiding"),
         ("conjunction = 'on'", "conjunction"),
@@ -78,6 +82,7 @@ def test_defaults() -> None:
         ("bridges = [1]", "bridges"),
         ("[ports]\neth0 = 5", "ports.eth0"),
         ("[ports]\neth0 = 'fast'", "ports.eth0"),
+        ("[police]\neth0 = '0.5b'", "police.eth0 must be above 0"),
         ("[compatibility]\nlisten = 4242", "compatibility.listen"),
         ("[compatibility]\npassword = 'x'", "compatibility.password"),
         ("[network]\nflood_tree = true", 'flood_tree needs network.placement = "paths"'),

@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from ovspane.lang.parser import parse
-from ovspane.lang.replies import PIECE, Code, Reply, lazy_listing, listing
+from ovspane.lang.replies import PIECE, Code, Item, Reply, lazy_listing, listing
+from ovspane.lang.units import EPOCH
+from ovspane.policy.admission import queries
+from ovspane.policy.runtime import Runtime
 from ovspane.server.commit_policy import BATCH
 from ovspane.server.service import FEW, Service
 from tests.support.attacks import entangled, long_hint, product
@@ -70,6 +75,21 @@ def test_explanations_hold_up_nobody(tmp_path: Path) -> None:
             _, requests = entangled(12)
             await prepared(service, *requests)
             assert await ahead_of_the_honest(service, ["Explain(srcHost=10.2.0.0/16)."] * 16) <= 1
+
+    asyncio.run(main())
+
+
+def test_a_question_that_is_checked_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the question is whether a question would be answered the policy does not wait for the answer."""
+    monkeypatch.setattr(queries, "answer", None)  # what the policy waits for
+
+    async def main() -> None:
+        async with serving(tmp_path) as there:
+            await prepared(there.service)
+            client = await there.client()
+            assert await client.ask("Check Explain(srcHost=10.2.0.0/16).") == "OK n=0 access=default"
+            assert (await there.service.ask("root", parse("Check Explain(*)."))).code is Code.OK
+            assert await client.ask("Check Whoami.") == "OK principal=root"
 
     asyncio.run(main())
 
@@ -161,3 +181,20 @@ def test_a_reply_in_pieces_is_the_reply() -> None:
     assert whole.to_text() == lazy.to_text() == "OK n=193\n" + "".join(f"{text}\n" for text in texts)
     assert whole.to_json() == lazy.to_json()
     assert len(list(lazy.text_pieces())) == 1 + 4
+
+
+@pytest.mark.parametrize("text", ["ListRequests.", "ListRequests on s.", "Show s."])
+def test_each_line_of_a_listing_is_made_when_it_is_read(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime()
+    for told in ("NewShare s for (*) [] on rootShare.", "deny(dstPort=1) on s.", "deny(dstPort=2) on s."):
+        runtime.apply(runtime.execute("root", parse(told), EPOCH).changes)
+    made: list[str] = []
+
+    def line(item: Item) -> str:
+        made.append(str(item["id"]))
+        return made[-1]
+
+    monkeypatch.setattr(queries, "request_line", line)
+    reply = runtime.execute("root", parse(text), EPOCH).reply
+    assert reply.rows is not None and len(reply.rows) >= 2 and not made
+    assert len(reply.lines or ()) == len(reply.rows) and made == ["1", "2"]
