@@ -317,18 +317,18 @@ class Check(Statement):
     statement: Statement
 
 
-def meant(statement: Statement) -> Statement:
-    """The statement; of a Check of a question the question, since that changes nothing anyway. So what is done for
-    long answers is done for these, too."""
-    checked = statement.statement if isinstance(statement, Check) else statement
-    return checked if isinstance(checked, Question) else statement
-
-
 @dataclass(frozen=True, slots=True)
 class WhatIf(Statement):
     """As Check, and what it would change on the switches."""
 
     statement: Statement
+
+
+def meant(statement: Statement) -> Statement:
+    """The statement; of a Check or WhatIf of a question the question, since that changes nothing anyway. So what is
+    done for long answers is done for these, too."""
+    checked = statement.statement if isinstance(statement, Check | WhatIf) else statement
+    return checked if isinstance(checked, Question) else statement
 
 
 @dataclass(frozen=True, slots=True)
