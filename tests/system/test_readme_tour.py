@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import too_slow_to_tell
+
 ROOT = Path(__file__).parents[2]
 TOUR = "## A tour of five minutes"
 ENTER = "make build\nlab/sandbox bash\n"
 #: the line that is printed after a block
 END = "=== end of block"
 TOLERANCE = 0.2
+#: part of a rate that has to come on the busiest machine; below the tolerance and above this nothing can be told
+STARVED = 0.5
 #: what differs from run to run
 VOLATILE = [
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "TIME"),
@@ -105,11 +109,17 @@ def differences(shown: str, got: str) -> list[str]:
     return [f"shown: {left}\n  came: {right}" for left, right in zip(one, other, strict=True) if not _same(left, right)]
 
 
-def _same(shown: str, got: str) -> bool:
+def _same(shown: str, got: str, least: float = 1 - TOLERANCE) -> bool:
     if RATE.sub("RATE", shown) != RATE.sub("RATE", got):
         return False
     pairs = zip(RATE.findall(shown), RATE.findall(got), strict=True)
-    return all(abs(float(left) - float(right)) <= TOLERANCE * float(left) for left, right in pairs)
+    return all(least * float(left) <= float(right) <= (1 + TOLERANCE) * float(left) for left, right in pairs)
+
+
+def starved(difference: str) -> bool:
+    """True iff a line differs only in a rate that a busy machine did not reach."""
+    shown, _, got = difference.partition("\n  came: ")
+    return _same(shown.partition("shown: ")[2], got, STARVED)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +138,12 @@ def test_the_comparison_sees_what_matters(shown: str, got: str, same: bool) -> N
     assert (differences(shown, got) == []) is same
 
 
+def test_only_a_rate_that_is_somewhat_low_is_for_want_of_speed() -> None:
+    for got, low in (("1.5 Mbits/sec", True), ("0.2 Mbits/sec", False), ("2.9 Mbits/sec", False), ("nothing", False)):
+        (difference,) = differences("2.02 Mbits/sec\n", f"{got}\n")
+        assert starved(f"README.md:9: {difference}") is low
+
+
 def test_the_tour_works_when_pasted() -> None:
     enter, *blocks = tour((ROOT / "README.md").read_text(encoding="utf-8"))
     assert enter.commands == ENTER
@@ -141,7 +157,10 @@ def test_the_tour_works_when_pasted() -> None:
         ]
     finally:
         sandbox.leave()
-    assert wrong == []
+    slow = list(filter(starved, wrong))
+    assert [difference for difference in wrong if difference not in slow] == []
+    if slow:
+        too_slow_to_tell("; ".join(slow))
 
 
 def test_a_command_that_breaks_is_seen() -> None:
