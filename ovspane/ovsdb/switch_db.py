@@ -284,6 +284,12 @@ class SwitchDb(Database):
     def _root(self) -> Any:
         return next(iter(self.rows("Open_vSwitch").values()), None)
 
+    @property
+    def reads_two_tags(self) -> bool:
+        """Whether flows see what stands behind two VLAN tags (ovs-vswitchd.conf.db(5), vlan-limit; 0: as many as the
+        datapath can)."""
+        return self._root is not None and dict(self._root.other_config).get("vlan-limit", "1") != "1"
+
     def on_change(self, tables: set[str], connection: bool) -> None:
         """See Database: takes a new snapshot and schedules the events between it and the last one."""
         events: list[Event] = []

@@ -42,4 +42,6 @@ class Outlook:
 
     def remarks(self, group: Flowgroup) -> tuple[Remark, ...]:
         """What is to be said of requests of that flowgroup."""
-        return remarks(group, tunnel_ports(self._fleet.rows().values()), self._datapaths.last)
+        return remarks(
+            group, tunnel_ports(self._fleet.rows().values()), self._datapaths.last, self._switch.reads_two_tags
+        )

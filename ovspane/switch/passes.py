@@ -146,7 +146,8 @@ class BridgePass:
         for bridge in self._fleet:
             bridge.touch(counterparts)
             bridge.vlan_ports.vlans = bridges[bridge.name].vlans
-        noted = tunnel_ports(bridges.values()), tuple(sorted(self._datapaths.last.items(), key=lambda one: one[0]))
+        supports = tuple(sorted(self._datapaths.last.items(), key=lambda one: one[0]))
+        noted = tunnel_ports(bridges.values()), supports, self._switch.reads_two_tags
         if noted != self._noted:
             self._noted = noted
             self._report.add(requests_of(self._desired.plan))

@@ -60,6 +60,7 @@ class Note(Enum):
     """What holds otherwise than the request's words may make one think; ovspane(7), section 8."""
 
     PORT_VLAN = "port-vlan"  # it names VLANs, and all packets of these ports are in one, whatever tag they have
+    TWO_TAGS = "two-tags"  # it names what a second VLAN tag hides, and these ports make frames with two
     FRAGMENTS_DROPPED = "fragments-dropped"  # it names what fragments hide, and a datapath cannot put them together
 
 

@@ -81,6 +81,9 @@ TEXTS = {
     Status(
         Condition.INSTALLED, Means.METER, 7, remarks=(Remark(Note.PORT_VLAN, ("p1",)), Remark(Note.FRAGMENTS_DROPPED))
     ): ("installed by meter 7, note port-vlan on p1; fragments-dropped"),
+    Status(
+        Condition.INSTALLED, Means.FLOWS, remarks=(Remark(Note.TWO_TAGS, ("p1",)),)
+    ): "installed, note two-tags on p1",
 }
 
 

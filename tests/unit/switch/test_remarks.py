@@ -24,6 +24,16 @@ def test_of_which_ports_a_request_for_vlans_means_other_packets(group: str, note
     assert remarks(flowgroup(group), set(), {}) == ()
 
 
+@pytest.mark.parametrize(
+    ("group", "noted"), [("(vlan=10)", False), ("(srcEth=02:00:00:00:00:01)", False), ("(dstHost=10.0.0.2)", True)]
+)
+def test_what_two_tags_hide(group: str, noted: bool) -> None:
+    found = remarks(flowgroup(group), {"t1"}, {"br0": TRACKS}, two_tags=False)
+    assert (Remark(Note.TWO_TAGS, ("t1",)) in found) == noted
+    assert Note.TWO_TAGS not in {remark.note for remark in remarks(flowgroup(group), {"t1"}, {})}
+    assert remarks(flowgroup("(dstHost=10.0.0.2)"), set(), {}, two_tags=False) == ()
+
+
 @pytest.mark.parametrize(("group", "named"), [("(dstPort=80)", True), ("(transport=TCP)", True), ("(vlan=0)", False)])
 def test_where_no_datagram_can_be_put_together(group: str, named: bool) -> None:
     both = {"br0": TRACKS, "br1": TRACKS_NOT}
