@@ -28,7 +28,7 @@ from ovspane.policy.admission.judgement import Judgement, ending
 from ovspane.policy.admission.visibility import sees_request
 from ovspane.policy.compile_check import BeyondQuota, CompileCheck, as_active
 from ovspane.policy.compiler.compile import Compiler
-from ovspane.policy.compiler.expand import CannotCompile
+from ovspane.policy.compiler.expand import CannotCompile, count_matches
 from ovspane.policy.concurrency import inverse
 from ovspane.policy.handover import Handover
 from ovspane.policy.model.table import TableDelta, joined
@@ -154,7 +154,8 @@ class Runtime:
         return total
 
     def _near(self, group: Flowgroup) -> int:
-        return 1 + self.state.index.count(group, self.state.locations, MANY)
+        matches = count_matches(group, self.state.locations)  # each costs about as much as a request near it
+        return matches + self.state.index.count(group, self.state.locations, MANY)
 
     def overdue(self, now: Ms, most: int | None = None) -> list[Change]:
         """The changes that bring the state to `now`: requests and hints that are over, in the order of their ends;
