@@ -269,10 +269,12 @@ def _brought(plan: FlowPlan, hiding: Hiding | None, change: _Waiting) -> tuple[A
     """Also what of the change is not hidden."""
     delta = change.delta
     hidden: set[int] = set()
+    requests = {rule.request for rule in delta.added}  # they are pending until it is told what became of them
     if hiding is not None:
         delta = hiding.update(delta)
         hidden = set(hiding.changed)
+        requests.update(rule.request for rule in delta.added)
     flows = plan.apply(delta, change.stages)
     meters, plan.touched_meters = plan.touched_meters, set()
     guarantees, plan.touched_guarantees = plan.touched_guarantees, set()
-    return Affected(flows, {rule.request for rule in delta.added}, hidden, meters, guarantees), delta
+    return Affected(flows, requests, hidden, meters, guarantees), delta
