@@ -174,6 +174,17 @@ def test_a_request_that_gets_a_hidden_rule_beside_its_flow_does_not_stay_pending
         assert daemon.requests()[narrow].split(" reserve(")[0] == before != "pending"
 
 
+def test_a_limit_that_a_lower_one_keeps_names_no_meter(switch: DummyOvs) -> None:
+    """Its meter is gone when the lower one's is there, and back when that ends."""
+    with daemon_on(switch) as daemon:
+        first, lower = (daemon.request(f"ratelimit(dstPort=80) = {rate}Mb on rootShare.") for rate in (2, 1))
+        daemon.settle()
+        listed = daemon.requests()
+        assert listed[first].startswith("installed ratelimit(") and listed[lower].startswith("installed by meter")
+        daemon.do(f"Cancel {lower}.")
+        wait_for(lambda: daemon.requests()[first].startswith("installed by meter"), "meter")
+
+
 def test_a_product_of_sets_is_a_conjunctive_match_and_survives_a_restart(switch: DummyOvs) -> None:
     """Few flows, all ours; a restart changes none; what others take away of it comes back; a cancel leaves none."""
     hosts = ", ".join(f"10.0.0.{number}" for number in range(2, 20, 2))
