@@ -31,7 +31,7 @@ LONG = 500
 
 @dataclass(slots=True)
 class Affected:
-    """What the changes that were taken in concern: flows, requests with new rules, requests that may be hidden or
+    """What the changes that were taken in concern: flows, requests whose rules changed, requests that may be hidden or
     shown now, meters and guarantees (queue ids)."""
 
     flows: set[FlowKey] = field(default_factory=set)
@@ -277,10 +277,13 @@ def _brought(plan: FlowPlan, hiding: Hiding | None, change: _Waiting) -> tuple[A
     """Also what of the change is not hidden."""
     delta = change.delta
     hidden: set[int] = set()
+    # those with new rules are pending until it is told what became of them; what lost its rules has no meter any more
+    requests = {rule.request for rule in (*delta.added, *delta.removed)}
     if hiding is not None:
         delta = hiding.update(delta)
         hidden = set(hiding.changed)
+        requests.update(rule.request for rule in delta.added)
     flows = plan.apply(delta, change.stages)
     meters, plan.touched_meters = plan.touched_meters, set()
     guarantees, plan.touched_guarantees = plan.touched_guarantees, set()
-    return Affected(flows, {rule.request for rule in delta.added}, hidden, meters, guarantees), delta
+    return Affected(flows, requests, hidden, meters, guarantees), delta

@@ -160,6 +160,31 @@ def test_hidden_requests_have_no_flow_and_say_so(switch: DummyOvs) -> None:
     assert skeleton < with_hiding
 
 
+def test_a_request_that_gets_a_hidden_rule_beside_its_flow_does_not_stay_pending(switch: DummyOvs) -> None:
+    """A deny above makes both say that their packets pass; of the narrow one that is hidden, and its queue stays."""
+    with daemon_on(switch, 'hiding = true\nenforcement = "best-effort"\n') as daemon:
+        daemon.do("NewShare s for (dstPort=80) [reserve <= 1Gb] on rootShare.")
+        narrow = daemon.request("reserve(dstPort=80, srcPort=5) = 1Mb on s.")
+        daemon.request("allow(dstPort=80) on s.")
+        daemon.settle()
+        before = daemon.requests()[narrow].split(" reserve(")[0]
+        deny = daemon.request("deny(dstPort=80) partial on rootShare.")
+        daemon.settle()
+        assert daemon.requests()[deny].startswith("hidden")
+        assert daemon.requests()[narrow].split(" reserve(")[0] == before != "pending"
+
+
+def test_a_limit_that_a_lower_one_keeps_names_no_meter(switch: DummyOvs) -> None:
+    """Its meter is gone when the lower one's is there, and back when that ends."""
+    with daemon_on(switch) as daemon:
+        first, lower = (daemon.request(f"ratelimit(dstPort=80) = {rate}Mb on rootShare.") for rate in (2, 1))
+        daemon.settle()
+        listed = daemon.requests()
+        assert listed[first].startswith("installed ratelimit(") and listed[lower].startswith("installed by meter")
+        daemon.do(f"Cancel {lower}.")
+        wait_for(lambda: daemon.requests()[first].startswith("installed by meter"), "meter")
+
+
 def test_a_product_of_sets_is_a_conjunctive_match_and_survives_a_restart(switch: DummyOvs) -> None:
     """Few flows, all ours; a restart changes none; what others take away of it comes back; a cancel leaves none."""
     hosts = ", ".join(f"10.0.0.{number}" for number in range(2, 20, 2))
