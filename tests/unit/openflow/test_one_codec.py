@@ -26,14 +26,14 @@ MOVED = Pipeline(10, 5000)
 COPIES = list(flows.add_copy_flows(MOVED, 0x1234))
 WRITTEN: list[tuple[Callable[[], Request], int, str]] = [
     (
-        lambda: next(flows.add_probe_flows(Pipeline(), 0x1234)),
+        lambda: list(flows.add_probe_flows(Pipeline(), 0x1234))[2],
         14,
         "70746f7000000000000000000000000064000000003cffffffffffffffffffffffffffff000000000001001c00011c04"
         "00000000800006060370616e650180000a0288b5000000000004002800000000ffff0020000023200025000000000000"
         "00010008123400000005000800103232",
     ),
     (
-        lambda: next(flows.add_probe_flows(MOVED, 0x1234)),
+        lambda: list(flows.add_probe_flows(MOVED, 0x1234))[2],
         14,
         "70746f700000000000000000000000000a000000003cffffffffffffffffffffffffffff000000000001001c00011c04"
         "00000000800006060370616e650180000a0288b5000000000004002800000000ffff0020000023200025000000000000"
