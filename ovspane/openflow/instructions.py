@@ -28,12 +28,14 @@ from ovspane.openflow.actions import (
 from ovspane.openflow.constants import APPLY_ACTIONS, GOTO_TABLE, METER, OUTPUT, SET_QUEUE
 from ovspane.openflow.framing import tlvs
 from ovspane.openflow.oxm import MARK_BIT, MARK_REGISTER
+from ovspane.openflow.oxm_state import SECOND_BIT
 from ovspane.placement.flow_rules import Instructions
 
 #: What a flow of ours does when it does something that we never write; unequal to all that can be written.
 FOREIGN = Instructions(goto=-1)
 
 _SET_MARK = load_register(MARK_REGISTER, 1, MARK_BIT, 1)
+_SET_SECOND = load_register(MARK_REGISTER, 1, SECOND_BIT, 1)
 # the beginnings of these actions, behind type and length
 _RESUBMIT_HEAD = resubmit(0)[4:12]
 _CONJUNCTION_HEAD = conjunction(0, 1, 2)[4:10]
@@ -50,6 +52,8 @@ def encode_instructions(wanted: Instructions) -> bytes:
         actions += untrack()
     if wanted.set_mark:
         actions += _SET_MARK
+    if wanted.set_second:
+        actions += _SET_SECOND
     if wanted.set_queue is not None:
         actions += set_queue(wanted.set_queue)
     if wanted.output is not None:
@@ -69,7 +73,7 @@ def encode_instructions(wanted: Instructions) -> bytes:
 def decode_instructions(data: bytes) -> Instructions:
     """The instructions, or FOREIGN if they are not exactly what encode_instructions writes. Raises OpenFlowError."""
     meter = queue = resubmitted = goto = port = None
-    mark = cleared = False
+    mark = cleared = second = False
     tracked: tuple[int, int] | None = None
     conjunctions: list[tuple[int, int, int]] = []
     for kind, body in tlvs(data, "instruction"):
@@ -85,6 +89,8 @@ def decode_instructions(data: bytes) -> Instructions:
                     port = int.from_bytes(argument[2:4], "big")  # the high half follows from it
                 elif argument == _SET_MARK[4:]:
                     mark = True
+                elif argument == _SET_SECOND[4:]:
+                    second = True
                 elif argument.startswith(_CONJUNCTION_HEAD) and len(argument) == 12:
                     clause, dimensions, number = struct.unpack("!BBI", argument[6:])
                     conjunctions.append((number, clause + 1, dimensions))
@@ -94,7 +100,7 @@ def decode_instructions(data: bytes) -> Instructions:
                     cleared = True
                 elif argument.startswith(_TRACK_HEAD):
                     tracked = argument[14], int.from_bytes(argument[12:14], "big")
-    found = Instructions(meter, queue, mark, resubmitted, goto, tuple(conjunctions), port, tracked, cleared)
+    found = Instructions(meter, queue, mark, resubmitted, goto, tuple(conjunctions), port, tracked, cleared, second)
     try:
         if encode_instructions(found) != data:
             return FOREIGN

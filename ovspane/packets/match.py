@@ -22,7 +22,11 @@ CONJ_SHIFT, CONJ_MASK = BITS, 0xFFFFFFFF << BITS
 #: a fragment, not the first one; connection tracking has seen it, and found it invalid. A match of tracked and valid
 #: packets means by `ip_proto` and the ports those of the whole datagram.
 FRAGMENT, LATER, TRACKED, INVALID = (1 << BITS + 32 + bit for bit in range(4))
-STATE_MASK = FRAGMENT | LATER | TRACKED | INVALID
+#: and above these: the packet crosses the bridge for the second time (placement.crossings)
+SECOND = 1 << BITS + 36
+STATE_MASK = FRAGMENT | LATER | TRACKED | INVALID | SECOND
+
+_STATES = (("fragment", FRAGMENT), ("later", LATER), ("tracked", TRACKED), ("invalid", INVALID), ("second", SECOND))
 
 ETH_IPV4 = 0x0800
 ETH_IPV6 = 0x86DD
@@ -111,7 +115,7 @@ class Match(NamedTuple):
 
     def __str__(self) -> str:
         parts = [f"conj_id={(self.value & CONJ_MASK) >> CONJ_SHIFT}"] if self.mask & CONJ_MASK else []
-        for name, bit in (("fragment", FRAGMENT), ("later", LATER), ("tracked", TRACKED), ("invalid", INVALID)):
+        for name, bit in _STATES:
             if self.mask & bit:
                 parts.append(f"{name}={int(self.value & bit > 0)}")
         for name, value, mask in self.fields():

@@ -33,6 +33,7 @@ class Instructions:
     output: int | None = None  # past everything else that the bridge does
     track: tuple[int, int] | None = None  # ct(table=TABLE,zone=ZONE): reassembles, commits nothing
     untrack: bool = False  # ct_clear
+    set_second: bool = False  # set our register's other bit (it is a second crossing of the bridge)
 
 
 DROP = Instructions()

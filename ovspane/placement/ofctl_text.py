@@ -21,6 +21,7 @@ from ovspane.packets.match import (
     INVALID,
     LATER,
     LAYOUT,
+    SECOND,
     TRACKED,
     Match,
 )
@@ -60,6 +61,8 @@ _FRAGMENTS = {(1, 1): "yes", (3, 0): "no", (3, 1): "first", (3, 3): "later"}
 _DATAGRAM = {"ip_proto": "ct_nw_proto", "tp_src": "ct_tp_src", "tp_dst": "ct_tp_dst"}
 #: the register and the mask of the bit that hold the mark (oxm.py has them for the wire)
 _MARK, _MARK_MASK = "reg15", 1
+#: and the bit of a second crossing
+_SECOND_MASK = 2
 
 
 def match_fields(match: Match) -> dict[str, str]:
@@ -82,6 +85,8 @@ def match_fields(match: Match) -> dict[str, str]:
             out[there] = _masked(*fields[name], (1 << LAYOUT[name][1]) - 1, form)
     if "mark" in fields:
         out[_MARK] = f"{fields['mark'][0]:#x}/{_MARK_MASK:#x}"
+    if match.mask & SECOND:
+        out[_MARK] = f"{_SECOND_MASK if match.value & SECOND else 0:#x}/{_SECOND_MASK:#x}"
     return out
 
 
@@ -150,6 +155,8 @@ def actions_text(wanted: Instructions) -> str:
         parts.append("ct_clear")
     if wanted.set_mark:
         parts.append("load:0x1->NXM_NX_REG15[0]")
+    if wanted.set_second:
+        parts.append("load:0x1->NXM_NX_REG15[1]")
     if wanted.set_queue is not None:
         parts.append(f"set_queue:{wanted.set_queue}")
     if wanted.output is not None:
