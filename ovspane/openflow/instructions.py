@@ -28,13 +28,14 @@ from ovspane.openflow.actions import (
 from ovspane.openflow.constants import APPLY_ACTIONS, GOTO_TABLE, METER, OUTPUT, SET_QUEUE
 from ovspane.openflow.framing import tlvs
 from ovspane.openflow.oxm import MARK_BIT, MARK_REGISTER
-from ovspane.openflow.oxm_state import VLAN_REGISTER
+from ovspane.openflow.oxm_state import SECOND_BIT, VLAN_REGISTER
 from ovspane.placement.flow_rules import Instructions
 
 #: What a flow of ours does when it does something that we never write; unequal to all that can be written.
 FOREIGN = Instructions(goto=-1)
 
 _SET_MARK = load_register(MARK_REGISTER, 1, MARK_BIT, 1)
+_SET_SECOND = load_register(MARK_REGISTER, 1, SECOND_BIT, 1)
 # the beginnings of these actions, behind type and length
 _VLAN_HEAD = load_register(VLAN_REGISTER, 0, 0, 12)[4:16]
 _RESUBMIT_HEAD = resubmit(0)[4:12]
@@ -54,6 +55,8 @@ def encode_instructions(wanted: Instructions) -> bytes:
         actions += _SET_MARK
     if wanted.port_vlan is not None:
         actions += load_register(VLAN_REGISTER, in_range("VLAN", wanted.port_vlan, 1, 0xFFF), 0, 12)
+    if wanted.set_second:
+        actions += _SET_SECOND
     if wanted.set_queue is not None:
         actions += set_queue(wanted.set_queue)
     if wanted.output is not None:
@@ -73,7 +76,7 @@ def encode_instructions(wanted: Instructions) -> bytes:
 def decode_instructions(data: bytes) -> Instructions:
     """The instructions, or FOREIGN if they are not exactly what encode_instructions writes. Raises OpenFlowError."""
     meter = queue = resubmitted = goto = port = vlan = None
-    mark = cleared = False
+    mark = cleared = second = False
     tracked: tuple[int, int] | None = None
     conjunctions: list[tuple[int, int, int]] = []
     for kind, body in tlvs(data, "instruction"):
@@ -91,6 +94,8 @@ def decode_instructions(data: bytes) -> Instructions:
                     mark = True
                 elif argument.startswith(_VLAN_HEAD):
                     vlan = int.from_bytes(argument[12:20], "big")
+                elif argument == _SET_SECOND[4:]:
+                    second = True
                 elif argument.startswith(_CONJUNCTION_HEAD) and len(argument) == 12:
                     clause, dimensions, number = struct.unpack("!BBI", argument[6:])
                     conjunctions.append((number, clause + 1, dimensions))
@@ -100,7 +105,9 @@ def decode_instructions(data: bytes) -> Instructions:
                     cleared = True
                 elif argument.startswith(_TRACK_HEAD):
                     tracked = argument[14], int.from_bytes(argument[12:14], "big")
-    found = Instructions(meter, queue, mark, resubmitted, goto, tuple(conjunctions), port, tracked, cleared, vlan)
+    found = Instructions(
+        meter, queue, mark, resubmitted, goto, tuple(conjunctions), port, tracked, cleared, vlan, second
+    )
     try:
         if encode_instructions(found) != data:
             return FOREIGN

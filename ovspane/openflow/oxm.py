@@ -41,7 +41,7 @@ from ovspane.openflow.constants import (
     OXM_VLAN_VID,
 )
 from ovspane.openflow.errors import OpenFlowError
-from ovspane.openflow.oxm_state import read_state, with_state, without_state
+from ovspane.openflow.oxm_state import OUR_REGISTER, read_state, with_state, without_state
 from ovspane.packets.match import (
     ANY,
     BITS,
@@ -56,8 +56,9 @@ from ovspane.packets.match import (
     Match,
 )
 
-# Our "pipeline passed" mark: this bit of this register. The bits besides are left to other users of the bridge.
-MARK_REGISTER = 15
+# Our "pipeline passed" mark: this bit of this register. The next one is ours, too (oxm_state); the bits besides are
+# left to other users of the bridge.
+MARK_REGISTER = OUR_REGISTER
 MARK_BIT = 0
 
 TCP, UDP, SCTP = 6, 17, 132

@@ -1,6 +1,7 @@
 """What a match says of a fragment and of the datagram that it is of, as OXMs and back: NXM_NX_IP_FRAG, NXM_NX_CT_STATE
 and, of tracked and valid packets, NXM_NX_CT_NW_PROTO and NXM_NX_CT_TP_SRC, _DST in place of protocol and ports. And of
-the VLAN of a packet's port: a register. Pure.
+the VLAN of a packet's port, which is a register, and of whether it crosses the bridge for the second time, which is a
+bit of our register. Pure.
 
 Source: ovs-fields(7); Open vSwitch lib/nx-match.c `nx_put_raw` for the order.
 """
@@ -29,6 +30,7 @@ from ovspane.packets.match import (
     LAYOUT,
     PORT_VLAN_MASK,
     PORT_VLAN_SHIFT,
+    SECOND,
     STATE_MASK,
     TRACKED,
     Match,
@@ -36,6 +38,8 @@ from ovspane.packets.match import (
 
 #: holds the VLAN that a packet's port puts it into, in its lowest twelve bits; the others are left to whom they please
 VLAN_REGISTER = 12
+#: our register; its lowest bit is the mark, the next one says that it is a second crossing
+OUR_REGISTER, SECOND_BIT = 15, 1
 
 #: bits of ct_state (ovs-fields(7))
 _CT_INVALID, _CT_TRACKED = 0x10, 0x20
@@ -73,7 +77,7 @@ def with_state(match: Match, plain: Iterator[bytes]) -> bytes:
             after += one
         else:
             before += one
-    state = _state_oxm(match)
+    state = _second_oxm(match) + _state_oxm(match)
     if match.of_datagram:
         for name, field, width in _DATAGRAM:
             value, mask = match.field(name)
@@ -85,6 +89,11 @@ def with_state(match: Match, plain: Iterator[bytes]) -> bytes:
 
 def _frag_oxm(value: int, mask: int) -> bytes:
     return _oxm(NXM_IP_FRAG, value, 0xFF if mask == 3 else mask, 1)  # both its bits: exact
+
+
+def _second_oxm(match: Match) -> bytes:
+    bit = 1 << SECOND_BIT
+    return _oxm(OUR_REGISTER, bit if match.value & SECOND else 0, bit, 4) if match.mask & SECOND else b""
 
 
 def _state_oxm(match: Match) -> bytes:
@@ -106,6 +115,8 @@ def read_state(oxm: bytes) -> Match | None:
     if field == NXM_IP_FRAG:
         mask = mask if masked else 3
         return Match(value * FRAGMENT, mask * FRAGMENT) if not (value | mask) & ~3 else None
+    if field == OUR_REGISTER and mask == 1 << SECOND_BIT:
+        return Match(SECOND if value else 0, SECOND)
     if field == NXM_CT_STATE:
         if mask & ~(_CT_INVALID | _CT_TRACKED):
             return None

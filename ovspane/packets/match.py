@@ -24,7 +24,11 @@ CONJ_SHIFT, CONJ_MASK = BITS, 0xFFFFFFFF << BITS
 FRAGMENT, LATER, TRACKED, INVALID = (1 << BITS + 32 + bit for bit in range(4))
 #: and above that the VLAN of the port that it came in by, where it has no tag of that (placement.port_vlans)
 PORT_VLAN_SHIFT, PORT_VLAN_MASK = BITS + 36, 0xFFF << BITS + 36
-STATE_MASK = FRAGMENT | LATER | TRACKED | INVALID | PORT_VLAN_MASK
+#: and above these: the packet crosses the bridge for the second time (placement.crossings)
+SECOND = 1 << BITS + 48
+STATE_MASK = FRAGMENT | LATER | TRACKED | INVALID | SECOND | PORT_VLAN_MASK
+
+_STATES = (("fragment", FRAGMENT), ("later", LATER), ("tracked", TRACKED), ("invalid", INVALID), ("second", SECOND))
 
 ETH_IPV4 = 0x0800
 ETH_IPV6 = 0x86DD
@@ -113,7 +117,7 @@ class Match(NamedTuple):
 
     def __str__(self) -> str:
         parts = [f"conj_id={(self.value & CONJ_MASK) >> CONJ_SHIFT}"] if self.mask & CONJ_MASK else []
-        for name, bit in (("fragment", FRAGMENT), ("later", LATER), ("tracked", TRACKED), ("invalid", INVALID)):
+        for name, bit in _STATES:
             if self.mask & bit:
                 parts.append(f"{name}={int(self.value & bit > 0)}")
         if self.mask & PORT_VLAN_MASK:

@@ -34,6 +34,7 @@ class Instructions:
     track: tuple[int, int] | None = None  # ct(table=TABLE,zone=ZONE): reassembles, commits nothing
     untrack: bool = False  # ct_clear
     port_vlan: int | None = None  # the VLAN that the port puts the packet into, into our other register
+    set_second: bool = False  # set our register's other bit (it is a second crossing of the bridge)
 
 
 DROP = Instructions()

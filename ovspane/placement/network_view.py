@@ -193,6 +193,14 @@ class NetworkView:
             return None  # the two contradict each other
         return frozenset(found) if found else None
 
+    def known_ip(self) -> list[Address]:
+        """The IP addresses of hosts that are somewhere."""
+        return [address for address in self._port_of if address[0] != "eth"]
+
+    def place_of(self, address: Address) -> PortId | None:
+        """Where an address is attached; None: not known, or claimed by somebody else too."""
+        return self._attachment(address) if address not in self._contested else None
+
     def _attachment(self, address: Address) -> PortId | None:
         port = self.ports.get(self._port_of[address]) if address in self._port_of else None
         return port.id if port is not None and port.up and port.id.bridge in self.bridges else None

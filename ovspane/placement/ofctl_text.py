@@ -23,6 +23,7 @@ from ovspane.packets.match import (
     LAYOUT,
     PORT_VLAN_MASK,
     PORT_VLAN_SHIFT,
+    SECOND,
     TRACKED,
     Match,
 )
@@ -64,6 +65,8 @@ _DATAGRAM = {"ip_proto": "ct_nw_proto", "tp_src": "ct_tp_src", "tp_dst": "ct_tp_
 _MARK, _MARK_MASK = "reg15", 1
 #: and the register of the port's VLAN (oxm_state)
 _PORT_VLAN = "reg12"
+#: and the bit of a second crossing
+_SECOND_MASK = 2
 
 
 def match_fields(match: Match) -> dict[str, str]:
@@ -89,6 +92,8 @@ def match_fields(match: Match) -> dict[str, str]:
     if match.mask & PORT_VLAN_MASK:
         value, mask = ((bits & PORT_VLAN_MASK) >> PORT_VLAN_SHIFT for bits in match)
         out[_PORT_VLAN] = f"{value:#x}/{mask:#x}"
+    if match.mask & SECOND:
+        out[_MARK] = f"{_SECOND_MASK if match.value & SECOND else 0:#x}/{_SECOND_MASK:#x}"
     return out
 
 
@@ -159,6 +164,8 @@ def actions_text(wanted: Instructions) -> str:
         parts.append("load:0x1->NXM_NX_REG15[0]")
     if wanted.port_vlan is not None:
         parts.append(f"load:{wanted.port_vlan:#x}->NXM_NX_REG12[0..11]")
+    if wanted.set_second:
+        parts.append("load:0x1->NXM_NX_REG15[1]")
     if wanted.set_queue is not None:
         parts.append(f"set_queue:{wanted.set_queue}")
     if wanted.output is not None:

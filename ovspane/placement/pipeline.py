@@ -39,6 +39,8 @@ from ovspane.policy.model.table import Effect, Rule, Stage, TableDelta
 
 ENTRY_PRIORITY = 0xFFFF
 ACCESS_TABLES, LIMIT_TABLES = 40, 32
+#: from a meter's number to that of its twin (placement.crossings): above those of all slots, and discovery's
+TWIN = 0x10000
 FlowKey = tuple[int, int, Match]
 
 #: the burst of a limit's meter, in seconds of its rate. Measured with iperf3 on the kernel and the userspace datapath,
@@ -86,6 +88,12 @@ class Pipeline:
         """All tables that are ours alone."""
         return range(self.first, self.exit + 1)
 
+    @property
+    def crossing(self) -> int:
+        """The table that finds out which packets cross the bridge for the second time: the last access table, where no
+        stage needs it."""
+        return self.limit - 1
+
     def table_of(self, stage: Stage, index: int) -> int:
         """The table of a stage; `index`: which of the access or limit stages, from 0."""
         match stage:
@@ -132,6 +140,11 @@ class Pipeline:
     def meter_id(self, slot: int) -> int:
         """The id of the meter of the request in a slot."""
         return self.meter_base + slot
+
+    def slot_of(self, meter: int) -> int:
+        """The slot of the request whose meter it is, or whose twin."""
+        slot = meter - self.meter_base
+        return slot - TWIN if slot > TWIN else slot
 
     def meter_of(self, rule: Rule) -> Meter:
         """The meter of a limit; see BURST_SECONDS."""
@@ -232,6 +245,10 @@ class FlowPlan:
         changed."""
         touched = self._vlans.treat(self.flows, wanted)
         return touched | self._fragments.update(self.flows, touched)
+
+    def limits(self) -> Iterator[Rule]:
+        """The rules of limits."""
+        return (rule for rule in self._rules.values() if rule.effect is Effect.LIMIT)
 
     def treat_fragments(self, support: FragmentSupport) -> set[FlowKey]:
         """The bridge's datapath can do this with fragments (placement.fragments). Returns the keys of the flows that

@@ -20,7 +20,7 @@ What is known of a match follows from its addresses, and from what the network t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import reduce
 from typing import NamedTuple
 
@@ -39,12 +39,13 @@ CLOSED = frozenset({"patch", "veth", "tunnel"})
 class RoutingChange(NamedTuple):
     """`addresses`: those that moved, or are contested; `links`: links came or went, so that packets which are not
     steered may take other paths; `components`: links join other bridges; `bridges`: a bridge changed, so that every
-    answer may differ."""
+    answer may differ; `near`: the bridges whose ports or links changed."""
 
     addresses: set[Address]
     links: bool
     components: bool
     bridges: bool
+    near: Collection[str] = ()
 
 
 class Routing:
@@ -78,7 +79,7 @@ class Routing:
         components = links and self._components.update(change.added, change.removed)
         if components or change.bridges:
             self._spared.clear()
-        return RoutingChange(change.addresses, links, components, change.bridges)
+        return RoutingChange(change.addresses, links, components, change.bridges, change.near)
 
     # --- where packets enter
 
@@ -153,6 +154,18 @@ class Routing:
         if self._blocks is None:
             self._blocks = Blocks(self.network.links)
         return self._blocks.egress_ports(start, end)
+
+    def towards(self, bridge: str, place: PortId) -> frozenset[int]:
+        """The (OpenFlow) numbers of the bridge's ports that lie towards a port of any bridge, by whichever simple path;
+        none: not known."""
+        if bridge == place.bridge:
+            ways = {place}
+        elif place.bridge in self._components.component_of(bridge):
+            ways = {port for port in self._leaving(bridge, place.bridge) if port.bridge == bridge}
+        else:
+            return frozenset()
+        numbers = [known.number if (known := self.ports.get(port)) is not None else None for port in ways]
+        return frozenset(number for number in numbers if number) if all(numbers) else frozenset()
 
     def is_disconnected(self, match: Match) -> bool:
         """True iff it is known where the packets come from and go to, and no link leads from there to there."""

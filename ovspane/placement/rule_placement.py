@@ -38,7 +38,7 @@ from ovspane.placement.egress import ANYWHERE, NONE_SPARED, Egress, Spared, Wher
 from ovspane.placement.exceptions import ExceptionIndex
 from ovspane.placement.queue_placement import QueuePlacement
 from ovspane.placement.routes import Routes
-from ovspane.placement.routing import Routing
+from ovspane.placement.routing import Routing, RoutingChange
 from ovspane.policy.model.table import Effect, Key, Rule, Stage, TableDelta
 
 #: what touched keys had before: the rule, and where
@@ -59,7 +59,7 @@ class RulePlacement:
     """The rules and where they stand. `follow` says which bridges there are."""
 
     def __init__(self, routing: Routing) -> None:
-        self._routing = routing
+        self.routing = routing
         self._rules: dict[Key, Rule] = {}
         self._where: dict[Key, Where] = {}  # of queue rules an Egress, of all others a Spared
         self._bridges: frozenset[str] = frozenset()
@@ -96,7 +96,7 @@ class RulePlacement:
 
     def fabric_ports(self, bridge: str) -> frozenset[int]:
         """The numbers of the ports whose packets were limited before they came in."""
-        return self._routing.fabric_ports(bridge)
+        return self.routing.fabric_ports(bridge)
 
     def estimate_work(self, deltas: Sequence[NetworkDelta]) -> int:
         """How many rules `apply_network` would look at, at most."""
@@ -140,7 +140,10 @@ class RulePlacement:
 
     def apply_network(self, deltas: Iterable[NetworkDelta]) -> dict[str, TableDelta]:
         """The network changed; returns what changes on each bridge where something does."""
-        changed = self._routing.update(deltas)
+        return self.follow_routing(self.routing.update(deltas))
+
+    def follow_routing(self, changed: RoutingChange) -> dict[str, TableDelta]:
+        """The same, where `routing` has been told of it."""
         before: _Before = {}
         if changed.bridges:
             keys = {key for naming in self._by_address.values() for key in naming}
@@ -215,7 +218,7 @@ class RulePlacement:
                 self._where[key] = egress
                 self._queues.move(rule, old, egress)
             return
-        spared = self._routing.spared(rule.match)
+        spared = self.routing.spared(rule.match)
         if spared != old:
             self._note(key, before)
             self._where[key] = spared
@@ -244,7 +247,7 @@ class RulePlacement:
         for key, where in self._where.items():
             if isinstance(where, Spared):
                 if where not in now:
-                    now[where] = self._routing.recheck_spared(where, self._bridges)
+                    now[where] = self.routing.recheck_spared(where, self._bridges)
                 if (new := now[where]) is None:
                     keys.add(key)
                 else:

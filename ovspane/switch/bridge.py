@@ -30,6 +30,7 @@ from ovspane.flowpush import (
 from ovspane.lang.units import Seconds
 from ovspane.loop import in_slices, off_loop
 from ovspane.packets.match import CONJ_MASK, CONJ_SHIFT
+from ovspane.placement.crossings import BridgePlan, is_optional
 from ovspane.placement.flow_rules import COOKIE_MASK, FlowRule, Meter
 from ovspane.placement.pipeline import FlowPlan, Pipeline
 from ovspane.policy.state.status import Cause, Reason
@@ -76,7 +77,7 @@ class ManagedBridge:
         self._path = rundir / f"{name}.mgmt"
         self._on_lost = on_lost
         self._session: BridgeSession | None = None
-        self._plan = FlowPlan(pipeline)
+        self._plan: BridgePlan = FlowPlan(pipeline)
         self._ownership = Ownership(pipeline)
         self._watch = TamperWatch(name, self._ownership, on_news)
         #: what comes before our entry
@@ -207,11 +208,11 @@ class ManagedBridge:
 
     # --- to the plan
 
-    def flows_due(self, plan: FlowPlan) -> int:
+    def flows_due(self, plan: BridgePlan) -> int:
         """How many flows `next_target` will look at."""
         return len(plan.flows) if self._flows.suspects is None or self.ahead.due else len(self._flows.suspects)
 
-    def next_target(self, plan: FlowPlan, ready: Callable[[int], bool]) -> BridgeTarget:
+    def next_target(self, plan: BridgePlan, ready: Callable[[int], bool]) -> BridgeTarget:
         """What is to be done now. `ready` says whether a queue id may be named by flows yet; flows that have to wait
         for theirs are noted for the next time."""
         self._plan = plan
@@ -231,7 +232,7 @@ class ManagedBridge:
         self._flows.touch(held)
         return BridgeTarget(flows, self.meters.take(plan.meters, whole), whole, held)
 
-    def names_queue(self, plan: FlowPlan, queue: int, request: int) -> bool:
+    def names_queue(self, plan: BridgePlan, queue: int, request: int) -> bool:
         """True iff an installed flow names the queue for that request (its low 32 bits), or nobody knows what is
         installed."""
         installed = self._installed
@@ -356,6 +357,7 @@ class ManagedBridge:
         found = {
             rule.cookie & ~COOKIE_MASK: Reason(Cause.REFUSED, self.name, detail=why)
             for rule, why in self._flows.refused.values()
+            if not is_optional(rule, self._plan.pipeline)
         }
         if self.contested:
             contested = Reason(Cause.CONTESTED, self.name)
@@ -381,7 +383,7 @@ class ManagedBridge:
         return (self._watch.needs_repair or self.meters.damaged) and self._watch.contest.fighting
 
 
-def _requests(plan: FlowPlan, keys: Iterable[FlowKey]) -> set[int]:
+def _requests(plan: BridgePlan, keys: Iterable[FlowKey]) -> set[int]:
     """Whose flows the plan has there (0: the pipeline's)."""
     return {rule.cookie & ~COOKIE_MASK for key in keys if (rule := plan.flows.get(key)) is not None}
 

@@ -4,6 +4,8 @@ order.
 Without a placement (rule_placement) one plan is that of all bridges; with one, each bridge has its own, and `plan` is
 the whole table's, for what is asked of all.
 
+Where a bridge has something of its own besides (placement.crossings), what it must have is its plan with that.
+
 Changes wait until the one task that reads the plan takes them in, so no pass sees half of one; a long one is worked on
 in a thread, beside the event loop (one request can change as many flows as there are). Invariant: outside of
 `apply_changes` the plan is that of the changes taken in.
@@ -18,6 +20,7 @@ from functools import reduce
 
 from ovspane.loop import off_loop
 from ovspane.network.model import NetworkDelta
+from ovspane.placement.crossings import BridgePlan, Changes, Crossings
 from ovspane.placement.fragments import FragmentSupport
 from ovspane.placement.pipeline import FlowKey, FlowPlan, Pipeline
 from ovspane.placement.routes import Routes
@@ -27,6 +30,7 @@ from ovspane.policy.model.table import Rule, TableDelta
 
 #: rules (some 10 us each) beyond which a change is worked on in a thread
 LONG = 500
+_NOTHING = TableDelta()
 
 
 @dataclass(slots=True)
@@ -41,12 +45,16 @@ class Affected:
     guarantees: set[int] = field(default_factory=set)
     #: where each bridge has its own plan: flows and meters of each; else None
     bridges: dict[str, tuple[set[FlowKey], set[int]]] | None = None
+    #: what bridges have beside their plans, of those where it changed
+    beside: Changes = field(default_factory=dict)
     #: all plans are new: anything may differ, also from what is being installed
     everything: bool = False
 
     def on(self, bridge: str) -> tuple[set[FlowKey], set[int]]:
         """The flows and meters of a bridge that may have changed."""
-        return (self.flows, self.meters) if self.bridges is None else self.bridges.get(bridge, (set(), set()))
+        flows, meters = (self.flows, self.meters) if self.bridges is None else self.bridges.get(bridge, (set(), set()))
+        more = self.beside.get(bridge)
+        return (flows | more[0], meters | more[1]) if more is not None else (flows, meters)
 
     def join(self, other: Affected) -> None:
         """Add what other changes concern."""
@@ -57,17 +65,16 @@ class Affected:
         self.guarantees |= other.guarantees
         if other.bridges is not None:
             self.bridges = self.bridges or {}
-            for bridge, (flows, meters) in other.bridges.items():
-                known = self.bridges.setdefault(bridge, (set(), set()))
-                known[0].update(flows)
-                known[1].update(meters)
+            _add(self.bridges, other.bridges)
+        _add(self.beside, other.beside)
 
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Everything is planned anew, with this placement, which knows nothing yet."""
+    """Everything is planned anew, with these, which know nothing yet."""
 
     placement: RulePlacement | None
+    crossings: Crossings | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +97,11 @@ class DesiredState:
         conjunction: bool = True,
         hide: bool = False,
         placement: RulePlacement | None = None,
+        crossings: Crossings | None = None,
     ) -> None:
+        """`crossings`: over the routing of the placement, if there is one."""
         self._placement = placement
+        self._crossings = crossings
         self._plans: dict[str, FlowPlan] = {}
         self._stages = 0
         self._pipeline = pipeline
@@ -123,7 +133,7 @@ class DesiredState:
 
     def move(self, deltas: Sequence[NetworkDelta]) -> None:
         """The network changed: rules may have to stand on other bridges."""
-        if self._placement is not None and deltas:
+        if (self._placement is not None or self._crossings is not None) and deltas:
             self._waiting.append(_Waiting(TableDelta(), 0, anew=False, moves=tuple(deltas)))
 
     def steer(self, routes: Mapping[int, Routes]) -> None:
@@ -133,17 +143,30 @@ class DesiredState:
             self._waiting.append(_Waiting(TableDelta(), 0, anew=False, routes=routes))
 
     def begin_anew(
-        self, placement: RulePlacement | None, deltas: Sequence[NetworkDelta], rules: Sequence[Rule], stages: int
+        self,
+        placement: RulePlacement | None,
+        deltas: Sequence[NetworkDelta],
+        rules: Sequence[Rule],
+        stages: int,
+        crossings: Crossings | None = None,
     ) -> None:
         """Nothing that was made of changes before can be relied on: an empty placement, the whole network and the
         whole table. Of the routes of reservations what was told stays true."""
         self._waiting.clear()  # what may be at work just now is of no account: this comes after it
         delta = TableDelta(tuple(rules))
-        self._waiting.append(_Waiting(delta, stages, True, tuple(deltas), dict(self._routes), Restart(placement)))
+        self._waiting.append(
+            _Waiting(delta, stages, True, tuple(deltas), dict(self._routes), Restart(placement, crossings))
+        )
 
-    def plan_of(self, bridge: str) -> FlowPlan:
+    def plan_of(self, bridge: str) -> BridgePlan:
         """What a bridge must have."""
-        return self._plans.get(bridge, self.plan)
+        plan = self._plans.get(bridge, self.plan)
+        return plan if self._crossings is None else self._crossings.plan_of(bridge, plan)
+
+    @property
+    def limits(self) -> bool:
+        """True iff there is a limit, as far as the table was taken in."""
+        return self.plan.limit_stages > 0
 
     @property
     def placed(self) -> bool:
@@ -156,7 +179,10 @@ class DesiredState:
 
     async def follow(self, bridges: Collection[str]) -> None:
         """These are the bridges that must have anything."""
-        if self._placement is None or self._plans.keys() == set(bridges):
+        if self._placement is None:
+            await self._stand(dict.fromkeys(bridges, self.plan))
+            return
+        if self._plans.keys() == set(bridges):
             return
         self._placement.follow(bridges)
         for gone in self._plans.keys() - set(bridges):
@@ -165,6 +191,12 @@ class DesiredState:
         self._plans |= await off_loop(len(self._placement), LONG, self._plans_for, fresh, self._placement)
         for name, plan in self._plans.items():
             plan.skip_limits(self._placement.fabric_ports(name))
+        await self._stand(self._plans)
+
+    async def _stand(self, plans: Mapping[str, FlowPlan]) -> None:
+        if self._crossings is not None and not self._crossings.stands(plans):
+            work = self._crossings.estimate_table(TableDelta(tuple(self.plan.limits())))
+            await off_loop(work, LONG, self._crossings.stand, plans)
 
     def block_ports(self, bridge: str, ports: frozenset[int]) -> set[FlowKey]:
         """These ports of a bridge are none of the flood tree; returns the flows that changed."""
@@ -175,13 +207,26 @@ class DesiredState:
         """What the datapath of each bridge can do with fragments; gives the flows that changed. Where all have one plan
         it is for what all of them can do."""
         if self._placement is not None:
-            return {
+            changed = {
                 name: plan.treat_fragments(supports[name]) for name, plan in self._plans.items() if name in supports
             }
+            for name, flows in changed.items():
+                changed[name] = flows | self._beside(self._plans[name], flows).get(name, (flows, ()))[0]
+            return changed
         if not supports:
             return {}
         self._fragments = reduce(FragmentSupport.joined, supports.values())
-        return dict.fromkeys(supports, self.plan.treat_fragments(self._fragments))
+        flows = self.plan.treat_fragments(self._fragments)
+        beside = self._beside(self.plan, flows)
+        return {name: flows | beside[name][0] if name in beside else flows for name in supports}
+
+    def _beside(
+        self, plan: FlowPlan, flows: set[FlowKey], meters: Collection[int] = (), delta: TableDelta = _NOTHING
+    ) -> Changes:
+        """What bridges have beside a plan that took a delta in, where it changed."""
+        if self._crossings is None or not (flows or meters or delta):
+            return {}
+        return self._crossings.follow_plan(plan, delta, flows, meters)
 
     def treat_vlans(self, wanted: bool) -> set[FlowKey]:
         """Whether a port of any bridge puts packets into a VLAN; gives the flows that changed."""
@@ -215,27 +260,41 @@ class DesiredState:
 
     def _weight(self, change: _Waiting) -> int:
         """How many rules are looked at for a change, at most."""
-        if change.moves and not change.anew and self._placement is not None:
-            return self._placement.estimate_work(change.moves)
-        return len(change.delta.added) + len(change.delta.removed) + len(change.routes or ())
+        if change.moves and not change.anew:
+            placed = self._placement.estimate_work(change.moves) if self._placement is not None else 0
+            return placed + (self._crossings.estimate_network(change.moves) if self._crossings is not None else 0)
+        rules = len(change.delta.added) + len(change.delta.removed)
+        if rules <= LONG and self._crossings is not None:
+            rules += self._crossings.estimate_table(change.delta)
+        return rules + len(change.routes or ())
 
     def _apply(self, change: _Waiting) -> Affected:
         affected, delta = _brought(self.plan, self._hiding, change)
         self._stages = change.stages
         if self._placement is not None:
             self._place(self._placement, self._placement.apply_table(delta), affected)
+        else:
+            affected.beside = self._beside(self.plan, affected.flows, affected.meters, delta)
         return affected
 
     def _moved(self, change: _Waiting) -> Affected:
         affected = Affected()
-        assert self._placement is not None
-        deltas = (
-            self._placement.apply_network(change.moves)
-            if change.routes is None
-            else self._placement.set_routes(change.routes)
-        )
+        if change.routes is not None:
+            assert self._placement is not None
+            return self._replaced(self._placement, self._placement.set_routes(change.routes), affected)
+        whose = self._placement if self._placement is not None else self._crossings
+        assert whose is not None
+        changed = whose.routing.update(change.moves)
+        if self._placement is not None:
+            self._replaced(self._placement, self._placement.follow_routing(changed), affected)
+        if self._crossings is not None:
+            _add(affected.beside, self._crossings.follow_network(changed))
+        return affected
+
+    def _replaced(self, placement: RulePlacement, deltas: Mapping[str, TableDelta], affected: Affected) -> Affected:
+        """Rules stand elsewhere now."""
         affected.requests |= {rule.request for delta in deltas.values() for rule in (*delta.added, *delta.removed)}
-        self._place(self._placement, deltas, affected)
+        self._place(placement, deltas, affected)
         return affected
 
     def _place(self, placement: RulePlacement, deltas: Mapping[str, TableDelta], affected: Affected) -> None:
@@ -245,9 +304,11 @@ class DesiredState:
             fed = placement.fabric_ports(name)
             if name not in deltas and plan.stages == self._stages and plan.unlimited_ports is fed:
                 continue
-            flows = plan.apply(deltas.get(name, TableDelta()), self._stages) | plan.skip_limits(fed)
+            delta = deltas.get(name, TableDelta())
+            flows = plan.apply(delta, self._stages) | plan.skip_limits(fed)
             meters, plan.touched_meters = plan.touched_meters, set()
             plan.touched_guarantees.clear()
+            _add(affected.beside, self._beside(plan, flows, meters, delta))
             if flows or meters:
                 known = affected.bridges.setdefault(name, (set(), set()))
                 known[0].update(flows)
@@ -258,8 +319,11 @@ class DesiredState:
         old = self.plan
         if change.restart is not None:
             self._placement, self._plans = change.restart.placement, {}
+            self._crossings = change.restart.crossings
             if self._placement is not None:
                 self._placement.apply_network(change.moves)
+            elif self._crossings is not None:
+                self._crossings.routing.update(change.moves)
         plan, hiding = self._anew()
         affected, delta = _brought(plan, hiding, change)
         self.plan, self._hiding = plan, hiding
@@ -270,7 +334,16 @@ class DesiredState:
         affected.flows = {key for key in old.flows.keys() | plan.flows if old.flows.get(key) != plan.flows.get(key)}
         affected.meters |= old.meters.keys()
         affected.guarantees |= old.guarantees.keys()
+        if self._placement is None and self._crossings is not None:
+            affected.beside = self._crossings.exchange(old, plan)
         return affected
+
+
+def _add(changes: Changes, more: Mapping[str, tuple[Collection[FlowKey], Collection[int]]]) -> None:
+    for bridge, (flows, meters) in more.items():
+        known = changes.setdefault(bridge, (set(), set()))
+        known[0].update(flows)
+        known[1].update(meters)
 
 
 def _brought(plan: FlowPlan, hiding: Hiding | None, change: _Waiting) -> tuple[Affected, TableDelta]:

@@ -44,7 +44,7 @@ class Ownership:
     """Ownership on one bridge."""
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self._base = pipeline.meter_base
+        self._pipeline = pipeline
         self._first = pipeline.first
         self._tables = frozenset(self._range(pipeline.first))
 
@@ -80,8 +80,8 @@ class Ownership:
         return table == 0 and priority >= ENTRY_PRIORITY and rule.key != ENTRY and match.overlaps(NOT_PASSED)
 
     def meters(self, ids: Iterable[int]) -> set[int]:
-        """Those ids that lie in the range that the configuration gives us."""
-        return {number for number in ids if self._base < number <= self._base + SLOTS}
+        """Those ids that lie in the ranges that the configuration gives us: of meters, and of their twins."""
+        return {number for number in ids if 0 < self._pipeline.slot_of(number) <= SLOTS}
 
 
 def of_our_form(meter: Meter | None) -> bool:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
 
 from ovspane.flowpush import SessionError
 from ovspane.lang.units import Seconds
 from ovspane.loop import Backoff, Every, LogOnce, kept_going
 from ovspane.network.model import NetworkDelta
 from ovspane.ovsdb.switch_db import Event, EventKind, SwitchDb
+from ovspane.placement.crossings import Crossings
 from ovspane.placement.pipeline import FlowPlan
 from ovspane.placement.routes import Routes
 from ovspane.placement.routing import Routing
@@ -76,7 +78,7 @@ class Reconciler:
             on_defect=self._part_failed,
         )
         self._desired = DesiredState(
-            scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding, placement=_no_rules(self._scope)
+            scope.pipeline, conjunction=scope.conjunction, hide=scope.hiding, **_empty(self._scope)
         )
         self._enforcement = Enforcement(switch, scope, self._queues, self._desired.ports)
         self._away = AwayBridges(on_healed=self._poke)
@@ -118,7 +120,9 @@ class Reconciler:
 
     def begin_anew(self, table: Rules, stages: int, network: Sequence[NetworkDelta]) -> None:
         """The whole table and the whole network: nothing that was made of their changes is relied on."""
-        self._desired.begin_anew(_no_rules(self._scope), network, tuple(table.rules.values()), stages)
+        self._desired.begin_anew(
+            deltas=network, rules=tuple(table.rules.values()), stages=stages, **_empty(self._scope)
+        )
         self.read_back()
 
     def steer(self, routes: Mapping[int, Routes]) -> None:
@@ -128,9 +132,10 @@ class Reconciler:
             self._poke()
 
     def move(self, deltas: Sequence[NetworkDelta]) -> None:
-        """The network changed; where rules are placed by it, they follow."""
-        if self._scope.paths:
-            self._desired.move(deltas)
+        """The network changed; where rules are placed by it, they follow, and so does what depends on it of limits.
+        Else it can wait for the next pass."""
+        self._desired.move(deltas)
+        if self._scope.paths or self._desired.limits:
             self._poke()
 
     def set_unsatisfied(self, requests: Mapping[int, str]) -> None:
@@ -275,5 +280,12 @@ class Reconciler:
         self._fleet.close()
 
 
-def _no_rules(scope: BridgeScope) -> RulePlacement | None:
-    return RulePlacement(Routing(scope.manages, scope.routes)) if scope.paths else None
+class _Empty(TypedDict):
+    placement: RulePlacement | None
+    crossings: Crossings
+
+
+def _empty(scope: BridgeScope) -> _Empty:
+    """What follows the network, and knows nothing of it yet."""
+    routing = Routing(scope.manages, scope.routes)
+    return {"placement": RulePlacement(routing) if scope.paths else None, "crossings": Crossings(routing)}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ovspane.loop import LogOnce, in_slices
 from ovspane.ovsdb.switch_db import BridgeRow
+from ovspane.placement.crossings import BridgePlan
 from ovspane.placement.flow_rules import COOKIE_MASK
 from ovspane.placement.pipeline import FlowPlan
 from ovspane.policy.model.table import Stage
@@ -80,7 +81,7 @@ class StatusReport:
         for request in self._due:
             self._on_status(request, status)
 
-    def bridge_lost(self, name: str, plan: FlowPlan) -> None:
+    def bridge_lost(self, name: str, plan: BridgePlan) -> None:
         """Nothing of its plan is as it should be while a bridge is away."""
         requests, status = requests_of(plan), degraded(Reason(Cause.AWAY, name))
         for request in requests:
@@ -145,6 +146,6 @@ class StatusReport:
         return status
 
 
-def requests_of(plan: FlowPlan) -> set[int]:
+def requests_of(plan: BridgePlan) -> set[int]:
     """The requests (their low 32 bits) that have flows."""
     return {number for rule in list(plan.flows.values()) if (number := rule.cookie & ~COOKIE_MASK)}

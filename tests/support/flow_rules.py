@@ -15,6 +15,7 @@ from ovspane.packets.match import (
     INVALID,
     LATER,
     LAYOUT,
+    SECOND,
     TRACKED,
     Match,
 )
@@ -76,6 +77,8 @@ def matches(draw: st.DrawFn) -> Match:
     if draw(st.sampled_from((False, False, True))):
         state = draw(st.sampled_from(_STATES if eth_type in (ETH_IPV4, ETH_IPV6) else _STATES[:2]))
         match = Match(match.value | state.value, match.mask | state.mask)
+    if "mark" not in fields and draw(st.sampled_from((False, False, True))):
+        match = Match(match.value | draw(st.sampled_from((0, SECOND))), match.mask | SECOND)
     return match
 
 
@@ -90,6 +93,7 @@ def rules(draw: st.DrawFn) -> FlowRule:
         goto=draw(st.none() | st.integers(table + 1, 253)),
         track=draw(st.none() | st.tuples(st.integers(0, 253), st.integers(0, 0xFFFF))),
         untrack=draw(st.booleans()),
+        set_second=draw(st.booleans()),
     )
     match, numbers = draw(matches()), st.integers(1, 0xFFFFFFFF)
     if match.field("eth_type") not in ((ETH_IPV4, 0xFFFF), (ETH_IPV6, 0xFFFF)):

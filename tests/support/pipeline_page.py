@@ -49,7 +49,7 @@ def _only(number: int) -> range:
     return range(number, number + 1)
 
 
-ACCESS, LIMIT, QUEUE, EXIT = range(100, 140), range(140, 172), _only(172), _only(174)
+ACCESS, CROSSING, LIMIT, QUEUE, EXIT = range(100, 140), _only(139), range(140, 172), _only(172), _only(174)
 
 KINDS = (
     Kind(
@@ -137,13 +137,35 @@ KINDS = (
     ),
     Kind(
         ACCESS,
-        rf"{OURS}00000000,.*priority=0 actions=goto_table",
+        rf"{OURS}00000000,(?! table=139).*priority=0 actions=goto_table",
         "**Defaults.** What nobody denies goes on to the next table; the table after the last stage in use sends it "
         "to the limits, past the tables that are not in use. With `default_deny` a drop stands above them.",
     ),
     Kind(
+        CROSSING,
+        rf"{OURS}00000000, table=139, priority=[12],",
+        "**First and second crossings.** A packet that a host routes crosses the bridge twice. What has the address of "
+        "a host that is known, and comes in by another port than towards that host, crosses it for the second time: "
+        "bit 1 of register 15 says so. Only of addresses that a limit may meet.",
+        TWO,
+    ),
+    Kind(
+        CROSSING,
+        rf"{OURS}00000000, table=139, priority=0 actions=goto_table",
+        "**The way there**, while any of these flows is there: the table after the last access stage leads there, not "
+        "to the limits.",
+        TWO,
+    ),
+    Kind(
         LIMIT,
-        rf"{OURS}(?!0{{8}})(?!.*nw_frag=).*actions=meter",
+        rf"{OURS}(?!0{{8}}).*reg15=0x2/0x2.*actions=meter",
+        "**Twins.** A second crossing goes through a meter of the same rate instead, whose number is that of the "
+        "limit's own and 65536. So each packet passes a meter at each crossing, and no meter counts it twice.",
+        TWO,
+    ),
+    Kind(
+        LIMIT,
+        rf"{OURS}(?!0{{8}})(?!.*nw_frag=)(?!.*reg15=).*actions=meter",
         "**Limits.** A packet passes each limit that matches it, so limits that share packets stand in different "
         "tables, the narrower first: what it drops does not count in the wider one. Flows of one table share no "
         "packets; the priority, higher for the narrower, matters only while flows move. The meter's number is "
@@ -151,7 +173,7 @@ KINDS = (
     ),
     Kind(
         LIMIT,
-        rf"{OURS}(?!0{{8}}).*nw_frag=(first|later)",
+        rf"{OURS}(?!0{{8}})(?!.*reg15=).*nw_frag=(first|later)",
         "**Fragments that are limited** (userspace datapath): the first by its ports, and all later ones between these "
         "addresses, so that no datagram goes past its meter in part. Later ones of other ports share it; of several "
         "limits of one table they meet the lowest.",
@@ -236,7 +258,9 @@ from what is not: docs/design/switch.md.
 | 0 | entry | packets without our mark (`reg15[0]`) go to the first access table | 65535 |
 | 100 … 139 | access | drop, or go on to the next table; one stage where siblings are disjoint, else as many as are \
 needed | deny 2·depth+1, exception 2·level+2 |
-| 140 … 171 | limit | through `meter:N` or not, and on to the next table | narrowest highest |
+| 139 | crossing | set `reg15[1]` or not: it is a second crossing (if a limit needs that, and no 40th access stage the \
+table) | 2 first, 1 second |
+| 140 … 171 | limit | through `meter:N`, through its twin, or neither, and on to the next table | narrowest highest |
 | 172 | queue | `set_queue:N` or not; a steered reservation leaves by its port | highest rate highest |
 | 173 | path | empty: kept for `waypoint` and `avoid` | |
 | 174 | exit | set the mark and go back to table 0; or drop, off the flood tree | |

@@ -85,8 +85,8 @@ _RULE = re.compile(r" *(\d+)\. (?:(.*), )?priority (\d+)(?:, cookie (0x[0-9a-f]+
 _NO_RULE = re.compile(r" *(\d+)\. No match\.")
 _MARKED = re.compile(r"(?:load:0x1->NXM_NX_REG15\[0\]|set_field:0x1/0x1->reg15)")
 _OURS = re.compile(
-    r"goto_table:\d+|meter:\d+|set_queue:\d+|pop_queue|drop|resubmit\(,\d+\)|load:0x1->NXM_NX_REG15\[0\]"
-    r"|set_field:0x1/0x1->reg15|load:0x[0-9a-f]+->NXM_NX_REG12\[0\.\.11\]|set_field:0x[0-9a-f]+/0xfff->reg12"
+    r"goto_table:\d+|meter:\d+|set_queue:\d+|pop_queue|drop|resubmit\(,\d+\)|load:0x1->NXM_NX_REG15\[[01]\]"
+    r"|set_field:0x([12])/0x\1->reg15|load:0x[0-9a-f]+->NXM_NX_REG12\[0\.\.11\]|set_field:0x[0-9a-f]+/0xfff->reg12"
 )
 
 

@@ -13,8 +13,8 @@ lost         what goes to another known host that links which are up lead to, an
              exactly once
 astray       it comes to no other port, but for copies that a bridge floods
 queue        in each bridge it leaves in the queue of the highest reservation that matches, or in none
-meter        it passes the meter of each limit that matches, once (on each bridge where `everywhere`), and no other;
-             of limits on the same packets that of the lowest
+meter        it passes the meter of each limit that matches, or its twin (placement.crossings), once (on each bridge
+             where `everywhere`), and no other; of limits on the same packets that of the lowest
 
 Where a request names what fragments may hide, that is said of the fragments of datagrams, too, the first and the later
 ones, in the words of the datagram (but for SCTP): who gets no first fragment gets no datagram, so a later one may pass
@@ -43,6 +43,7 @@ from ovspane.lang.statements import Kind
 from ovspane.packets.fields import ANY_PORT, ANY_TRANSPORT, SCTP, TCP, UDP
 from ovspane.packets.match import ETH_IPV4, ETH_IPV6, FRAGMENT, LAYOUT, Match, Packet
 from ovspane.placement.flow_rules import COOKIE_MASK, COOKIE_TAG
+from ovspane.placement.pipeline import Pipeline
 from ovspane.policy.state.status import ACTIVE, Cause
 
 T = TypeVar("T", End, Loss, Return, Doubt)
@@ -98,12 +99,13 @@ class Proof:
     findings: dict[tuple[str, str], Finding] = field(default_factory=dict)
     asked: int = 0
     _pieces: Pieces = Pieces.WHOLE
+    _pipeline: Pipeline = field(default_factory=Pipeline)
     _joined: dict[str, int] = field(default_factory=dict)
     _matches: dict[int, list[Match]] = field(default_factory=dict)
 
     def run(self) -> list[Finding]:
         """Everything that is wrong, one finding for each kind and place. Raises BudgetSpent."""
-        self._joined = self._parts()
+        self._joined, self._pipeline = self._parts(), Pipeline(meter_base=self.meter_base)
         for pieces in Pieces if self._fragments_matter() else (Pieces.WHOLE,):
             self._pieces = pieces
             for station in filter(self._present, self.stations):
@@ -226,19 +228,18 @@ class Proof:
             for hop in end.hops if self._gathered() else ():
                 self._queue(pair, hop, region, expected)
             passed = [hop.meters for hop in end.hops if hop.meters or self.everywhere]
-            wanted = {self.meter_base + slot for slot in expected.limits}
             groups = passed if self.everywhere else [tuple(meter for meters in passed for meter in meters)]
             for meters in groups:
-                if sorted(meters) != sorted(wanted):
-                    if not self._gathered() and self._limits_more(meters, expected):
-                        continue
-                    named = f"meters {sorted(meters)} instead of {sorted(wanted) or 'none'}"
+                slots, wanted = sorted(map(self._pipeline.slot_of, meters)), sorted(expected.limits)
+                if slots != wanted and (self._gathered() or not self._limits_more(slots, expected)):
+                    right = [*map(self._pipeline.meter_id, wanted)] or "none"
+                    named = f"meters {sorted(meters)} instead of {right}"
                     self._say("meter", f"{pair} pass {named}", region, expected)
 
-    def _limits_more(self, meters: tuple[int, ...], expected: ExpectedVerdict) -> bool:
+    def _limits_more(self, slots: list[int], expected: ExpectedVerdict) -> bool:
         """The packets go through a meter for each limit that they should, none of a higher rate, and maybe others."""
         rate_of = {request.slot: request.rate for request in self.oracle.tree.requests.values() if request.slot}
-        passed = sorted(rate_of.get(meter - self.meter_base, 0) for meter in meters)
+        passed = sorted(rate_of.get(slot, 0) for slot in slots)
         wanted = sorted(expected.limits.values())
         return len(passed) >= len(wanted) and all(map(le, passed, wanted))
 
