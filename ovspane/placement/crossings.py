@@ -81,6 +81,11 @@ class CrossedPlan:
         """How many limit stages are in use."""
         return self.base.limit_stages
 
+    @property
+    def names_vlans(self) -> bool:
+        """Whether any flow names a VLAN."""
+        return self.base.names_vlans
+
 
 #: what one bridge must have
 BridgePlan = FlowPlan | CrossedPlan

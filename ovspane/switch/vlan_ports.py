@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping
+from typing import cast
 
+from ovspane.placement.crossings import BridgePlan
 from ovspane.placement.flow_rules import FlowRule
-from ovspane.placement.pipeline import FlowKey, FlowPlan
+from ovspane.placement.pipeline import FlowKey
 from ovspane.placement.port_vlans import entry_flows
 
 
@@ -19,12 +21,12 @@ class VlanPorts:
         self.vlans: Mapping[int, int] = {}
         self._flows: dict[FlowKey, FlowRule] = {}
 
-    def update(self, plan: FlowPlan) -> set[FlowKey]:
+    def update(self, plan: BridgePlan) -> set[FlowKey]:
         """Bring the flows to the ports, and to whether the plan names VLANs; gives those that changed."""
         before, now = self._flows, entry_flows(plan.pipeline.first, self.vlans) if plan.names_vlans else {}
         self._flows = now
         return {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
 
-    def beside(self, flows: MutableMapping[FlowKey, FlowRule]) -> Mapping[FlowKey, FlowRule]:
+    def beside(self, flows: Mapping[FlowKey, FlowRule]) -> Mapping[FlowKey, FlowRule]:
         """These flows of the plan, and those."""
-        return ChainMap(self._flows, flows) if self._flows else flows
+        return ChainMap(self._flows, cast(MutableMapping[FlowKey, FlowRule], flows)) if self._flows else flows
