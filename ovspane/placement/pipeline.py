@@ -206,6 +206,12 @@ class FlowPlan:
             self._conjunctions = Conjunctions(self._rules)
         self._put(self.pipeline.skeleton(0))
 
+    def requests_of(self, delta: TableDelta) -> set[int]:
+        """Whose rules a delta adds, takes away, or puts others in the place of; to be asked before `apply`."""
+        found = {rule.request for rule in (*delta.added, *delta.removed)}
+        found.update(known.request for rule in delta.added if (known := self._rules.get(rule.key)) is not None)
+        return found
+
     def apply(self, delta: TableDelta, stages: int) -> set[FlowKey]:
         """Take a change of the network flow table in; `stages` is the number of access stages in use after it.
         Returns the keys of the flows that may have changed."""

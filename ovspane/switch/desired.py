@@ -351,7 +351,7 @@ def _brought(plan: FlowPlan, hiding: Hiding | None, change: _Waiting) -> tuple[A
     delta = change.delta
     hidden: set[int] = set()
     # those with new rules are pending until it is told what became of them; what lost its rules has no meter any more
-    requests = {rule.request for rule in (*delta.added, *delta.removed)}
+    requests = plan.requests_of(delta)
     if hiding is not None:
         delta = hiding.update(delta)
         hidden = set(hiding.changed)

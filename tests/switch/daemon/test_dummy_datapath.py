@@ -177,7 +177,9 @@ def test_a_request_that_gets_a_hidden_rule_beside_its_flow_does_not_stay_pending
 def test_a_limit_that_a_lower_one_keeps_names_no_meter(switch: DummyOvs) -> None:
     """Its meter is gone when the lower one's is there, and back when that ends."""
     with daemon_on(switch) as daemon:
-        first, lower = (daemon.request(f"ratelimit(dstPort=80) = {rate}Mb on rootShare.") for rate in (2, 1))
+        first = daemon.request("ratelimit(dstPort=80) = 2Mb on rootShare.")
+        wait_for(lambda: daemon.requests()[first].startswith("installed by meter"), "meter")
+        lower = daemon.request("ratelimit(dstPort=80) = 1Mb on rootShare.")
         daemon.settle()
         listed = daemon.requests()
         assert listed[first].startswith("installed ratelimit(") and listed[lower].startswith("installed by meter")
