@@ -48,8 +48,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 NOTED = 1000  # flows that are taken down as installed in one turn of the loop, some 3 ms
-#: with more refusals than this each flow is pushed for itself: a bundle that fails names one of them
-MANY = 4
+MANY = 4  # with more refusals each flow is pushed for itself: a bundle that fails names one of them
 Push = Callable[[Iterable[FlowRule], Iterable[FlowRule]], Awaitable[None]]
 
 

@@ -164,11 +164,6 @@ class DesiredState:
         return plan if self._crossings is None else self._crossings.plan_of(bridge, plan)
 
     @property
-    def limits(self) -> bool:
-        """True iff there is a limit, as far as the table was taken in."""
-        return self.plan.limit_stages > 0
-
-    @property
     def placed(self) -> bool:
         """True iff each bridge has a plan of its own."""
         return self._placement is not None

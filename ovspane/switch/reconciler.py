@@ -135,7 +135,7 @@ class Reconciler:
         """The network changed; where rules are placed by it, they follow, and so does what depends on it of limits.
         Else it can wait for the next pass."""
         self._desired.move(deltas)
-        if self._scope.paths or self._desired.limits:
+        if self._scope.paths or self._desired.plan.limit_stages:
             self._poke()
 
     def set_unsatisfied(self, requests: Mapping[int, str]) -> None:

@@ -96,6 +96,8 @@ def test_a_limit_counts_a_packet_once_that_a_host_at_the_bridge_routes(lan: Lan)
         got = {version: datagrams(h1, h2, to, rate=1.8 * MBIT, seconds=2) for version, (_, to) in there.items()}
         over = {version: datagrams(h1, h2, to, rate=6 * MBIT, seconds=1) for version, (_, to) in there.items()}
         daemon.check_probes()
+        proof = daemon.run("verify", "--socket", str(daemon.socket))
+        assert proof.returncode == 0, proof.stdout + proof.stderr
     told = f"of 1.8 Mb/s {got} %, without a limit {control}; of 6 Mb/s {over} %"
     print(told)
     assert max(over.values()) <= 60, told  # 2 Mb/s, and the burst of half a second

@@ -50,11 +50,7 @@ T = TypeVar("T", End, Loss, Return, Doubt)
 
 #: what a proof of fragments does not speak of: the userspace datapath drops them
 _OF_SCTP = tuple(Match.of(eth_type=eth_type, ip_proto=SCTP) for eth_type in (ETH_IPV4, ETH_IPV6))
-_PIECE_WORDS = {
-    Pieces.WHOLE: "",
-    Pieces.FIRST: " (first fragments)",
-    Pieces.LATER: " (later fragments)",
-}
+_PIECE_WORDS = {Pieces.WHOLE: "", Pieces.FIRST: " (first fragments)", Pieces.LATER: " (later fragments)"}
 _FRAG_WORDS = {Pieces.WHOLE: "", Pieces.FIRST: ",nw_frag=first", Pieces.LATER: ",nw_frag=later"}
 
 
