@@ -55,9 +55,8 @@ Push = Callable[[Iterable[FlowRule], Iterable[FlowRule]], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class BridgeTarget:
     """What a bridge shall have, as of one moment: a change that comes while it is pushed waits for the next pass, so
-    flows never name a meter or queue that was not made before. `flows`: by key, None: to be removed; `whole`: it is
-    the whole plan but for `held`, flows whose queue is not there yet: what is installed under their keys stays as it
-    is meanwhile. `meters`: by id, None: to be removed; all of them if `whole`."""
+    flows never name a meter or queue that was not made before. `flows`, `meters`: by key, None: to be removed; all of
+    them if `whole`, but for `held`, flows whose queue is not there yet: what is installed of these stays meanwhile."""
 
     flows: dict[FlowKey, FlowRule | None]
     meters: dict[int, Meter | None]
