@@ -1,4 +1,4 @@
-"""A little chaos: some rounds of faults at random, the same ones each time and others each time (`make chaos`: many)."""
+"""A little chaos: some rounds of faults at random, the same each time and others each time (`make chaos`: many)."""
 
 from __future__ import annotations
 
