@@ -1,6 +1,7 @@
 """`python -m tests.chaos`: faults at random under load, and whether all is as it must be after each.
 
-    --rounds N  --seed N  --layout flat|ring  --faults NAME,NAME…  --first N  --minutes N  --report FILE.json
+    --rounds N  --seed N  --layout flat|ring  --datapath dummy|netdev|system  --faults NAME,NAME…
+    --first N  --minutes N  --patience SECONDS  --report FILE.json
 
 Exit status 0: nothing was wrong; 1: something was, with the round to play it again. The same seed is the same faults
 in the same order; what the clients were just saying differs.
@@ -29,6 +30,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=1, help="the number of the first round")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--layout", choices=("flat", "ring"), default="flat")
+    parser.add_argument("--datapath", choices=("dummy", "netdev", "system"), default="dummy", help="flat only")
     parser.add_argument("--faults", default="", help="only these, by name, with commas between")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no round after so many")
     parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds until not yet is called never")
@@ -40,6 +42,7 @@ def alone(argv: list[str]) -> None:
     """Go on in namespaces of our own: mounts are private, and all processes end with this one."""
     if "OVSPANE_CHAOS" not in os.environ:
         own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        own += ["--net"] if options(argv).datapath != "dummy" else []
         os.environ["OVSPANE_CHAOS"] = "1"
         words = ["unshare", *own, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         os.execvp("unshare", [*words, sys.executable, "-m", "tests.chaos", *argv])
@@ -48,9 +51,12 @@ def alone(argv: list[str]) -> None:
 def play(given: argparse.Namespace) -> Report:
     """Play the rounds."""
     names = [name for name in given.faults.split(",") if name]
-    faults = chosen(names, given.layout)
-    print(f"seed {given.seed}: {given.rounds} rounds of {len(faults)} kinds of fault on {given.layout}", flush=True)
-    machine = make(given.layout, str(given.seed))
+    faults = chosen(names, given.datapath)
+    print(
+        f"seed {given.seed}: {given.rounds} rounds of {len(faults)} kinds of fault, {given.layout}, {given.datapath}",
+        flush=True,
+    )
+    machine = make(given.layout, str(given.seed), given.datapath)
     began = time.monotonic()
     try:
         one = Play(machine, given.seed, faults, patience=given.patience, say=lambda text: print(text, flush=True))

@@ -119,4 +119,20 @@ def bridge_anew(machine: Machine, dice: random.Random) -> None:
     machine.add_foreign()
 
 
+@DAMAGE.add("delete a qdisc", kernel=True)
+def delete_qdisc(machine: Machine, dice: random.Random) -> None:
+    """The root qdisc of a port, which Open vSwitch never makes again by itself."""
+    machine.ovs.run("tc", "qdisc", "del", "dev", f"br0p{dice.choice((1, 2, 3))}", "root")
+
+
+@DAMAGE.add("change HTB classes", kernel=True)
+def change_classes(machine: Machine, dice: random.Random) -> None:
+    """One of a request gets another rate, and one of nobody comes beside it."""
+    port = f"br0p{dice.choice((1, 2, 3))}"
+    for word, minor in (("add", "eeee"), ("change", "2")):
+        machine.ovs.run(
+            "tc", "class", word, "dev", port, "parent", "1:fffe", "classid", f"1:{minor}", "htb", "rate", "7Mbit"
+        )
+
+
 ALL = {**PROCESSES.known, **DAMAGE.known}

@@ -101,6 +101,8 @@ def switches(machine: Machine, tree: PolicyTree, dice: random.Random) -> list[st
         if machine.layout == "flat" and there != wanted:
             found.append(f"{bridge} has meters {there - wanted} too many and {wanted - there} too few")
     queues = _queues(machine)
+    if machine.datapath == "system" and not found:
+        found += _classes(machine, queues)
     for _ in range(PACKETS):
         if not found:
             found += _packet(machine, tree, dice, rates, queues)
@@ -134,6 +136,21 @@ def _queues(machine: Machine) -> dict[str, dict[int, int]]:
         text = machine.ovs.vsctl("get", "qos", qos, "queues") if len(qos) > 2 else ""
         ports[port] = {int(n): rate.get(row, 0) for n, row in re.findall(r"(\d+)=([0-9a-f-]+)", text)}
     return ports
+
+
+def _classes(machine: Machine, queues: dict[str, dict[int, int]]) -> list[str]:
+    """Where the kernel has other HTB classes than the rows say; queue N is class 1:(N+1), and 1:fffe all of them."""
+    found = []
+    for port, rates in queues.items():
+        text = machine.ovs.run("tc", "class", "show", "dev", port)
+        there = {
+            int(minor, 16) - 1: int(float(rate) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}[unit])
+            for minor, rate, unit in re.findall(r"class htb 1:(\w+) .*?rate ([\d.]+)([KMG]?)bit", text)
+            if minor not in ("fffe", "1")
+        }
+        if there != {number: rate for number, rate in rates.items() if number}:
+            found.append(f"{port} has the classes {there} in the kernel, and the rows say {rates}")
+    return found
 
 
 def _packet(

@@ -26,12 +26,12 @@ WHO = ("daemon", "store", "vswitchd", "ovsdb")
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`order`: of several at once those with less are injected first, and heal last: tools need a switch that
-    answers."""
+    answers. `kernel`: only where the kernel shapes."""
 
     name: str
     inject: Inject
     order: int = 0
-    layouts: tuple[str, ...] = ("flat", "ring")
+    kernel: bool = False
 
 
 @dataclass(slots=True)
@@ -40,9 +40,9 @@ class Faults:
 
     known: dict[str, Fault] = field(default_factory=dict)
 
-    def add(self, name: str, order: int = 0, layouts: tuple[str, ...] = ("flat", "ring")) -> Callable[[Inject], Inject]:
+    def add(self, name: str, order: int = 0, kernel: bool = False) -> Callable[[Inject], Inject]:
         def keep(inject: Inject) -> Inject:
-            self.known[name] = Fault(name, inject, order, layouts)
+            self.known[name] = Fault(name, inject, order, kernel)
             return inject
 
         return keep

@@ -84,6 +84,7 @@ class Ledger:
     gone: set[int] = field(default_factory=set)
     doubts: list[tuple[Wish | int, Span, float]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    told: set[int] = field(default_factory=set)  # that came back
     answers: Counter[str] = field(default_factory=Counter)
     busy: set[int] = field(default_factory=set)  # being cancelled
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -133,7 +134,9 @@ class Ledger:
         with self.lock:
             listed = {int(item["id"]): item for item in items}
             wrong, self.wrong = self.wrong, []
-            wrong += [f"cancelled or over, and back: {listed[n]}" for n in sorted(listed.keys() & self.gone)]
+            back = sorted(listed.keys() & self.gone - self.told)
+            self.told |= set(back)
+            wrong += [f"cancelled or over, and back: {listed[n]}" for n in back]
             for number in sorted(self.entries.keys() - listed.keys()):
                 entry = self.entries[number]
                 if entry.over(self.clock) is False and not self._doubted(number):
@@ -141,11 +144,10 @@ class Ledger:
                 self.end(number)
             for number in sorted(listed.keys() - self.entries.keys() - self.gone):
                 wrong += self._unknown(number, listed[number])
-            wrong += [
-                f"changed: {entry.wish} is listed as {listed[number]}"
-                for number, entry in self.entries.items()
-                if not entry.wish.is_item(listed[number])
-            ]
+            for number, entry in self.entries.items():
+                if not entry.wish.is_item(listed[number]) and number not in self.told:
+                    self.told.add(number)
+                    wrong.append(f"changed: {entry.wish} is listed as {listed[number]}")
             self.doubts, self.busy = [], set()
             return wrong
 
@@ -156,6 +158,7 @@ class Ledger:
                 self.entries[number] = Entry(about, said, at)
                 return []
         self.gone.add(number)
+        self.told.add(number)
         return [f"nobody asked for {item}"]
 
     def late(self, items: Iterable[Item]) -> list[str]:

@@ -105,6 +105,11 @@ class Client(threading.Thread):
             self._ledger.doubt(about, self._since(before))
             self._ledger.answers[f"no answer ({type(problem).__name__})"] += 1
             return
+        if "too many connections" in answer:  # said to whoever comes, not to what was asked
+            self._hang_up()
+            if isinstance(about, int):
+                self._ledger.busy.discard(about)
+            return
         self._note(about, answer, self._since(before))
 
     def _since(self, before: Span) -> Span:

@@ -1,6 +1,6 @@
 """What chaos is made in: a private Open vSwitch, a daemon whose state lies on a small file system of its own, clients.
 
-Run it in mount and process namespaces of its own (__main__ sees to that). Two layouts, of dummy ports or veths:
+Run it in namespaces of its own (__main__ sees to that). Two layouts; the first also with veths on another datapath:
 
     flat   br0 and br1 with three ports each, every rule on both            (placement = "everywhere")
     ring   br0, br1, br2 with a host each, linked in a circle by patches    (placement = "paths", flood_tree)
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class Machine:
     often those of Open vSwitch ended themselves."""
 
     layout: str
+    datapath: str
     ovs: DummyOvs
     daemon: ClockedDaemon
     ledger: Ledger
@@ -94,6 +96,7 @@ class Machine:
             if who not in self.dead:
                 self.fallen[who] += 1
                 self.dead.add(who)
+                (self.ovs.stop_vswitchd if who == "vswitchd" else self.ovs.stop_server)()
         if "ovsdb" in self.dead:
             self.ovs.start_server()
         if "vswitchd" in self.dead:
@@ -107,7 +110,7 @@ class Machine:
 
     def make_bridge(self, name: str) -> None:
         """With its ports, as an administrator's script makes it: in one transaction, with the ports numbered."""
-        words = ["add-br", name, "--", "set", "bridge", name, "datapath_type=dummy", "fail_mode=standalone"]
+        words = ["add-br", name, "--", "set", "bridge", name, f"datapath_type={self.datapath}", "fail_mode=standalone"]
         words += ["protocols=OpenFlow10,OpenFlow13,OpenFlow14,OpenFlow15", f"other_config:hwaddr={_mac(name)}"]
         for number in (1, 2, 3) if self.layout == "flat" else (1,):
             words += self.port_words(name, number)
@@ -173,15 +176,17 @@ class Machine:
         self.daemon.close()
 
 
-def make(layout: str, seed: str, clients: int = 2) -> Machine:
+def make(layout: str, seed: str, datapath: str = "dummy", clients: int = 2) -> Machine:
     """A machine that runs, whose clients wait for `go_on`."""
-    ovs = DummyOvs()
+    ovs = DummyOvs(datapath=datapath)
+    if datapath != "dummy":
+        make_devices(f"{bridge}p{number}" for bridge in ("br0", "br1") for number in (1, 2, 3))
     daemon = ClockedDaemon(f"unix:{ovs.database}", ovs.rundir, _settings(layout))
     daemon.clock = Clock(Path(daemon.folder, "clock"))
     daemon.state_dir.mkdir()
     size = f"size={DISK}m"
     subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(daemon.state_dir)], check=True)
-    made = Machine(layout, ovs, daemon, Ledger(daemon.clock))
+    made = Machine(layout, datapath, ovs, daemon, Ledger(daemon.clock))
     try:
         for name in made.bridges:
             made.make_bridge(name)
@@ -214,6 +219,16 @@ def _settings(layout: str) -> str:
     )
     network = 'placement = "paths"\nflood_tree = true' if layout == "ring" else 'placement = "everywhere"'
     return f'enforcement = "best-effort"\n[network]\n{network}\n[ports]\n{speeds}\n[hosts]\n{hosts}\n'
+
+
+def make_devices(names: Iterable[str]) -> None:
+    """Devices of the system, in our network namespace; each one's other end is there as well."""
+    for name in names:
+        subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}far"], check=True)
+        for end in (name, f"{name}far"):
+            if (quiet := Path(f"/proc/sys/net/ipv6/conf/{end}/disable_ipv6")).exists():
+                quiet.write_text("1")  # they say nothing of their own
+            subprocess.run(["ip", "link", "set", end, "up"], check=True)
 
 
 def _mac(bridge: str) -> str:

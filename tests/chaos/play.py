@@ -50,12 +50,12 @@ class Report:
         path.write_text(json.dumps({one.name: getattr(self, one.name) for one in fields(self)}))
 
 
-def chosen(names: Iterable[str], layout: str) -> list[Fault]:
-    """The faults of these names, or all, that a layout has."""
+def chosen(names: Iterable[str], datapath: str) -> list[Fault]:
+    """The faults of these names, or all, that a datapath can have."""
     wanted = set(names) or set(ALL)
     if unknown := wanted - set(ALL):
         raise ValueError(f"no such faults: {', '.join(sorted(unknown))}; known: {', '.join(ALL)}")
-    return [fault for name, fault in ALL.items() if name in wanted and layout in fault.layouts]
+    return [fault for name, fault in ALL.items() if name in wanted and (datapath == "system" or not fault.kernel)]
 
 
 @dataclass(slots=True)
