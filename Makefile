@@ -6,6 +6,8 @@
 # make check-network only what is about topologies: discovery, placement, room on links, failures; the line and the ring on the
 #                    kernel datapath, too, where there is one   (PLACEMENT=paths: rules by paths wherever a test does not say; for
 #                    check-system, too)
+# make chaos    faults at random under load, on the dummy datapath, for hours: ROUNDS=10000 SEED=… LAYOUT=flat|ring
+#                    FAULTS='kill daemon,disk full' REPORT=FILE.json; exit status 1 with the round to play again
 # make check-cluster only the part of check-system about three hosts on one clustered database
 # make lint          ruff (rules and format), mypy, vulture, the layer and header tests   make clean
 # make bench         figures of this machine, and build/bench.json (BENCH='compile index …': only these groups;
@@ -63,6 +65,15 @@ check-network: build
 check-cluster: build
 	lab/sandbox $(PYTEST) -q $(wildcard tests/system/test_cluster*.py)
 
+ROUNDS ?= 10000
+SEED ?= $(shell shuf -i 1-999999 -n 1)
+LAYOUT ?= flat
+FAULTS ?=
+REPORT ?= build/chaos-$(LAYOUT)-$(SEED).json
+chaos: build
+	@mkdir -p build
+	$(VENV)/bin/python -m tests.chaos --layout $(LAYOUT) --rounds $(ROUNDS) --seed $(SEED) --faults '$(FAULTS)' --report $(REPORT)
+
 check-kernel: build
 	lab/kernel $(PYTEST) -q tests/system $(wildcard tests/kernel)
 
@@ -102,4 +113,4 @@ clean:
 	find ovspane -name "*.so" -delete -o -name "_*.c" -delete
 	find ovspane tests lab demo bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: build deps check check-system check-system-a check-system-b check-network check-cluster check-kernel check-kernel-short measure test lint man demo bench clean
+.PHONY: build deps check check-system check-system-a check-system-b check-network check-cluster chaos check-kernel check-kernel-short measure test lint man demo bench clean

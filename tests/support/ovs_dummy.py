@@ -157,6 +157,18 @@ class DummyOvs:
             raise RuntimeError("ovs-vswitchd is stopped")
         return self._vswitchd.pid
 
+    @property
+    def fallen(self) -> list[str]:
+        """The servers that ended by themselves."""
+        both = {"ovsdb": self._server, "vswitchd": self._vswitchd}
+        return [name for name, process in both.items() if process is not None and process.poll() is not None]
+
+    @property
+    def server_pid(self) -> int:
+        if self._server is None:
+            raise RuntimeError("ovsdb-server is stopped")
+        return self._server.pid
+
     def _start_server(self) -> None:
         database = self.rundir / "conf.db"
         if not database.exists():
@@ -196,9 +208,7 @@ class DummyOvs:
 
     def stop_vswitchd(self, kill: bool = False) -> None:
         """End ovs-vswitchd, gently or with SIGKILL. The database goes on."""
-        if self._unixctl is not None:
-            self._unixctl.close()
-            self._unixctl = None
+        self.forget_unixctl()
         for port in self._streams.values():
             port.close()
         self._streams.clear()
@@ -256,6 +266,12 @@ class DummyOvs:
         if self._unixctl is None:
             self._unixctl = Unixctl(self.rundir / "ovs-vswitchd.ctl")
         return self._unixctl.call(command, *arguments)
+
+    def forget_unixctl(self) -> None:
+        """Drop the persistent connection: who is at its other end may be gone."""
+        if self._unixctl is not None:
+            self._unixctl.close()
+            self._unixctl = None
 
     # --- bridges, ports, packets
 
