@@ -7,7 +7,7 @@ connection); what is seen here: the connection, and bridges that come, go and ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -77,6 +77,7 @@ _SCHEMA: Final[dict[str, Any]] = {
     "Queue": {"other_config": _TEXTS, "external_ids": _TEXTS},
 }  # fmt: skip
 _SEEN: Final = {"Bridge", "Port", "Interface", "Controller", "Manager"}  # what a snapshot is made of
+_QUEUES: Final = {"QoS", "Queue"}
 _ROOTS: Final = {"Open_vSwitch", "QoS", "Queue"}  # rows that live without being referred to
 
 
@@ -172,6 +173,7 @@ class EventKind(Enum):
     BRIDGE_ADDED = "bridge added"
     BRIDGE_REMOVED = "bridge removed"
     BRIDGE_CHANGED = "bridge changed"  # also any of its ports and interfaces
+    QUEUES_CHANGED = "queues changed"  # somebody else wrote rows of QoS or Queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,8 @@ class SwitchDb(Database):
         super().__init__(remote, "Open_vSwitch", _SCHEMA, _ROOTS)
         self._bridges: dict[str, BridgeRow] = {}
         self._listeners: list[Callable[[Event], None]] = []
+        self._writing = 0  # transactions of ours under way: what comes meanwhile may be theirs
+        self._meanwhile = 0  # times that QoS or Queue rows changed since the first of them began
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Calls the listener, in the loop, once for each event; `bridges()` is already the new state then."""
@@ -220,6 +224,20 @@ class SwitchDb(Database):
     def next_cfg(self) -> int:
         """The configuration that is asked of ovs-vswitchd."""
         return int(self._root.next_cfg) if self._root else 0
+
+    async def transact(
+        self, build: Callable[[Transaction], None], *, durable: bool = False, seconds: float = 10.0
+    ) -> Transaction | None:
+        """See Database. What others wrote to queues meanwhile is told at the end, where it did not come together with
+        what we wrote."""
+        self._meanwhile = self._meanwhile if self._writing else 0
+        self._writing += 1
+        try:
+            return await super().transact(build, durable=durable, seconds=seconds)
+        finally:
+            self._writing -= 1
+            if not self._writing and self._meanwhile > 1:
+                self._tell([Event(EventKind.QUEUES_CHANGED)])
 
     async def apply(self, build: Callable[[Transaction], None], *, seconds: float = 10.0) -> Applied:
         """`transact`, then waits until ovs-vswitchd has applied it: what OpenFlow names next is there then.
@@ -298,6 +316,13 @@ class SwitchDb(Database):
         if self.connected and (connection or tables & _SEEN):
             old, self._bridges = self._bridges, self._snapshot()
             events += _differences(old, self._bridges)
+        if self.connected and not connection and tables & _QUEUES:
+            self._meanwhile += 1
+            if not self._writing:
+                events.append(Event(EventKind.QUEUES_CHANGED))
+        self._tell(events)
+
+    def _tell(self, events: Iterable[Event]) -> None:
         for event in events:
             for listener in self._listeners:
                 self._loop.call_soon(listener, event)  # its exceptions are the loop's, not ours

@@ -290,7 +290,8 @@ class ManagedBridge:
         installed = InstalledFlows(rule for key, rule in flows.items() if self._ownership.place(key))
         self._flows.read_back(installed, in_flight=in_flight)
         named = (meter for rule in installed.values() if (meter := rule.instructions.meter) is not None)
-        self.meters.claim(named, in_flight=in_flight)
+        orphans = () if self._seen else await self.meters.orphans(session, self._plan.meters)
+        self.meters.claim((*named, *orphans), in_flight=in_flight)
         held = Counter(key[0] for key in installed)
         counts = await session.table_counts()
         others: list[FlowRule] = []

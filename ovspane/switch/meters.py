@@ -8,7 +8,7 @@ our meters only while the flows' are (`ManagedBridge`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
 from ovspane.flowpush import BridgeSession, MeterError, RequestRefused
@@ -104,6 +104,15 @@ class BridgeMeters:
         self._ours = self._ownership.meters(self._there) & {*self._ours, *named}
         actual = {number: self._there[number] or ABSENT for number in self._ours}
         self._tracker.read_back(actual, in_flight=in_flight)
+
+    async def orphans(self, session: BridgeSession, wanted: Container[int]) -> list[int]:
+        """Meters in our range that are not wanted, of the form that we make, and named by no flow: a daemon left them
+        that was killed before it named them, or after it did so last."""
+        found = []
+        for number in sorted(self._ownership.meters(self._there) - self._ours):
+            if number not in wanted and await self._unowned(session, number):
+                found.append(number)
+        return found
 
     def retry(self, ids: Iterable[int]) -> None:
         """Of these, what was refused may be tried again."""

@@ -4,9 +4,9 @@
   cookie. Our cookie elsewhere is somebody else's, and so is another cookie in our tables. Our tables are those of the
   configuration, and those of an earlier one that the entry flow still leads to.
 * Meters carry no mark. One is ours iff we made it, a flow of ours names it, or it is in our range just as the plan
-  wants it. Any other one in our range is left alone; if the plan needs its number it is taken over only when no flow
-  names it and it is of the form that we make (what a daemon leaves that was killed between making the meter and naming
-  it).
+  wants it, or it is in our range, of the form that we make, and no flow names it (what a daemon leaves that was killed
+  between making the meter and naming it, or between naming it last and deleting it): then it is taken over if the plan
+  needs its number, and deleted when a session with the bridge begins. Any other one in our range is left alone.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ class StatusReport:
         self._enforcement = enforcement
         self._due: set[int] = set()
         self._general: Reason | None = None
+        self._told: set[int] = set()  # of them `_general` was said; those that have no flows are found here only
         self._troubles: Mapping[int, Reason] = {}
         self._unsatisfied: Mapping[int, str] = {}
         self._log = LogOnce(log)
@@ -112,9 +113,12 @@ class StatusReport:
         self._troubles = troubles
         if general != self._general:
             self._general = general
-            requests |= requests_of(plan)
+            requests |= requests_of(plan) | self._told
+            self._told = set()
             if general is not None and general.cause not in SAID:
                 log.warning("%s", general.text())
+        if general is not None:
+            self._told |= requests - late
         status = self._judge(plan, bridges)
         async for some in in_slices(requests - late, SLICE):
             for request in some:

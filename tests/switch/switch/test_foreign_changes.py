@@ -275,6 +275,7 @@ def test_a_foreign_meter_in_our_range_is_left_alone(switch: DummyOvs) -> None:
         return {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
 
     before = meters()
+    del before["1000004"]  # of our form and nobody's: a daemon was killed, and the next one deletes it
 
     async def play() -> None:
         async with running(switch) as made:
@@ -289,7 +290,8 @@ def test_a_foreign_meter_in_our_range_is_left_alone(switch: DummyOvs) -> None:
             assert {number: text for number, text in meters().items() if number != "1000005"} == before
             switch.ofctl("del-meter", "br0", "meter=1000002")
             await until(lambda: made.status[2] == INSTALLED[2])
-            made.change(added=(limit(4, 57, 4, M),))  # 1000004 is of our form and nobody's: a daemon was killed
+            switch.ofctl("add-meter", "br0", "meter=1000004,kbps,burst,stats,band=type=drop,rate=900,burst_size=900")
+            made.change(added=(limit(4, 57, 4, M),))  # of our form and nobody's again
             await made.settled()
             assert made.status[4] == "installed by meter 1000004"
             assert "rate=1000 " in meters()["1000004"]
