@@ -178,9 +178,8 @@ class ManagedBridge:
             for key in watch.damage:
                 self._flows.refused.pop(key, None)
             self._flows.touch(watch.damage)
-            named = any(
-                rule.instructions.meter for key in watch.damage if (rule := self._plan.flows.get(key)) is not None
-            )
+            lost = (self._plan.flows.get(key) for key in watch.damage)
+            named = any(rule.instructions.meter for rule in lost if rule is not None)
             watch.damage.clear()
             if watch.lost or named:  # who deletes a meter deletes the flows that name it
                 self.forget()
@@ -289,8 +288,8 @@ class ManagedBridge:
         self._ownership.learn(flows.values())
         installed = InstalledFlows(rule for key, rule in flows.items() if self._ownership.place(key))
         self._flows.read_back(installed, in_flight=in_flight)
+        orphans = [] if self._seen else await self.meters.orphans(session, self._plan.meters)
         named = (meter for rule in installed.values() if (meter := rule.instructions.meter) is not None)
-        orphans = () if self._seen else await self.meters.orphans(session, self._plan.meters)
         self.meters.claim((*named, *orphans), in_flight=in_flight)
         held = Counter(key[0] for key in installed)
         counts = await session.table_counts()

@@ -1,8 +1,7 @@
-"""A little chaos: some rounds of faults at random, the same each time and others each time (`make chaos`: many)."""
+"""A little chaos: some rounds of faults at random, the same each time (`make chaos`: others, and many)."""
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -26,5 +25,4 @@ def chaos(*arguments: str) -> str:
 
 @pytest.mark.parametrize("layout", ["flat", "ring"])
 def test_nothing_that_was_acknowledged_is_lost_whatever_fails(layout: str) -> None:
-    for seed in (1, random.SystemRandom().randrange(10**6)):
-        print(chaos("--layout", layout, "--rounds", str(ROUNDS), "--seed", str(seed)))
+    print(chaos("--layout", layout, "--rounds", str(ROUNDS), "--seed", "1"))
