@@ -76,12 +76,18 @@ class Machine:
                 case "daemon":
                     return self.daemon.pid if "daemon" not in self.dead else None
                 case "store":
-                    return self.daemon.store_pid if "daemon" not in self.dead else None
+                    return self._store_pid() if "daemon" not in self.dead else None
                 case "vswitchd":
                     return self.ovs.vswitchd_pid
                 case "ovsdb":
                     return self.ovs.server_pid
         return None
+
+    def _store_pid(self) -> int | None:
+        """None while the child is still a copy of the daemon: a signal to that one would be the daemon's, too, as they
+        share the descriptor by which Python tells of it."""
+        pid = self.daemon.store_pid
+        return pid if Path(f"/proc/{pid}/comm").read_text().strip() == "ovsdb-server" else None
 
     def signal(self, who: str, number: signal.Signals) -> None:
         """To a process, if it runs."""
