@@ -128,10 +128,13 @@ def test_a_rate_limit_holds_for_the_aggregate(lan: Lan, daemon: DaemonProcess) -
     control = measure(streams, seconds=2)
     daemon.do(f"ratelimit(dstHost={h3.ip}, dstPort=5201-5202, transport=UDP) = 3Mb on slow to +10min.")
     daemon.settle()
-    one, other, free = measure(streams, seconds=4)
     before = [round(rate / MBIT, 2) for rate in control]
-    print(f"limited {one / MBIT:.2f} + {other / MBIT:.2f}, free {free / MBIT:.2f} Mb/s; without a limit {before}")
-    assert one + other <= 1.15 * 3 * MBIT
+    for _ in range(3):  # what disturbs a busy machine for a moment only takes away
+        one, other, free = measure(streams, seconds=4)
+        print(f"limited {one / MBIT:.2f} + {other / MBIT:.2f}, free {free / MBIT:.2f} Mb/s; without a limit {before}")
+        assert one + other <= 1.15 * 3 * MBIT
+        if one + other >= 0.85 * 3 * MBIT and free >= 0.85 * control[2]:
+            break
     if control[0] + control[1] < 2 * 3 * MBIT or control[2] < 0.9 * 5 * MBIT:
         too_slow_to_tell(f"without a limit only {before} Mb/s of 6, 6 and 5 came through")
     assert one + other >= 0.85 * 3 * MBIT
