@@ -7,8 +7,7 @@ right below the root, with all below it; the root share by itself) has OWN_LIMIT
 
 While all limits together are less than half as deep as that, there is nothing to look at. (A new one may join two
 stacks that did not touch, so it can make one of twice the depth and one more.) The parts are made when they are asked
-for, and kept from then on. Invariant: a part that is there has all accepted limits of its
-tenant.
+for, and kept from then on. Invariant: a part that is there has all accepted limits of its tenant.
 """
 
 from __future__ import annotations
