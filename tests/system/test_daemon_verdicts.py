@@ -164,22 +164,26 @@ def test_each_limit_holds_whatever_others_lie_in_it(lan: Lan, daemon: DaemonProc
     )
     daemon.settle()
     *rates, beside = [rate / MBIT for rate in measure(streams, seconds=3)]
+    *inner, beside_inner = [rate / MBIT for rate in measure([*streams[:2], alone], seconds=3)]
     daemon.check_probes()
     for port in range(5201, 5207):
         daemon.do(f"ratelimit(dstHost={h3.ip}, dstPort={port}) = 1999kb on tenant to +10min.")
     daemon.settle()
     ports = [*(Stream(h1, h3, port, 2 * MBIT) for port in range(5201, 5207)), alone]
     *six, beside_six = [rate / MBIT for rate in measure(ports, seconds=3)]
-    told = f"1 in 2 in 10 Mb/s: {rates}; six: {six}; 1 Mb/s alone: {beside}, {beside_six}; without limits {control}"
+    told = f"1 in 2 in 10 Mb/s: {rates}; 1 in 2: {inner}; six: {six}"
+    told += f"; 1 Mb/s alone: {beside}, {beside_inner}, {beside_six}; without limits {control}"
     print(told)
     assert rates[0] <= 1.1, told
-    assert sum(rates[:2]) <= 2.2, told
+    assert max(sum(rates[:2]), sum(inner)) <= 2.2, told
+    assert inner[0] <= 1.1, told
     assert sum(rates) <= 11, told
     assert sum(six) <= 2.2, told
-    if control[0] + control[1] < 6 or control[2] < 12 or min(beside, beside_six) < 0.9:
+    if control[0] + control[1] < 6 or control[2] < 12 or min(beside, beside_inner, beside_six) < 0.9:
         too_slow_to_tell(told)
-    # of the 2 that the inner limits let on, the one around them drops the same part as of the 15 beside: 10 of 17 pass
-    assert sum(rates[:2]) >= 0.8 * 2 * 10 / 17, told
+    # Whose packets the limit of 10 drops, those of the 15 beside or of the inner 2, is chance (they come in step): the
+    # sum is what it promises, and the inner ones are full where nothing lies beside them.
+    assert sum(inner) >= 1.5, told
     assert sum(rates) >= 7.5, told
     assert sum(six) >= 1.5, told
 
