@@ -2,7 +2,7 @@
 _ovspane() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "daemon send shell what-if show topology compile replay probe verify cleanup restart-switch restore cluster" -- "$cur")); return
+        COMPREPLY=($(compgen -W "daemon send shell what-if explain show topology compile replay probe verify cleanup restart-switch restore cluster" -- "$cur")); return
     fi
     case $cmd$prev in
         topology--format) COMPREPLY=($(compgen -W "text json dot svg" -- "$cur")); return ;;

@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "send": "ovspane.cli.send_command",
     "shell": "ovspane.cli.shell_command",
     "what-if": "ovspane.cli.what_if_command",
+    "explain": "ovspane.cli.explain_command",
     "show": "ovspane.cli.show_command",
     "topology": "ovspane.cli.topology_command",
     "compile": "ovspane.cli.compile_command",

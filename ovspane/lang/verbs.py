@@ -321,9 +321,8 @@ def _heading(text: str) -> list[str]:
 
 def _bash_lines() -> Iterator[str]:
     verbs = " ".join(verb.name for verb in VERBS)
-    commands = (
-        "daemon send shell what-if show topology compile replay probe verify cleanup restart-switch restore cluster"
-    )
+    commands = "daemon send shell what-if explain show topology compile replay probe verify cleanup restart-switch"
+    commands += " restore cluster"
     yield "# bash completion for ovspane(8); made by `python -m ovspane.lang.verbs --bash` from the table of verbs"
     yield "_ovspane() {"
     yield "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}"
