@@ -21,7 +21,7 @@ ports has counterparts:
 
 and fragments whose ports nobody can know (connection tracking finds them invalid: too small, a bad checksum; SCTP,
 whose ports it does not read) are dropped. So are all fragments of TCP, UDP and SCTP where the datapath has no
-connection tracking: never weaker than what was asked.
+connection tracking, and all later ones of IPv6, which may be of these: never weaker than what was asked.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ FlowKey = tuple[int, int, Match]
 #: the zone of connection tracking that datagrams are gathered in: nobody's, we hope ("pa"). Zones of others are small
 #: numbers (OVN, neutron) or above 65 000 (Antrea).
 ZONE: Final = 0x7061
+#: what a later fragment of IPv6 shows as its protocol (RFC 8200, section 4.5: the fragment header)
+_V6_LATER: Final = 44
 #: in the exit table: above what discovery puts there, below what is blocked
 _UNTRACK_PRIORITY = 4
 
@@ -205,11 +207,13 @@ class FragmentFlows:
         unknown = Match(FRAGMENT, FRAGMENT)
         if support.track:
             unknown = Match(FRAGMENT | TRACKED | INVALID, FRAGMENT | TRACKED | INVALID)
-        for family in families:
+        for eth_type in (ETH_IPV4, ETH_IPV6):
             for proto in (TCP, UDP, SCTP):
-                protocol = Match.of(ip_proto=proto)
-                match = Match(family.value | protocol.value, family.mask | protocol.mask)
+                match = Match.of(eth_type=eth_type, ip_proto=proto)
                 yield FlowRule(self._first, 0xFFFE, _with(match, unknown), DROP)
                 if proto == SCTP and support.track:
                     valid = Match(FRAGMENT | TRACKED, FRAGMENT | TRACKED | INVALID)
                     yield FlowRule(self._first, 0xFFFE, _with(match, valid), DROP)
+        if not support.track:
+            later = Match.of(eth_type=ETH_IPV6, ip_proto=_V6_LATER)
+            yield FlowRule(self._first, 0xFFFE, _with(later, unknown), DROP)

@@ -62,7 +62,7 @@ def wrong(
             if pieces is Pieces.WHOLE or (support.track and support.whole) or not gathers(plan):
                 right = passed == may and exact
             elif not support.track:
-                right = not passed or (may and packet.proto not in (TCP, UDP, SCTP)) or pieces is Pieces.LATER
+                right = not passed or (may and packet.proto not in (TCP, UDP, SCTP))
             elif packet.proto == SCTP:
                 right = not passed
             elif pieces is Pieces.FIRST:

@@ -19,7 +19,7 @@ from ovspane.policy.model.table import TableDelta
 from tests.support.flow_walk import installed
 from tests.support.workload import whole
 
-KERNEL, USERSPACE = FragmentSupport(True, True), FragmentSupport(True, False)
+KERNEL, USERSPACE, NO_TRACKING = FragmentSupport(True, True), FragmentSupport(True, False), FragmentSupport(False, True)
 HOSTS = [
     Station(1, (0x0A000001,), (1 << 64 | 1,), ("s", 1)),
     Station(2, (0x0A000002,), (1 << 64 | 2,), ("s", 2)),
@@ -67,7 +67,7 @@ def findings(rules: Iterable[FlowRule], support: FragmentSupport) -> list[str]:
     return [str(one) for one in Proof(Fabric({"s": tables}, {}), HOSTS, ORACLE).run()]
 
 
-@pytest.mark.parametrize("support", [KERNEL, USERSPACE], ids=["kernel", "userspace"])
+@pytest.mark.parametrize("support", [KERNEL, USERSPACE, NO_TRACKING], ids=["kernel", "userspace", "no tracking"])
 def test_what_is_planned_is_right(support: FragmentSupport) -> None:
     assert findings(planned(support).flows.values(), support) == []
 
