@@ -176,7 +176,7 @@ def test_the_check_of_sources_sees() -> None:
         ("run `make check-everything`", "no target check-everything in the Makefile"),
         ("```sh\n.venv/bin/black .\n```", "no program .venv/bin/black"),
         ("    .venv/bin/python -m tools.gone", "no module tools.gone"),
-        ("`ovspane explain`", "no command ovspane explain"),
+        ("`ovspane guess`", "no command ovspane guess"),
         ("`ovspane replay --check-tables FILE`", "no option --check-tables of ovspane replay"),
         ("`pytest -q tests/unit/test_layers.py -k test_nothing`", "no test test_nothing in tests/unit/test_layers.py"),
         ("`OVSPANE_" + "SLOW=1`", "nothing reads OVSPANE_" + "SLOW"),
